@@ -1,0 +1,55 @@
+# Everyday commands. Each sets up .venv first, once: again only when the needed packages change.
+#   make demo                     make PYTHON=python3.12 test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The tests are many small ones: a thread for each process is quickest.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format typecheck bench clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(STAMP) ## distil the packaged teacher on this machine and show the result
+	@$(BIN)/rmd demo
+
+test: lint typecheck ## everything that must pass before a commit
+	@$(BIN)/python -m pytest -q -n auto
+
+test-slow: $(STAMP) ## the tests that train
+	@$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP) ## style and formatting
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run make format" >&2; exit 1; }
+
+format: $(STAMP) ## put style and formatting right
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
+
+typecheck: $(STAMP) ## mypy, strict
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## time, FLOPs and memory of a cascade
+	@$(BIN)/rmd bench
+
+clean: ## remove caches and build output; keeps .venv and runs
+	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+OLD_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 10))'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) $(OLD_ENOUGH) 2>/dev/null || { \
+	  echo "make: RMD needs Python 3.10 or newer, and '$(PYTHON)' is not; name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(OLD_ENOUGH) || { \
+	  echo "make: $(VENV) was made with a Python older than 3.10; remove that folder and run make again" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip >/dev/null
+	@echo "Installing RMD and what it needs into $(VENV) (once; a few minutes) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
+	  echo "make: the installation did not succeed, for the reason above; put it right and run make again" >&2; exit 1; }
+	@touch $@
