@@ -1,0 +1,46 @@
+"""The one exception a user of RMD is meant to see, and the small checks that raise it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=str)
+
+
+class RMDError(Exception):
+    """Something the user can put right: one sentence saying what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with status 1.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the known word nearest to `word`, or ``""`` if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
+    """Return `value` if it is one of the known names; RMDError, naming the nearest, if it is not."""
+    for name in known:
+        if value == name:
+            return name
+    guess = did_you_mean(str(value), known)
+    raise RMDError(f"unknown {what} {value!r}{guess}: use one of {', '.join(known)}")
+
+
+def integer(what: str, value: object) -> int:
+    """Return `value` if it is an integer (True is not); RMDError if it is not."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RMDError(f"{what} must be an integer, got {value!r}")
+    return value
+
+
+def finite(what: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number (True is not); RMDError if it is not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RMDError(f"{what} must be a finite number, got {value!r}")
+    return float(value)

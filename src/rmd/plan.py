@@ -1,0 +1,434 @@
+"""The step plan: which step runs at which time and resolution, as frozen data (Sec. 3.1).
+
+A plan is built once from logSNR thresholds (`build_plan`) and then read by everything: training, sampler,
+pipeline, exporter and benchmark. It holds final times, never a rule to recompute them, and round-trips
+through JSON exactly. Times are in the scheduler's unit of 0..1000, sides in pixels, height before width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Literal, get_args
+
+from rmd.errors import RMDError, did_you_mean, finite, integer, one_of
+from rmd.noise import MAX_TIME, NoiseSchedule, shift_time
+
+TimeMap = Literal["raise", "vp", "lower", "none"]
+Upsample = Literal["bilinear", "nearest", "bicubic"]
+NoiseRule = Literal["plain", "corrected", "block"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution of the cascade: `index` from 1, `height` and `width` in pixels."""
+
+    index: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> str:
+        """The stage's size as a person writes it: heightxwidth."""
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the student.
+
+    `index` and `stage` count from 1. `teacher_time` is the time on the teacher's schedule, `logsnr` that
+    schedule's logSNR there (-inf for pure noise) and `model_time` the time the student runs at, which differs
+    below the final resolution (Eq. 2). `tau_low`..`tau_high` is the step's segment of teacher time: from the
+    next step's teacher time, or 0, to its own.
+    """
+
+    index: int
+    stage: int
+    teacher_time: float
+    model_time: float
+    logsnr: float
+    tau_low: float
+    tau_high: float
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """How a state moves to a higher resolution (Eq. 10); `beta` in [0, 1] weighs the predicted noise."""
+
+    upsample: Upsample = "bilinear"
+    rule: NoiseRule = "plain"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("upsample", self.upsample, get_args(Upsample))
+        one_of("noise rule", self.rule, get_args(NoiseRule))
+        if not 0.0 <= finite("beta", self.beta) <= 1.0:
+            raise RMDError(f"beta must be between 0 (fresh noise) and 1 (predicted noise), got {self.beta}")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """The cascade as data; constructing one that is not a valid cascade raises RMDError.
+
+    `crossing` is used for sampling, `training_crossing` in training roll-outs. `time_map` and `thresholds`
+    record how the times were made; nothing recomputes them.
+    """
+
+    stages: tuple[Stage, ...]
+    steps: tuple[Step, ...]
+    crossing: Crossing
+    training_crossing: Crossing
+    time_map: TimeMap
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_stages(self.stages)
+        _check_thresholds(self.thresholds, len(self.stages))
+        one_of("time map", self.time_map, get_args(TimeMap))
+        _check_steps(self.steps, len(self.stages))
+
+    def stage_of(self, step: Step) -> Stage:
+        """The stage a step of this plan runs at."""
+        return self.stages[step.stage - 1]
+
+    def relative_cost(self, stage: Stage) -> float:
+        """Area of the stage over area of the last one: its cost, where cost grows with pixels."""
+        last = self.stages[-1]
+        return stage.height * stage.width / (last.height * last.width)
+
+    def resized(self, height: int, width: int, multiple: int) -> StepPlan:
+        """The same plan for another final size; times do not change.
+
+        Each stage keeps the ratio of its sides to the final ones, rounded to `multiple` (at least one).
+        Raises RMDError if the final size is not divisible by it, or so small that two stages coincide.
+        """
+        _check_divisible(height, width, multiple, "the final size")
+        last = self.stages[-1]
+        stages = tuple(
+            Stage(
+                stage.index,
+                _scaled(stage.height, height, last.height, multiple),
+                _scaled(stage.width, width, last.width, multiple),
+            )
+            for stage in self.stages
+        )
+        for lower, upper in pairwise(stages):
+            if (lower.height, lower.width) == (upper.height, upper.width):
+                raise RMDError(
+                    f"a final size of {height}x{width} is too small for this plan: stages {lower.index} and "
+                    f"{upper.index} would both be {upper.size} in multiples of {multiple}; use a larger size"
+                )
+        return replace(self, stages=stages)
+
+    def warnings(self) -> list[str]:
+        """Settings that are allowed but known to cost quality, one sentence each."""
+        sampled, trained = self.crossing, self.training_crossing
+        if len(self.stages) == 1:
+            return []
+        found = []
+        if sampled.rule != trained.rule:
+            found.append(
+                f"noise rule {sampled.rule!r} is sampled with, but {trained.rule!r} was trained with"
+            )
+        elif sampled.rule != "block" and sampled.beta != trained.beta:
+            found.append(
+                f"{sampled.rule} noise is sampled with beta {sampled.beta:g} but was trained with "
+                f"{trained.beta:g}: the step after a crossing sees noise it was not trained on, which can "
+                f"leave blotches; sample with the training beta, or train with the noise rule 'block'"
+            )
+        if sampled.upsample != trained.upsample:
+            found.append(
+                f"{sampled.upsample} upsampling is sampled with, but {trained.upsample} was trained with"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """The plan as JSON values; a logSNR of -inf, which JSON cannot hold, becomes None."""
+        steps = [asdict(step) | {"logsnr": _finite_or_none(step.logsnr)} for step in self.steps]
+        return {
+            "stages": [asdict(stage) for stage in self.stages],
+            "steps": steps,
+            "crossing": asdict(self.crossing),
+            "training_crossing": asdict(self.training_crossing),
+            "time_map": self.time_map,
+            "thresholds": list(self.thresholds),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> StepPlan:
+        """Inverse of `to_dict`; RMDError for an unknown or missing key, a wrong type or an invalid plan."""
+        top = _Record(
+            data, "the plan", ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds")
+        )
+        return cls(
+            stages=tuple(_read_stage(item, f"stages[{i}]") for i, item in enumerate(top.list("stages"))),
+            steps=tuple(_read_step(item, f"steps[{i}]") for i, item in enumerate(top.list("steps"))),
+            crossing=_read_crossing(top.values["crossing"], "crossing"),
+            training_crossing=_read_crossing(top.values["training_crossing"], "training_crossing"),
+            time_map=one_of("time map", top.values["time_map"], get_args(TimeMap)),
+            thresholds=tuple(finite("a threshold", value) for value in top.list("thresholds")),
+        )
+
+    def to_json(self) -> str:
+        """The plan as (strict) JSON text; floats keep every digit."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> StepPlan:
+        """Inverse of `to_json`; RMDError if the text is not JSON or not a plan."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RMDError(f"the plan is not valid JSON: {error}") from error
+        return cls.from_dict(data)
+
+
+def build_plan(
+    schedule: NoiseSchedule,
+    *,
+    steps: int,
+    sides: Sequence[tuple[int, int]],
+    thresholds: Sequence[float],
+    time_map: TimeMap = "raise",
+    crossing: Crossing = Crossing(),
+    training_crossing: Crossing | None = None,
+    grid_end: float = 0.0,
+    multiple: int = 1,
+) -> StepPlan:
+    """Divide a teacher's schedule into the stages of a cascade (Sec. 3.1).
+
+    `steps` teacher times are uniform in the scheduler's own time down to `grid_end` (exclusive); a step
+    belongs to stage k when Lambda_{k-1} < logsnr <= Lambda_k, `thresholds` being the Lambda, and the first
+    step, pure noise, to stage 1. `sides` are the stages' (height, width) in pixels, the teacher's last.
+    `training_crossing` defaults to `crossing`. Raises RMDError for anything that is not a cascade: sides that
+    do not grow or are not divisible by `multiple`, thresholds that do not increase, a stage without a step.
+    """
+    stages = tuple(Stage(i, *_side_pair(pair, i)) for i, pair in enumerate(sides, start=1))
+    _check_stages(stages)
+    for stage in stages:
+        _check_divisible(stage.height, stage.width, multiple, f"stage {stage.index}")
+    limits = tuple(finite("a threshold", value) for value in thresholds)
+    _check_thresholds(limits, len(stages))
+    one_of("time map", time_map, get_args(TimeMap))
+    if integer("steps", steps) < len(stages):
+        raise RMDError(f"{_needs(len(stages), 'stage', 'at least', len(stages), 'step')}, got {steps}")
+    times = schedule.grid(steps, grid_end)
+    return StepPlan(
+        stages=stages,
+        steps=_divide(schedule, times, stages, limits, time_map),
+        crossing=crossing,
+        training_crossing=crossing if training_crossing is None else training_crossing,
+        time_map=time_map,
+        thresholds=limits,
+    )
+
+
+def map_time(schedule: NoiseSchedule, t: float, ratio: float, time_map: TimeMap) -> float:
+    """Model time (0..1000) of teacher time `t` at a resolution `ratio` times smaller than the teacher's.
+
+    With s = t / 1000 and r = `ratio`, "raise" is the rectified-flow form of Eq. 2 whatever the schedule
+    (Tab. 6), r s / (1 + (r - 1) s); "vp" lowers logSNR by 2 log r on the schedule itself; "lower", the
+    inverse of "raise", is the noise level of block means of the teacher's state; "none" keeps t.
+    Raises RMDError if `ratio` is below 1.
+    """
+    one_of("time map", time_map, get_args(TimeMap))
+    if not (math.isfinite(ratio) and ratio >= 1.0):
+        raise RMDError(f"the ratio of the final side to the stage's must be at least 1, got {ratio}")
+    if ratio == 1.0 or time_map == "none":
+        return t
+    if time_map == "vp":
+        return float(schedule.time(schedule.logsnr(t) - 2.0 * math.log(ratio)))
+    # Both are flow shifts: s / (r - (r - 1) s) is the one by 1 / r.
+    return min(shift_time(t, ratio if time_map == "raise" else 1.0 / ratio), MAX_TIME)
+
+
+def _divide(
+    schedule: NoiseSchedule,
+    times: Sequence[float],
+    stages: Sequence[Stage],
+    thresholds: Sequence[float],
+    time_map: TimeMap,
+) -> tuple[Step, ...]:
+    logsnrs = [float(schedule.logsnr(t)) for t in times]
+    owners = [1] + [1 + bisect_left(thresholds, value) for value in logsnrs[1:]]
+    _check_every_stage_has_a_step(owners, stages, thresholds, logsnrs)
+    final = min(stages[-1].height, stages[-1].width)
+    ratios = [final / min(stage.height, stage.width) for stage in stages]
+    return tuple(
+        Step(
+            index=i + 1,
+            stage=owner,
+            teacher_time=t,
+            model_time=map_time(schedule, t, ratios[owner - 1], time_map),
+            logsnr=logsnr,
+            tau_low=following,
+            tau_high=t,
+        )
+        for i, (t, following, owner, logsnr) in enumerate(
+            zip(times, [*times[1:], 0.0], owners, logsnrs, strict=True)
+        )
+    )
+
+
+def _scaled(side: int, final: int, old_final: int, multiple: int) -> int:
+    """side * final / old_final to the nearest multiple (halves up), at least one multiple; exact integers."""
+    return max(1, (2 * side * final + old_final * multiple) // (2 * old_final * multiple)) * multiple
+
+
+def _check_stages(stages: Sequence[Stage]) -> None:
+    if not stages:
+        raise RMDError("a plan needs at least one resolution, got none")
+    for position, stage in enumerate(stages, start=1):
+        if stage.index != position:
+            raise RMDError(f"stages must be numbered 1, 2, ..., but stage {position} has index {stage.index}")
+        if min(stage.height, stage.width) < 1:
+            raise RMDError(f"stage {position} is {stage.size}: sides must be positive")
+    for lower, upper in pairwise(stages):
+        if lower.height > upper.height or lower.width > upper.width:
+            raise RMDError(
+                f"stage {lower.index} ({lower.size}) is larger than stage {upper.index} ({upper.size}): "
+                "list the sides from the smallest to the final one"
+            )
+        if (lower.height, lower.width) == (upper.height, upper.width):
+            raise RMDError(
+                f"stages {lower.index} and {upper.index} are both {upper.size}: "
+                "each stage must be larger than the one before; merge them or change a side"
+            )
+
+
+def _check_divisible(height: int, width: int, multiple: int, what: str) -> None:
+    if integer("the size multiple", multiple) < 1:
+        raise RMDError(f"the size multiple must be at least 1, got {multiple}")
+    if min(integer("a height", height), integer("a width", width)) < 1:
+        raise RMDError(f"{what} is {height}x{width}: sides must be positive")
+    if height % multiple or width % multiple:
+        near = f"{_scaled(height, 1, 1, multiple)}x{_scaled(width, 1, 1, multiple)}"
+        raise RMDError(f"{what}, {height}x{width}, is not divisible by {multiple}: use {near}")
+
+
+def _check_thresholds(thresholds: Sequence[float], stages: int) -> None:
+    if len(thresholds) != stages - 1:
+        raise RMDError(
+            f"{_needs(stages, 'resolution', '', stages - 1, 'logSNR threshold')} between them, "
+            f"got {len(thresholds)}"
+        )
+    for value in thresholds:
+        finite("a threshold", value)
+    if any(low >= high for low, high in pairwise(thresholds)):
+        raise RMDError(f"logSNR thresholds must strictly increase, got {_numbers(thresholds)}")
+
+
+def _check_every_stage_has_a_step(
+    owners: Sequence[int], stages: Sequence[Stage], thresholds: Sequence[float], logsnrs: Sequence[float]
+) -> None:
+    for stage in stages:
+        if stage.index not in owners:
+            low = -math.inf if stage.index == 1 else thresholds[stage.index - 2]
+            high = math.inf if stage.index == len(stages) else thresholds[stage.index - 1]
+            raise RMDError(
+                f"stage {stage.index} ({stage.size}) gets no step: none has a logSNR above {low:g} and up to "
+                f"{high:g} (the steps have {_numbers(logsnrs)}); move a threshold or use more steps"
+            )
+
+
+def _check_steps(steps: Sequence[Step], stages: int) -> None:
+    if not steps:
+        raise RMDError("a plan needs at least one step, got none")
+    if [step.index for step in steps] != list(range(1, len(steps) + 1)):
+        raise RMDError("the steps of a plan must be numbered 1, 2, ... in order")
+    owners = [step.stage for step in steps]
+    if owners != sorted(owners) or set(owners) != set(range(1, stages + 1)):
+        raise RMDError(
+            f"the steps must visit stages 1 to {stages} in order, each at least once, got {owners}"
+        )
+    times = [step.teacher_time for step in steps]
+    if not all(a > b for a, b in pairwise([*times, 0.0])) or times[0] > MAX_TIME:
+        raise RMDError(f"teacher times must strictly fall within 1000 and 0, got {_numbers(times)}")
+    for step in steps:
+        if not 0.0 < step.model_time <= MAX_TIME:
+            raise RMDError(
+                f"step {step.index} has model time {step.model_time:g}: use above 0 and up to 1000"
+            )
+        if not 0.0 <= step.tau_low < step.tau_high <= MAX_TIME:
+            raise RMDError(f"step {step.index} has an empty segment, {step.tau_low:g} to {step.tau_high:g}")
+
+
+class _Record:
+    """A JSON object with exactly the given keys; every error says where it is."""
+
+    def __init__(self, data: object, where: str, keys: tuple[str, ...]) -> None:
+        if not isinstance(data, Mapping):
+            raise RMDError(f"{where} must be a JSON object, got {type(data).__name__}")
+        for key in data:
+            if key not in keys:
+                raise RMDError(f"{where} has an unknown key {key!r}{did_you_mean(str(key), keys)}")
+        for key in keys:
+            if key not in data:
+                raise RMDError(f"{where} lacks the key {key!r}")
+        self.values: Mapping[str, object] = data
+        self.where = where
+
+    def list(self, key: str) -> Sequence[object]:
+        value = self.values[key]
+        if not isinstance(value, (list, tuple)):
+            raise RMDError(f"{self.where} must hold a list under {key!r}, got {type(value).__name__}")
+        return value
+
+    def integer(self, key: str) -> int:
+        return integer(f"{self.where}.{key}", self.values[key])
+
+    def number(self, key: str) -> float:
+        return finite(f"{self.where}.{key}", self.values[key])
+
+
+def _read_stage(data: object, where: str) -> Stage:
+    record = _Record(data, where, ("index", "height", "width"))
+    return Stage(record.integer("index"), record.integer("height"), record.integer("width"))
+
+
+def _read_step(data: object, where: str) -> Step:
+    keys = ("index", "stage", "teacher_time", "model_time", "logsnr", "tau_low", "tau_high")
+    record = _Record(data, where, keys)
+    return Step(
+        index=record.integer("index"),
+        stage=record.integer("stage"),
+        teacher_time=record.number("teacher_time"),
+        model_time=record.number("model_time"),
+        logsnr=-math.inf if record.values["logsnr"] is None else record.number("logsnr"),
+        tau_low=record.number("tau_low"),
+        tau_high=record.number("tau_high"),
+    )
+
+
+def _read_crossing(data: object, where: str) -> Crossing:
+    values = _Record(data, where, ("upsample", "rule", "beta")).values
+    return Crossing(
+        upsample=one_of("upsample", values["upsample"], get_args(Upsample)),
+        rule=one_of("noise rule", values["rule"], get_args(NoiseRule)),
+        beta=finite(f"{where}.beta", values["beta"]),
+    )
+
+
+def _side_pair(pair: Sequence[int], stage: int) -> tuple[int, int]:
+    if len(pair) != 2:
+        raise RMDError(f"stage {stage} needs a height and a width, got {tuple(pair)}")
+    return integer("a height", pair[0]), integer("a width", pair[1])
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _needs(owners: int, owner: str, bound: str, count: int, thing: str) -> str:
+    """ "2 stages need at least 2 steps", with the right endings for one."""
+    subject = f"1 {owner} needs" if owners == 1 else f"{owners} {owner}s need"
+    return " ".join(f"{subject} {bound} {count} {thing}{'s' * (count != 1)}".split())
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

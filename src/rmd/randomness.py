@@ -1,0 +1,124 @@
+"""Every random draw of the project, keyed by what it is for instead of by when it happens.
+
+A counter-based draw is a function of (seed, step, sample, purpose): it is the same on one device or eight,
+whatever the batch is composed of, and after a resume. Draws are made on the CPU, so that every device gets
+the same numbers. A purpose names one draw: asking twice for the same one gives the same numbers.
+
+torch's CPU engine keeps 32 bits of a seed, so among millions of draws a few pairs will have equal streams;
+their keys are unrelated, which leaves training and sampling unharmed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class NoiseSource(Protocol):
+    """Where samplers and losses get their noise; the first dimension of every shape is the batch."""
+
+    def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Unit Gaussian noise."""
+        ...
+
+    def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Uniform numbers in [0, 1)."""
+        ...
+
+
+class CounterNoise:
+    """A draw for each sample that depends on (seed, step, sample, purpose) and on nothing else."""
+
+    def __init__(
+        self,
+        seed: int,
+        samples: Sequence[int],
+        step: int = 0,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Take the global indices of the batch's samples (unique over ranks) and the training step."""
+        self.seed, self.step = seed, step
+        self.samples = tuple(int(sample) for sample in samples)
+        self.device, self.dtype = torch.device(device), dtype
+
+    def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Unit Gaussian noise of `shape`; shape[0] must be the number of samples (ValueError)."""
+        row, generators = tuple(shape[1:]), self._generators(shape, "normal", purpose)
+        rows = [torch.randn(row, generator=g, device="cpu", dtype=torch.float32) for g in generators]
+        return torch.stack(rows).to(self.device, self.dtype)
+
+    def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Uniform numbers in [0, 1) of `shape`; shape[0] must be the number of samples (ValueError)."""
+        row, generators = tuple(shape[1:]), self._generators(shape, "uniform", purpose)
+        rows = [torch.rand(row, generator=g, device="cpu", dtype=torch.float32) for g in generators]
+        return torch.stack(rows).to(self.device, self.dtype)
+
+    def _generators(self, shape: Sequence[int], kind: str, purpose: str) -> list[torch.Generator]:
+        _check_batch(shape, len(self.samples))
+        return [generator(self.seed, self.step, sample, kind, purpose) for sample in self.samples]
+
+
+class GeneratorNoise:
+    """Sequential draws from one torch generator a sample, as diffusers pipelines make them.
+
+    Each draw is made on its generator's device in the wanted dtype, so that the same generator gives the
+    same start noise here and in the official pipeline. `purpose` is not used.
+    """
+
+    def __init__(
+        self,
+        generators: list[torch.Generator],
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.generators = generators
+        self.device, self.dtype = torch.device(device), dtype
+
+    def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Unit Gaussian noise of `shape`; shape[0] must be the number of generators (ValueError)."""
+        _check_batch(shape, len(self.generators))
+        row = (1, *shape[1:])
+        rows = [torch.randn(row, generator=g, device=g.device, dtype=self.dtype) for g in self.generators]
+        return torch.cat([r.to(self.device) for r in rows])
+
+    def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
+        """Uniform numbers in [0, 1) of `shape`; shape[0] must be the number of generators (ValueError)."""
+        _check_batch(shape, len(self.generators))
+        row = (1, *shape[1:])
+        rows = [torch.rand(row, generator=g, device=g.device, dtype=self.dtype) for g in self.generators]
+        return torch.cat([r.to(self.device) for r in rows])
+
+
+def generator(seed: int, *key: int | str) -> torch.Generator:
+    """A CPU generator whose state is a function of (seed, *key); 1 and "1" are different keys."""
+    # JSON is an unambiguous encoding of a list of integers and strings: ("a", "b") is not ("ab",).
+    text = json.dumps([seed, *key])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def choice_index(n: int, *, seed: int, step: int, purpose: str) -> int:
+    """One of 0..n-1, uniformly; the same on every rank."""
+    return int(torch.randint(n, (), generator=generator(seed, step, "choice", purpose), device="cpu"))
+
+
+def choice_uniform(*, seed: int, step: int, purpose: str) -> float:
+    """A number in [0, 1), uniformly; the same on every rank."""
+    source = generator(seed, step, "choice", purpose)
+    return float(torch.rand((), generator=source, device="cpu", dtype=torch.float64))
+
+
+def permutation(n: int, *, seed: int, epoch: int) -> Tensor:
+    """A permutation of 0..n-1 (int64), another one each epoch; the same on every rank."""
+    return torch.randperm(n, generator=generator(seed, epoch, "permutation"), device="cpu")
+
+
+def _check_batch(shape: Sequence[int], samples: int) -> None:
+    if not shape or shape[0] != samples:
+        raise ValueError(f"this source draws for {samples} samples, not for shape {tuple(shape)}")

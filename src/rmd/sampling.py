@@ -1,0 +1,91 @@
+"""The one cascade loop (Alg. 2), used by training roll-outs and by inference alike.
+
+It starts from Gaussian noise at the first stage's resolution and evaluates the plan's steps in order. Between
+two steps at the same resolution it takes the deterministic step; into a higher resolution it crosses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from rmd.crossing import cross
+from rmd.errors import RMDError
+from rmd.noise import NoiseSchedule
+from rmd.plan import Crossing, Stage, Step, StepPlan
+from rmd.randomness import NoiseSource
+
+Predict = Callable[[Tensor, Step], tuple[Tensor, Tensor]]
+LatentShape = Callable[[Stage], tuple[int, ...]]
+OnStep = Callable[[Step, Tensor, Tensor], None]
+
+
+def run_cascade(
+    predict: Predict,
+    plan: StepPlan,
+    schedule: NoiseSchedule,
+    latent_shape: LatentShape,
+    noise: NoiseSource,
+    *,
+    crossing: Crossing | None = None,
+    until: int | None = None,
+    on_step: OnStep | None = None,
+    x: Tensor | None = None,
+) -> Tensor:
+    """Run the plan from noise and return x0_hat of its last step (Alg. 2).
+
+    `predict(x_t, step)` returns (x0_hat, eps_hat) at x_t's shape; `latent_shape(stage)` includes the batch.
+    `crossing` replaces `plan.crossing` (a training roll-out passes `plan.training_crossing`). With `until=i`
+    steps 1..i-1 are evaluated and the state that step i's `predict` would be given is returned. `on_step`
+    sees each evaluated step with its x0_hat and x_t. `x` is the start noise, drawn for "start" if it is not
+    given; noise into step i is drawn for "crossing-i". Raises RMDError if `until` or x's shape does not fit.
+    """
+    if until is not None and not 1 <= until <= len(plan.steps):
+        raise RMDError(f"cannot stop at step {until} of a plan of {len(plan.steps)} steps")
+    x_t = _start(latent_shape(plan.stages[0]), noise, x)
+    rule = plan.crossing if crossing is None else crossing
+    for step in plan.steps:
+        if step.index == until:
+            return x_t
+        x0_hat, eps_hat = predict(x_t, step)
+        if on_step is not None:
+            on_step(step, x0_hat, x_t)
+        if step.index == len(plan.steps):
+            break
+        following = plan.steps[step.index]
+        if following.stage == step.stage:
+            x_t = schedule.add_noise(x0_hat, eps_hat, following.model_time)
+        else:
+            x_t = _cross_into(following, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
+    return x0_hat
+
+
+def guided(x0_cond: Tensor, x0_uncond: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance on predictions of x0 (or of eps): uncond + guidance (cond - uncond)."""
+    return x0_uncond + guidance * (x0_cond - x0_uncond)
+
+
+def _start(shape: Sequence[int], noise: NoiseSource, x: Tensor | None) -> Tensor:
+    if x is None:
+        return noise.normal(shape, "start")
+    if tuple(x.shape) != tuple(shape):
+        raise RMDError(
+            f"the start noise has shape {tuple(x.shape)}, but the first stage needs {tuple(shape)}"
+        )
+    return x
+
+
+def _cross_into(
+    following: Step,
+    x0_hat: Tensor,
+    eps_hat: Tensor,
+    plan: StepPlan,
+    schedule: NoiseSchedule,
+    latent_shape: LatentShape,
+    noise: NoiseSource,
+    crossing: Crossing,
+) -> Tensor:
+    fresh = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
+    alpha, sigma = schedule.alpha(following.model_time), schedule.sigma(following.model_time)
+    return cross(x0_hat, eps_hat, fresh, alpha=alpha, sigma=sigma, crossing=crossing)

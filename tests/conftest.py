@@ -1,0 +1,31 @@
+"""What every test shares: one thread, no network, no display, the same examples on every run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+# Before torch or a Hugging Face library is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("rmd", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("rmd")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Run:
+    """Run this Python with the given arguments in a process of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+    return run
