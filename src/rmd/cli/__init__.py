@@ -1,0 +1,1 @@
+"""The `rmd` command: one file a verb, put together in `app.py`."""

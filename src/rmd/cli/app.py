@@ -1,0 +1,95 @@
+"""The `rmd` command itself: its verbs, and how an error becomes one sentence and an exit status.
+
+A verb is a function in a module of its own, registered below. Its module must not import torch at the
+top (import inside the function), so that `rmd --help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from rmd import __version__
+from rmd.cli.plan import plan
+from rmd.errors import RMDError
+
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+app = typer.Typer(
+    name="rmd",
+    help="Distil a diffusion model into a few-step student that starts at low resolution.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("plan")(plan)
+
+
+@dataclass
+class Options:
+    """Options of the command as a whole, kept outside the verbs because errors are reported there."""
+
+    debug: bool = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rmd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, print the whole traceback.")] = False,
+) -> None:
+    context.ensure_object(Options).debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (default: those of the process); returns its exit status.
+
+    0 is success, 1 an error, 2 a wrong option or verb, 130 an interruption. An error is one sentence on
+    standard error; with `--debug` its traceback.
+    """
+    options = Options()
+    try:
+        app(args=arguments, prog_name="rmd", obj=options)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        else:
+            print(f"rmd: {_sentence(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    match error:
+        case RMDError():
+            return message
+        case OSError(errno=errno.ENOSPC):
+            where = f" for {error.filename}" if error.filename else ""
+            return f"the disk is full: there is no space left{where}; free some and run the command again"
+        case OSError(filename=str(name), strerror=str(reason)):
+            return f"cannot use {name}: {reason}"
+        case _:
+            return (
+                f"unexpected {type(error).__name__}: {message}; "
+                "run again with --debug (rmd --debug ...) for the traceback; please report it"
+            )

@@ -1,0 +1,138 @@
+"""`rmd plan`: which step runs when and at which resolution, and what the cascade costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmd.config import TimeMap, load_recipe, parse_side
+from rmd.errors import RMDError
+
+if TYPE_CHECKING:
+    from rmd.plan import StepPlan
+
+
+def plan(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")
+    ],
+    steps: Annotated[int | None, typer.Option(help="Number of student steps.")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(metavar="A,B", help="logSNR thresholds: --thresholds=-6.0,-2.5")
+    ] = None,
+    sides: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Stages: --sides=256,512,1024 or 480x832,720x1280")
+    ] = None,
+    map: Annotated[TimeMap | None, typer.Option(help="Timestep map of the low-resolution steps.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Another final size, height x width; stages follow.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON only; a logSNR of minus infinity is null.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Show the step plan of a recipe: times, stages and cost of every step."""
+    named = {"steps": steps, "map": map}
+    lists = {"thresholds": thresholds, "sides": sides}
+    overrides = list(set_ or ())
+    overrides += [f"plan.{key}={value}" for key, value in named.items() if value is not None]
+    overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
+    loaded = load_recipe(recipe, overrides)
+    built = loaded.build_plan()
+    if size is not None:
+        built = built.resized(*_final_size(size), loaded.plan.multiple)
+    for warning in built.warnings():
+        typer.echo(f"rmd: warning: {warning}", err=True)
+    if plot is not None:
+        from rmd.plotting import plot_plan
+
+        plot_plan(built, loaded.noise.schedule(), plot, title=f"{loaded.name}, {cost_line(built)}")
+        typer.echo(f"rmd: drew {plot}", err=True)
+    if as_json:
+        typer.echo(json.dumps(plan_values(built), indent=2, allow_nan=False))
+    else:
+        _print_table(loaded.name, built)
+
+
+def cost_line(plan: StepPlan) -> str:
+    """Split and cost in one line: `2+2: 2.5 of 4 full-resolution steps by area, 1.60x`."""
+    counts = Counter(step.stage for step in plan.steps)
+    split = "+".join(str(counts[stage.index]) for stage in plan.stages)
+    total = sum(plan.relative_cost(plan.stage_of(step)) for step in plan.steps)
+    full = len(plan.steps)
+    return f"{split}: {round(total, 2):g} of {full} full-resolution steps by area, {full / total:.2f}x"
+
+
+def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]]:
+    """The plan as `--json` prints it: stages with their relative cost, steps with times and size."""
+    return {
+        "stages": [
+            {"height": stage.height, "width": stage.width, "relative_cost": plan.relative_cost(stage)}
+            for stage in plan.stages
+        ],
+        "steps": [
+            {
+                "index": step.index,
+                "stage": step.stage,
+                "teacher_time": step.teacher_time,
+                "model_time": step.model_time,
+                # JSON has no infinity.
+                "logsnr": step.logsnr if math.isfinite(step.logsnr) else None,
+                "height": plan.stage_of(step).height,
+                "width": plan.stage_of(step).width,
+            }
+            for step in plan.steps
+        ],
+    }
+
+
+def _final_size(text: str) -> tuple[int, int]:
+    try:
+        return parse_side(text)
+    except ValueError as error:
+        raise RMDError(f"--size {error}, but is {text!r}") from error
+
+
+def _print_table(name: str, plan: StepPlan) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=_title(name, plan), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("step", "stage", "side", "teacher time", "model time", "logSNR", "relative cost"):
+        table.add_column(heading, justify="right")
+    for step in plan.steps:
+        stage = plan.stage_of(step)
+        table.add_row(
+            str(step.index),
+            str(step.stage),
+            stage.size,
+            f"{step.teacher_time:.1f}",
+            f"{step.model_time:.1f}",
+            f"{step.logsnr:.2f}",
+            f"{plan.relative_cost(stage):.4g}",
+            end_section=step is not plan.steps[-1] and plan.steps[step.index].stage != step.stage,
+        )
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(table)
+    console.print(cost_line(plan), soft_wrap=True)
+
+
+def _title(name: str, plan: StepPlan) -> str:
+    if len(plan.stages) == 1:
+        return name
+    sampled, trained = plan.crossing, plan.training_crossing
+    betas = f"beta {sampled.beta:g} (training {trained.beta:g})"
+    return f"{name}: map {plan.time_map}, {sampled.rule} noise, {betas}"

@@ -1,0 +1,368 @@
+"""Recipes, typed: every setting of a run, checked before any weight is loaded.
+
+`load_recipe` turns a packaged name or a YAML file, plus overrides, into one frozen `Recipe`; whatever
+is wrong in it becomes one sentence (RMDError) that names the key and the file. Torch is imported only
+by the methods that need it, so that a typing error in a recipe is reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from rmd.errors import RMDError
+from rmd.recipes import Layer, merge, origin, read_layers
+
+if TYPE_CHECKING:
+    from rmd.noise import NoiseSchedule
+    from rmd.plan import StepPlan
+
+TimeMap = Literal["raise", "vp", "lower", "none"]
+Upsample = Literal["bilinear", "nearest", "bicubic"]
+NoiseRule = Literal["plain", "corrected", "block"]
+
+Count = Annotated[int, Field(gt=0)]
+Whole = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def parse_side(value: object) -> tuple[int, int]:
+    """(height, width) in pixels from 512, [480, 832] or "480x832"; ValueError for anything else."""
+    match value:
+        case bool():
+            pass
+        case int() if value > 0:
+            return value, value
+        case [int(height), int(width)] if height > 0 and width > 0:
+            return height, width
+        case str() if found := re.fullmatch(r"\s*([1-9]\d*)(?:\s*[xX]\s*([1-9]\d*))?\s*", value):
+            return int(found[1]), int(found[2] or found[1])
+    raise ValueError("should be a side in pixels (512), [height, width] or HEIGHTxWIDTH")
+
+
+# Strict inside, but YAML has lists where the frozen models hold tuples.
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]
+Side = Annotated[tuple[int, int], BeforeValidator(parse_side)]
+Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class VPNoise(_Model):
+    """A variance-preserving noise schedule, in the words of a diffusers scheduler config."""
+
+    kind: Literal["vp"]
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: Rate = 1e-4
+    beta_end: Rate = 2e-2
+    num_train_timesteps: Count = 1000
+    rescale_betas_zero_snr: bool = False
+
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule itself."""
+        from rmd.noise import schedule_from_config
+
+        return schedule_from_config({"_class_name": "DDPMScheduler", **self.model_dump(exclude={"kind"})})
+
+
+class FlowNoise(_Model):
+    """A rectified-flow noise schedule."""
+
+    kind: Literal["flow"]
+    shift: Rate = 1.0
+    """Flow shift of the teacher's time grid."""
+
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule itself."""
+        from rmd.noise import schedule_from_config
+
+        return schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": self.shift})
+
+
+class PlanConfig(_Model):
+    """The cascade: how many steps, on which stages, split where (Sec. 3.1)."""
+
+    steps: Count
+    sides: Sides
+    """Stage sizes in pixels, first to last: 512, [height, width] or HEIGHTxWIDTH."""
+    thresholds: Numbers = ()
+    """logSNR thresholds between the stages, one fewer than stages, on the teacher's own schedule."""
+    map: TimeMap = "raise"
+    """Timestep map of the low-resolution steps; `raise` is Eq. 2 as the paper uses it."""
+    grid_end: Decay = 0.0
+    """Where the grid of teacher times ends (exclusive), 0 to 1, before the flow shift."""
+    multiple: Count = 8
+    """Sides must be divisible by this: the VAE's factor times the backbone's patch."""
+
+
+class CrossingConfig(_Model):
+    """What happens between two stages (Eq. 4 and 10)."""
+
+    upsample: Upsample = "bilinear"
+    rule: NoiseRule = "plain"
+    beta: Share = 1.0
+    """Weight of the predicted noise when sampling."""
+    train_rule: NoiseRule | None = None
+    """Empty: as when sampling."""
+    train_beta: Share | None = None
+    """Empty: as when sampling."""
+
+
+class MethodConfig(_Model):
+    """The distillation objective (Sec. 3.2)."""
+
+    name: Literal["rmd", "tdm"] = "rmd"
+    guidance: Annotated[float, Field(ge=0)]
+    """Of the teacher: uncond + guidance (cond - uncond); 1 turns it off."""
+    metric: Literal["pseudo_huber", "l2"] = "pseudo_huber"
+    weight: Literal["sample", "none"] = "sample"
+    """`sample`: divide the generator's loss by mean |y - f_real| of the sample."""
+    tau: Literal["segment", "above"] = "segment"
+    """Teacher times for the scores: within the step's segment, or anywhere from its lower end up."""
+    tau_noise: Literal["mixed", "fresh"] = "mixed"
+    """The noise at those times: predicted and fresh as in a crossing (Eq. 10), or fresh alone."""
+    fake_weight: Literal["snr", "snr_plus_one"] = "snr"
+    """Weight of the fake score's loss (Eq. 9): min(SNR, snr_cap), or one more."""
+    snr_cap: Rate = 5.0
+    fake_updates: Count = 1
+    """Updates of the fake score for one of the student."""
+    warmup_steps: Whole = 0
+    """Iterations on the lowest stage alone, at the start."""
+
+
+class RolesConfig(_Model):
+    """How student, fake score and teacher share weights."""
+
+    mode: Literal["lora", "full"] = "lora"
+    """`lora`: one frozen base with two adapters; `full`: three copies."""
+    rank: Count = 64
+    alpha: Rate = 64.0
+
+
+class OptimConfig(_Model):
+    """AdamW, at constant learning rates."""
+
+    student_lr: Rate
+    fake_lr: Rate
+    betas: Pair = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Rate = 1.0
+    ema: Decay = 0.0
+    """Decay of the student's moving average; 0 turns it off."""
+
+
+class TrainConfig(_Model):
+    """The loop."""
+
+    iterations: Count
+    batch_size: Count
+    """Over all devices."""
+    seed: Whole = 0
+    log_every: Count = 10
+    sample_every: Count = 100
+    checkpoint_every: Count = 100
+    keep_last: Count = 2
+    threads: Count | None = None
+    """CPU threads; empty: torch decides."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class DataConfig(_Model):
+    """Prompts; no images."""
+
+    prompts: Annotated[str, Field(min_length=1)]
+    """A text file with one prompt a line, or `scenes`."""
+
+
+class EvaluationConfig(_Model):
+    """How much is sampled to judge a student."""
+
+    n: Count = 1024
+
+
+class Recipe(_Model):
+    """Everything that decides a run."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1)]
+    family: Annotated[str, Field(min_length=1)]
+    """Which backbone adapter reads the teacher: sdxl, pixart, sd3, wan, scenes."""
+    teacher: Annotated[str, Field(min_length=1)]
+    """A model id on the Hugging Face hub, a folder, or `scenes` for the packaged teacher."""
+    frames: Count = 1
+    """Length of a sample in video frames; 1 for images."""
+    noise: Annotated[VPNoise | FlowNoise, Field(discriminator="kind")]
+    """The teacher's own noise schedule; the thresholds are read on it."""
+    plan: PlanConfig
+    crossing: CrossingConfig = CrossingConfig()
+    method: MethodConfig
+    roles: RolesConfig = RolesConfig()
+    optim: OptimConfig
+    train: TrainConfig
+    data: DataConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def build_plan(self) -> StepPlan:
+        """The frozen step plan of this recipe; RMDError when its parts do not fit each other."""
+        from rmd.plan import Crossing, build_plan
+
+        ours = self.crossing
+        rule = ours.rule if ours.train_rule is None else ours.train_rule
+        beta = ours.beta if ours.train_beta is None else ours.train_beta
+        return build_plan(
+            self.noise.schedule(),
+            steps=self.plan.steps,
+            sides=self.plan.sides,
+            thresholds=self.plan.thresholds,
+            time_map=self.plan.map,
+            crossing=Crossing(upsample=ours.upsample, rule=ours.rule, beta=ours.beta),
+            training_crossing=Crossing(upsample=ours.upsample, rule=rule, beta=beta),
+            grid_end=self.plan.grid_end,
+            multiple=self.plan.multiple,
+        )
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a packaged name or a YAML file, with overrides such as `optim.student_lr=1e-5`.
+
+    Raises RMDError, in one sentence that names key and source, when anything in it is wrong.
+    """
+    layers = read_layers(name_or_path, overrides)
+    try:
+        return Recipe.model_validate(merge(layers))
+    except ValidationError as error:
+        raise RMDError(_explain(error, layers)) from error
+
+
+def config_hash(recipe: Recipe) -> str:
+    """SHA-256 over the recipe's canonical JSON, in hex: equal exactly for recipes that are equal."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole recipe as YAML that `load_recipe` reads back to an equal one."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, but lists on one line: [512, 1024] reads better so."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+
+
+def _explain(error: ValidationError, layers: Sequence[Layer]) -> str:
+    """One sentence for the first problem, counting the others."""
+    problems = error.errors(include_url=False)
+    # An unknown key first: it is often why another one is missing.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    first = problems[0]
+    keys = _keys(first)
+    return f"{origin(layers, [key for key in keys if isinstance(key, str)])}: {_sentence(first, keys)}{more}"
+
+
+def _keys(problem: ErrorDetails) -> list[str | int]:
+    """Where the problem is. Pydantic adds the kind of noise to the keys below it, which nobody writes."""
+    keys = list(problem["loc"])
+    return keys[:1] + keys[2:] if keys[0] == "noise" else keys
+
+
+def _sentence(problem: ErrorDetails, keys: Sequence[str | int]) -> str:
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    match problem["type"]:
+        case "extra_forbidden" if path in _known_keys(Recipe):
+            return f"{path} does not go with noise of kind {problem['loc'][1]}"
+        case "extra_forbidden":
+            return f"there is no key {path}; {_hint(path)}"
+        case "missing":
+            return f"{path} is missing"
+        case "union_tag_not_found":
+            return f"{path}.kind is missing; it is vp or flow"
+        case "union_tag_invalid":
+            return f"{path}.kind should be vp or flow, but is {_shown(problem['ctx']['tag'])}"
+        case "value_error":
+            return f"{path} {problem['ctx']['error']}, but is {_shown(problem['input'])}"
+        case _:
+            return f"{path} should be {_expected(problem)}, but is {_shown(problem['input'])}"
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "model_type": "a group of keys",
+    "model_attributes_type": "a group of keys",
+    "literal_error": "{expected}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+
+
+def _expected(problem: ErrorDetails) -> str:
+    context: Mapping[str, object] = problem.get("ctx", {})
+    phrase = _EXPECTED.get(problem["type"])
+    # A kind of error that no field of ours raises today: pydantic's own words.
+    return phrase.format(**context) if phrase else f"valid ({problem['msg']})"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for kind in get_args(field.annotation) or (field.annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _known_keys(kind, f"{prefix}{name}.")
+
+
+def _hint(path: str) -> str:
+    """What an unknown dotted key most likely means: one misspelt, or right but in another group."""
+
+    group, _, name = path.rpartition(".")
+
+    def likeness(known: str) -> float:
+        known_group, _, known_name = known.rpartition(".")
+        alike = difflib.SequenceMatcher(None, name.lower(), known_name.lower()).ratio()
+        if len(name) > 1 and name.lower() in known_name:  # lr for student_lr
+            alike = max(alike, 0.7)
+        return alike if known_group == group else 0.9 * alike
+
+    known = ["extends", *_known_keys(Recipe)]
+    best = max(known, key=likeness)
+    if likeness(best) >= 0.6:
+        return f"did you mean {best}?"
+    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == group]
+    return f"{group or 'a recipe'} has {', '.join(beside)}"

@@ -1,0 +1,269 @@
+"""The packaged recipes against the paper, and how recipe files are found, extended and overridden."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmd.config import load_recipe, to_yaml
+from rmd.errors import RMDError
+from rmd.recipes import PACKAGED, Layer, merge, origin, read_layers, recipe_names
+
+NAMES = ["pixart", "scenes", "sd35", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "wan21-14b"]
+
+
+def split(name: str, *overrides: str) -> list[int]:
+    plan = load_recipe(name, overrides).build_plan()
+    counts = Counter(step.stage for step in plan.steps)
+    return [counts[stage.index] for stage in plan.stages]
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_every_recipe_is_listed_and_base_is_not() -> None:
+    assert recipe_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_packaged_recipe_is_short_and_complete(name: str, tmp_path: Path) -> None:
+    text = (PACKAGED / f"{name}.yaml").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 25
+    assert text.startswith("# ")
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    recipe.build_plan()
+    assert load_recipe(write(tmp_path, "again.yaml", to_yaml(recipe))) == recipe
+
+
+def test_base_is_short_and_lacks_what_a_backbone_decides() -> None:
+    assert len((PACKAGED / "base.yaml").read_text(encoding="utf-8").splitlines()) <= 25
+    with pytest.raises(RMDError, match=r"^base\.yaml: family is missing \(and \d+ more\)$"):
+        load_recipe("base")
+
+
+# Sec. 4.1 and App. B: guidance of the teacher, beta when training and sampling, warm-up, batch.
+@pytest.mark.parametrize(
+    ("name", "guidance", "train_beta", "beta", "warmup", "batch"),
+    [
+        ("sdxl", 7.5, 0.2, 1.0, 50, 32),
+        ("pixart", 3.5, 0.2, 1.0, 50, 32),
+        ("sd35", 4.5, 0.2, 1.0, 50, 32),
+        ("wan21-14b", 5.0, 0.5, 0.9, 20, 4),
+    ],
+)
+def test_settings_of_the_paper(
+    name: str, guidance: float, train_beta: float, beta: float, warmup: int, batch: int
+) -> None:
+    recipe = load_recipe(name)
+    assert recipe.method.guidance == guidance
+    plan = recipe.build_plan()
+    assert (plan.training_crossing.beta, plan.crossing.beta) == (train_beta, beta)
+    assert plan.training_crossing.rule == plan.crossing.rule == "plain"
+    assert (recipe.method.warmup_steps, recipe.train.batch_size) == (warmup, batch)
+    assert (recipe.method.metric, recipe.optim.clip_norm) == ("pseudo_huber", 1.0)
+
+
+# Tab. 6. Its numbers are printed to the nearest unit or the one below.
+@pytest.mark.parametrize(
+    ("name", "model_times", "sides"),
+    [
+        ("sdxl", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("pixart", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("sd35", [1000, 947, 750, 500], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("wan21-14b", [1000, 974, 937, 834, 716, 505], [(480, 832)] * 3 + [(720, 1280)] * 3),
+    ],
+)
+def test_times_and_sides_of_the_paper(
+    name: str, model_times: list[float], sides: list[tuple[int, int]]
+) -> None:
+    plan = load_recipe(name).build_plan()
+    assert [step.model_time for step in plan.steps] == pytest.approx(model_times, abs=1.0)
+    stages = [plan.stage_of(step) for step in plan.steps]
+    assert [(stage.height, stage.width) for stage in stages] == sides
+
+
+@pytest.mark.parametrize("threshold, expected", [(-6.0, [1, 3]), (-2.5, [2, 2]), (0.0, [3, 1])])
+def test_splits_of_table_4(threshold: float, expected: list[int]) -> None:
+    assert split("pixart", f"plan.thresholds=[{threshold}]") == expected
+
+
+@pytest.mark.parametrize("expected", [[1, 1, 2], [1, 2, 1], [2, 1, 1]])
+def test_the_names_of_the_three_stage_recipes_are_their_splits(expected: list[int]) -> None:
+    assert split("sdxl-" + "+".join(map(str, expected))) == expected
+
+
+def test_why_wan_has_a_threshold_of_its_own() -> None:
+    assert split("wan21-14b") == [3, 3]
+    assert split("wan21-14b", "plan.thresholds=[-2.5]") == [4, 2]
+
+
+def test_scenes_run_on_the_packaged_teacher() -> None:
+    recipe = load_recipe("scenes")
+    assert (recipe.teacher, recipe.data.prompts) == ("scenes", "scenes")
+    assert split("scenes") == [2, 2]
+    assert recipe.build_plan().warnings() == []
+
+
+def test_a_file_extends_a_packaged_recipe_key_by_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "mine.yaml", "extends: sdxl\noptim: {student_lr: 1e-6}\nplan: {sides: [512, 768]}\n"
+    )
+    mine, theirs = load_recipe(path), load_recipe("sdxl")
+    assert mine.name == "mine"
+    assert mine.optim == theirs.optim.model_copy(update={"student_lr": 1e-6})
+    assert mine.plan == theirs.plan.model_copy(update={"sides": ((512, 512), (768, 768))})
+
+
+def test_a_file_extends_another_relative_to_its_own_folder(tmp_path: Path) -> None:
+    write(tmp_path, "parent.yaml", "extends: scenes\nname: ours\ntrain: {seed: 7}\n")
+    child = write(tmp_path, "deeper/child.yml", "extends: ../parent.yaml\ntrain: {iterations: 3}\n")
+    recipe = load_recipe(child)
+    assert (recipe.name, recipe.train.seed, recipe.train.iterations) == ("child", 7, 3)
+
+
+def test_layers_come_root_first_and_the_last_one_wins() -> None:
+    layers = read_layers("sdxl-1+1+2", ["train.seed=1", "train={seed: 2, iterations: 9}"])
+    assert [layer.label for layer in layers[:3]] == ["base.yaml", "sdxl.yaml", "sdxl-1+1+2.yaml"]
+    train = load_recipe("sdxl-1+1+2", ["train.seed=1", "train={seed: 2, iterations: 9}"]).train
+    assert (train.seed, train.iterations, train.batch_size) == (2, 9, 32)
+
+
+leaves = st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2))
+trees = st.recursive(
+    leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+
+
+@given(mappings, mappings)
+def test_merging_leaves_its_sources_alone_and_twice_is_once(
+    under: dict[str, object], over: dict[str, object]
+) -> None:
+    before = repr((under, over))
+    layers = [Layer("under", under), Layer("over", over)]
+    merged = merge(layers)
+    assert merge([*layers, layers[-1]]) == merged
+    for value in merged.values():
+        if isinstance(value, dict):
+            value["a"] = "changed"
+    assert repr((under, over)) == before
+
+
+@given(mappings, mappings)
+def test_everything_the_last_layer_says_holds(under: dict[str, object], over: dict[str, object]) -> None:
+    def holds(said: dict[str, object], merged: dict[str, object]) -> bool:
+        return all(
+            holds(value, merged[key])  # type: ignore[arg-type]
+            if isinstance(value, dict)
+            else merged[key] == value
+            for key, value in said.items()
+        )
+
+    merged = merge([Layer("under", under), Layer("over", over)])
+    assert holds(over, merged)
+    assert set(merged) == set(under) | set(over)
+
+
+def test_origin_is_the_last_layer_with_the_key_or_else_the_file() -> None:
+    layers = [
+        Layer("base.yaml", {"a": {"x": 1}}),
+        Layer("mine.yaml", {"a": {"y": 1}}),
+        Layer("override a.x=2", {"a": {"x": 2}}),
+    ]
+    assert origin(layers[:2], ["a", "x"]) == "base.yaml"
+    assert origin(layers, ["a", "x"]) == "override a.x=2"
+    assert origin(layers, ["a", "missing"]) == "mine.yaml"
+
+
+def test_a_number_in_scientific_notation_needs_no_dot(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\noptim: {student_lr: 1e-5, fake_lr: 2.5E-4}\n")
+    optim = load_recipe(path, ["optim.weight_decay=1e-2"]).optim
+    assert (optim.student_lr, optim.fake_lr, optim.weight_decay) == (1e-5, 2.5e-4, 0.01)
+
+
+def test_text_that_looks_a_little_like_a_number_stays_text() -> None:
+    assert load_recipe("scenes", ["name=2e"]).name == "2e"
+    assert load_recipe("scenes", ["name=v1e-5"]).name == "v1e-5"
+
+
+# What is wrong with a file, and the sentence about it.
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "bad.yaml is empty; a recipe needs at least `extends: base` and its own values"),
+        ("- 1\n- 2\n", "bad.yaml: expected `key: value` lines, but it holds [1, 2]"),
+        ("a: [1\nb: 2\n", "bad.yaml, line 2: this is not YAML: expected ',' or ']', but got ':'"),
+        (
+            "extends: scenes\nname: a\nname: b\n",
+            "bad.yaml, line 3: this is not YAML: the key name is there twice",
+        ),
+        (
+            "extends: [sdxl]\n",
+            "bad.yaml: extends should be the name or the path of one recipe, but is ['sdxl']",
+        ),
+        ("extends: bad.yaml\n", "recipes extend each other in a circle: bad.yaml extends bad.yaml"),
+        ("a: \x07\n", "bad.yaml: this is not YAML: "),
+    ],
+)
+def test_one_sentence_for_a_bad_file(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(RMDError) as caught:
+        read_layers(write(tmp_path, "bad.yaml", text))
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_longer_circle_names_every_file_on_it(tmp_path: Path) -> None:
+    write(tmp_path, "b.yaml", "extends: a.yaml\n")
+    write(tmp_path, "a.yaml", "extends: b.yaml\n")
+    start = write(tmp_path, "start.yaml", "extends: a.yaml\n")
+    with pytest.raises(RMDError, match=r"in a circle: a\.yaml extends b\.yaml extends a\.yaml$"):
+        read_layers(start)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(RMDError, match=r"latin\.yaml cannot be read: .*utf-8"):
+        read_layers(str(path))
+
+
+def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
+    for path in (f"{tmp_path}{os.sep}none.yaml", str(tmp_path)):
+        with pytest.raises(
+            RMDError, match=r"there is no recipe file .*; check the path, or name one of pixart, "
+        ):
+            read_layers(path)
+
+
+def test_an_unknown_name_offers_the_nearest_and_lists_all() -> None:
+    with pytest.raises(RMDError) as caught:
+        load_recipe("sdlx")
+    assert str(caught.value).startswith("there is no recipe 'sdlx' (did you mean 'sdxl'?); the recipes are ")
+    assert all(name in str(caught.value) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["", "zzz"])
+def test_an_unknown_name_far_from_all_lists_them(name: str) -> None:
+    with pytest.raises(RMDError, match=rf"^there is no recipe '{name}'; the recipes are pixart, scenes, "):
+        load_recipe(name)
+
+
+@pytest.mark.parametrize("override", ["train.seed", "=1", "train..seed=1", ".=1"])
+def test_an_override_without_key_or_value(override: str) -> None:
+    with pytest.raises(RMDError, match="should look like key=value, for example"):
+        load_recipe("scenes", [override])
+
+
+def test_extends_is_for_files() -> None:
+    with pytest.raises(RMDError, match=r"^extends can only stand in a recipe file"):
+        load_recipe("scenes", ["extends=sdxl"])
