@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+# What tests share without fixtures lies in helpers.py, which importlib mode would not find.
+sys.path.insert(0, str(Path(__file__).parent))
 # Before torch or a Hugging Face library is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -31,9 +31,7 @@ def test_a_side_is_written_in_several_ways(value: object, side: tuple[int, int])
     assert parse_side(value) == side
 
 
-@pytest.mark.parametrize(
-    "value", [0, -8, True, 1.5, "0x5", "4x", "x", "", [1], [1, 2, 3], [1, 0], [1, "2"], None]
-)
+@pytest.mark.parametrize("value", [0, -8, True, 1.5, "0x5", "4x", "x", "", [1], [1, 2, 3], [1, 0], [1, "2"], None])
 def test_what_is_not_a_side(value: object) -> None:
     with pytest.raises(ValueError, match=r"^should be a side in pixels"):
         parse_side(value)
@@ -106,16 +104,12 @@ def test_an_unknown_key_comes_first_and_the_rest_is_counted() -> None:
 def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
     (tmp_path / "parent.yaml").write_text("extends: scenes\nplan: {steps: many}\n")
     (tmp_path / "child.yaml").write_text("extends: parent.yaml\nname: child\n")
-    with pytest.raises(
-        RMDError, match=r"^parent\.yaml: plan\.steps should be a whole number, but is 'many'$"
-    ):
+    with pytest.raises(RMDError, match=r"^parent\.yaml: plan\.steps should be a whole number, but is 'many'$"):
         load_recipe(str(tmp_path / "child.yaml"))
 
 
 def test_a_missing_key_is_asked_of_the_recipe_itself(tmp_path: Path) -> None:
-    (tmp_path / "bare.yaml").write_text(
-        "extends: base\nfamily: x\nteacher: x\nplan: {steps: 1, sides: [8]}\n"
-    )
+    (tmp_path / "bare.yaml").write_text("extends: base\nfamily: x\nteacher: x\nplan: {steps: 1, sides: [8]}\n")
     path = str(tmp_path / "bare.yaml")
     with pytest.raises(RMDError, match=r"^bare\.yaml: noise is missing \(and 1 more\)$"):
         load_recipe(path)
@@ -138,9 +132,7 @@ def test_the_choices_are_those_of_the_plan() -> None:
 def test_training_crosses_as_sampling_does_unless_told_otherwise() -> None:
     same = load_recipe("scenes", ["crossing={rule: corrected, beta: 0.7, train_beta: null}"]).build_plan()
     assert same.training_crossing == same.crossing == plan.Crossing("bilinear", "corrected", 0.7)
-    other = load_recipe(
-        "scenes", ["crossing={upsample: nearest, train_rule: plain, train_beta: 0}"]
-    ).build_plan()
+    other = load_recipe("scenes", ["crossing={upsample: nearest, train_rule: plain, train_beta: 0}"]).build_plan()
     assert other.crossing == plan.Crossing("nearest", "block", 0.5)
     assert other.training_crossing == plan.Crossing("nearest", "plain", 0.0)
 
@@ -205,7 +197,7 @@ CHANGES = {
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
     "method.name": "tdm", "method.guidance": "3.0", "method.metric": "l2", "method.weight": "none",
-    "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr_plus_one",
+    "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7",
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
@@ -247,9 +239,7 @@ def test_lists_are_written_on_one_line() -> None:
 
 
 def test_reading_a_recipe_does_not_import_torch(run_python) -> None:  # type: ignore[no-untyped-def]
-    code = (
-        "import sys; from rmd.config import load_recipe; load_recipe('sdxl'); print('torch' in sys.modules)"
-    )
+    code = "import sys; from rmd.config import load_recipe; load_recipe('sdxl'); print('torch' in sys.modules)"
     assert run_python("-c", code).stdout.strip() == "False"
 
 

@@ -35,9 +35,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             text = str(key.value)
             if text in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {text} is there twice", key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"the key {text} is there twice", key.start_mark)
             seen.add(text)
         return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
 
@@ -112,9 +110,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> list[Layer]:
     if parent is None:
         return [layer]
     if not isinstance(parent, str):
-        raise RMDError(
-            f"{path.name}: extends should be the name or the path of one recipe, but is {parent!r}"
-        )
+        raise RMDError(f"{path.name}: extends should be the name or the path of one recipe, but is {parent!r}")
     return [*_read_chain(_find(parent, path.parent), (*children, resolved)), layer]
 
 

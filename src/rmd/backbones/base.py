@@ -1,0 +1,174 @@
+"""The Backbone protocol: what training and sampling need from a model family, and the registry of families.
+
+A backbone wraps an official diffusers pipeline and copies none of it. The same object serves the teacher, the student
+and the fake score: they are one architecture, so `predict` takes the module that plays the role.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from rmd.errors import RMDError
+from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
+from rmd.plan import Stage
+
+
+@dataclass(frozen=True)
+class Cond:
+    """Encoded prompts: named tensors whose first dimension is the batch."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return next(iter(self.tensors.values())).shape[0]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
+        return Cond({name: change(tensor) for name, tensor in self.tensors.items()})
+
+    def select(self, index: Tensor | slice) -> Cond:
+        """The samples at the given positions."""
+        return self.map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
+        return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
+
+    @staticmethod
+    def cat(parts: Sequence[Cond]) -> Cond:
+        """Join along the batch; every part must have the same names and shapes."""
+        return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+class Backbone(ABC):
+    """One model family around its official pipeline; latents are (B, C, h, w).
+
+    Sides in pixels must be multiples of `size_multiple`.
+    """
+
+    family: ClassVar[str]
+    pipeline_classes: ClassVar[tuple[str, ...]]
+    """Names in `model_index.json` by which `load_backbone` finds the family."""
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Name suffixes of the linear layers that adapters are put on."""
+
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        self.pipe = pipe
+        scheduler = dict(pipe.scheduler.config)
+        self.schedule: NoiseSchedule = schedule_from_config(scheduler)
+        self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The pipeline's denoising network."""
+
+    @property
+    @abstractmethod
+    def size_multiple(self) -> int:
+        """Pixel sides must be multiples of this."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Encode prompts with the pipeline's own tokenizers and encoders."""
+
+    @abstractmethod
+    def null(self, count: int) -> Cond:
+        """What the teacher's unconditional branch gets, `count` times."""
+
+    @abstractmethod
+    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        """Shape of the latents of a batch of pictures of the given pixel size."""
+
+    @abstractmethod
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        """Keyword arguments of the network for a batch at a stage, micro-conditioning included."""
+
+    @abstractmethod
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """One network call: latents (B, C, h, w) and timesteps (B,) to the raw prediction of the latents' shape."""
+
+    @abstractmethod
+    def decode(self, x0: Tensor) -> Tensor:
+        """Latents to images (B, 3, H, W) in [-1, 1]."""
+
+    def predict(self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """One network call read as (x0, eps), both of x's shape and at least float32.
+
+        Args:
+            module: the network that plays the role.
+            x: noisy latents (B, C, h, w).
+            t: a time in 0..1000, or one a sample (B,).
+            kwargs: from `stage_cond`.
+        """
+        times = torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0])
+        timestep = self.schedule.model_timestep(times).to(x.device, torch.float32)
+        output = self.forward(module, x, timestep, kwargs)
+        return to_x0_eps(output, widen(x), self.schedule.alpha(times), self.schedule.sigma(times), self.prediction)
+
+
+_REGISTRY: dict[str, type[Backbone]] = {}
+BackboneType = TypeVar("BackboneType", bound=type[Backbone])
+
+
+def register(backbone: BackboneType) -> BackboneType:
+    """Class decorator: make a family known by its pipelines' class names."""
+    for name in backbone.pipeline_classes:
+        _REGISTRY[name] = backbone
+    return backbone
+
+
+def load_backbone(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Backbone:
+    """Load a pipeline folder (or Hub id) and wrap it in its family's backbone.
+
+    Raises:
+        RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for.
+    """
+    import rmd.backbones.sdxl  # noqa: F401  (registers itself)
+
+    folder = Path(source)
+    if folder.exists():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise RMDError(f"{folder} is no diffusers pipeline: it has no model_index.json")
+        try:
+            name = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
+        _family_of(name)
+    try:
+        with warnings.catch_warnings():
+            # its new name is unknown to the older versions of diffusers that work too
+            warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
+            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RMDError(f"cannot load the pipeline {source}: {reason}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return _family_of(type(pipe).__name__)(pipe)
+
+
+def _family_of(class_name: str) -> type[Backbone]:
+    if class_name not in _REGISTRY:
+        known = ", ".join(sorted(_REGISTRY))
+        raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")
+    return _REGISTRY[class_name]
+
+
+def _prediction(scheduler: Mapping[str, object]) -> Prediction:
+    name = scheduler.get("prediction_type", "epsilon")
+    if name == "epsilon":
+        return "epsilon"
+    if name == "v_prediction":
+        return "v_prediction"
+    if name == "sample":
+        return "sample"
+    raise RMDError(f"the scheduler's prediction_type {name!r} is not supported: use epsilon, v_prediction or sample")

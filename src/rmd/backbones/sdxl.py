@@ -1,0 +1,67 @@
+"""SDXL-type UNets: cross-attention on one or two CLIP encoders, pooled text and size micro-conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone, Cond, register
+from rmd.plan import Stage
+
+
+@register
+class SDXLBackbone(Backbone):
+    """StableDiffusionXLPipeline; the stage's size is told to the network as SDXL's `target_size`."""
+
+    family = "sdxl"
+    pipeline_classes = ("StableDiffusionXLPipeline",)
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+
+    @property
+    def denoiser(self) -> nn.Module:
+        network: nn.Module = self.pipe.unet
+        return network
+
+    @property
+    def size_multiple(self) -> int:
+        downs = len(self.pipe.unet.config.down_block_types) - 1
+        return int(self.pipe.vae_scale_factor * 2**downs)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            prompt=list(prompts), device=self.pipe._execution_device, do_classifier_free_guidance=False
+        )
+        return Cond({"embeds": embeds, "pooled": pooled})
+
+    def null(self, count: int) -> Cond:
+        # SDXL's own rule: the unconditional branch gets zeros, or the empty prompt where the pipeline says so
+        empty = self.encode([""])
+        if self.pipe.config.force_zeros_for_empty_prompt:
+            empty = empty.map(torch.zeros_like)
+        return empty.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        factor = int(self.pipe.vae_scale_factor)
+        return (batch, int(self.pipe.unet.config.in_channels), height // factor, width // factor)
+
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        embeds, pooled = cond.tensors["embeds"], cond.tensors["pooled"]
+        sizes = (final.height, final.width, 0, 0, stage.height, stage.width)
+        time_ids = torch.tensor(sizes, dtype=pooled.dtype, device=pooled.device).expand(len(cond), -1)
+        return {
+            "encoder_hidden_states": embeds,
+            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids},
+        }
+
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        # the state stays in float32 between steps, also around a network in half precision
+        output: Tensor = module(x.to(self.pipe.unet.dtype), timestep, return_dict=False, **kwargs)[0]
+        return output
+
+    def decode(self, x0: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        images: Tensor = vae.decode(x0.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        return images

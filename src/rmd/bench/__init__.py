@@ -1,0 +1,1 @@
+"""Benchmarks: what sampling costs, per stage and end to end."""

@@ -1,0 +1,94 @@
+"""Times the sampler: seconds in the network by stage, and what the cascade loop adds around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone
+from rmd.generate import sample_latents
+from rmd.plan import StepPlan
+from rmd.randomness import CounterNoise
+
+
+class Stopwatch(nn.Module):
+    """A network that counts its evaluations (rows of a batch) and the seconds of each call."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.calls, self.evaluations = module, list[float](), 0
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.calls)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        _wait_for(x.device)
+        began = time.perf_counter()
+        output = self.module(x, *args, **kwargs)
+        _wait_for(x.device)
+        self.calls.append(time.perf_counter() - began)
+        self.evaluations += x.shape[0]
+        return output
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way of sampling a batch: medians over the repeats, in seconds for the whole batch."""
+
+    name: str
+    batch: int
+    network: float
+    by_stage: tuple[float, ...]
+    """Seconds of one network call at each stage."""
+    loop: float
+    decode: float
+    calls: int
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of the loop outside the network over those inside it."""
+        return self.loop / self.network - 1
+
+
+def time_sampling(
+    name: str, backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, repeats: int,
+    guidance: float = 1.0, progress: Callable[[], None] | None = None,
+) -> Timing:  # fmt: skip
+    """Sample one batch `repeats` times after a warm-up and take medians."""
+    cond = backbone.encode(list(prompts))
+    null = backbone.null(len(prompts)) if guidance != 1.0 else None
+    runs = []
+    for repeat in range(repeats + 1):
+        watch, noise = Stopwatch(module), CounterNoise(0, range(len(prompts)), step=repeat)
+        began = time.perf_counter()
+        latents = sample_latents(backbone, watch, plan, cond, noise, null=null, guidance=guidance)
+        _wait_for(latents.device)
+        loop = time.perf_counter() - began
+        began = time.perf_counter()
+        with torch.no_grad():
+            backbone.decode(latents)
+        _wait_for(latents.device)
+        runs.append((watch, loop, time.perf_counter() - began))
+        if progress is not None:
+            progress()
+    runs = runs[1:]
+    by_stage = [
+        median(watch.calls[step.index - 1] for watch, *_ in runs for step in plan.steps if step.stage == stage.index)
+        for stage in plan.stages
+    ]
+    # the overhead is a small difference of large numbers: take both from the same run, the median one
+    watch, loop, _ = sorted(runs, key=lambda run: run[1] / run[0].seconds)[len(runs) // 2]
+    decode = median(seconds for *_, seconds in runs)
+    return Timing(name, len(prompts), watch.seconds, tuple(by_stage), loop, decode, len(watch.calls))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

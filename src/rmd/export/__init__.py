@@ -1,0 +1,1 @@
+"""Students on disk: stock diffusers weights with the plan beside them."""

@@ -1,0 +1,73 @@
+"""Sampling with a backbone: the cascade loop of `sampling.py` driven by a real network, in batches.
+
+Training roll-outs, the demo, the judge and the pipeline all come through `predictor`, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone, Cond
+from rmd.plan import Stage, Step, StepPlan
+from rmd.randomness import CounterNoise, NoiseSource
+from rmd.sampling import OnStep, Predict, guided, run_cascade
+
+
+def predictor(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *,
+    null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None,
+) -> Predict:  # fmt: skip
+    """(x_t, step) -> (x0_hat, eps_hat) of a network on encoded prompts, with guidance where `null` is given.
+
+    Guidance runs both branches in one call: uncond + guidance (cond - uncond), on x0 and on eps. `final` is the size
+    that the network is told the picture has, where it is not the plan's last.
+    """
+    final = plan.stages[-1] if final is None else final
+    both = cond if null is None else Cond.cat([cond, null])
+    kwargs = {stage.index: backbone.stage_cond(both, stage, final) for stage in plan.stages}
+
+    def predict(x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        if null is None:
+            return backbone.predict(module, x, step.model_time, kwargs[step.stage])
+        x0, eps = backbone.predict(module, torch.cat([x, x]), step.model_time, kwargs[step.stage])
+        (x0, x0_null), (eps, eps_null) = x0.chunk(2), eps.chunk(2)
+        return guided(x0, x0_null, guidance), guided(eps, eps_null, guidance)
+
+    return predict
+
+
+@torch.no_grad()
+def sample_latents(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
+    null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
+) -> Tensor:  # fmt: skip
+    """Clean latents of a batch of encoded prompts (Alg. 2)."""
+    return run_cascade(
+        predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
+        plan,
+        backbone.schedule,
+        lambda stage: backbone.latent_shape(len(cond), stage.height, stage.width),
+        noise,
+        on_step=on_step,
+    )
+
+
+@torch.no_grad()
+def sample_images(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
+    batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """Images (n, 3, H, W) in [-1, 1] for n prompts; sample i's noise depends on (seed, first + i) alone."""
+    images = []
+    for start in range(0, len(prompts), batch_size):
+        part = list(prompts[start : start + batch_size])
+        noise = CounterNoise(seed, range(first + start, first + start + len(part)))
+        null = backbone.null(len(part)) if guidance != 1.0 else None
+        latents = sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
+        images.append(backbone.decode(latents).clamp(-1, 1))
+        if progress is not None:
+            progress(len(part))
+    return torch.cat(images)

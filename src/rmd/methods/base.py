@@ -1,0 +1,162 @@
+"""What every distillation method shares: roll-out, teacher and fake predictions, and the two losses' skeleton."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone, Cond
+from rmd.config import MethodConfig
+from rmd.generate import predictor
+from rmd.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
+from rmd.plan import Stage, Step, StepPlan
+from rmd.randomness import NoiseSource, choice_index
+from rmd.roles import Role, Roles
+from rmd.sampling import guided, run_cascade
+
+TAU_MARGIN = 20.0
+"""Teacher times for the scores keep this distance from 0 and 1000, where x0 or the noise is not determined (DMD)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The prompts of one iteration, encoded, and its noise; `null` is what the unconditional branch gets."""
+
+    iteration: int
+    cond: Cond
+    null: Cond
+    noise: NoiseSource
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A student's sample at the step being trained, in the teacher's space, all detached.
+
+    y: clean sample at the teacher's resolution. eps_hat: the step's predicted noise at its own. f_real, f_fake: what
+    teacher and fake score read in x_tau, y noised to the teacher times tau (B,).
+    """
+
+    step: Step
+    y: Tensor
+    eps_hat: Tensor
+    tau: Tensor
+    x_tau: Tensor
+    f_real: Tensor
+    f_fake: Tensor
+
+
+class Method(ABC):
+    """Losses of one distillation method over a backbone, its roles and a plan.
+
+    `evaluations` counts the network calls (batches) by role, roll-outs included.
+    """
+
+    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
+        self.backbone, self.roles, self.plan, self.config, self.seed = backbone, roles, plan, config, seed
+        self.final = plan.stages[-1]
+        self.evaluations: Counter[Role] = Counter()
+
+    @abstractmethod
+    def project(self, x0_hat: Tensor) -> Tensor:
+        """The step's clean prediction in the teacher's space; differentiable."""
+
+    @abstractmethod
+    def tau_noise(self, rollout_eps: Tensor, noise: Tensor, step: Step, tau: Tensor) -> Tensor:
+        """The noise that takes the projected sample to tau, from the predicted and fresh unit noise."""
+
+    def fake_weight(self, mixed: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """Weight (B,) of the fake score's error in x0 (Eq. 9): min(SNR, cap), plus one for v-prediction's own."""
+        schedule = self.backbone.schedule
+        snr = snr_weight(schedule.alpha(tau), schedule.sigma(tau), self.config.snr_cap)
+        return snr + 1.0 if self.config.fake_weight == "snr_plus_one" else snr
+
+    def draw_step(self, iteration: int) -> Step:
+        """The step this iteration trains: a stage, then one of its steps, uniformly; stage 1 alone in the warm-up.
+
+        Keyed by the iteration, so every rank draws the same (shapes differ between steps).
+        """
+        stages = self.plan.stages[:1] if iteration < self.config.warmup_steps else self.plan.stages
+        stage = stages[choice_index(len(stages), seed=self.seed, step=iteration, purpose="stage")]
+        steps = [step for step in self.plan.steps if step.stage == stage.index]
+        return steps[choice_index(len(steps), seed=self.seed, step=iteration, purpose="step")]
+
+    def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
+        return self.backbone.latent_shape(batch, stage.height, stage.width)
+
+    def predict(
+        self, role: Role, module: nn.Module, x: Tensor, t: Tensor | float, cond: Cond, stage: Stage
+    ) -> tuple[Tensor, Tensor]:
+        """One network call as (x0, eps), counted."""
+        self.evaluations[role] += 1
+        return self.backbone.predict(module, x, t, self.backbone.stage_cond(cond, stage, self.final))
+
+    @torch.no_grad()
+    def state_before(self, batch: Batch, step: Step) -> Tensor:
+        """The student's state entering `step`: the sampler's own loop, no further than needed (Alg. 1)."""
+        self.evaluations["student"] += step.index - 1
+        with self.roles.use("student") as student:
+            return run_cascade(
+                predictor(self.backbone, student, self.plan, batch.cond),
+                self.plan,
+                self.backbone.schedule,
+                lambda stage: self.latent_shape(len(batch.cond), stage),
+                batch.noise,
+                crossing=self.plan.training_crossing,
+                until=step.index,
+            )
+
+    @torch.no_grad()
+    def teacher_x0(self, x_tau: Tensor, tau: Tensor, batch: Batch) -> Tensor:
+        """f_real: the teacher's guided prediction, both branches in one call."""
+        guidance = self.config.guidance
+        with self.roles.use("teacher") as teacher:
+            if guidance == 1.0:
+                return self.predict("teacher", teacher, x_tau, tau, batch.cond, self.final)[0]
+            both = Cond.cat([batch.cond, batch.null])
+            x0, _ = self.predict(
+                "teacher", teacher, x_tau.repeat(2, *[1] * (x_tau.ndim - 1)), tau.repeat(2), both, self.final
+            )
+        cond, uncond = x0.chunk(2)
+        return guided(cond, uncond, guidance)
+
+    def draw_tau(self, batch: Batch, step: Step, purpose: str) -> Tensor:
+        """Teacher times (B,) float64 for the scores, uniform in the step's segment or from its lower end up."""
+        high = step.tau_high if self.config.tau == "segment" else 1000.0
+        low = min(max(step.tau_low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
+        high = max(min(high, 1000.0 - TAU_MARGIN), low)
+        drawn = batch.noise.uniform((len(batch.cond),), purpose).double()
+        return low + (high - low) * drawn
+
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        """Generator loss (Eq. 7, 8) of one step, and the sample it was computed on."""
+        x_t = self.state_before(batch, step)
+        with self.roles.use("student") as student:
+            x0_hat, eps_hat = self.predict(
+                "student", student, x_t, step.model_time, batch.cond, self.plan.stage_of(step)
+            )
+        y = self.project(x0_hat)
+        tau = self.draw_tau(batch, step, "tau-student")
+        fresh = batch.noise.normal(y.shape, "noise-student")
+        with torch.no_grad():
+            mixed = self.tau_noise(eps_hat, fresh, step, tau)
+            x_tau = self.backbone.schedule.add_noise(y.detach(), mixed, tau)
+            f_real = self.teacher_x0(x_tau, tau, batch)
+            with self.roles.use("fake") as fake:
+                f_fake, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.final)
+        weight = sample_weight(y, f_real) if self.config.weight == "sample" else None
+        loss = generator_loss(y, f_real, f_fake, weight=weight, metric=self.config.metric)
+        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+
+    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+        """Fake-score loss (Eq. 9) on the student's sample, noised anew for every update."""
+        tau = self.draw_tau(batch, rollout.step, f"tau-fake-{update}")
+        fresh = batch.noise.normal(rollout.y.shape, f"noise-fake-{update}")
+        mixed = self.tau_noise(rollout.eps_hat, fresh, rollout.step, tau)
+        x_tau = self.backbone.schedule.add_noise(rollout.y, mixed, tau)
+        with self.roles.use("fake") as fake:
+            x0, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.final)
+        return fake_score_loss(x0, rollout.y, self.fake_weight(mixed, fresh, tau))

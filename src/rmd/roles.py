@@ -1,0 +1,195 @@
+"""Student, teacher and fake score behind one API: one frozen base with two adapters, or three full copies.
+
+`roles.use(role)` yields the network of a role. `roles.backward(role, loss)` is the only way to a gradient: it
+checks that the role's own parameters, and no others, received one, because switching adapters can drop gradients
+silently.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from rmd.errors import RMDError
+
+Role = Literal["student", "teacher", "fake"]
+TRAINED: tuple[Literal["student", "fake"], ...] = ("student", "fake")
+
+
+class GradientRoutingError(RuntimeError):
+    """A gradient went where it must not go, or did not arrive; a programming error, never a user's."""
+
+
+class Roles(ABC):
+    """The three networks of a distillation."""
+
+    mode: Literal["lora", "full"]
+
+    @abstractmethod
+    def use(self, role: Role) -> AbstractContextManager[nn.Module]:
+        """Context manager that yields the network of a role."""
+
+    @abstractmethod
+    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+        """Trainable parameters by a name that is the same for student and fake; none for the teacher."""
+
+    @abstractmethod
+    def frozen(self) -> list[nn.Parameter]:
+        """Parameters that no update may touch."""
+
+    def trainable(self, role: Role) -> list[nn.Parameter]:
+        return list(self.named_trainable(role).values())
+
+    def state(self, role: Role) -> dict[str, Tensor]:
+        """Detached trainable tensors of a role, by name."""
+        return {name: parameter.detach() for name, parameter in self.named_trainable(role).items()}
+
+    @torch.no_grad()
+    def load_state(self, role: Role, state: dict[str, Tensor]) -> None:
+        """Copy tensors into a role; RMDError when names or shapes are not this network's."""
+        own = self.named_trainable(role)
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise RMDError(f"the weights for the {role} belong to another network or another LoRA rank")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def zero_grad(self) -> None:
+        """Drop every gradient, so that the next check sees those of one backward pass."""
+        for role in TRAINED:
+            for parameter in self.trainable(role):
+                parameter.grad = None
+
+    def backward(self, role: Literal["student", "fake"], loss: Tensor) -> None:
+        """Back-propagate with the role active and check the routing.
+
+        Raises:
+            GradientRoutingError: another role or the frozen base got a gradient, or one of the role's got none.
+        """
+        with self.use(role):
+            loss.backward()
+        self.check_gradients(role)
+
+    def check_gradients(self, role: Literal["student", "fake"]) -> None:
+        """Assert that `role`, and nothing else, holds gradients (DESIGN invariant: one frozen base)."""
+        own = self.named_trainable(role)
+        missing = [name for name, parameter in own.items() if parameter.grad is None]
+        if missing:
+            raise GradientRoutingError(
+                f"{len(missing)} of {len(own)} parameters of the {role} got no gradient ({missing[0]}): "
+                "was another role active?"
+            )
+        other: Role = "fake" if role == "student" else "student"
+        strays = [name for name, parameter in self.named_trainable(other).items() if parameter.grad is not None]
+        if strays:
+            raise GradientRoutingError(f"the {role}'s update put gradients on the {other} ({strays[0]})")
+        if any(parameter.grad is not None for parameter in self.frozen()):
+            raise GradientRoutingError(f"the {role}'s update put gradients on frozen weights")
+
+
+class FullRoles(Roles):
+    """Three copies of the network: the teacher frozen, student and fake score trained in full."""
+
+    mode = "full"
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._modules: dict[Role, nn.Module] = {
+            "teacher": denoiser.requires_grad_(False).eval(),
+            "student": deepcopy(denoiser).requires_grad_(True),
+            "fake": deepcopy(denoiser).requires_grad_(True),
+        }
+
+    @contextmanager
+    def use(self, role: Role) -> Iterator[nn.Module]:
+        yield self._modules[role]
+
+    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+        return {} if role == "teacher" else dict(self._modules[role].named_parameters())
+
+    def frozen(self) -> list[nn.Parameter]:
+        return list(self._modules["teacher"].parameters())
+
+
+class LoraRoles(Roles):
+    """One frozen base with the adapters "student" and "fake"; the teacher is the base with adapters off."""
+
+    mode = "lora"
+
+    def __init__(self, denoiser: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:
+        """Put two adapters on the linear layers whose names end in one of `targets`.
+
+        Adapters start as the identity (their second matrix is zero), so all three roles start equal. The global
+        generator is left as it was found.
+        """
+        self._base = denoiser.requires_grad_(False).eval()
+        # PEFT draws on the CPU before it moves an adapter; torch.manual_seed would also reseed the accelerators
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are wanted
+            torch.default_generator.manual_seed(seed)
+            for name in TRAINED:
+                config = LoraConfig(
+                    r=rank,
+                    lora_alpha=alpha,  # type: ignore[arg-type]  # annotated int, but only ever divided by the rank
+                    target_modules=list(targets),
+                    lora_dropout=0.0,
+                )
+                inject_adapter_in_model(config, self._base, adapter_name=name)
+        self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
+        self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        self._active: Role = "teacher"
+        self._switch("teacher")
+
+    @contextmanager
+    def use(self, role: Role) -> Iterator[nn.Module]:
+        previous = self._active
+        self._switch(role)
+        try:
+            yield self._base
+        finally:
+            self._switch(previous)
+
+    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+        return {} if role == "teacher" else self._trained[role]
+
+    def frozen(self) -> list[nn.Parameter]:
+        ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
+        return [p for p in self._base.parameters() if id(p) not in ours]
+
+    def _adapter(self, name: str) -> dict[str, nn.Parameter]:
+        mark = f".{name}."
+        return {full.replace(mark, "."): p for full, p in self._base.named_parameters() if mark in full}
+
+    def _switch(self, role: Role) -> None:
+        self._active = role
+        for layer in self._layers:
+            layer.enable_adapters(role != "teacher")
+            if role != "teacher":
+                layer.set_adapter([role])
+        # PEFT turns requires_grad off for adapters that are not active, which would drop the gradients of a graph
+        # built before the switch; ours always train both
+        for name in TRAINED:
+            for parameter in self._trained[name].values():
+                parameter.requires_grad_(True)
+
+
+def build_roles(
+    denoiser: nn.Module,
+    *,
+    mode: Literal["lora", "full"],
+    targets: Sequence[str],
+    rank: int = 64,
+    alpha: float = 64.0,
+    seed: int = 0,
+) -> Roles:
+    """Roles of either mode over a teacher's network, which they take over."""
+    if mode == "full":
+        return FullRoles(denoiser)
+    return LoraRoles(denoiser, targets=targets, rank=rank, alpha=alpha, seed=seed)

@@ -1,0 +1,64 @@
+"""What a run writes about itself: `metrics.jsonl` always, TensorBoard events, and PNG panels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Tracker:
+    """Writes metrics and pictures of a run into its folder; a resumed run goes on where the file must continue."""
+
+    def __init__(self, folder: Path, *, start: int) -> None:
+        """Open the run's files; records of iterations after the first `start` are dropped, to be made again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["iteration"] <= start]
+        partial = folder / f".{self.path.name}.partial"
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(self.path)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Append one record; values that are not finite are written as null."""
+        record = {"iteration": iteration, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, iteration)
+
+    def picture(self, name: str, iteration: int, image: Image.Image) -> Path:
+        """Save `<name>-<iteration>.png` and show it in TensorBoard."""
+        path = self.folder / "pictures" / f"{name}-{iteration:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        self._events.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
+        return path
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Records of a metrics file; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

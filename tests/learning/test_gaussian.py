@@ -1,0 +1,125 @@
+"""Distillation learns: on data whose scores are known exactly, students reach the teacher's mean and spread.
+
+The data are pictures of one colour, c ~ N(MEAN, STD^2), at any resolution. Given a noisy picture of n pixels the
+clean one is, on average, m + a s^2 / (a^2 s^2 + sigma^2 / n) (mean(x_t) - a m), which is the teacher's network;
+gain and bias by time are what student and fake score train. Few steps of that teacher spread far too little. A
+picture has one pixel, or four at the higher resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from helpers import LinearBackbone, cascade, make_method
+from torch import Tensor, nn
+
+from rmd.backbones import Cond
+from rmd.generate import sample_latents
+from rmd.methods import Batch, Method
+from rmd.noise import VPSchedule
+from rmd.plan import Crossing
+from rmd.randomness import generator
+
+MEAN, STD = 0.7, 0.5
+TOO_BRIGHT = 0.4
+"""By how much every prediction of the student is off at first."""
+TOLERANCE = 0.08
+BATCH, ITERATIONS, FAKE_UPDATES = 256, 300, 4
+SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "sample"}
+
+
+class Colour(nn.Module):
+    """The exact predictor of a clean picture, with a trainable gain and bias at eleven times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule = VPSchedule.from_config(SCHEDULER)
+        self.table = nn.Parameter(torch.zeros(11, 2))
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        t = timestep.double() + 1
+        a, sigma = self.schedule.alpha(t).float(), self.schedule.sigma(t).float()
+        pooled = x.mean(dim=(1, 2, 3))
+        gain = a * STD**2 / (a**2 * STD**2 + sigma**2 / x[0].numel())
+        position = (timestep / 100).clamp(max=9.999)
+        below = position.long()
+        change = torch.lerp(self.table[below], self.table[below + 1], (position - below)[:, None])
+        colour = MEAN + change[:, 1] + gain * (1 + change[:, 0]) * (pooled - a * MEAN)
+        return colour[:, None, None, None].expand_as(x)
+
+
+class Draws:
+    """Noise for a whole batch at once: quicker here than a generator for every sample."""
+
+    def __init__(self, *key: int) -> None:
+        self.key = key
+
+    def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
+        return torch.randn(*shape, generator=generator(0, *self.key, purpose))
+
+    def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
+        return torch.rand(*shape, generator=generator(0, *self.key, purpose))
+
+
+def make(name: str, sides: Sequence[int]) -> Method:
+    backbone = LinearBackbone(Colour(), channels=1, **SCHEDULER)
+    crossing = Crossing(rule="block", beta=0.5)
+    plan = cascade(backbone, sides=sides, crossing=crossing, training_crossing=crossing)
+    method = make_method(backbone, plan, name=name, guidance=1.0, fake_updates=FAKE_UPDATES)
+    with torch.no_grad():
+        method.roles.trainable("student")[0][:, 1] += TOO_BRIGHT
+    return method
+
+
+def train(method: Method) -> None:
+    """The loop of the trainer, with decaying steps and without its files."""
+    cond = Cond({"context": torch.zeros(BATCH)})
+    optimizers = {
+        role: torch.optim.Adam(method.roles.trainable(role), lr=lr, betas=(0.0, 0.9))
+        for role, lr in (("student", 0.02), ("fake", 0.05))
+    }
+
+    def update(role: Any, loss: Tensor, factor: float) -> None:
+        method.roles.zero_grad()
+        method.roles.backward(role, loss)
+        torch.nn.utils.clip_grad_norm_(method.roles.trainable(role), 1.0)
+        for group in optimizers[role].param_groups:
+            group["lr"] = factor * group.setdefault("initial", group["lr"])
+        optimizers[role].step()
+
+    for iteration in range(ITERATIONS):
+        factor = min(1.0, 2 * (1 - iteration / ITERATIONS))
+        batch = Batch(iteration, cond, cond, Draws(iteration))
+        loss, rollout = method.student_loss(batch, method.draw_step(iteration))
+        update("student", loss, factor)
+        for number in range(FAKE_UPDATES):
+            update("fake", method.fake_loss(batch, rollout, number), factor)
+
+
+def colours(method: Method, count: int = 4096) -> tuple[float, float]:
+    """Mean and spread of the colours that the student paints."""
+    cond = Cond({"context": torch.zeros(count)})
+    with method.roles.use("student") as student:
+        pictures = sample_latents(method.backbone, student, method.plan, cond, Draws(10**6))
+    pooled = pictures.mean(dim=(1, 2, 3))
+    return float(pooled.mean()), float(pooled.std())
+
+
+@pytest.mark.parametrize(("name", "sides"), [("tdm", (1,)), ("rmd", (1,)), ("rmd", (1, 2))])
+def test_training_moves_the_student_to_the_teachers_mean_and_spread(name: str, sides: tuple[int, ...]) -> None:
+    method = make(name, sides)
+    mean, std = colours(method)
+    assert abs(mean - MEAN) > 4 * TOLERANCE, "a student that has not been trained must fail"
+    assert abs(std - STD) > 2 * TOLERANCE
+    train(method)
+    assert colours(method) == pytest.approx((MEAN, STD), abs=TOLERANCE)
+
+
+def test_the_teacher_is_exact() -> None:
+    """In many steps its own cascade paints the data."""
+    backbone = LinearBackbone(Colour(), channels=1, **SCHEDULER)
+    method = make_method(backbone, cascade(backbone, sides=(1,), steps=100), guidance=1.0)
+    assert colours(method) == pytest.approx((MEAN, STD), abs=0.03)

@@ -1,0 +1,42 @@
+"""The sampling benchmark: it counts what was evaluated, and its parts add up."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rmd.bench.sampling import Stopwatch, time_sampling
+from rmd.plan import build_plan
+from tests.helpers import PROMPTS, tiny_sdxl
+
+
+def test_stopwatch_changes_nothing_and_counts_rows() -> None:
+    layer = nn.Linear(3, 2)
+    watch, x = Stopwatch(layer), torch.randn(5, 3)
+    assert torch.equal(watch(x), layer(x))
+    watch(x[:2])
+    assert watch.evaluations == 7
+    assert len(watch.calls) == 2
+    assert watch.seconds == sum(watch.calls) > 0
+
+
+def test_timing_counts_calls_and_orders_stages() -> None:
+    backbone = tiny_sdxl()
+    plan = build_plan(backbone.schedule, steps=4, sides=[(16, 16), (32, 32)], thresholds=[-2.5])
+    ticks: list[int] = []
+    timing = time_sampling(
+        "cascade", backbone, backbone.denoiser, plan, PROMPTS, repeats=2, progress=lambda: ticks.append(1)
+    )
+    assert timing.calls == 4
+    assert timing.batch == len(PROMPTS)
+    assert len(timing.by_stage) == 2
+    assert len(ticks) == 3  # a warm-up and two repeats
+    assert timing.loop > timing.network > 0
+    assert timing.overhead == timing.loop / timing.network - 1
+
+
+def test_guidance_doubles_the_batch_not_the_calls() -> None:
+    backbone = tiny_sdxl()
+    plan = build_plan(backbone.schedule, steps=2, sides=[(16, 16)], thresholds=[])
+    timing = time_sampling("teacher", backbone, backbone.denoiser, plan, PROMPTS, repeats=1, guidance=2.0)
+    assert timing.calls == 2

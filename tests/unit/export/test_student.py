@@ -1,0 +1,225 @@
+"""A student on disk is one that stock diffusers loads, and predicts what it predicted in training."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from helpers import PROMPTS, assert_same, copy_state, make_recipe, tiny_pipeline, tiny_sdxl, write_prompts
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.config import Recipe, config_hash
+from rmd.errors import RMDError
+from rmd.export import student as module
+from rmd.export.student import CONFIG_NAME, load_student, save_student
+from rmd.generate import sample_images
+from rmd.plan import Stage, StepPlan
+from rmd.roles import Roles, build_roles
+
+FINAL = Stage(1, 32, 32)
+
+
+def distilled(backbone: Backbone, recipe: Recipe) -> Roles:
+    """Roles whose student has moved well away from its teacher."""
+    roles = build_roles(
+        backbone.denoiser,
+        mode=recipe.roles.mode,
+        targets=backbone.lora_targets,
+        rank=recipe.roles.rank,
+        alpha=recipe.roles.alpha,
+    )
+    g = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in roles.trainable("student"):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
+    return roles
+
+
+@torch.no_grad()
+def predict(backbone: Backbone, network: torch.nn.Module) -> Tensor:
+    """The network's raw output on fixed latents, times and prompts."""
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    kwargs = backbone.stage_cond(backbone.encode(PROMPTS[:2]), FINAL, FINAL)
+    output: Tensor = network(x, torch.tensor([800.0, 100.0]), **kwargs).sample
+    return output
+
+
+def predictions(backbone: Backbone, roles: Roles) -> tuple[Tensor, Tensor]:
+    """Of the student and of the teacher."""
+    with roles.use("student") as student:
+        first = predict(backbone, student)
+    with roles.use("teacher") as teacher:
+        return first, predict(backbone, teacher)
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> dict[str, Recipe]:
+    prompts = write_prompts(tmp_path)
+    return {mode: make_recipe(prompts, mode) for mode in ("full", "lora")}
+
+
+@pytest.mark.parametrize("two_encoders", [False, True])
+def test_a_full_student_is_a_stock_pipeline(two_encoders: bool, recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    backbone = tiny_sdxl(two_encoders=two_encoders)
+    roles = distilled(backbone, recipes["full"])
+    before = copy_state(backbone.denoiser)
+    folder = save_student(backbone, roles.state("student"), recipes["full"], tmp_path / "student")
+    student, teacher = predictions(backbone, roles)
+    assert (student - teacher).abs().max() > 0.01
+
+    loaded = DiffusionPipeline.from_pretrained(folder)
+    assert type(loaded) is StableDiffusionXLPipeline
+    assert torch.equal(predict(backbone, loaded.unet), student)
+    ours, theirs = dict(backbone.pipe.scheduler.config), dict(loaded.scheduler.config)
+    ours.pop("_use_default_values")  # which values were given, not what they are
+    assert theirs == ours
+    assert_same(copy_state(loaded.vae), copy_state(backbone.pipe.vae))
+    assert_same(copy_state(backbone.denoiser), before)  # the teacher in memory is as it was
+
+
+@pytest.mark.parametrize("two_encoders", [False, True])
+def test_a_lora_student_is_a_lora_of_stock_diffusers(
+    two_encoders: bool, recipes: dict[str, Recipe], tmp_path: Path
+) -> None:
+    """With alpha (4) other than the rank (2): a reader that loses it would scale the adapter wrongly."""
+    backbone = tiny_sdxl(two_encoders=two_encoders)
+    roles = distilled(backbone, recipes["lora"])
+    folder = save_student(backbone, roles.state("student"), recipes["lora"], tmp_path / "student")
+    student, teacher = predictions(backbone, roles)
+    assert (student - teacher).abs().max() > 0.01
+
+    fresh = tiny_pipeline(two_encoders=two_encoders)
+    torch.testing.assert_close(predict(backbone, fresh.unet), teacher, rtol=0, atol=1e-5)
+    fresh.load_lora_weights(folder)
+    torch.testing.assert_close(predict(backbone, fresh.unet), student, rtol=0, atol=1e-5)
+    fresh.fuse_lora()
+    torch.testing.assert_close(predict(backbone, fresh.unet), student, rtol=0, atol=1e-4)
+    fresh.unload_lora_weights()
+    fresh.unfuse_lora()
+
+
+def test_a_lora_file_holds_the_student_alone_under_its_usual_names(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    backbone = tiny_sdxl()
+    roles = distilled(backbone, recipes["lora"])
+    folder = save_student(backbone, roles.state("student"), recipes["lora"], tmp_path / "student")
+    assert sorted(path.name for path in folder.iterdir()) == ["pytorch_lora_weights.safetensors", CONFIG_NAME]
+    with safe_open(folder / "pytorch_lora_weights.safetensors", "pt") as file:
+        saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert_same(saved, {f"unet.{name}": value for name, value in roles.state("student").items()})
+    assert header["unet.r"] == 2
+    assert header["unet.lora_alpha"] == 4.0
+    assert header["unet.target_modules"] == list(backbone.lora_targets)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_the_plan_goes_along(mode: str, recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    recipe, backbone = recipes[mode], tiny_sdxl()
+    folder = save_student(backbone, distilled(backbone, recipe).state("student"), recipe, tmp_path / "student")
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    assert StepPlan.from_dict(config.pop("plan")) == recipe.build_plan()
+    assert config == {
+        "version": 1,
+        "method": "rmd",
+        "mode": mode,
+        "teacher": "tiny",
+        "family": "sdxl",
+        "recipe": "tiny",
+        "recipe_hash": config_hash(recipe),
+    }
+
+
+def test_a_loaded_student_samples_the_same_pictures(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    recipe, backbone = recipes["full"], tiny_sdxl()
+    roles, plan = distilled(backbone, recipe), recipe.build_plan()
+    folder = save_student(backbone, roles.state("student"), recipe, tmp_path / "student")
+    loaded = load_student(folder)
+    assert loaded.plan == plan
+    with roles.use("student") as network:
+        expected = sample_images(backbone, network, plan, PROMPTS, seed=0)
+    images = sample_images(loaded.backbone, loaded.backbone.denoiser, loaded.plan, PROMPTS, seed=0)
+    assert torch.equal(images, expected)
+
+
+def test_a_student_replaces_a_student_and_nothing_else(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    recipe, backbone, folder = recipes["lora"], tiny_sdxl(), tmp_path / "student"
+    state = distilled(backbone, recipe).state("student")
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(RMDError, match=f"^{folder} holds something that is no student: remove it, or choose another"):
+        save_student(backbone, state, recipe, folder)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").unlink()
+    save_student(backbone, state, recipe, folder)  # an empty folder will do
+    (folder / "left.txt").write_text("of the student before")
+    save_student(backbone, state, recipe, folder)
+    assert not (folder / "left.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(errno.ENOSPC, "No space left on device"), "No space left on device"), (SafetensorError("full"), "full")],
+)
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_save_that_fails_keeps_the_student_before(
+    mode: str,
+    error: Exception,
+    reason: str,
+    recipes: dict[str, Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, backbone, folder = recipes[mode], tiny_sdxl(), tmp_path / "out" / "student"
+    roles = distilled(backbone, recipe)
+    save_student(backbone, roles.state("student"), recipe, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    weights = copy_state(backbone.denoiser)
+
+    def fail(*arguments: Any) -> None:
+        arguments[-1].mkdir()
+        (arguments[-1] / "half").write_text("")
+        raise error
+
+    monkeypatch.setattr(module, "_save_pipeline" if mode == "full" else "_save_lora", fail)
+    with pytest.raises(RMDError, match=f"^cannot save the student to {folder}: {reason}$"):
+        save_student(backbone, roles.state("student"), recipe, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["student"]
+    assert_same(copy_state(backbone.denoiser), weights)
+
+
+def test_the_teacher_comes_back_when_the_pipeline_cannot_be_saved(
+    recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_sdxl()
+    roles, before = distilled(backbone, recipes["full"]), copy_state(backbone.denoiser)
+
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(backbone.pipe, "save_pretrained", fail)
+    with pytest.raises(RMDError, match="No space left on device"):
+        save_student(backbone, roles.state("student"), recipes["full"], tmp_path / "student")
+    assert_same(copy_state(backbone.denoiser), before)
+    assert not (tmp_path / "student").exists()
+
+
+def test_what_is_no_student_is_told(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=f"holds no student: it has no {CONFIG_NAME}$"):
+        load_student(tmp_path)
+    backbone = tiny_sdxl()
+    state = distilled(backbone, recipes["lora"]).state("student")
+    folder = save_student(backbone, state, recipes["lora"], tmp_path / "student")
+    with pytest.raises(RMDError, match="holds a LoRA student: load it into its teacher, tiny, with load_lora_weights"):
+        load_student(folder)
+    for text in ("{", "[]", "{}"):
+        (folder / CONFIG_NAME).write_text(text)
+        with pytest.raises(RMDError, match=r"is not readable \(.*\): save the student again$"):
+            load_student(folder)

@@ -1,0 +1,403 @@
+"""The training loop: exact resume after any kind of end, no update from a bad loss, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import LinearBackbone, assert_same, make_recipe, tiny_sdxl, write_prompts
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.config import Recipe, load_recipe, to_yaml
+from rmd.errors import RMDError
+from rmd.roles import TRAINED
+from rmd.train.checkpoint import checkpoints
+from rmd.train.loop import PANEL_PROMPTS, Trainer
+from rmd.train.tracking import read_metrics
+
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+modes = pytest.mark.parametrize("mode", ["lora", "full"])
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return write_prompts(tmp_path)
+
+
+def toy(recipe: Recipe, folder: Path, backbone: Backbone | None = None) -> Trainer:
+    return Trainer(recipe, LinearBackbone(**ZERO_SNR) if backbone is None else backbone, folder)
+
+
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights, average and optimiser states by name."""
+    found = {f"average/{name}": value.clone() for name, value in trainer.trained.average.items()}
+    for role in TRAINED:
+        found |= {f"{role}/{name}": value.clone() for name, value in trainer.roles.state(role).items()}
+        optimizer = trainer.trained.optimizers[role]
+        for name, parameter in trainer.roles.named_trainable(role).items():
+            for key, value in optimizer.state[parameter].items():
+                found[f"{role}/{name}/{key}"] = torch.as_tensor(value).clone()
+    return found
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The run's records, without the one number that is of the clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process between two iterations."""
+
+
+def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
+    def check(done: int, values: dict[str, float]) -> None:
+        if done == iteration:
+            raise Crash
+
+    return check
+
+
+@modes
+@pytest.mark.parametrize(("kind", "half"), [("toy", 3), ("sdxl", 2)])
+def test_a_run_is_half_of_it_a_crash_and_the_other_half(
+    mode: str, kind: str, half: int, prompts: Path, tmp_path: Path
+) -> None:
+    train = {"iterations": 2 * half, "checkpoint_every": half}
+    recipe = make_recipe(prompts, mode, plan={"sides": [8, 16]}, train=train)
+
+    def make(name: str) -> Trainer:
+        return toy(recipe, tmp_path / name, tiny_sdxl() if kind == "sdxl" else None)
+
+    torch.manual_seed(1)
+    whole = make("whole")
+    assert whole.train() == 2 * half
+    torch.manual_seed(2)  # nothing may depend on the global generator
+    first = make("parts")
+    first.on_iteration = crash_at(half + 1)
+    with pytest.raises(Crash):
+        first.train()
+    assert len(metrics(tmp_path / "parts")) == half + 1
+    second = make("parts")
+    assert second.train(resume=True) == 2 * half
+    assert_same(everything(second), everything(whole))
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert [row["iteration"] for row in metrics(tmp_path / "parts")] == list(range(1, 2 * half + 1))
+    trained, fresh = everything(whole), everything(make("fresh"))
+    still = [name for name, value in fresh.items() if torch.equal(trained[name], value)]
+    assert not still, "an update that does nothing would make any resume exact"
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from helpers import LinearBackbone
+from rmd.config import load_recipe
+from rmd.train.loop import Trainer
+backbone = LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+trainer = Trainer(load_recipe(sys.argv[2]), backbone, Path(sys.argv[3]))
+trainer.on_iteration = lambda done, values: time.sleep(0.01 if done < 30 else 0.3)  # never done before the kill
+trainer.train()
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_weights(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, train={"iterations": 60, "checkpoint_every": 1})
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    folder, helpers = tmp_path / "killed", Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", KILLED, str(helpers), str(tmp_path / "recipe.yaml"), str(folder)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    try:
+        while not checkpoints(folder / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.8))  # any moment will do
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    left = len(metrics(folder))
+    assert 0 < left < 60
+    whole, resumed = toy(recipe, tmp_path / "whole"), toy(recipe, folder)
+    assert whole.train() == resumed.train(resume=True) == 60
+    assert_same(everything(resumed), everything(whole))
+    assert metrics(folder) == metrics(tmp_path / "whole")
+
+
+def send(number: int, at: int) -> Callable[[int, dict[str, float]], None]:
+    def signal_at(done: int, values: dict[str, float]) -> None:
+        if done >= at:
+            os.kill(os.getpid(), number)
+
+    return signal_at
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_iteration_finish_and_saves(number: int, prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, train={"iterations": 50, "checkpoint_every": 100, "log_every": 100})
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    trainer = toy(recipe, tmp_path / "run")
+    iterate = trainer.iterate
+
+    def interrupted(iteration: int) -> Any:
+        if iteration == 4:
+            os.kill(os.getpid(), number)
+        return iterate(iteration)
+
+    trainer.iterate = interrupted  # type: ignore[method-assign]
+    assert trainer.train() == 5
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000005"]
+    assert [row["iteration"] for row in metrics(tmp_path / "run")] == [5]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    resumed = toy(recipe, tmp_path / "run")
+    assert resumed.start(resume=True) == 5
+    assert_same(everything(resumed), everything(trainer))
+
+
+def test_a_signal_that_comes_after_the_decision_to_save_is_not_lost(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, train={"iterations": 50, "checkpoint_every": 100})
+    trainer = toy(recipe, tmp_path / "run")
+    trainer.on_iteration = send(signal.SIGTERM, at=4)
+    done = trainer.train()
+    assert done < 50
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == [f"step-{done:06d}"]
+
+
+def test_a_second_interrupt_does_not_wait(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, train={"iterations": 50, "checkpoint_every": 3})
+    trainer = toy(recipe, tmp_path / "run")
+
+    def twice(done: int, values: dict[str, float]) -> None:
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.on_iteration = twice
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert signal.getsignal(signal.SIGINT) == before
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000003"]
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(prompts: Path, tmp_path: Path) -> None:
+    done: list[int] = []
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    thread = threading.Thread(target=lambda: done.append(trainer.train()))
+    thread.start()
+    thread.join()
+    assert done == [6]
+
+
+def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prompts: Path, tmp_path: Path) -> None:
+    recipe, folder = make_recipe(prompts), tmp_path / "run"
+    with pytest.raises(RMDError, match=f"^nothing to resume in {folder}: run without --resume$"):
+        toy(recipe, folder).train(resume=True)
+    assert not folder.exists()
+    trainer = toy(recipe, folder)
+    trainer.train()
+    with pytest.raises(RMDError, match=f"^{folder} holds a run already: add --resume .*, or choose another --out$"):
+        toy(recipe, folder).train()
+    again = toy(recipe, folder)
+    assert again.train(resume=True) == 6  # it was finished: nothing is left to do
+    assert_same(everything(again), everything(trainer))
+    assert len(metrics(folder)) == 6
+
+
+def test_another_recipe_does_not_go_on_with_a_run(prompts: Path, tmp_path: Path) -> None:
+    toy(make_recipe(prompts), tmp_path / "run").train()
+    other = make_recipe(prompts, optim={"student_lr": 5e-3})
+    with pytest.raises(RMDError, match="is of another recipe"):
+        toy(other, tmp_path / "run").train(resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_told(prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RMDError, match=f"^cannot write to {folder}: .*; choose another --out$"):
+            toy(make_recipe(prompts), folder).train()
+
+
+@pytest.fixture
+def started(prompts: Path, tmp_path: Path) -> Iterator[Trainer]:
+    """A trainer after two good iterations."""
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    for iteration in range(2):
+        trainer.iterate(iteration)
+    yield trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_student_loss_changes_nothing(value: float, started: Trainer) -> None:
+    before, student_loss = everything(started), started.method.student_loss
+
+    def spoiled(*arguments: Any) -> Any:
+        loss, rollout = student_loss(*arguments)
+        return loss * value, rollout
+
+    started.method.student_loss = spoiled  # type: ignore[method-assign]
+    sentence = (
+        r"^the student's loss or gradient is not finite at iteration 3; stopped before its optimiser: lower optim"
+    )
+    with pytest.raises(RMDError, match=sentence):
+        started.iterate(2)
+    assert_same(everything(started), before)
+
+
+@pytest.mark.parametrize("role", TRAINED)
+def test_a_bad_gradient_of_a_good_loss_changes_nothing_of_its_role(role: str, started: Trainer) -> None:
+    before = everything(started)
+    parameter = started.roles.trainable(role)[0]  # type: ignore[arg-type]
+    parameter.register_hook(lambda gradient: gradient / 0)
+    with pytest.raises(RMDError, match=f"the {role}'s loss or gradient is not finite at iteration 3"):
+        started.iterate(2)
+    now = everything(started)
+    changed = {name.split("/")[0] for name in now if not torch.equal(now[name], before[name])}
+    assert changed == (set() if role == "student" else {"student", "average"})
+
+
+def test_a_bad_loss_stops_the_run_and_leaves_its_checkpoints(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, train={"checkpoint_every": 2})
+    trainer = toy(recipe, tmp_path / "run")
+    fake_loss = trainer.method.fake_loss
+
+    def spoiled(batch: Any, *arguments: Any) -> Tensor:
+        return fake_loss(batch, *arguments) * (float("nan") if batch.iteration == 3 else 1.0)
+
+    trainer.method.fake_loss = spoiled  # type: ignore[method-assign]
+    with pytest.raises(RMDError, match=r"the fake's loss .* at iteration 4"):
+        trainer.train()
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000002"]
+    assert toy(recipe, tmp_path / "run").train(resume=True) == 6
+
+
+def test_gradients_are_clipped(prompts: Path, tmp_path: Path) -> None:
+    trainer = toy(make_recipe(prompts, optim={"clip_norm": 1e-3}), tmp_path / "run")
+    values, _ = trainer.iterate(0)
+    assert values["fake_grad_norm"] > 1e-3
+    norm = torch.stack([p.grad.norm() for p in trainer.roles.trainable("fake")]).norm()  # type: ignore[union-attr]
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_follows_the_student(prompts: Path, tmp_path: Path) -> None:
+    trainer = toy(make_recipe(prompts, optim={"ema": 0.75}), tmp_path / "run")
+    expected = {name: value.clone() for name, value in trainer.roles.state("student").items()}
+    for iteration in range(4):
+        trainer.iterate(iteration)
+        for name, value in trainer.roles.state("student").items():
+            expected[name] = 0.75 * expected[name] + 0.25 * value
+    for name, value in trainer.student_state().items():
+        torch.testing.assert_close(value, expected[name])
+        assert not torch.equal(value, trainer.roles.state("student")[name])
+
+
+@modes
+def test_the_averaged_student_is_lent_for_a_block(mode: str, prompts: Path, tmp_path: Path) -> None:
+    trainer = toy(make_recipe(prompts, mode, optim={"student_lr": 0.1}), tmp_path / "run")
+    trainer.iterate(0)
+    trainer.iterate(1)
+    before = everything(trainer)
+    with pytest.raises(Crash), trainer.averaged_student():
+        assert_same(trainer.roles.state("student"), trainer.trained.average)
+        raise Crash
+    assert_same(everything(trainer), before)
+    last = list(trainer.trained.average)[-1]
+    assert not torch.equal(before[f"student/{last}"], before[f"average/{last}"])
+
+
+def test_without_an_average_the_student_is_itself(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, optim={"ema": 0.0})
+    trainer = toy(recipe, tmp_path / "run")
+    trainer.train()
+    assert_same(trainer.student_state(), trainer.roles.state("student"))
+    resumed = toy(recipe, tmp_path / "run")
+    assert resumed.start(resume=True) == 6
+    assert_same(everything(resumed), everything(trainer))
+
+
+def test_a_run_leaves_its_recipe_metrics_pictures_and_checkpoints(prompts: Path, tmp_path: Path) -> None:
+    train = {"iterations": 7, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "keep_last": 3}
+    recipe, folder = make_recipe(prompts, train=train), tmp_path / "run"
+    trainer = toy(recipe, folder)
+    seen: list[int] = []
+    trainer.on_iteration = lambda done, values: seen.append(done)
+    trainer.train()
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert load_recipe(str(folder / "recipe.yaml")) == recipe
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == [
+        "step-000004",
+        "step-000006",
+        "step-000007",
+    ]
+    pictures = sorted(path.name for path in (folder / "pictures").iterdir())
+    assert pictures == [f"{name}-{i:06d}.png" for name in ("samples", "scores") for i in (4, 7)]
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["iteration"] for row in rows] == [2, 4, 6, 7]
+    assert set(rows[0]) == {
+        "iteration",
+        "step",
+        "stage",
+        "student_loss",
+        "student_grad_norm",
+        "fake_loss",
+        "fake_grad_norm",
+        "gap",
+        "sample_std",
+        "seconds",
+    }
+    steps = [trainer.method.draw_step(int(row["iteration"]) - 1) for row in rows]
+    assert [(row["step"], row["stage"]) for row in rows] == [(step.index, step.stage) for step in steps]
+
+
+def test_an_iteration_updates_the_student_once_and_the_fake_score_as_often_as_asked(
+    prompts: Path, tmp_path: Path
+) -> None:
+    trainer = toy(make_recipe(prompts, method={"guidance": 2.0, "fake_updates": 3}), tmp_path / "run")
+    trainer.iterate(0)
+    steps = {role: {int(s["step"]) for s in trainer.trained.optimizers[role].state.values()} for role in TRAINED}
+    assert steps == {"student": {1}, "fake": {3}}
+    assert trainer.method.evaluations["teacher"] == 1
+    assert trainer.method.evaluations["fake"] == 1 + 3
+
+
+def test_a_batch_is_a_function_of_its_iteration(prompts: Path, tmp_path: Path) -> None:
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    first, other, again = trainer.batch(5), trainer.batch(6), trainer.batch(5)
+    assert first.iteration == 5
+    assert_same(dict(first.cond.tensors), dict(again.cond.tensors))
+    draws = [batch.noise.normal((2, 3), "x") for batch in (first, again, other)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    texts, samples = trainer.prompts.batch(5, 2)
+    assert samples == [10, 11]
+    assert_same(dict(first.cond.tensors), dict(trainer.backbone.encode(texts).tensors))
+    assert len(first.null) == len(first.cond) == 2
+
+
+def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rmd.train import loop
+
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    shown: list[dict[str, Tensor]] = []
+    panel = loop.sample_panel
+
+    def spy(backbone: Backbone, module: Any, plan: Any, texts: list[str], *, seed: int) -> Any:
+        shown.append({name: value.clone() for name, value in trainer.roles.state("student").items()})
+        assert len(texts) == PANEL_PROMPTS
+        return panel(backbone, module, plan, texts, seed=seed)
+
+    monkeypatch.setattr(loop, "sample_panel", spy)
+    trainer.train()
+    assert len(shown) == 1
+    assert_same(shown[0], trainer.trained.average)

@@ -1,0 +1,75 @@
+"""What a run writes about itself, and where a resumed one goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rmd.train.tracking import Tracker, read_metrics
+
+
+def iterations(folder: Path) -> list[float]:
+    return [row["iteration"] for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def write(folder: Path, *numbers: int, start: int = 0) -> None:
+    with Tracker(folder, start=start) as tracker:
+        for number in numbers:
+            tracker.metrics(number, {"loss": number / 2})
+
+
+def test_a_record_is_a_line_of_json(tmp_path: Path) -> None:
+    with Tracker(tmp_path / "run", start=0) as tracker:
+        tracker.metrics(1, {"loss": 0.1, "norm": float("inf"), "gap": float("nan")})
+        # on disk at once: a killed run keeps it
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"iteration": 1, "loss": 0.1, "norm": None, "gap": None}]
+
+
+def test_a_resumed_run_keeps_what_is_done_and_drops_what_it_will_do_again(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, 4, 5)
+    write(tmp_path, 4, 5, 6, start=3)
+    assert iterations(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert [path.name for path in tmp_path.glob("*.partial")] == []
+
+
+def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    write(tmp_path, 1)
+    assert iterations(tmp_path) == [1]
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 3, "lo')
+    assert iterations(tmp_path) == [1, 2]
+    write(tmp_path, 3, start=2)
+    assert iterations(tmp_path) == [1, 2, 3]
+
+
+def test_no_file_means_no_records(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_tensorboard_shows_every_iteration_of_a_resumed_run_once(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, 4)
+    write(tmp_path, 4, 5, start=3)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(i, i / 2) for i in range(1, 6)]
+
+
+def test_a_picture_is_saved_and_shown(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with Tracker(tmp_path, start=0) as tracker:
+        path = tracker.picture("samples", 12, Image.fromarray(pixels))
+    assert path == tmp_path / "pictures" / "samples-000012.png"
+    assert np.array_equal(np.asarray(Image.open(path)), pixels)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("samples")] == [12]
