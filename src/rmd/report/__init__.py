@@ -1,0 +1,9 @@
+"""The report of a distillation: its data, its tables and its page."""
+
+from __future__ import annotations
+
+from rmd.report.model import Check, Report, Row
+from rmd.report.tables import markdown_table, print_table
+from rmd.report.write import write_report
+
+__all__ = ["Check", "Report", "Row", "markdown_table", "print_table", "write_report"]

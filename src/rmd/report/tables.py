@@ -1,0 +1,124 @@
+"""The report's table and checks as text: for a terminal and for Markdown; and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rmd.report.model import STUDENT, Bounds, Check, Report, Row
+
+SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
+
+
+def fixed(value: float, digits: int = 1) -> str:
+    """The number with that many decimals, and never a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """The number with that many significant digits and no exponent."""
+    if value == 0:
+        return "0"
+    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def percent(share: float) -> str:
+    return f"{fixed(100 * share)}%"
+
+
+def bounds(interval: Bounds, write: Callable[[float], str] = fixed) -> str:
+    return f"[{write(interval[0])}, {write(interval[1])}]"
+
+
+def decimals(interval: Bounds) -> int:
+    """How many decimals a distance with this interval is worth."""
+    size = max(abs(end) for end in interval)
+    return 0 if size >= 100 else 1 if size >= 10 else 2
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48 s, 6 min 5 s, 2 h 3 min."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the text tables: its heading, and what it says of a row."""
+
+    title: str
+    write: Callable[[Row], str]
+
+
+def _distance(value: float, ends: Bounds) -> str:
+    digits = decimals(ends)
+    return f"{fixed(value, digits)} {bounds(ends, lambda end: fixed(end, digits))}"
+
+
+_MEASURES: Sequence[_Column] = (
+    _Column("NFE", lambda row: f"{row.nfe:g}"),
+    _Column("s/image", lambda row: significant(row.seconds_per_image)),
+    _Column("speed-\nup", lambda row: f"{fixed(row.speedup)}x"),
+    _Column("all\nright", lambda row: percent(row.attributes)),
+    _Column("kernel distance", lambda row: _distance(row.kernel_distance, row.kernel_distance_ci)),
+    _Column(
+        "to\nteacher",
+        lambda row: fixed(row.kernel_distance_to_teacher, decimals(row.kernel_distance_to_teacher_ci)),
+    ),
+    _Column("detail", lambda row: fixed(row.high_frequency, 2)),
+    _Column("diversity", lambda row: significant(row.diversity)),
+)
+_LEGEND = (
+    "NFE: network evaluations per image. s/image: of the denoiser alone. All right: every attribute of the "
+    "caption, says the judge. Kernel distance: to rendered scenes on the judge's features, x1000, with its "
+    "95% interval; to teacher: the same to the teacher's samples. Detail: finest detail over that of "
+    "renders. Diversity: distance between samples of one prompt."
+)
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Print one line a sampler and, below, the checks; legible in 100 columns."""
+    if report.quick:
+        console.print(Text(SMOKE, style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in _MEASURES:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for row in report.rows:
+        # Text, not str: brackets of an interval are not rich's markup.
+        cells = [Text(row.name), *(Text(column.write(row)) for column in _MEASURES)]
+        table.add_row(*cells, style="bold" if row.name == STUDENT else None)
+    console.print(table)
+    console.print(Text(f"\n{_LEGEND}", style="dim"))
+    if report.checks:
+        console.print()
+    for check in report.checks:
+        console.print(_check_line(check))
+
+
+def markdown_table(report: Report) -> str:
+    """The same table in Markdown, with the rows' labels; the student's row is bold."""
+    titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in _MEASURES)]
+    lines = [_markdown_line(titles), _markdown_line(["---", *["---:"] * len(_MEASURES)])]
+    for row in report.rows:
+        cells = [row.label.replace("|", "\\|"), *(column.write(row) for column in _MEASURES)]
+        lines.append(_markdown_line([f"**{cell}**" for cell in cells] if row.name == STUDENT else cells))
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _check_line(check: Check) -> Text:
+    mark = Text("pass", style="green") if check.passed else Text("MISS", style="bold red")
+    return Text.assemble(mark, f"  {check.name}: {significant(check.measured)} (target: {check.target})")

@@ -1,0 +1,51 @@
+"""Writes a report's files, each whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from rmd.report.gallery import Pictures
+from rmd.report.model import Report
+from rmd.report.page import page
+
+
+def write_report(
+    report: Report,
+    grids: Mapping[str, Tensor],
+    panels: Sequence[tuple[int, Image.Image]],
+    plan_png: bytes,
+    folder: Path,
+) -> Path:
+    """Write report.json and a self-contained report.html to a folder; returns the path of the page.
+
+    Args:
+        report: the numbers.
+        grids: (len(prompts), 3, H, W) uint8 samples by the name of their row.
+        panels: (iteration, picture) of the training, each as `rmd.train.panels.score_panel` draws it: five
+            rows with the student's samples, noised, as teacher and fake score read them, and the difference.
+        plan_png: the plan's plot.
+        folder: made if need be.
+
+    Raises:
+        RMDError: a grid that is of no row or does not have one picture a prompt.
+    """
+    html = page(report, Pictures(grids, panels, plan_png))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "report.json", report.model_dump_json(indent=2) + "\n")
+    path = folder / "report.html"
+    _write(path, html)
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader never sees half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Scenes: the embedded default. Captioned procedural pictures, their tiny packaged teacher and its judge."""

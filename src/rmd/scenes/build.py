@@ -1,0 +1,255 @@
+"""Builds what the package holds of the scenes: VAE and teacher, judge, and the reference statistics.
+
+Everything follows from seeds. Renders and checkpoints lie in a cache, whose file names carry a key of all that decides
+them, so a killed build goes on where it was and another one starts anew. `build.json` records how each part was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rmd.backbones import load_backbone
+from rmd.config import load_recipe
+from rmd.data.prompts import scene_captions
+from rmd.errors import RMDError, one_of
+from rmd.generate import sample_images
+from rmd.scenes.compare import full_plan
+from rmd.scenes.dataset import renderer_key
+from rmd.scenes.grammar import parse
+from rmd.scenes.judge import Judge, load_judge, save_judge, train_judge
+from rmd.scenes.metrics import Accuracy, accuracy, high_frequency
+from rmd.scenes.record import Data, Part, check_writable, disk_errors, new_folder, read_record, record
+from rmd.scenes.references import References, load_references, save_references
+from rmd.scenes.teacher import FAMILIES, HIGH, Curriculum, train_teacher
+from rmd.scenes.vae import build_vae, train_vae
+
+__all__ = [
+    "build_judge",
+    "build_references",
+    "build_teacher",
+    "build_vae_weights",
+    "load_references",
+    "save_references",
+]
+
+Log = Callable[[str], None]
+TEACHER_STEPS = 25
+
+VAE_DATA = Data(8192, seed=1)
+CLEAN_DATA = Data(40960, seed=11)
+POOR_DATA = Data(16384, seed=12)
+VAE_ITERATIONS = 2400
+JUDGE_DATA = Data(24576, seed=21, training=False)
+JUDGE_ITERATIONS = 3000
+JUDGE_TEST = Data(2048, seed=22, training=False)
+REFERENCE_DATA = Data(1024, seed=31, training=False)
+
+
+def build_vae_weights(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = VAE_ITERATIONS, data: Data = VAE_DATA, log: Log = print
+) -> Path:
+    """Train the scenes' VAE into `<out>/vae`, in half precision; returns that folder.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = _checkpoint(cache, "vae", seed, iterations, data)
+    scenes = data.render(cache)
+    with _seeded(seed):
+        vae = build_vae()
+    seconds = train_vae(vae, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    with new_folder(out / "vae") as partial:
+        vae.to(torch.float16).save_pretrained(partial)
+    record(out, "vae", Part(seed, iterations, (data,), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return out / "vae"
+
+
+def build_teacher(
+    out: Path, *, cache: Path, family: str = "sdxl", seed: int = 0, iterations: int | None = None,
+    vae: Path | None = None, clean: Data = CLEAN_DATA, poor: Data = POOR_DATA, log: Log = print,
+) -> Path:  # fmt: skip
+    """Train the scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision; returns that folder.
+
+    Args:
+        iterations: of both phases together, split as in `Curriculum`, whose own number is the default.
+        vae: folder of a trained VAE; without one, the default VAE is trained first.
+
+    Raises:
+        RMDError: the family is unknown, `vae` holds no VAE, a file cannot be written, or a checkpoint read.
+    """
+    one_of("family", family, tuple(FAMILIES))
+    given = None if vae is None else load_vae(vae)
+    check_writable(out)
+    encoder = given if given is not None else _cached_vae(out, cache, log)
+    curriculum = curriculum_of(iterations, seed=seed)
+    checkpoint = _checkpoint(cache, "teacher", family, curriculum, clean, poor, _digest(encoder))
+    with _seeded(seed):
+        backbone = FAMILIES[family](encoder)
+    seconds = train_teacher(
+        backbone, clean.render(cache), poor.render(cache), curriculum, checkpoint=checkpoint, log=log
+    )
+    with new_folder(out / "teacher") as partial:
+        backbone.pipe.to(torch.float16).save_pretrained(partial)
+    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return out / "teacher"
+
+
+def build_judge(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = JUDGE_ITERATIONS, data: Data = JUDGE_DATA,
+    test: Data = JUDGE_TEST, log: Log = print,
+) -> Accuracy:  # fmt: skip
+    """Train the judge into `<out>/judge.safetensors`; returns its accuracy on scenes it has not seen.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = _checkpoint(cache, "judge", seed, iterations, data)
+    scenes = data.render(cache)
+    with _seeded(seed):
+        judge = Judge()
+    seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    with disk_errors(out):
+        save_judge(judge, out)
+    unseen = test.render(cache)
+    right, _ = load_judge(out).assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
+    found = accuracy(right, unseen.attributes)
+    results = {"all_right": found.all_right.value, **found.by_name}
+    record(out, "judge", Part(seed, iterations, (data, test), seconds, results))
+    checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def build_references(
+    out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None,
+    data: Data = REFERENCE_DATA, steps: int = TEACHER_STEPS, log: Log = print,
+) -> References:  # fmt: skip
+    """Judge fresh renders and the teacher's own samples; writes `<out>/references.safetensors`.
+
+    The teacher samples the captions of `data.seed` in `steps` steps at its full resolution, with the guidance of the
+    recipe `scenes`.
+
+    Args:
+        teacher: the pipeline, `<out>/teacher` by default.
+        judge: the folder of its weights, `out` by default.
+
+    Raises:
+        RMDError: teacher or judge are not there, or the file cannot be written.
+    """
+    began = time.perf_counter()
+    knows = load_judge(out if judge is None else judge)
+    backbone = load_backbone(_folder(out / "teacher" if teacher is None else teacher))
+    check_writable(out)
+    scenes = data.render(cache)
+    pixels = scenes.pixels(torch.arange(len(scenes)))
+    captions = scene_captions(data.count, seed=data.seed, training=data.training)
+    guidance = load_recipe("scenes").method.guidance
+    samples = sample_images(
+        backbone,
+        backbone.denoiser,
+        full_plan(backbone, HIGH, steps),
+        captions,
+        seed=data.seed,
+        guidance=guidance,
+        progress=_counter(data.count, log),
+    )
+    renders_right, renders = knows.assess(pixels, scenes.attributes)
+    samples_right, features = knows.assess(samples, _attributes(captions))
+    found = References(renders, features, high_frequency(pixels))
+    with disk_errors(out):
+        save_references(found, out)
+    shares = {"renders_right": renders_right, "teacher_right": samples_right}
+    results = {name: float(right.all(1).float().mean()) for name, right in shares.items()}
+    seconds = time.perf_counter() - began
+    record(out, "references", Part(data.seed, 0, (data,), seconds, results | {"steps": steps, "guidance": guidance}))
+    return found
+
+
+def curriculum_of(iterations: int | None, *, seed: int) -> Curriculum:
+    """The usual curriculum, or one of that many iterations (at least 2) with its phases in proportion."""
+    usual = Curriculum(seed=seed)
+    if iterations is None:
+        return usual
+    low = max(1, round(iterations * usual.low_iterations / usual.iterations))
+    return replace(usual, low_iterations=low, high_iterations=iterations - low)
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """A trained VAE in float32, frozen; RMDError when the folder holds none."""
+    if not (folder / "config.json").is_file():
+        raise RMDError(f"{folder} holds no VAE: give the folder that `rmd scenes train-vae` wrote")
+    try:
+        vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise RMDError(f"cannot load the VAE in {folder}: {str(error).strip().splitlines()[0]}") from error
+    return vae.float().eval().requires_grad_(False)
+
+
+def _folder(teacher: Path) -> Path:
+    """The folder itself; a name that is no folder would be looked for on the Hub."""
+    if not teacher.is_dir():
+        raise RMDError(f"there is no teacher {teacher}: build one with `rmd scenes train-teacher`, or give --teacher")
+    return teacher
+
+
+def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
+    """The default VAE, trained once for a cache; its record goes to `out` too."""
+    folder = cache / f"vae-{_key(VAE_ITERATIONS, VAE_DATA)}"
+    if not (folder / "vae" / "config.json").is_file():
+        build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
+    record(out, "vae", read_record(folder)["vae"])
+    return load_vae(folder / "vae")
+
+
+def _key(*decides: object) -> str:
+    """Twelve hexadecimal digits of everything that decides a result, the renderer included."""
+    return hashlib.blake2b(repr((renderer_key(), *decides)).encode(), digest_size=6).hexdigest()
+
+
+def _checkpoint(cache: Path, name: str, *decides: object) -> Path:
+    return cache / f"{name}-{_key(*decides)}.pt"
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """Twelve hexadecimal digits of a network's weights."""
+    found = hashlib.blake2b(digest_size=6)
+    for tensor in module.state_dict().values():
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights come from torch's global generator: seed it, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _attributes(captions: Sequence[str]) -> Tensor:
+    """(n, 9) attributes that captions of the grammar name."""
+    return torch.tensor([found.to_tuple() for text in captions if (found := parse(text)) is not None])
+
+
+def _counter(total: int, log: Log) -> Callable[[int], None]:
+    """A progress function that logs how many of `total` samples there are."""
+    done, began = 0, time.perf_counter()
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        log(f"teacher sample {done}/{total} {time.perf_counter() - began:.0f}s")
+
+    return count

@@ -1,0 +1,127 @@
+"""Samplers side by side on the scenes: the same prompts and seeds, timed, judged and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone
+from rmd.bench.sampling import Stopwatch
+from rmd.generate import sample_latents
+from rmd.plan import Stage, StepPlan, build_plan
+from rmd.randomness import CounterNoise
+from rmd.report import Row
+from rmd.roles import Role
+from rmd.scenes.grammar import parse
+from rmd.scenes.judge import Judge
+from rmd.scenes.metrics import accuracy, diversity, frechet_distance, high_frequency, kernel_distance, standardise
+from rmd.scenes.references import References
+
+SAMPLES_PER_PROMPT = 2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of sampling: whose network, a plan and a guidance scale (1: none).
+
+    A plan that ends below `size` has its pictures enlarged bilinearly; the network is told `size` all the same.
+    """
+
+    name: str
+    label: str
+    role: Role
+    plan: StepPlan
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a contender made, and what it cost in seconds for all of them."""
+
+    images: Tensor
+    denoiser_seconds: float
+    loop_seconds: float
+    total_seconds: float
+    evaluations: int
+
+    @property
+    def overhead(self) -> float:
+        """Share of the sampler's time outside the network, over the time inside it."""
+        return self.loop_seconds / self.denoiser_seconds - 1
+
+
+def full_plan(backbone: Backbone, side: Stage, steps: int) -> StepPlan:
+    """The teacher's own sampling: one resolution, steps uniform in its time."""
+    return build_plan(backbone.schedule, steps=steps, sides=[(side.height, side.width)], thresholds=[])
+
+
+@torch.no_grad()
+def run_contender(
+    backbone: Backbone, module: nn.Module, contender: Contender, prompts: Sequence[str], *,
+    seed: int, size: Stage, batch_size: int = 64, progress: Callable[[int], None] | None = None,
+) -> Samples:  # fmt: skip
+    """Sample every prompt; sample i's start noise depends on (seed, i) alone, so contenders share it stage by stage."""
+    watch, loop, began, images = Stopwatch(module), 0.0, time.perf_counter(), []
+    for start in range(0, len(prompts), batch_size):
+        part = list(prompts[start : start + batch_size])
+        cond = backbone.encode(part)
+        null = backbone.null(len(part)) if contender.guidance != 1.0 else None
+        noise = CounterNoise(seed, range(start, start + len(part)))
+        entered = time.perf_counter()
+        latents = sample_latents(
+            backbone, watch, contender.plan, cond, noise, null=null, guidance=contender.guidance, final=size
+        )
+        loop += time.perf_counter() - entered
+        decoded = backbone.decode(latents).clamp(-1, 1)
+        if decoded.shape[-1] != size.width:
+            decoded = F.interpolate(decoded, (size.height, size.width), mode="bilinear")
+        images.append(decoded)
+        if progress is not None:
+            progress(len(part))
+    total = time.perf_counter() - began
+    return Samples(torch.cat(images), watch.seconds, loop, total, watch.evaluations)
+
+
+def measure(
+    contender: Contender, samples: Samples, prompts: Sequence[str], *, judge: Judge, references: References,
+    teacher_seconds: float,
+) -> Row:  # fmt: skip
+    """Judge a contender's samples against captions, fresh renders and the teacher's own samples.
+
+    Args:
+        prompts: captions of the scenes' grammar, `SAMPLES_PER_PROMPT` samples of each in a row.
+        teacher_seconds: denoiser seconds per image of the teacher's row.
+    """
+    truth = torch.tensor([found.to_tuple() for text in prompts if (found := parse(text)) is not None])
+    right, features = judge.assess(samples.images, truth)
+    judged = accuracy(right, truth)
+    ours, renders = standardise(features, references.renders)
+    teacher, _ = standardise(references.teacher, references.renders)
+    runs = (SAMPLES_PER_PROMPT, 1)  # samples of one prompt are alike, which the estimate must know
+    to_renders = kernel_distance(ours, renders, per_prompt=runs)
+    to_teacher = kernel_distance(ours, teacher, per_prompt=runs)
+    count = len(prompts)
+    seconds = samples.denoiser_seconds / count
+    return Row(
+        name=contender.name,
+        label=contender.label,
+        nfe=samples.evaluations / count,
+        seconds_per_image=seconds,
+        speedup=teacher_seconds / seconds,
+        seconds_end_to_end=samples.total_seconds / count,
+        attributes=judged.all_right.value,
+        attributes_ci=(judged.all_right.low, judged.all_right.high),
+        attributes_by_name=judged.by_name,
+        kernel_distance=to_renders.value,
+        kernel_distance_ci=(to_renders.low, to_renders.high),
+        kernel_distance_to_teacher=to_teacher.value,
+        kernel_distance_to_teacher_ci=(to_teacher.low, to_teacher.high),
+        frechet_distance=frechet_distance(ours, renders),
+        high_frequency=high_frequency(samples.images) / references.high_frequency,
+        diversity=diversity(ours, torch.arange(count) // SAMPLES_PER_PROMPT),
+    )

@@ -1,0 +1,140 @@
+"""The scenes' judge: a small classifier of all attributes whose features also serve the distances.
+
+It is trained on clean renders only, so it knows nothing of any generator. Accuracy against the caption stands in
+for a CLIP score; its features (embedding plus channel statistics of three depths, which see blur and broken
+texture) stand in for Inception features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rmd.errors import RMDError
+from rmd.randomness import generator
+from rmd.scenes.checkpoint import Checkpoint
+from rmd.scenes.dataset import SceneSet, batches
+from rmd.scenes.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
+
+_WIDTHS = (24, 48, 96, 96)
+_EMBEDDING = 96
+FEATURE_SIZE = _EMBEDDING + 2 * sum(_WIDTHS[:3])
+
+
+class Judge(nn.Module):
+    """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 432)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        previous = 3
+        self.levels = nn.ModuleList()
+        for depth, width in enumerate(_WIDTHS):
+            self.levels.append(
+                nn.Sequential(
+                    nn.Conv2d(previous, width, 5 if depth == 0 else 3, stride=2, padding=2 if depth == 0 else 1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
+                    nn.Conv2d(width, width, 3, padding=1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
+                )
+            )
+            previous = width
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, _EMBEDDING), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(_EMBEDDING, size) for name, size in ATTRIBUTE_SIZES.items()})
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        x, statistics = images, []
+        for level in self.levels[:-1]:
+            x = level(x)
+            statistics += [x.mean((2, 3)), x.std((2, 3))]
+        embedding = self.embed(self.levels[-1](x))
+        logits = {name: head(embedding) for name, head in self.heads.items()}
+        return logits, torch.cat([embedding, *statistics], 1)
+
+    @torch.no_grad()
+    def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
+        """(n, 9) bool, whether each asked attribute is right (True where none is asked), and features (n, 432).
+
+        Args:
+            images: (n, 3, 64, 64) in [-1, 1].
+            attributes: (n, 9) ground truth from the captions, `NONE` where a scene has no such attribute.
+        """
+        right, features = [], []
+        for part, truth in zip(images.split(chunk), attributes.split(chunk), strict=True):
+            logits, found = self(part)
+            named = torch.stack([logits[name].argmax(1) for name in ATTRIBUTE_NAMES], 1)
+            right.append((named == truth) | (truth == NONE))
+            features.append(found)
+        return torch.cat(right), torch.cat(features)
+
+
+def train_judge(
+    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Cross-entropy over the attributes a scene has; clean renders with a little noise against overfitting.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    judge.train()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
+    rise = max(0.1, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
+    state = Checkpoint(checkpoint, every, judge=judge, optimizer=optimizer, schedule=schedule)
+    start = state.restore()
+    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
+    for step in range(start, iterations):
+        chosen = next(index)
+        images = scenes.pixels(chosen)
+        images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
+        logits, _ = judge(images)
+        loss = attribute_loss(logits, scenes.attributes[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == iterations - 1:
+            log(f"judge step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
+        state.after(step + 1)
+    judge.eval()
+    return state.seconds
+
+
+def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
+    """Sum over attributes of the mean cross-entropy, ignoring scenes that lack the attribute."""
+    total = torch.zeros(())
+    for column, name in enumerate(ATTRIBUTE_NAMES):
+        truth = attributes[:, column]
+        if bool((truth != NONE).any()):
+            total = total + F.cross_entropy(logits[name], truth, ignore_index=NONE)
+    return total
+
+
+def save_judge(judge: Judge, folder: Path) -> None:
+    """Write judge.safetensors in half precision; an earlier one is replaced when all is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".judge.partial"
+    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)
+    partial.replace(folder / "judge.safetensors")
+
+
+def load_judge(folder: Path) -> Judge:
+    """Read a judge written by `save_judge`, in float32 and ready to assess."""
+    path = folder / "judge.safetensors"
+    if not path.exists():
+        raise RMDError(f"no judge in {folder}: build one with `rmd scenes train-judge --out {folder}`")
+    judge = Judge()
+    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return judge.eval()

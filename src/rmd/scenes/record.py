@@ -1,0 +1,102 @@
+"""How the scenes' parts were made: `build.json`, and writing that ends in whole files or in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from rmd.errors import RMDError
+from rmd.scenes.dataset import SceneSet, make_scenes
+
+RECORD_NAME = "build.json"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Scenes to render: how many, from which seed, and whether held-out combinations are left out (`training`)."""
+
+    count: int
+    seed: int
+    training: bool = True
+
+    def render(self, cache: Path | None) -> SceneSet:
+        return make_scenes(self.count, seed=self.seed, training=self.training, cache=cache)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part was made; `seconds` is the training's wall time, `results` what was measured of it."""
+
+    seed: int
+    iterations: int
+    data: tuple[Data, ...]
+    seconds: float
+    results: dict[str, float] = field(default_factory=dict)
+    torch_version: str = field(default_factory=lambda: torch.__version__)
+    threads: int = field(default_factory=torch.get_num_threads)
+
+
+def read_record(folder: Path) -> dict[str, dict[str, object]]:
+    """The parts in a folder's `build.json` by name, none without such a file; RMDError when it cannot be read."""
+    path = folder / RECORD_NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RMDError(f"cannot read {path} ({error}): remove it and run the command again") from error
+    if not isinstance(found, dict):
+        raise RMDError(f"{path} is not the record of a build: remove it and run the command again")
+    return found
+
+
+def check_writable(out: Path) -> None:
+    """Find out before a long training, not after it, that its result could not be written."""
+    read_record(out)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+
+
+def record(folder: Path, name: str, part: Part | Mapping[str, object]) -> None:
+    """Set a part in a folder's `build.json`."""
+    values = asdict(part) if isinstance(part, Part) else dict(part)
+    with disk_errors(folder):
+        _write(folder / RECORD_NAME, read_record(folder) | {name: values})
+
+
+def _write(path: Path, parts: Mapping[str, object]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block has filled it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(folder):
+        try:
+            yield partial
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn what a failing disk raises into the sentence a user is meant to see."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RMDError(f"cannot write {where}: {reason}; put that right and run the command again") from error

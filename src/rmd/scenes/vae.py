@@ -1,0 +1,103 @@
+"""The scenes' small AutoencoderKL: 64 px to 16 x 16 latents of 16 channels, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rmd.randomness import generator
+from rmd.scenes.checkpoint import Checkpoint
+from rmd.scenes.dataset import SceneSet, batches
+
+LATENT_CHANNELS = 16
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained stock AutoencoderKL, convolutions only, downsampling by four."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+    )
+
+
+def train_vae(
+    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Train on random half-size crops at both scales (the VAE is convolutional), then set its scaling factor.
+
+    The loss is L1 on pixels and on their differences (edges matter in fine textures), a light KL term, and, on
+    half of the batch, reconstruction of the averaged picture from the averaged latent: it makes the latent space
+    commute with a change of scale, as the large VAEs roughly do and as a cascade that upsamples latents needs.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    vae.train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
+    state = Checkpoint(checkpoint, every, vae=vae, optimizer=optimizer, schedule=schedule)
+    start = state.restore()
+    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
+    for step in range(start, iterations):
+        g = generator(seed, "vae", step)
+        images = _crops(scenes.pixels(next(index)), g)
+        posterior = vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+        half = batch_size // 2
+        loss = reconstruction_loss(vae.decode(latents).sample, images)
+        small = vae.decode(F.avg_pool2d(latents[half:], 2)).sample
+        loss = loss + 0.15 * reconstruction_loss(small, F.avg_pool2d(images[half:], 2))
+        loss = loss + 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == iterations - 1:
+            progress = f"vae step {step}/{iterations} loss {loss.item():.4f}"
+            log(f"{progress} latent std {latents.std().item():.3f} {state.seconds:.0f}s")
+        state.after(step + 1)
+    vae.eval()
+    latents = encode(vae, scenes.pixels(torch.arange(min(512, len(scenes)))), scale=False)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return state.seconds
+
+
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error of the pixels and of their horizontal and vertical differences."""
+    error = decoded - images
+    return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def _crops(images: Tensor, g: torch.Generator) -> Tensor:
+    """One random 32 px window for the batch; for a quarter of it the whole picture at 32 px instead."""
+    top, left = (int(v) for v in torch.randint(0, images.shape[-1] - 31, (2,), generator=g))
+    quarter = images.shape[0] // 4
+    whole = F.avg_pool2d(images[:quarter], images.shape[-1] // 32)
+    return torch.cat([whole, images[quarter:, :, top : top + 32, left : left + 32]])
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pixels: Tensor, *, scale: bool = True, chunk: int = 128) -> Tensor:
+    """Posterior means of (n, 3, H, W) images in [-1, 1] as (n, 16, H/4, W/4), times the scaling factor."""
+    factor = vae.config.scaling_factor if scale else 1.0
+    return torch.cat([vae.encode(part).latent_dist.mean * factor for part in pixels.split(chunk)])

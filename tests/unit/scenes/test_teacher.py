@@ -1,0 +1,270 @@
+"""The teacher: its curriculum, its data, its loss, and a training that goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
+
+from rmd.backbones import Backbone, Cond, load_backbone
+from rmd.errors import RMDError
+from rmd.noise import Prediction, to_x0_eps
+from rmd.scenes.checkpoint import read_whole
+from rmd.scenes.dataset import SceneSet, make_scenes
+from rmd.scenes.teacher import (
+    FAMILIES,
+    HIGH,
+    LOW,
+    Curriculum,
+    _LatentData,
+    _Rewind,
+    build_sdxl,
+    degrade,
+    denoising_loss,
+    prediction_target,
+    train_teacher,
+)
+from rmd.scenes.vae import LATENT_CHANNELS, build_vae
+
+SHORT = Curriculum(low_iterations=2, high_iterations=2, low_batch=8, high_batch=8, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneSet:
+    return make_scenes(64, seed=5, training=True)
+
+
+def seeded_teacher() -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_sdxl(build_vae().eval().requires_grad_(False))
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Backbone:
+    return seeded_teacher()
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: SceneSet) -> tuple[Backbone, list[str]]:
+    backbone, lines = seeded_teacher(), list[str]()
+    train_teacher(backbone, scenes, scenes, SHORT, log=lines.append)
+    return backbone, lines
+
+
+def weights(backbone: Backbone) -> dict[str, Tensor]:
+    parts = {"denoiser": backbone.denoiser, "text": backbone.pipe.text_encoder_2}
+    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+
+
+def test_stock_classes_and_sides(untrained: Backbone) -> None:
+    assert isinstance(untrained.pipe, StableDiffusionXLPipeline)
+    assert untrained.prediction == "v_prediction" and untrained.family == "sdxl"
+    assert float(untrained.schedule.alpha(1000.0)) == 0  # zero terminal SNR
+    assert untrained.latent_shape(2, HIGH.height, HIGH.width) == (2, LATENT_CHANNELS, 16, 16)
+    assert all(side % untrained.size_multiple == 0 for side in (LOW.height, HIGH.height))
+    assert list(FAMILIES) == ["sdxl"]
+
+
+def test_the_learning_rate_in_closed_form() -> None:
+    usual = Curriculum(low_iterations=40, high_iterations=60, warmup=10, decay=0.5)
+    assert usual.iterations == 100
+    assert [usual.lr_factor(step) for step in (0, 4, 9, 10, 49, 50)] == pytest.approx([0.1, 0.5, 1, 1, 1, 1])
+    assert [usual.lr_factor(step) for step in (75, 99, 100, 200)] == pytest.approx([0.5, 0.02, 0, 0])
+
+
+@pytest.mark.parametrize("prediction", get_args(Prediction))
+def test_the_target_is_what_the_backbone_reads_back(prediction: Prediction) -> None:
+    g = torch.Generator().manual_seed(0)
+    x0, eps = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
+    angle = torch.tensor([0.4, 1.1]).view(2, 1, 1, 1)
+    alpha, sigma = (1 - angle / 2, angle / 2) if prediction == "flow" else (angle.cos(), angle.sin())
+    target = prediction_target(x0, eps, alpha, sigma, prediction)
+    read = to_x0_eps(target, alpha * x0 + sigma * eps, alpha.flatten(), sigma.flatten(), prediction)
+    assert torch.allclose(read[0], x0, atol=1e-5) and torch.allclose(read[1], eps, atol=1e-5)
+
+
+def test_the_loss_of_a_perfect_network_is_zero(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Tensor] = {}
+    latents = torch.zeros(4, LATENT_CHANNELS, 8, 8)
+
+    def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
+        seen["t"] = timestep
+        # x0 is zero: x_t = sigma eps, and v = alpha eps
+        times = timestep.double() + 1
+        alpha, sigma = untrained.schedule.alpha(times), untrained.schedule.sigma(times)
+        return (alpha / sigma).float().view(-1, 1, 1, 1) * x
+
+    monkeypatch.setattr(untrained, "forward", forward)
+    captions = ["a big red plain ball on the left, on sand"] * 4
+    loss = denoising_loss(untrained, latents, captions, LOW, step=3, curriculum=SHORT)
+    assert float(loss) == pytest.approx(0, abs=1e-6)
+    assert ((seen["t"] + 1) / 250).long().sort().values.tolist() == [0, 1, 2, 3]  # stratified: one time a quarter
+
+
+def test_captions_are_dropped_for_guidance(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Cond] = []
+    usual = untrained.stage_cond
+
+    def stage_cond(cond: Cond, *stages: object) -> dict[str, object]:
+        given.append(cond)
+        return usual(cond, *stages)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(untrained, "stage_cond", stage_cond)
+    monkeypatch.setattr(untrained, "forward", lambda module, x, timestep, kwargs: x)
+    captions = ["a big red plain ball on the left, on sand"] * 200
+    with torch.no_grad():
+        curriculum = replace(SHORT, drop_caption=0.3)
+        denoising_loss(untrained, torch.zeros(200, LATENT_CHANNELS, 2, 2), captions, LOW, step=0, curriculum=curriculum)
+        full, null = untrained.encode(captions[:1]), untrained.null(1)
+    for name, tensor in given[0].tensors.items():
+        dropped = torch.isclose(tensor, null.tensors[name], atol=1e-6).flatten(1).all(1)
+        kept = torch.isclose(tensor, full.tensors[name], atol=1e-5).flatten(1).all(1)
+        assert bool((dropped ^ kept).all())
+        assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.1)
+
+
+def test_degraded_pictures_are_uneven_and_in_range() -> None:
+    images = make_scenes(200, seed=1, training=True, size=16).pixels(torch.arange(200))
+    found = degrade(images, torch.Generator().manual_seed(0))
+    assert found.shape == images.shape
+    assert float(found.min()) >= -1 and float(found.max()) <= 1
+    change = (found - images).abs().mean((1, 2, 3))
+    # untouched with probability 0.5 (blur) x 0.5 (colours) x 0.6 (noise)
+    assert float((change < 1e-6).float().mean()) == pytest.approx(0.15, abs=0.08)
+    assert float(change.max()) > 0.15
+    tint = (found - images).mean((2, 3))
+    recoloured = (tint.abs().amax(1) > 0.02).float().mean()
+    assert float(recoloured) == pytest.approx(0.5, abs=0.12)
+    again = degrade(images, torch.Generator().manual_seed(0))
+    assert torch.equal(again, found)
+
+
+def fake_scenes(count: int) -> SceneSet:
+    images = (torch.arange(count) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    return SceneSet(images, torch.zeros(count, 9), [str(i) for i in range(count)])
+
+
+def test_some_captions_of_the_low_resolution_are_wrong(untrained: Backbone) -> None:
+    curriculum = replace(SHORT, low_batch=64, high_batch=64)
+    count = 3000
+    data = _LatentData(untrained, fake_scenes(64), fake_scenes(count), curriculum)
+    wrong = sum(text != str(i) for i, text in enumerate(data.poor_captions)) / count
+    assert wrong == pytest.approx(_LatentData.wrong_captions, abs=0.03)
+    again = _LatentData(untrained, fake_scenes(64), fake_scenes(count), curriculum)
+    assert again.poor_captions == data.poor_captions and torch.equal(again.low, data.low)
+
+
+def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
+    curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.25)
+    data = _LatentData(untrained, fake_scenes(32), fake_scenes(32), curriculum)
+    stages = [data.batch(step)[2] for step in range(curriculum.iterations)]
+    assert stages[:5] == [LOW] * 5
+    assert stages[5:].count(LOW) / 400 == pytest.approx(0.25, abs=0.07)
+    for step in (200, 3):  # backwards too
+        latents, captions, stage = data.batch(step)
+        assert stage == stages[step]
+        assert latents.shape == (8, LATENT_CHANNELS, stage.height // 32, stage.width // 32)  # 8 px pictures
+        assert len(captions) == 8 and latents.dtype == torch.float32
+        fresh = _LatentData(untrained, fake_scenes(32), fake_scenes(32), curriculum).batch(step)
+        assert torch.equal(fresh[0], latents) and fresh[1] == captions
+
+
+def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:
+    clean = fake_scenes(32)
+    data = _LatentData(untrained, clean, clean, replace(SHORT, low_iterations=0, low_share=0.0))
+    latents, captions, _ = data.batch(0)
+    assert torch.equal(latents, data.high[[int(text) for text in captions]].float())
+
+
+def test_any_position_of_an_endless_iterator() -> None:
+    made = SimpleNamespace(count=0)
+
+    def numbers():  # type: ignore[no-untyped-def]
+        made.count += 1
+        return (torch.tensor(i) for i in range(1000))
+
+    rewind = _Rewind(numbers)
+    assert [int(rewind.at(position)) for position in (0, 1, 5, 6, 2, 2, 900)] == [0, 1, 5, 6, 2, 2, 900]
+    assert made.count == 3  # anew only when going back
+
+
+def test_training_changes_denoiser_and_text_encoder_alone(
+    trained: tuple[Backbone, list[str]], untrained: Backbone
+) -> None:
+    backbone, lines = trained
+    before, after = weights(untrained), weights(backbone)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("denoiser") for name in changed) and any(name.startswith("text") for name in changed)
+    assert len(changed) > 0.9 * len(after)
+    for name, value in backbone.pipe.vae.state_dict().items():
+        assert torch.equal(value, untrained.pipe.vae.state_dict()[name])
+    assert not backbone.denoiser.training
+    assert not any(parameter.requires_grad for parameter in backbone.denoiser.parameters())
+    assert math.isfinite(float(re.findall(r"^teacher step 0/4 loss ([\d.]+) \d+s$", lines[0])[0]))
+
+
+def test_a_resumed_training_is_the_same_to_the_last_bit(
+    trained: tuple[Backbone, list[str]], scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(*arguments: object, step: int, curriculum: Curriculum) -> Tensor:
+        if step == 3:
+            raise Killed
+        return denoising_loss(*arguments, step=step, curriculum=curriculum)  # type: ignore[arg-type]
+
+    path = tmp_path / "teacher.pt"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
+        train_teacher(seeded_teacher(), scenes, scenes, SHORT, checkpoint=path, every=2, log=lambda _: None)
+    assert read_whole(path)["step"] == 2
+    resumed = seeded_teacher()
+    train_teacher(resumed, scenes, scenes, SHORT, checkpoint=path, every=2, log=lambda _: None)
+    for name, value in weights(trained[0]).items():
+        assert torch.equal(weights(resumed)[name], value), name
+
+
+def test_the_average_lags_behind_the_weights(trained: tuple[Backbone, list[str]], scenes: SceneSet) -> None:
+    last = seeded_teacher()
+    train_teacher(last, scenes, scenes, replace(SHORT, ema=0.0), log=lambda _: None)
+    start, mean, end = (weights(backbone) for backbone in (seeded_teacher(), trained[0], last))
+    name = max(end, key=lambda n: float((end[n] - start[n]).abs().sum()))
+    assert 0 < float((mean[name] - start[name]).norm()) < float((end[name] - start[name]).norm())
+
+
+def test_a_checkpoint_of_another_network_is_refused(scenes: SceneSet, tmp_path: Path) -> None:
+    path = tmp_path / "teacher.pt"
+    torch.save({"step": 1, "seconds": 0.0, "trained": {}, "averaged": {}, "optimizer": {}}, path)
+    with pytest.raises(RMDError, match="is a checkpoint of another training"):
+        train_teacher(seeded_teacher(), scenes, scenes, SHORT, checkpoint=path, log=lambda _: None)
+
+
+def test_the_saved_pipeline_is_an_ordinary_one(trained: tuple[Backbone, list[str]], tmp_path: Path) -> None:
+    backbone, _ = trained
+    backbone.pipe.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        pipe = DiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert type(pipe) is StableDiffusionXLPipeline
+    pipe.set_progress_bar_config(disable=True)
+    prompt = "a big red striped ball on the left, on sand"
+    image = pipe(prompt, num_inference_steps=1, guidance_scale=2.0, height=64, width=64, output_type="pt").images
+    assert image.shape == (1, 3, 64, 64) and bool(image.isfinite().all())
+    loaded = load_backbone(tmp_path)
+    for name, value in weights(backbone).items():
+        assert torch.equal(weights(loaded)[name], value), name
+    cond = [b.encode([prompt]).tensors["embeds"] for b in (backbone, loaded)]
+    assert torch.equal(*cond)
+    assert F.mse_loss(*cond) == 0
