@@ -5,9 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The tests are many small ones: a thread for each process is quickest.
-export OMP_NUM_THREADS ?= 1
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format typecheck bench clean
 
@@ -18,7 +15,8 @@ demo: $(STAMP) ## distil the packaged teacher on this machine and show the resul
 	@$(BIN)/rmd demo
 
 test: lint typecheck ## everything that must pass before a commit
-	@$(BIN)/python -m pytest -q -n auto
+	@# many small tests: one thread for each of the processes is quickest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-slow: $(STAMP) ## the tests that train
 	@$(BIN)/python -m pytest -q -m slow

@@ -37,9 +37,7 @@ def upsample(x: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
     if (height, width) == tuple(size):
         return x
     if height > size[0] or width > size[1]:
-        raise RMDError(
-            f"cannot upsample a latent of {height}x{width} to {size[0]}x{size[1]}, which is smaller"
-        )
+        raise RMDError(f"cannot upsample a latent of {height}x{width} to {size[0]}x{size[1]}, which is smaller")
     if x.ndim == 4:
         return F.interpolate(x, size=tuple(size), mode=_TORCH_MODE[mode])
     if x.ndim == 5:

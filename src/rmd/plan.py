@@ -132,9 +132,7 @@ class StepPlan:
             return []
         found = []
         if sampled.rule != trained.rule:
-            found.append(
-                f"noise rule {sampled.rule!r} is sampled with, but {trained.rule!r} was trained with"
-            )
+            found.append(f"noise rule {sampled.rule!r} is sampled with, but {trained.rule!r} was trained with")
         elif sampled.rule != "block" and sampled.beta != trained.beta:
             found.append(
                 f"{sampled.rule} noise is sampled with beta {sampled.beta:g} but was trained with "
@@ -142,9 +140,7 @@ class StepPlan:
                 f"leave blotches; sample with the training beta, or train with the noise rule 'block'"
             )
         if sampled.upsample != trained.upsample:
-            found.append(
-                f"{sampled.upsample} upsampling is sampled with, but {trained.upsample} was trained with"
-            )
+            found.append(f"{sampled.upsample} upsampling is sampled with, but {trained.upsample} was trained with")
         return found
 
     def to_dict(self) -> dict[str, object]:
@@ -162,9 +158,7 @@ class StepPlan:
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> StepPlan:
         """Inverse of `to_dict`; RMDError for an unknown or missing key, a wrong type or an invalid plan."""
-        top = _Record(
-            data, "the plan", ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds")
-        )
+        top = _Record(data, "the plan", ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds"))
         return cls(
             stages=tuple(_read_stage(item, f"stages[{i}]") for i, item in enumerate(top.list("stages"))),
             steps=tuple(_read_step(item, f"steps[{i}]") for i, item in enumerate(top.list("steps"))),
@@ -269,9 +263,7 @@ def _divide(
             tau_low=following,
             tau_high=t,
         )
-        for i, (t, following, owner, logsnr) in enumerate(
-            zip(times, [*times[1:], 0.0], owners, logsnrs, strict=True)
-        )
+        for i, (t, following, owner, logsnr) in enumerate(zip(times, [*times[1:], 0.0], owners, logsnrs, strict=True))
     )
 
 
@@ -314,8 +306,7 @@ def _check_divisible(height: int, width: int, multiple: int, what: str) -> None:
 def _check_thresholds(thresholds: Sequence[float], stages: int) -> None:
     if len(thresholds) != stages - 1:
         raise RMDError(
-            f"{_needs(stages, 'resolution', '', stages - 1, 'logSNR threshold')} between them, "
-            f"got {len(thresholds)}"
+            f"{_needs(stages, 'resolution', '', stages - 1, 'logSNR threshold')} between them, got {len(thresholds)}"
         )
     for value in thresholds:
         finite("a threshold", value)
@@ -343,17 +334,13 @@ def _check_steps(steps: Sequence[Step], stages: int) -> None:
         raise RMDError("the steps of a plan must be numbered 1, 2, ... in order")
     owners = [step.stage for step in steps]
     if owners != sorted(owners) or set(owners) != set(range(1, stages + 1)):
-        raise RMDError(
-            f"the steps must visit stages 1 to {stages} in order, each at least once, got {owners}"
-        )
+        raise RMDError(f"the steps must visit stages 1 to {stages} in order, each at least once, got {owners}")
     times = [step.teacher_time for step in steps]
     if not all(a > b for a, b in pairwise([*times, 0.0])) or times[0] > MAX_TIME:
         raise RMDError(f"teacher times must strictly fall within 1000 and 0, got {_numbers(times)}")
     for step in steps:
         if not 0.0 < step.model_time <= MAX_TIME:
-            raise RMDError(
-                f"step {step.index} has model time {step.model_time:g}: use above 0 and up to 1000"
-            )
+            raise RMDError(f"step {step.index} has model time {step.model_time:g}: use above 0 and up to 1000")
         if not 0.0 <= step.tau_low < step.tau_high <= MAX_TIME:
             raise RMDError(f"step {step.index} has an empty segment, {step.tau_low:g} to {step.tau_high:g}")
 

@@ -70,9 +70,7 @@ def _start(shape: Sequence[int], noise: NoiseSource, x: Tensor | None) -> Tensor
     if x is None:
         return noise.normal(shape, "start")
     if tuple(x.shape) != tuple(shape):
-        raise RMDError(
-            f"the start noise has shape {tuple(x.shape)}, but the first stage needs {tuple(shape)}"
-        )
+        raise RMDError(f"the start noise has shape {tuple(x.shape)}, but the first stage needs {tuple(shape)}")
     return x
 
 

@@ -60,9 +60,7 @@ def test_debug_prints_the_traceback(
     assert type(error).__name__ in printed
 
 
-def test_debug_does_not_outlive_its_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_debug_does_not_outlive_its_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fail_with(RMDError("short"), monkeypatch)
     assert [main(["--debug", "plan", "sdxl"]), main(["plan", "sdxl"])] == [1, 1]
     assert capsys.readouterr().err.endswith("\nrmd: short\n")

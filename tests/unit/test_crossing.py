@@ -45,9 +45,7 @@ def covariance(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) 
 
 @pytest.mark.parametrize(("low", "high"), RATIOS)
 @pytest.mark.parametrize("beta", BETAS)
-def test_block_noise_is_exactly_white_at_every_beta(
-    low: tuple[int, int], high: tuple[int, int], beta: float
-) -> None:
+def test_block_noise_is_exactly_white_at_every_beta(low: tuple[int, int], high: tuple[int, int], beta: float) -> None:
     found = covariance(low, high, Crossing(rule="block", beta=beta))
     torch.testing.assert_close(found, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
 
@@ -58,9 +56,7 @@ def test_block_noise_is_exactly_white_at_every_beta(
     extra=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     beta=st.floats(0.0, 1.0),
 )
-def test_block_noise_is_white_for_any_sizes(
-    low: tuple[int, int], extra: tuple[int, int], beta: float
-) -> None:
+def test_block_noise_is_white_for_any_sizes(low: tuple[int, int], extra: tuple[int, int], beta: float) -> None:
     high = (low[0] + extra[0], low[1] + extra[1])
     found = covariance(low, high, Crossing(rule="block", beta=beta))
     torch.testing.assert_close(found, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
@@ -247,9 +243,7 @@ def test_cross_is_eq_10_in_the_plain_form() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_cross_is_differentiable_in_both_predictions(rule: NoiseRule) -> None:
     x0, eps = noise(1, 1, 4, 4).requires_grad_(), noise(1, 1, 4, 4, seed=1).requires_grad_()
-    state = cross(
-        x0, eps, noise(1, 1, 6, 6, seed=2), alpha=0.5, sigma=0.5, crossing=Crossing(rule=rule, beta=0.5)
-    )
+    state = cross(x0, eps, noise(1, 1, 6, 6, seed=2), alpha=0.5, sigma=0.5, crossing=Crossing(rule=rule, beta=0.5))
     state.sum().backward()
     assert x0.grad is not None
     assert eps.grad is not None

@@ -131,12 +131,8 @@ def test_pseudo_huber_is_its_formula_with_the_papers_constant() -> None:
 
 def test_pseudo_huber_is_quadratic_when_small_and_linear_when_large() -> None:
     direction = torch.tensor([[0.6, 0.8]])
-    torch.testing.assert_close(
-        pseudo_huber(1e-5 * direction, c=1.0), torch.tensor([0.5e-10]), rtol=1e-4, atol=0
-    )
-    torch.testing.assert_close(
-        pseudo_huber(1e5 * direction, c=1.0), torch.tensor([1e5 - 1]), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(pseudo_huber(1e-5 * direction, c=1.0), torch.tensor([0.5e-10]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(pseudo_huber(1e5 * direction, c=1.0), torch.tensor([1e5 - 1]), rtol=1e-5, atol=0)
     assert pseudo_huber(torch.zeros(2, 3)).tolist() == [0.0, 0.0]
 
 
@@ -194,9 +190,7 @@ def test_sample_weight_makes_the_loss_blind_to_the_scale_of_a_sample() -> None:
 def test_snr_weight_is_the_capped_snr(alpha: float, cap: float) -> None:
     sigma = math.sqrt(1 - alpha**2)
     expected = cap if sigma == 0.0 else min(alpha**2 / sigma**2, cap)
-    assert float(
-        snr_weight(torch.tensor(alpha).double(), torch.tensor(sigma).double(), cap)
-    ) == pytest.approx(expected)
+    assert float(snr_weight(torch.tensor(alpha).double(), torch.tensor(sigma).double(), cap)) == pytest.approx(expected)
 
 
 def test_snr_weight_at_the_ends_and_over_a_batch() -> None:

@@ -49,9 +49,7 @@ names = st.sampled_from(sorted(SCHEDULES))
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
-@pytest.mark.parametrize(
-    "config", [PIXART, SDXL, COSINE, ZERO_SNR, {**COSINE, "rescale_betas_zero_snr": True}]
-)
+@pytest.mark.parametrize("config", [PIXART, SDXL, COSINE, ZERO_SNR, {**COSINE, "rescale_betas_zero_snr": True}])
 def test_table_is_that_of_diffusers_to_the_last_bit(scheduler: type, config: Mapping[str, object]) -> None:
     theirs = scheduler(**config)
     ours = schedule_from_config(theirs.config)
@@ -140,9 +138,7 @@ def test_vp_reads_entry_t_minus_1_and_is_linear_in_alpha_between() -> None:
     assert float(schedule.alpha(1000)) == float(root[999])
     assert float(schedule.alpha(1)) == float(root[0])
     assert float(schedule.alpha(750)) == float(root[749])
-    assert float(schedule.alpha(750.25)) == pytest.approx(
-        float(0.75 * root[749] + 0.25 * root[750]), abs=1e-15
-    )
+    assert float(schedule.alpha(750.25)) == pytest.approx(float(0.75 * root[749] + 0.25 * root[750]), abs=1e-15)
 
 
 def test_vp_clamps_below_its_first_entry_and_beyond_its_range() -> None:
@@ -323,9 +319,7 @@ def test_a_grid_that_is_no_grid_is_a_clear_error(steps: int, end: float, message
         FlowSchedule().grid(steps, end)
 
 
-def network_output(
-    prediction: Prediction, x0: torch.Tensor, eps: torch.Tensor, a: float, s: float
-) -> torch.Tensor:
+def network_output(prediction: Prediction, x0: torch.Tensor, eps: torch.Tensor, a: float, s: float) -> torch.Tensor:
     """What a perfect network of each kind says, from the definitions of the kinds."""
     return {"epsilon": eps, "sample": x0, "v_prediction": a * eps - s * x0, "flow": eps - x0}[prediction]
 

@@ -131,9 +131,7 @@ def test_lower_undoes_raise(r: float, t: float) -> None:
 
 
 @given(name=st.sampled_from(sorted(SCHEDULES)), time_map=st.sampled_from(MAPS), t=st.floats(1.0, 1000.0))
-def test_no_map_changes_the_final_resolution_or_leaves_the_range(
-    name: str, time_map: TimeMap, t: float
-) -> None:
+def test_no_map_changes_the_final_resolution_or_leaves_the_range(name: str, time_map: TimeMap, t: float) -> None:
     assert map_time(SCHEDULES[name], t, 1.0, time_map) == t
     mapped = map_time(SCHEDULES[name], t, 2.0, time_map)
     assert 0.0 < mapped <= 1000.0
@@ -401,9 +399,7 @@ def edited(path: Sequence[str | int], value: object) -> dict[str, object]:
         (["thresholds", 0], None, "a threshold must be a finite number, got None"),
     ],
 )
-def test_a_saved_plan_is_checked_when_it_is_read(
-    path: Sequence[str | int], value: object, message: str | None
-) -> None:
+def test_a_saved_plan_is_checked_when_it_is_read(path: Sequence[str | int], value: object, message: str | None) -> None:
     data = edited(path, value)
     if message is None:
         assert split(StepPlan.from_dict(data)) == [1, 3]
@@ -455,9 +451,7 @@ def test_a_plan_cannot_be_made_invalid_by_hand() -> None:
         (Crossing(upsample="nearest"), Crossing(), "nearest upsampling is sampled with, but bilinear"),
     ],
 )
-def test_a_mismatch_of_training_and_sampling_is_a_warning(
-    sampled: Crossing, trained: Crossing, message: str
-) -> None:
+def test_a_mismatch_of_training_and_sampling_is_a_warning(sampled: Crossing, trained: Crossing, message: str) -> None:
     (warning,) = example(crossing=sampled, training_crossing=trained).warnings()
     assert message in warning
 

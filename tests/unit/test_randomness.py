@@ -53,9 +53,7 @@ def test_exchanging_two_parts_of_the_key_gives_another_draw() -> None:
 
 
 def test_keys_are_not_confused_by_concatenation_or_type() -> None:
-    states = [
-        generator(0, *key).initial_seed() for key in [("ab",), ("a", "b"), ("1",), (1,), (), (0,), (0, 0)]
-    ]
+    states = [generator(0, *key).initial_seed() for key in [("ab",), ("a", "b"), ("1",), (1,), (), (0,), (0, 0)]]
     assert len(set(states)) == len(states)
 
 
@@ -144,9 +142,7 @@ def test_generator_noise_draws_what_diffusers_would() -> None:
     shape = (2, 4, 8, 8)
     for dtype in (torch.float32, torch.float16):
         ours = GeneratorNoise([torch.Generator().manual_seed(i) for i in (3, 4)], dtype=dtype)
-        theirs = randn_tensor(
-            shape, generator=[torch.Generator().manual_seed(i) for i in (3, 4)], dtype=dtype
-        )
+        theirs = randn_tensor(shape, generator=[torch.Generator().manual_seed(i) for i in (3, 4)], dtype=dtype)
         assert torch.equal(ours.normal(shape, "start"), theirs)
 
 

@@ -83,9 +83,7 @@ def test_settings_of_the_paper(
         ("wan21-14b", [1000, 974, 937, 834, 716, 505], [(480, 832)] * 3 + [(720, 1280)] * 3),
     ],
 )
-def test_times_and_sides_of_the_paper(
-    name: str, model_times: list[float], sides: list[tuple[int, int]]
-) -> None:
+def test_times_and_sides_of_the_paper(name: str, model_times: list[float], sides: list[tuple[int, int]]) -> None:
     plan = load_recipe(name).build_plan()
     assert [step.model_time for step in plan.steps] == pytest.approx(model_times, abs=1.0)
     stages = [plan.stage_of(step) for step in plan.steps]
@@ -115,9 +113,7 @@ def test_scenes_run_on_the_packaged_teacher() -> None:
 
 
 def test_a_file_extends_a_packaged_recipe_key_by_key(tmp_path: Path) -> None:
-    path = write(
-        tmp_path, "mine.yaml", "extends: sdxl\noptim: {student_lr: 1e-6}\nplan: {sides: [512, 768]}\n"
-    )
+    path = write(tmp_path, "mine.yaml", "extends: sdxl\noptim: {student_lr: 1e-6}\nplan: {sides: [512, 768]}\n")
     mine, theirs = load_recipe(path), load_recipe("sdxl")
     assert mine.name == "mine"
     assert mine.optim == theirs.optim.model_copy(update={"student_lr": 1e-6})
@@ -139,16 +135,12 @@ def test_layers_come_root_first_and_the_last_one_wins() -> None:
 
 
 leaves = st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2))
-trees = st.recursive(
-    leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8
-)
+trees = st.recursive(leaves, lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8)
 mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
 
 
 @given(mappings, mappings)
-def test_merging_leaves_its_sources_alone_and_twice_is_once(
-    under: dict[str, object], over: dict[str, object]
-) -> None:
+def test_merging_leaves_its_sources_alone_and_twice_is_once(under: dict[str, object], over: dict[str, object]) -> None:
     before = repr((under, over))
     layers = [Layer("under", under), Layer("over", over)]
     merged = merge(layers)
@@ -239,9 +231,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
     for path in (f"{tmp_path}{os.sep}none.yaml", str(tmp_path)):
-        with pytest.raises(
-            RMDError, match=r"there is no recipe file .*; check the path, or name one of pixart, "
-        ):
+        with pytest.raises(RMDError, match=r"there is no recipe file .*; check the path, or name one of pixart, "):
             read_layers(path)
 
 

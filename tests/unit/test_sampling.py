@@ -119,16 +119,12 @@ def test_one_stage_on_gaussian_data_is_the_product_of_its_steps(schedule: NoiseS
     mean, std, steps = 1.5, 0.4, 5
     plan = one_stage(schedule, steps)
     start = CounterNoise(0, [0, 1], dtype=torch.float64).normal((2, 3, 8, 8), "start")
-    coefficients = [
-        (float(schedule.alpha(s.teacher_time)), float(schedule.sigma(s.teacher_time))) for s in plan.steps
-    ]
+    coefficients = [(float(schedule.alpha(s.teacher_time)), float(schedule.sigma(s.teacher_time))) for s in plan.steps]
     gain = 1.0
     for (a, s), (b, r) in zip(coefficients, [*coefficients[1:], (1.0, 0.0)], strict=True):
         gain *= (a * b * std**2 + s * r) / (a**2 * std**2 + s**2)
     expected = mean + gain * (start - coefficients[0][0] * mean)
-    found = run_cascade(
-        gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start
-    )
+    found = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
     torch.testing.assert_close(found, expected)
 
 
@@ -140,9 +136,7 @@ def test_many_steps_on_gaussian_data_follow_the_ode_to_the_data(schedule: NoiseS
     a, s = float(schedule.alpha(1000)), float(schedule.sigma(1000))
     # The probability-flow ODE keeps each value's number of standard deviations from the mean.
     expected = mean + std * (start - a * mean) / math.sqrt(a**2 * std**2 + s**2)
-    found = run_cascade(
-        gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start
-    )
+    found = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
 
 
@@ -182,9 +176,7 @@ def test_a_block_cascade_on_white_gaussian_data_keeps_the_states_on_the_schedule
 
 @pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
 @pytest.mark.parametrize("rule", RULES)
-def test_until_returns_the_state_the_full_run_sees_bit_for_bit(
-    schedule: NoiseSchedule, rule: NoiseRule
-) -> None:
+def test_until_returns_the_state_the_full_run_sees_bit_for_bit(schedule: NoiseSchedule, rule: NoiseRule) -> None:
     plan = cascade(schedule, crossing=Crossing(rule=rule, beta=0.5))
     seen: list[Tensor] = []
     x0s: list[Tensor] = []

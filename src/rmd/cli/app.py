@@ -16,7 +16,11 @@ from typing import Annotated
 import typer
 
 from rmd import __version__
+from rmd.cli.bench import bench
+from rmd.cli.demo import demo
 from rmd.cli.plan import plan
+from rmd.cli.scenes import scenes
+from rmd.cli.train import train
 from rmd.errors import RMDError
 
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -29,7 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("bench")(bench)
+app.command("demo")(demo)
 app.command("plan")(plan)
+app.command("train")(train)
+app.add_typer(scenes, name="scenes")
 
 
 @dataclass

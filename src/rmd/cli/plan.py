@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
     steps: Annotated[int | None, typer.Option(help="Number of student steps.")] = None,
     thresholds: Annotated[
         str | None, typer.Option(metavar="A,B", help="logSNR thresholds: --thresholds=-6.0,-2.5")
@@ -39,9 +37,7 @@ def plan(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON only; a logSNR of minus infinity is null.")
     ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Show the step plan of a recipe: times, stages and cost of every step."""
     named = {"steps": steps, "map": map}

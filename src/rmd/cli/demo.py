@@ -1,0 +1,51 @@
+"""`rmd demo`: distil the packaged teacher on this machine and show what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+QUICK = ("train.iterations=6", "evaluation.n=64", "method.warmup_steps=2", "train.sample_every=6")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run; what an earlier demo left there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: its numbers mean nothing.")] = False,
+    recipe: Annotated[str, typer.Option(help="A recipe on the scenes.")] = "scenes",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+) -> None:
+    """Distil the packaged teacher, sample five ways with the same seeds, judge, print a table and write report.html."""
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import shutil
+
+    import torch
+    from rich.console import Console
+
+    from rmd.cli.progress import progress_bar
+    from rmd.config import load_recipe
+    from rmd.demo import run_demo
+    from rmd.report import print_table
+
+    loaded = load_recipe(recipe, [*(QUICK if quick else ()), *(overrides or ())])
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    console = Console()
+    for part in ("run", "student"):
+        shutil.rmtree(out / part, ignore_errors=True)
+    with progress_bar() as report_progress:
+        result = run_demo(loaded, out, quick=quick, progress=report_progress)
+    if result is None:
+        console.print(f"stopped and saved; start again with: rmd demo --out {out}")
+        return
+    print_table(result.report, console)
+    console.print(f"report: {result.page}   student: {out / 'student'}")

@@ -1,0 +1,123 @@
+"""`rmd scenes`: render captioned scenes, and build the teacher, judge and references that the package holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.cli.quiet import quiet_libraries
+
+scenes = typer.Typer(
+    help="Render captioned scenes; build the packaged teacher, its judge and the references.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
+Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and of the training; the data have their own.")]
+Iterations = Annotated[
+    int | None, typer.Option(min=2, metavar="N", help="Optimiser steps. [default: as for the packaged weights]")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")]
+OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
+
+
+@scenes.command("render")
+def render(
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
+    size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
+    text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Only scenes of this caption.")] = None,
+) -> None:
+    """Render captioned scenes to PNG files, with their captions and a contact sheet."""
+    from rmd.scenes.pictures import SHEET_NAME, draw_scenes, write_scenes
+
+    folder = write_scenes(draw_scenes(count, seed=seed, text=text), out, size=size)
+    typer.echo(f"{count} scenes: {folder} (captions.jsonl); all at a glance: {folder / SHEET_NAME}")
+
+
+@scenes.command("train-vae")
+def train_vae(
+    out: Out = OUT, seed: Seed = 0, iterations: Iterations = None, cache: Cache = CACHE, threads: Threads = None
+) -> None:
+    """Train the scenes' VAE."""
+    _prepare(threads)
+    from rmd.scenes.build import VAE_ITERATIONS, build_vae_weights
+
+    steps = VAE_ITERATIONS if iterations is None else iterations
+    typer.echo(f"vae: {build_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
+
+
+@scenes.command("train-teacher")
+def train_teacher(
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    family: Annotated[str, typer.Option(help="Which kind of pipeline the teacher is.")] = "sdxl",
+    vae: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. [default: the usual one, trained first]")
+    ] = None,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Train the scenes' teacher: an ordinary diffusers pipeline."""
+    _prepare(threads)
+    from rmd.scenes.build import build_teacher
+
+    folder = build_teacher(out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, log=_log)
+    typer.echo(f"teacher: {folder}")
+
+
+@scenes.command("train-judge")
+def train_judge(
+    out: Out = OUT, seed: Seed = 0, iterations: Iterations = None, cache: Cache = CACHE, threads: Threads = None
+) -> None:
+    """Train the judge, a classifier of all attributes, and test it on scenes it has not seen."""
+    _prepare(threads)
+    from rmd.scenes.build import JUDGE_ITERATIONS, build_judge
+
+    steps = JUDGE_ITERATIONS if iterations is None else iterations
+    found = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+    whole = found.all_right
+    typer.echo(f"judge: {out / 'judge.safetensors'}")
+    typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
+    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in found.by_name.items()))
+
+
+@scenes.command("references")
+def references(
+    out: Out = OUT,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. [default: teacher in --out]")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. [default: --out]")
+    ] = None,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Judge fresh renders and the teacher's own samples: what students are compared with."""
+    _prepare(threads)
+    from rmd.scenes.build import build_references
+
+    found = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+    count = len(found.renders)
+    typer.echo(f"references: {out / 'references.safetensors'} ({count} renders, {len(found.teacher)} teacher samples)")
+
+
+def _prepare(threads: int | None) -> None:
+    quiet_libraries()
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # small weights under decay become denormal, which makes a CPU crawl
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,178 @@
+"""`rmd train`: distil a recipe's teacher into a few-step student, and save it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmd.cli.plan import cost_line
+from rmd.cli.quiet import quiet_libraries
+from rmd.config import Recipe, load_recipe
+from rmd.errors import RMDError
+
+if TYPE_CHECKING:
+    from rmd.methods import Method
+    from rmd.plan import StepPlan
+    from rmd.train.loop import Trainer
+
+OnIteration = Callable[[int, dict[str, float]], None]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/<recipe's name>]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [default: the recipe's, or torch's own choice]")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what the run would be, and write nothing.")
+    ] = False,
+) -> None:
+    """Distil a recipe's teacher into a few-step student."""
+    overrides = list(set_ or ())
+    loaded = load_recipe(recipe, overrides)
+    quiet_libraries()
+    folder = Path("runs") / loaded.name if out is None else out
+    plan = loaded.build_plan()
+    for warning in plan.warnings():
+        typer.echo(f"rmd: warning: {warning}", err=True)
+    if not dry_run:
+        check_folder(folder, resume=resume)
+    trainer = _trainer(loaded, folder, threads or loaded.train.threads)
+    typer.echo(f"{loaded.name}: {plan_line(plan)}")
+    if dry_run:
+        _print_dry_run(trainer)
+        return
+    total = loaded.train.iterations
+    with _progress(total) as trainer.on_iteration:
+        done = trainer.train(resume=resume)
+    if done < total:
+        command = _resume_command(recipe, overrides, folder, threads)
+        typer.echo(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
+        return
+    from rmd.export.student import save_student
+
+    student = save_student(trainer.backbone, trainer.student_state(), loaded, folder / "student")
+    typer.echo(f"student: {student} (for diffusers; its plan is in rmd_config.json)")
+    typer.echo(f"run: {folder} (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir {folder}")
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """RMDError unless the run's folder fits `resume`; asked before weights are loaded, which can take minutes."""
+    from rmd.train.checkpoint import checkpoints
+
+    found = checkpoints(folder / "checkpoints")
+    if found and not resume:
+        raise RMDError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+    if resume and not found:
+        raise RMDError(f"nothing to resume in {folder}: it holds no checkpoint; run without --resume")
+    if folder.exists() and not folder.is_dir():
+        raise RMDError(f"{folder} is a file: choose another --out")
+
+
+def plan_line(plan: StepPlan) -> str:
+    """The cascade in one line: `32x32 at 1000, 842 -> 64x64 at 500, 250; ` and its cost."""
+    stages = [
+        f"{plan.stages[stage - 1].size} at {', '.join(f'{step.model_time:.0f}' for step in steps)}"
+        for stage, steps in groupby(plan.steps, key=lambda step: step.stage)
+    ]
+    return f"{' -> '.join(stages)}; {cost_line(plan)}"
+
+
+def calls_line(method: Method) -> str:
+    """Network calls (batches) of one iteration by role: what the roll-out, the two scores and the updates take.
+
+    The student runs the steps before the drawn one and that one; stages are drawn alike, then steps of the stage.
+    """
+    stages = [[s.index for s in method.plan.steps if s.stage == stage.index] for stage in method.plan.stages]
+    mean = sum(sum(indices) / len(indices) for indices in stages) / len(stages)
+    both = "" if method.config.guidance == 1.0 else " (with guidance: twice the batch)"
+    return (
+        f"network calls per iteration: student 1 to {len(method.plan.steps)} ({mean:.4g} on average), "
+        f"teacher 1{both}, fake {1 + method.config.fake_updates}"
+    )
+
+
+def _trainer(recipe: Recipe, folder: Path, threads: int | None) -> Trainer:
+    """The run with its teacher loaded and checked; writes nothing."""
+    import torch
+
+    from rmd.data.prompts import load_prompts
+    from rmd.teacher import load_teacher
+    from rmd.train.loop import Trainer
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    load_prompts(recipe.data.prompts, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
+    return Trainer(recipe, load_teacher(recipe), folder)
+
+
+def _print_dry_run(trainer: Trainer) -> None:
+    recipe = trainer.recipe
+    trainable = {role: sum(p.numel() for p in trainer.roles.trainable(role)) for role in ("student", "fake")}
+    typer.echo(
+        f"trainable parameters: student {trainable['student']:,}, fake {trainable['fake']:,} (mode {recipe.roles.mode})"
+    )
+    typer.echo(calls_line(trainer.method))
+    typer.echo(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
+
+
+def _resume_command(recipe: str, overrides: Sequence[str], folder: Path, threads: int | None) -> str:
+    changed = [part for override in overrides for part in ("--set", override)]
+    more = [] if threads is None else ["--threads", str(threads)]
+    return shlex.join(["rmd", "train", recipe, *changed, "--out", str(folder), *more, "--resume"])
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[OnIteration]:
+    """What is shown on standard error after every iteration: a bar on a terminal, a line every tenth elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(total)
+        return
+    numbers = TextColumn("{task.fields[numbers]}")
+    left = TextColumn("left")
+    with Progress(
+        TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), left, numbers,
+        console=console,
+    ) as bars:  # fmt: skip
+        task = bars.add_task("training", total=total, numbers="")
+
+        def show(done: int, values: dict[str, float]) -> None:
+            bars.update(task, completed=done, numbers=_numbers(values, values["seconds"]))
+
+        yield show
+
+
+def _lines(total: int) -> OnIteration:
+    """Prints a line when another tenth of the run is done."""
+    spent, seen = 0.0, 0
+
+    def show(done: int, values: dict[str, float]) -> None:
+        nonlocal spent, seen
+        spent, seen = spent + values["seconds"], seen + 1
+        if 10 * done // total > 10 * (done - 1) // total:
+            pace = spent / seen
+            numbers = _numbers(values, pace)
+            typer.echo(f"iteration {done}/{total}: {numbers}, {pace * (total - done):.0f} s left", err=True)
+
+    return show
+
+
+def _numbers(values: dict[str, float], pace: float) -> str:
+    return f"student loss {values['student_loss']:.4g}, gap {values['gap']:.4g}, {pace:.2f} s/it"

@@ -1,0 +1,213 @@
+"""The demo: distil the packaged teacher, sample five ways with the same seeds, judge, and write the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import rmd
+from rmd.backbones.base import Backbone
+from rmd.config import Recipe
+from rmd.data.prompts import scene_captions
+from rmd.export.student import save_student
+from rmd.plan import StepPlan
+from rmd.plotting import plot_plan
+from rmd.report import Check, Report, Row, write_report
+from rmd.scenes.assets import assets_folder
+from rmd.scenes.compare import SAMPLES_PER_PROMPT, Contender, Samples, full_plan, measure, run_contender
+from rmd.scenes.judge import load_judge
+from rmd.scenes.references import load_references
+from rmd.teacher import load_teacher
+from rmd.train.loop import Trainer
+from rmd.train.panels import to_uint8
+from rmd.train.tracking import read_metrics
+
+TEACHER_STEPS = 25
+GRID_PROMPTS = 24
+_SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The report, where it was written, and whether the run was asked to stop before its end."""
+
+    report: Report
+    page: Path
+
+
+def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -> DemoResult | None:
+    """Train, compare and report; None when a signal stopped the training (it is saved and can be resumed).
+
+    Args:
+        recipe: the scenes recipe, or a variant of it.
+        folder: the run's folder; a finished run in it is made anew.
+        quick: marks the report as a smoke run.
+    """
+    began = time.perf_counter()
+    backbone = load_teacher(recipe)
+    trainer = Trainer(recipe, backbone, folder / "run")
+    total = recipe.train.iterations
+    trainer.on_iteration = lambda done, _: progress("distilling", done, total)
+    if trainer.train() < total:
+        return None
+    state = trainer.student_state()
+    save_student(backbone, state, recipe, folder / "student")
+    prompts = evaluation_prompts(recipe.evaluation.n, seed=recipe.train.seed)
+    found = contenders(backbone, recipe)
+    samples = {c.name: _sample(trainer, c, prompts, progress) for c in found}
+    full_steps = _full_steps_seconds(trainer, prompts)
+    judge, references = load_judge(assets_folder()), load_references(assets_folder())
+    shown = slice(0, GRID_PROMPTS * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
+    base = samples["teacher"].denoiser_seconds / len(prompts)
+    rows = [
+        measure(c, samples[c.name], prompts, judge=judge, references=references, teacher_seconds=base) for c in found
+    ]
+    report = Report(
+        rows=rows,
+        checks=targets({row.name: row for row in rows}, samples["rmd"].overhead, full_steps),
+        quick=quick,
+        seconds=time.perf_counter() - began,
+        peak_memory_gb=peak_memory_gb(),
+        config=recipe.model_dump(mode="json"),
+        versions=versions(),
+        plan=trainer.plan.to_dict(),
+        prompts=prompts[shown],
+        history=read_metrics(folder / "run" / "metrics.jsonl"),
+        n=len(prompts),
+        seed=recipe.train.seed,
+        overhead=samples["rmd"].overhead,
+    )
+    grids = {name: to_uint8(s.images[shown]) for name, s in samples.items()}
+    _save_strips(grids, folder / "grids")
+    page = write_report(report, grids, _panels(folder / "run"), _plan_png(trainer), folder)
+    return DemoResult(report, page)
+
+
+def evaluation_prompts(count: int, *, seed: int) -> list[str]:
+    """Captions of the whole grammar, held-out combinations included, each `SAMPLES_PER_PROMPT` times in a row."""
+    distinct = -(-count // SAMPLES_PER_PROMPT)
+    captions = scene_captions(distinct, seed=_SAMPLING_SEED + seed, training=False)
+    return [caption for caption in captions for _ in range(SAMPLES_PER_PROMPT)]
+
+
+def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Check]:
+    """What the demo must reach, set beforehand.
+
+    Args:
+        full_steps: denoiser seconds per image of as many steps as the student's, all at the full resolution.
+    """
+    ours, teacher, four, cascade = (rows[name] for name in ("rmd", "teacher", "teacher-4", "cascade-undistilled"))
+    nearest = min(cascade.kernel_distance_to_teacher, four.kernel_distance_to_teacher)
+    gain = full_steps / ours.seconds_per_image
+    found = [
+        ("attributes over the teacher's", "at least 0.95", ours.attributes / teacher.attributes, 0.95, True),
+        ("distance to renders over the undistilled cascade's", "at most 0.5",
+         ours.kernel_distance / cascade.kernel_distance, 0.5, False),
+        ("distance to renders over the 4-step teacher's", "below 1",
+         ours.kernel_distance / four.kernel_distance, 1, False),
+        ("distance to the teacher's samples over the nearer of cascade and 4 steps", "below 1",
+         ours.kernel_distance_to_teacher / nearest, 1, False),
+        ("denoiser speed-up over the teacher", "at least 15", ours.speedup, 15, True),
+        ("denoiser speed-up over as many full-resolution steps", "at least 1.4", gain, 1.4, True),
+        ("sampler time outside the network", "at most 0.02", overhead, 0.02, False),
+        ("4-step teacher's distance to renders over the teacher's", "at least 3",
+         four.kernel_distance / teacher.kernel_distance, 3, True),
+    ]  # fmt: skip
+    return [
+        Check(name=name, target=target, measured=value, passed=value >= limit if least else value <= limit)
+        for name, target, value, limit, least in found
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = ("torch", "diffusers", "transformers", "peft", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"rmd": rmd.__version__, "python": platform.python_version(), **found}
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far, in 10^9 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def contenders(backbone: Backbone, recipe: Recipe) -> list[Contender]:
+    """The five rows: the teacher, its cheaper ways of sampling, and the student."""
+    plan, guidance = recipe.build_plan(), recipe.method.guidance
+    low, full, count = plan.stages[0], plan.stages[-1], len(plan.steps)
+    split = "+".join(str(sum(step.stage == stage.index for step in plan.steps)) for stage in plan.stages)
+
+    def teacher(name: str, label: str, its: StepPlan) -> Contender:
+        return Contender(name, label, "teacher", its, guidance)
+
+    return [
+        teacher("teacher", f"teacher, {TEACHER_STEPS} steps", full_plan(backbone, full, TEACHER_STEPS)),
+        teacher("teacher-4", f"teacher, {count} steps", full_plan(backbone, full, count)),
+        teacher("cascade-undistilled", f"teacher as a {split} cascade", plan),
+        teacher("teacher-low", f"teacher at {low.size}, enlarged", full_plan(backbone, low, TEACHER_STEPS)),
+        Contender("rmd", f"RMD student, {split}", "student", plan),
+    ]
+
+
+def _sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progress: Progress) -> Samples:
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(f"sampling: {contender.label}", done, len(prompts))
+
+    network = trainer.averaged_student() if contender.role == "student" else trainer.roles.use(contender.role)
+    with network as module:
+        return run_contender(
+            trainer.backbone,
+            module,
+            contender,
+            prompts,
+            seed=_SAMPLING_SEED,
+            size=trainer.plan.stages[-1],
+            progress=count,
+        )
+
+
+def _full_steps_seconds(trainer: Trainer, prompts: Sequence[str]) -> float:
+    """Denoiser seconds per image of the student's network for as many steps, all at the full resolution."""
+    size, part = trainer.plan.stages[-1], prompts[:128]
+    plan = full_plan(trainer.backbone, size, len(trainer.plan.steps))
+    contender = Contender("full", "as many full-resolution steps", "student", plan)
+    return _sample(trainer, contender, part, lambda *_: None).denoiser_seconds / len(part)
+
+
+def _save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
+    """The grids' pictures at their own size, one PNG a row of the table, from left to right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images in grids.items():
+        strip = torch.cat(list(images), dim=2).permute(1, 2, 0)
+        Image.fromarray(strip.numpy()).save(folder / f"{name}.png")
+
+
+def _panels(run: Path) -> list[tuple[int, Image.Image]]:
+    paths = sorted((run / "pictures").glob("scores-*.png"))
+    return [(int(path.stem.split("-")[1]), Image.open(path).convert("RGB")) for path in paths]
+
+
+def _plan_png(trainer: Trainer) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plan.png"
+        plot_plan(trainer.plan, trainer.backbone.schedule, path)
+        return path.read_bytes()

@@ -1,0 +1,310 @@
+"""`rmd train`: a whole run, stopping and going on, a dry run, and one sentence for what a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import PROMPTS, make_recipe, tiny_pipeline, write_prompts
+
+from rmd.cli import train as command
+from rmd.cli.app import main
+from rmd.cli.train import calls_line, plan_line
+from rmd.config import load_recipe, to_yaml
+from rmd.data.prompts import scene_captions
+from rmd.export.student import load_student
+from rmd.train.loop import Trainer
+from rmd.train.tracking import read_metrics
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "pipeline"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe of moments in an empty working folder; its own files lie elsewhere."""
+    files, work = tmp_path / "files", tmp_path / "work"
+    files.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "200")
+    made = make_recipe(write_prompts(files), mode="full").model_copy(update={"teacher": str(teacher)})
+    path = files / "tiny.yaml"
+    path.write_text(to_yaml(made), encoding="utf-8")
+    return path
+
+
+def written() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+def student_of(folder: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_student(Path(folder)).backbone.denoiser.state_dict()
+    return state
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert not [name for name in left if not torch.equal(left[name], right[name])]
+
+
+def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a SIGTERM in the given iteration."""
+    usual: Callable[[Trainer, int], Any] = Trainer.iterate
+
+    def iterate(self: Trainer, iteration: int) -> Any:
+        if iteration == iterations - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(self, iteration)
+
+    monkeypatch.setattr(Trainer, "iterate", iterate)
+
+
+def test_a_run(recipe: Path, teacher: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "tiny: 16x16 at 1000, 857 -> 32x32 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x",
+        "student: runs/tiny/student (for diffusers; its plan is in rmd_config.json)",
+        "run: runs/tiny (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir runs/tiny",
+    ]
+    lines = err.splitlines()
+    assert len(lines) == 6 and lines[2].startswith("iteration 3/6: student loss ")
+    assert " gap " in lines[2] and " s/it, " in lines[2] and lines[2].endswith(" s left")
+    assert [row["iteration"] for row in read_metrics(Path("runs/tiny/metrics.jsonl"))] == [1, 2, 3, 4, 5, 6]
+    student = load_student(Path("runs/tiny/student"))
+    assert student.plan == load_recipe(str(recipe)).build_plan()
+    trained = student.backbone.denoiser.state_dict()
+    assert any(not torch.equal(value, trained[name]) for name, value in tiny_pipeline().unet.state_dict().items())
+
+
+def test_another_folder_and_settings(recipe: Path, capsys: Captured) -> None:
+    arguments = ["--set", "train.iterations=1", "--set", "train.seed=5", "--out", "there/it", "--threads", "1"]
+    assert main(["train", str(recipe), *arguments]) == 0
+    assert [path.name for path in Path().iterdir()] == ["there"]
+    used = load_recipe("there/it/recipe.yaml")
+    assert (used.train.iterations, used.train.seed) == (1, 5)
+    assert json.loads(Path("there/it/student/rmd_config.json").read_text())["recipe"] == "tiny"
+
+
+@pytest.mark.parametrize(("setting", "option", "expected"), [("3", [], 3), ("3", ["--threads", "2"], 2)])
+def test_threads(setting: str, option: list[str], expected: int, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert main(["train", str(recipe), "--dry-run", "--set", f"train.threads={setting}", *option]) == 0
+    assert asked == [expected]
+
+
+def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    more = ["--set", "train.iterations=4", "--threads", "1"]
+    assert main(["train", str(recipe), *more, "--out", "whole"]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert main(["train", str(recipe), *more, "--out", "my run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("stopped at iteration 2 of 4; it is saved in my run, go on with: rmd train ")
+    assert not Path("my run/student").exists()
+    again = shlex.split(said.partition("go on with: ")[2])
+    assert again == ["rmd", "train", str(recipe), *more[:2], "--out", "my run", *more[2:], "--resume"]
+    assert main(again[1:]) == 0
+    assert_same(student_of("my run/student"), student_of("whole/student"))
+    # once more: nothing is left to train, the student is saved again
+    assert main(again[1:]) == 0
+    assert_same(student_of("my run/student"), student_of("whole/student"))
+
+
+def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+    count = sum(parameter.numel() for parameter in tiny_pipeline().unet.parameters())
+    plan, trainable, calls, size = capsys.readouterr().out.splitlines()
+    assert plan.startswith("tiny: 16x16 at 1000, 857 -> ")
+    assert trainable == f"trainable parameters: student {count:,}, fake {count:,} (mode full)"
+    assert calls == (
+        "network calls per iteration: student 1 to 4 (2.5 on average), "
+        "teacher 1 (with guidance: twice the batch), fake 3"
+    )
+    assert size == "6 iterations of batch 2 into runs/tiny"
+    assert written() == []
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path) -> None:
+    loaded = load_recipe(str(recipe), [f"method.guidance={guidance}", "method.warmup_steps=0"])
+    trainer = command._trainer(loaded, Path("run"), None)
+    line = calls_line(trainer.method)
+    assert ("(with guidance: twice the batch)" in line) == (guidance != 1.0)
+    for iteration in range(3):
+        trainer.method.evaluations.clear()
+        values, _ = trainer.iterate(iteration)
+        assert trainer.method.evaluations == {"student": int(values["step"]), "teacher": 1, "fake": 3}
+    assert ", fake 3" in line and "student 1 to 4 (2.5 on average), teacher 1" in line
+
+
+def test_calls_on_average_are_over_stages_then_steps(recipe: Path) -> None:
+    trainer = command._trainer(load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None)
+    assert "student 1 to 4 (2 on average)" in calls_line(trainer.method)  # (1 + (2 + 3 + 4) / 3) / 2
+
+
+def test_the_plan_in_a_line() -> None:
+    assert plan_line(load_recipe("pixart").build_plan()) == (
+        "512x512 at 1000, 857 -> 1024x1024 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x"
+    )
+    assert plan_line(load_recipe("pixart", ["plan.sides=[1024]", "plan.thresholds=[]"]).build_plan()).startswith(
+        "1024x1024 at 1000, 750, 500, 250; 4: "
+    )
+
+
+def test_warnings_of_the_plan(recipe: Path, capsys: Captured) -> None:
+    unlike = ["crossing.rule=plain", "crossing.beta=1.0", "crossing.train_beta=0.2"]
+    settings = [part for setting in unlike for part in ("--set", setting)]
+    assert main(["train", str(recipe), "--dry-run", *settings]) == 0
+    assert capsys.readouterr().err.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with")
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with command._progress(40) as show:
+        show(20, {"student_loss": 0.25, "gap": 0.125, "seconds": 1.5})
+    shown = capsys.readouterr().err
+    for words in ("20/40", "student loss 0.25, gap 0.125, 1.50 s/it", "left"):
+        assert words in shown
+
+
+def test_lines_elsewhere(capsys: Captured) -> None:
+    with command._progress(40) as show:
+        for done in range(1, 41):
+            show(done, {"student_loss": 1.0, "gap": 1.0, "seconds": 2.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"iteration {4 * i}/40" for i in range(1, 11)]
+    assert lines[0].endswith("2.00 s/it, 72 s left") and lines[-1].endswith(" 0 s left")
+
+
+# Every row: what is changed in the recipe, and what the one sentence must say.
+WRONG = [
+    (["train.iteration=3"], "there is no key train.iteration; did you mean train.iterations?"),
+    (["data.prompts=none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+    (["teacher=FOLDER"], "is no diffusers pipeline: it has no model_index.json"),
+    (["teacher=no/such/thing"], "cannot load the pipeline no/such/thing: "),
+    (["family=pixart"], "family is pixart, but the teacher"),
+    (["noise.rescale_betas_zero_snr=false"], "the recipe's noise is not that of the teacher"),
+    (["noise.beta_end=0.0121"], "the recipe's noise is not that of the teacher"),
+    (["noise={kind: flow, shift: 3.0}"], "the recipe's noise is not that of the teacher"),
+    (["plan.sides=[14, 28]", "plan.multiple=2"], "plan.sides: stage 1 of 14x14 pixels is not divisible by 4"),
+    (["plan.sides=[16, [32, 22]]", "plan.multiple=2"], "plan.sides: stage 2 of 32x22 pixels is not divisible by 4"),
+    (["plan.sides=[32]", "plan.thresholds=[]", "plan.multiple=7"], "is not divisible by 7"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), WRONG)
+def test_one_sentence_and_nothing_written(
+    overrides: list[str], sentence: str, recipe: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    noise = [o for o in overrides if o.startswith("noise={")]
+    if noise:  # another kind of noise replaces the group, which an override would only add to
+        text = recipe.read_text(encoding="utf-8")
+        start, end = text.index("noise:"), text.index("plan:")
+        recipe.write_text(text[:start] + "noise: {kind: flow, shift: 3.0}\n" + text[end:], encoding="utf-8")
+    settings = [o.replace("FOLDER", str(tmp_path / "files")) for o in overrides if o not in noise]
+    assert main(["train", str(recipe), *(part for o in settings for part in ("--set", o))]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("rmd: ") and err.count("\n") == 1
+    assert sentence in err
+    assert written() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "has no prompts: write one a line"),
+        (b"\n \n", "has no prompts: write one a line"),
+        ("a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"), "is not UTF-8 (byte 5): save it as UTF-8 text"),
+    ],
+)
+def test_a_bad_prompt_file(
+    content: bytes, sentence: str, recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmd.teacher.load_backbone", None)  # found before any weight is loaded
+    (recipe.parent / "prompts.txt").write_bytes(content)
+    assert main(["train", str(recipe)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"rmd: the prompt file {recipe.parent}") or err.startswith(f"rmd: {recipe.parent}")
+    assert sentence in err
+    assert written() == []
+
+
+def test_an_unknown_recipe(capsys: Captured) -> None:
+    assert main(["train", "scnes"]) == 1
+    assert capsys.readouterr().err.startswith("rmd: there is no recipe 'scnes' (did you mean 'scenes'?)")
+
+
+def test_the_run_is_there_already(recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ["train", str(recipe), "--set", "train.iterations=1"]
+    assert main(one) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    capsys.readouterr()
+    monkeypatch.setattr("rmd.teacher.load_backbone", None)  # found before any weight is loaded
+    assert main(one) == 1
+    assert capsys.readouterr() == (
+        "",
+        "rmd: runs/tiny holds a run already: add --resume to go on with it, or choose another --out\n",
+    )
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_nothing_to_resume(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--resume"]) == 1
+    sentence = "rmd: nothing to resume in runs/tiny: it holds no checkpoint; run without --resume\n"
+    assert capsys.readouterr() == ("", sentence)
+    assert written() == []
+
+
+def test_resumed_with_other_settings(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--resume"]) == 1
+    assert "is of another recipe" in capsys.readouterr().err
+
+
+def test_the_folder_is_a_file(recipe: Path, capsys: Captured) -> None:
+    Path("it").touch()
+    assert main(["train", str(recipe), "--out", "it"]) == 1
+    assert capsys.readouterr() == ("", "rmd: it is a file: choose another --out\n")
+
+
+def test_the_packaged_teacher(
+    teacher: Path, recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rmd.scenes.assets.assets_folder", lambda: tmp_path)
+    packaged = ["train", str(recipe), "--dry-run", "--set", "teacher=scenes"]
+    assert main(packaged) == 1
+    assert "lacks the scenes' teacher: build it (hours) with `rmd scenes train-teacher" in capsys.readouterr().err
+    (tmp_path / "teacher").symlink_to(teacher)
+    assert main(packaged) == 0
+
+
+def test_prompts_of_the_scenes(recipe: Path) -> None:
+    trainer = command._trainer(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None)
+    captions = scene_captions(64, seed=0, training=True)
+    assert set(captions) <= set(trainer.prompts.texts) and not set(PROMPTS) & set(trainer.prompts.texts)
+
+
+def test_other_libraries_are_quiet(run_python: Any, recipe: Path) -> None:
+    ended = run_python("-m", "rmd", "train", str(recipe), "--dry-run")
+    assert ended.returncode == 0 and ended.stderr == ""

@@ -1,0 +1,66 @@
+"""The demo's targets, prompts and command; the whole demo runs in tests/e2e."""
+
+from __future__ import annotations
+
+import pytest
+
+from rmd.demo import evaluation_prompts, peak_memory_gb, targets, versions
+from rmd.report import Row
+from rmd.scenes.compare import SAMPLES_PER_PROMPT
+from rmd.scenes.grammar import has_held_out, parse
+
+
+def row(name: str, **changes: float) -> Row:
+    values = {"attributes": 0.9, "kernel_distance": 10.0, "kernel_distance_to_teacher": 5.0, "speedup": 1.0}
+    values |= {"seconds_per_image": 0.01} | changes
+    return Row(
+        name=name, label=name, nfe=4, seconds_end_to_end=0.1, attributes_ci=(0, 1), attributes_by_name={},
+        kernel_distance_ci=(0, 1), kernel_distance_to_teacher_ci=(0, 1), frechet_distance=1, high_frequency=1,
+        diversity=1, **values,
+    )  # fmt: skip
+
+
+GOOD = {
+    "teacher": row("teacher", kernel_distance=2.0),
+    "teacher-4": row("teacher-4", kernel_distance=20.0, kernel_distance_to_teacher=18.0),
+    "cascade-undistilled": row("cascade-undistilled", kernel_distance=30.0, kernel_distance_to_teacher=28.0),
+    "rmd": row("rmd", attributes=0.88, kernel_distance=9.0, kernel_distance_to_teacher=8.0, speedup=20.0),
+}
+
+
+def test_a_good_run_meets_every_target() -> None:
+    assert all(check.passed for check in targets(GOOD, 0.01, 0.015))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "overhead", "full_steps"),
+    [
+        ("rmd", {"attributes": 0.84}, 0.01, 0.015),
+        ("rmd", {"kernel_distance": 16.0}, 0.01, 0.015),
+        ("teacher-4", {"kernel_distance": 8.0}, 0.01, 0.015),
+        ("rmd", {"kernel_distance_to_teacher": 19.0}, 0.01, 0.015),
+        ("rmd", {"speedup": 14.9}, 0.01, 0.015),
+        ("rmd", {}, 0.03, 0.015),
+        ("rmd", {}, 0.01, 0.0139),
+        ("teacher", {"kernel_distance": 7.0}, 0.01, 0.015),
+    ],
+)
+def test_each_target_can_be_missed(name: str, change: dict[str, float], overhead: float, full_steps: float) -> None:
+    rows = GOOD | {name: GOOD[name].model_copy(update=change)}
+    missed = [check.name for check in targets(rows, overhead, full_steps) if not check.passed]
+    assert missed
+
+
+def test_prompts_come_in_pairs_of_the_whole_grammar() -> None:
+    prompts = evaluation_prompts(400, seed=0)
+    assert len(prompts) == 400
+    assert prompts[::SAMPLES_PER_PROMPT] == prompts[1::SAMPLES_PER_PROMPT]
+    assert len(set(prompts)) > 190
+    found = [parse(text) for text in prompts]
+    assert any(a is not None and has_held_out(a) for a in found)
+    assert prompts != evaluation_prompts(400, seed=1)
+
+
+def test_the_report_names_versions_and_memory() -> None:
+    assert {"rmd", "python", "torch", "diffusers"} <= versions().keys()
+    assert 0.05 < peak_memory_gb() < 64
