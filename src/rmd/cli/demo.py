@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+TABLE_WIDTH = 110
+"""Columns of the table where there is no terminal to ask."""
 QUICK = ("train.iterations=6", "evaluation.n=64", "method.warmup_steps=2", "train.sample_every=6")
 
 
@@ -40,6 +42,8 @@ def demo(
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
     for part in ("run", "student"):
         shutil.rmtree(out / part, ignore_errors=True)
     with progress_bar() as report_progress:

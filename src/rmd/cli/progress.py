@@ -50,9 +50,13 @@ def progress_bar() -> Iterator[ReportProgress]:
 def _line_printer() -> ReportProgress:
     began: dict[str, float] = {}
     tenths: dict[str, int] = {}
+    last = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
-        elapsed = time.monotonic() - began.setdefault(what, time.monotonic())
+        nonlocal last
+        # the first report comes when some is done already: the work began when the one before it ended
+        elapsed = time.monotonic() - began.setdefault(what, last)
+        last = time.monotonic()
         tenth = 10 * done // total
         if tenth > tenths.get(what, 0):
             tenths[what] = tenth
