@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rmd.data.prompts import Prompts, load_prompts, read_lines, scene_captions
 from rmd.errors import RMDError
-from rmd.scenes.grammar import vocabulary
+from rmd.scenes.grammar import has_held_out, parse, vocabulary
 
 
 def take(prompts: Prompts, count: int, batch_size: int = 1) -> list[str]:
@@ -58,6 +58,15 @@ def test_scenes_are_a_prompt_source_of_the_grammars_words() -> None:
     assert prompts.texts != load_prompts("scenes", seed=2).texts
     words = {word for text in prompts.texts[:200] for word in text.replace(",", "").split()}
     assert words <= {*vocabulary(), ""}
+
+
+def test_training_captions_leave_out_the_held_out_combinations() -> None:
+    def held_out(training: bool) -> int:
+        scenes = [parse(text) for text in scene_captions(300, seed=0, training=training)]
+        return sum(has_held_out(scene) for scene in scenes if scene is not None)
+
+    assert held_out(training=True) == 0
+    assert held_out(training=False) > 0
 
 
 def test_captions_of_a_shorter_list_begin_the_longer_one() -> None:

@@ -237,6 +237,23 @@ def test_the_fake_score_learns_the_students_sample() -> None:
     assert losses[0] == pytest.approx(float((snr * error).mean()), rel=1e-5)
 
 
+def test_every_fake_update_draws_its_own_noise_and_its_own_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = LinearBackbone()
+    method = make_method(backbone, cascade(backbone))
+    batch = make_batch(backbone)
+    _, rollout = method.student_loss(batch, method.plan.steps[2])
+    drawn: list[Tensor] = []
+    draw_tau = method.draw_tau
+
+    def same(*arguments: Any) -> Tensor:
+        drawn.append(draw_tau(*arguments))
+        return rollout.tau
+
+    monkeypatch.setattr(method, "draw_tau", same)
+    assert len({float(method.fake_loss(batch, rollout, update).detach()) for update in range(3)}) == 3
+    assert len({tuple(tau.tolist()) for tau in drawn}) == 3
+
+
 def test_the_fake_scores_weight_is_the_capped_snr_or_one_more() -> None:
     backbone = LinearBackbone()
     tau = torch.tensor([30.0, 400.0, 900.0], dtype=torch.float64)
@@ -258,6 +275,9 @@ def test_warm_up_trains_the_first_stage_alone() -> None:
     drawn = [THREE.draw_step(i).stage for i in range(300)]
     assert set(drawn[:20]) == {1}
     assert set(drawn[20:]) == {1, 2, 3}
+    seeds = [make_method(LinearBackbone(), THREE.plan, warmup_steps=20, seed=seed) for seed in range(20)]
+    assert {method.draw_step(19).stage for method in seeds} == {1}
+    assert {method.draw_step(20).stage for method in seeds} == {1, 2, 3}
 
 
 def test_steps_are_drawn_uniformly_over_stages_then_steps() -> None:
