@@ -25,7 +25,7 @@ from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
 from rmd.report import Check, Report, Row, write_report
 from rmd.scenes.assets import assets_folder
-from rmd.scenes.compare import SAMPLES_PER_PROMPT, Contender, Samples, full_plan, measure, run_contender
+from rmd.scenes.compare import SAMPLES_PER_PROMPT, TEACHER_STEPS, Contender, Samples, full_plan, measure, run_contender
 from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher
@@ -33,7 +33,6 @@ from rmd.train.loop import Trainer
 from rmd.train.panels import to_uint8
 from rmd.train.tracking import read_metrics
 
-TEACHER_STEPS = 25
 GRID_PROMPTS = 24
 _SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
 

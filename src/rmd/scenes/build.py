@@ -22,7 +22,7 @@ from rmd.config import load_recipe
 from rmd.data.prompts import scene_captions
 from rmd.errors import RMDError, one_of
 from rmd.generate import sample_images
-from rmd.scenes.compare import full_plan
+from rmd.scenes.compare import TEACHER_STEPS, full_plan
 from rmd.scenes.dataset import renderer_key
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge, train_judge
@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 Log = Callable[[str], None]
-TEACHER_STEPS = 25
 
 VAE_DATA = Data(8192, seed=1)
 CLEAN_DATA = Data(40960, seed=11)

@@ -23,6 +23,8 @@ from rmd.scenes.metrics import accuracy, diversity, frechet_distance, high_frequ
 from rmd.scenes.references import References
 
 SAMPLES_PER_PROMPT = 2
+TEACHER_STEPS = 25
+"""Steps of the teacher's own row, and of its reference samples."""
 
 
 @dataclass(frozen=True)
