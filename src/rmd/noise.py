@@ -232,7 +232,7 @@ def to_x0_eps(
         _refuse_zero(s, "a network that predicts the sample says nothing of the noise at sigma = 0")
         return out, (x - a * out) / s
     if prediction == "v_prediction":
-        return a * x - s * out, a * out + s * x
+        return torch.addcmul(a * x, s, out, value=-1), torch.addcmul(a * out, s, x)
     if prediction == "flow":
         return x - s * out, x + a * out
     raise RMDError(f"unknown prediction {prediction!r}: use epsilon, v_prediction, sample or flow")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -49,19 +49,19 @@ class CounterNoise:
 
     def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
         """Unit Gaussian noise of `shape`; shape[0] must be the number of samples (ValueError)."""
-        row, generators = tuple(shape[1:]), self._generators(shape, "normal", purpose)
-        rows = [torch.randn(row, generator=g, device="cpu", dtype=torch.float32) for g in generators]
-        return torch.stack(rows).to(self.device, self.dtype)
+        return self._fill(torch.randn, "normal", shape, purpose)
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
         """Uniform numbers in [0, 1) of `shape`; shape[0] must be the number of samples (ValueError)."""
-        row, generators = tuple(shape[1:]), self._generators(shape, "uniform", purpose)
-        rows = [torch.rand(row, generator=g, device="cpu", dtype=torch.float32) for g in generators]
-        return torch.stack(rows).to(self.device, self.dtype)
+        return self._fill(torch.rand, "uniform", shape, purpose)
 
-    def _generators(self, shape: Sequence[int], kind: str, purpose: str) -> list[torch.Generator]:
+    def _fill(self, draw: Callable[..., Tensor], kind: str, shape: Sequence[int], purpose: str) -> Tensor:
         _check_batch(shape, len(self.samples))
-        return [generator(self.seed, self.step, sample, kind, purpose) for sample in self.samples]
+        found = torch.empty(tuple(shape), device="cpu", dtype=torch.float32)
+        for row, sample in zip(found, self.samples, strict=True):
+            source = generator(self.seed, self.step, sample, kind, purpose)
+            draw(row.shape, generator=source, out=row, device="cpu", dtype=torch.float32)
+        return found.to(self.device, self.dtype)
 
 
 class GeneratorNoise:

@@ -58,7 +58,8 @@ class SDXLBackbone(Backbone):
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         # the state stays in float32 between steps, also around a network in half precision
-        output: Tensor = module(x.to(self.pipe.unet.dtype), timestep, return_dict=False, **kwargs)[0]
+        dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` walks through all modules, at every call
+        output: Tensor = module(x.to(dtype), timestep, return_dict=False, **kwargs)[0]
         return output
 
     def decode(self, x0: Tensor) -> Tensor:
