@@ -179,7 +179,7 @@ class TrainConfig(_Model):
     keep_last: Count = 2
     threads: Count | None = None
     """CPU threads; empty: torch decides."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class DataConfig(_Model):

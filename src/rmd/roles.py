@@ -3,6 +3,10 @@
 `roles.use(role)` yields the network of a role. `roles.backward(role, loss)` is the only way to a gradient: it
 checks that the role's own parameters, and no others, received one, because switching adapters can drop gradients
 silently.
+
+A network in half precision keeps float32 masters of what is trained: small updates would be rounded away in bfloat16
+(a learning rate of 1e-5 changes no weight above 0.01). Optimisers and averages see the masters; `sync` writes them
+into the network.
 """
 
 from __future__ import annotations
@@ -33,18 +37,23 @@ class Roles(ABC):
     """The three networks of a distillation."""
 
     mode: Literal["lora", "full"]
+    _masters: dict[Role, dict[str, nn.Parameter]]
 
     @abstractmethod
     def use(self, role: Role) -> AbstractContextManager[nn.Module]:
         """Context manager that yields the network of a role."""
 
     @abstractmethod
-    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
-        """Trainable parameters by a name that is the same for student and fake; none for the teacher."""
+    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
+        """The parameters that the network computes with, by a name that is the same for student and fake."""
 
     @abstractmethod
     def frozen(self) -> list[nn.Parameter]:
         """Parameters that no update may touch."""
+
+    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+        """What an optimiser updates, at least float32, by the same names; none for the teacher."""
+        return self._masters.get(role, {})
 
     def trainable(self, role: Role) -> list[nn.Parameter]:
         return list(self.named_trainable(role).values())
@@ -61,15 +70,23 @@ class Roles(ABC):
             raise RMDError(f"the weights for the {role} belong to another network or another LoRA rank")
         for name, parameter in own.items():
             parameter.copy_(state[name])
+        if role != "teacher":
+            self.sync(role)
+
+    @torch.no_grad()
+    def sync(self, role: Literal["student", "fake"]) -> None:
+        """Write the masters into the network; to be called after every step of the optimiser."""
+        for parameter, master in self._copies(role):
+            parameter.copy_(master)
 
     def zero_grad(self) -> None:
         """Drop every gradient, so that the next check sees those of one backward pass."""
         for role in TRAINED:
-            for parameter in self.trainable(role):
+            for parameter in [*self.in_network(role).values(), *self.trainable(role)]:
                 parameter.grad = None
 
     def backward(self, role: Literal["student", "fake"], loss: Tensor) -> None:
-        """Back-propagate with the role active and check the routing.
+        """Back-propagate with the role active, check the routing, and hand the gradients to the masters.
 
         Raises:
             GradientRoutingError: another role or the frozen base got a gradient, or one of the role's got none.
@@ -77,10 +94,13 @@ class Roles(ABC):
         with self.use(role):
             loss.backward()
         self.check_gradients(role)
+        for parameter, master in self._copies(role):
+            if parameter.grad is not None:
+                master.grad, parameter.grad = parameter.grad.to(master.dtype), None
 
     def check_gradients(self, role: Literal["student", "fake"]) -> None:
         """Assert that `role`, and nothing else, holds gradients (DESIGN invariant: one frozen base)."""
-        own = self.named_trainable(role)
+        own = self.in_network(role)
         missing = [name for name, parameter in own.items() if parameter.grad is None]
         if missing:
             raise GradientRoutingError(
@@ -88,11 +108,20 @@ class Roles(ABC):
                 "was another role active?"
             )
         other: Role = "fake" if role == "student" else "student"
-        strays = [name for name, parameter in self.named_trainable(other).items() if parameter.grad is not None]
+        strays = [name for name, parameter in self.in_network(other).items() if parameter.grad is not None]
         if strays:
             raise GradientRoutingError(f"the {role}'s update put gradients on the {other} ({strays[0]})")
         if any(parameter.grad is not None for parameter in self.frozen()):
             raise GradientRoutingError(f"the {role}'s update put gradients on frozen weights")
+
+    def _keep_masters(self) -> None:
+        """To be called once the networks are there; parameters of full precision are their own masters."""
+        self._masters = {role: {n: _master(p) for n, p in self.in_network(role).items()} for role in TRAINED}
+
+    def _copies(self, role: Literal["student", "fake"]) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """(parameter, master) where they are two."""
+        masters = self._masters[role]
+        return [(p, masters[name]) for name, p in self.in_network(role).items() if p is not masters[name]]
 
 
 class FullRoles(Roles):
@@ -106,12 +135,13 @@ class FullRoles(Roles):
             "student": deepcopy(denoiser).requires_grad_(True),
             "fake": deepcopy(denoiser).requires_grad_(True),
         }
+        self._keep_masters()
 
     @contextmanager
     def use(self, role: Role) -> Iterator[nn.Module]:
         yield self._modules[role]
 
-    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
         return {} if role == "teacher" else dict(self._modules[role].named_parameters())
 
     def frozen(self) -> list[nn.Parameter]:
@@ -144,6 +174,7 @@ class LoraRoles(Roles):
                 inject_adapter_in_model(config, self._base, adapter_name=name)
         self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
         self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        self._keep_masters()
         self._active: Role = "teacher"
         self._switch("teacher")
 
@@ -156,7 +187,7 @@ class LoraRoles(Roles):
         finally:
             self._switch(previous)
 
-    def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
+    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
         return {} if role == "teacher" else self._trained[role]
 
     def frozen(self) -> list[nn.Parameter]:
@@ -178,6 +209,12 @@ class LoraRoles(Roles):
         for name in TRAINED:
             for parameter in self._trained[name].values():
                 parameter.requires_grad_(True)
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    if torch.promote_types(parameter.dtype, torch.float32) == parameter.dtype:
+        return parameter
+    return nn.Parameter(parameter.detach().float())
 
 
 def build_roles(

@@ -13,7 +13,7 @@ from rmd.scenes.assets import teacher_folder
 
 PACKAGED = "scenes"
 """What a recipe calls the teacher that comes with the package."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_teacher(recipe: Recipe) -> Backbone:

@@ -204,7 +204,7 @@ CHANGES = {
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
     "train.iterations": "7", "train.batch_size": "7", "train.seed": "7", "train.log_every": "7",
     "train.sample_every": "7", "train.checkpoint_every": "7", "train.keep_last": "7", "train.threads": "7",
-    "train.dtype": "float16", "data.prompts": "other", "evaluation.n": "7",
+    "train.dtype": "bfloat16", "data.prompts": "other", "evaluation.n": "7",
 }  # fmt: skip
 
 

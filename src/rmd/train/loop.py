@@ -171,6 +171,7 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.roles.trainable(role), self.recipe.optim.clip_norm)
             if math.isfinite(float(norm)):
                 self.trained.optimizers[role].step()
+                self.roles.sync(role)
                 return float(norm)
         raise RMDError(
             f"the {role}'s loss or gradient is not finite at iteration {iteration + 1}; stopped before its optimiser: "

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LinearBackbone, assert_same, make_recipe, tiny_sdxl, write_prompts
+from helpers import LinearBackbone, assert_same, make_recipe, tiny_pipeline, tiny_sdxl, write_prompts
 from torch import Tensor
 
 from rmd.backbones import Backbone
+from rmd.backbones.sdxl import SDXLBackbone
 from rmd.config import Recipe, load_recipe, to_yaml
 from rmd.errors import RMDError
 from rmd.roles import TRAINED
@@ -69,7 +70,7 @@ def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
 
 
 @modes
-@pytest.mark.parametrize(("kind", "half"), [("toy", 3), ("sdxl", 2)])
+@pytest.mark.parametrize(("kind", "half"), [("toy", 3), ("sdxl", 2), ("bfloat16", 2)])
 def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     mode: str, kind: str, half: int, prompts: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +78,8 @@ def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     recipe = make_recipe(prompts, mode, plan={"sides": [8, 16]}, train=train)
 
     def make(name: str) -> Trainer:
+        if kind == "bfloat16":
+            return toy(recipe, tmp_path / name, SDXLBackbone(tiny_pipeline().to(dtype=torch.bfloat16)))
         return toy(recipe, tmp_path / name, tiny_sdxl() if kind == "sdxl" else None)
 
     torch.manual_seed(1)
@@ -96,6 +99,9 @@ def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     trained, fresh = everything(whole), everything(make("fresh"))
     still = [name for name, value in fresh.items() if torch.equal(trained[name], value)]
     assert not still, "an update that does nothing would make any resume exact"
+    for role in TRAINED:
+        for name, parameter in second.roles.in_network(role).items():
+            assert torch.equal(parameter, second.roles.named_trainable(role)[name].to(parameter.dtype))
 
 
 KILLED = """
