@@ -21,6 +21,7 @@ from rmd.backbones.base import Backbone
 from rmd.config import Recipe
 from rmd.data.prompts import scene_captions
 from rmd.export.student import save_student
+from rmd.pictures import to_uint8
 from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
 from rmd.report import Check, Report, Row, write_report
@@ -30,7 +31,6 @@ from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
-from rmd.train.panels import to_uint8
 from rmd.train.tracking import read_metrics
 
 GRID_PROMPTS = 24

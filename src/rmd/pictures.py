@@ -83,6 +83,11 @@ def comparison_picture(
     return canvas
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """(n, 3, H, W) in [-1, 1] to uint8."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def to_image(picture: Tensor) -> Image.Image:
     """One (3, H, W) uint8 picture as a PIL image."""
     return Image.fromarray(np.ascontiguousarray(picture.detach().cpu().permute(1, 2, 0).numpy()))

@@ -16,6 +16,7 @@ from helpers import PROMPTS, make_recipe, tiny_pipeline, write_prompts
 
 from rmd.cli import train as command
 from rmd.cli.app import main
+from rmd.cli.progress import progress_bar
 from rmd.cli.train import calls_line, plan_line
 from rmd.config import load_recipe, to_yaml
 from rmd.data.prompts import scene_captions
@@ -82,8 +83,8 @@ def test_a_run(recipe: Path, teacher: Path, capsys: Captured) -> None:
         "run: runs/tiny (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir runs/tiny",
     ]
     lines = err.splitlines()
-    assert len(lines) == 6 and lines[2].startswith("iteration 3/6: student loss ")
-    assert " gap " in lines[2] and " s/it, " in lines[2] and lines[2].endswith(" s left")
+    assert len(lines) == 6 and lines[2].startswith("training: 3/6, ")
+    assert " s left, student loss " in lines[2] and " gap " in lines[2] and lines[2].endswith(" s/it")
     assert [row["iteration"] for row in read_metrics(Path("runs/tiny/metrics.jsonl"))] == [1, 2, 3, 4, 5, 6]
     student = load_student(Path("runs/tiny/student"))
     assert student.plan == load_recipe(str(recipe)).build_plan()
@@ -175,24 +176,14 @@ def test_warnings_of_the_plan(recipe: Path, capsys: Captured) -> None:
     assert capsys.readouterr().err.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with")
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with command._progress(40) as show:
-        show(20, {"student_loss": 0.25, "gap": 0.125, "seconds": 1.5})
-    shown = capsys.readouterr().err
-    for words in ("20/40", "student loss 0.25, gap 0.125, 1.50 s/it", "left"):
-        assert words in shown
-
-
-def test_lines_elsewhere(capsys: Captured) -> None:
-    with command._progress(40) as show:
-        for done in range(1, 41):
-            show(done, {"student_loss": 1.0, "gap": 1.0, "seconds": 2.0})
+def test_what_is_shown_of_an_iteration(capsys: Captured) -> None:
+    with progress_bar() as report:
+        show = command._reporter(report, 40)
+        for done in range(21, 41):  # a resumed run
+            show(done, {"student_loss": 0.25, "gap": 0.125, "seconds": 2.0})
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"iteration {4 * i}/40" for i in range(1, 11)]
-    assert lines[0].endswith("2.00 s/it, 72 s left") and lines[-1].endswith(" 0 s left")
+    assert [line.split(",")[0] for line in lines] == [f"training: {4 * i}/40" for i in range(6, 11)]
+    assert all(line.endswith("left, student loss 0.25, gap 0.125, 2.00 s/it") for line in lines)
 
 
 # Every row: what is changed in the recipe, and what the one sentence must say.

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmd.errors import RMDError
-from rmd.pictures import comparison_picture, grid_image, png, to_image
+from rmd.pictures import comparison_picture, grid_image, png, to_image, to_uint8
 
 GAP = 4
 
@@ -95,3 +95,9 @@ def test_png_keeps_every_pixel() -> None:
 def test_pictures_say_what_is_wrong(draw: Callable[[], Image.Image], message: str) -> None:
     with pytest.raises(RMDError, match=message):
         draw()
+
+
+def test_minus_one_to_one_becomes_0_to_255() -> None:
+    values = to_uint8(torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]))
+    assert values.dtype == torch.uint8
+    assert values.tolist() == [0, 0, 128, 191, 255, 255]

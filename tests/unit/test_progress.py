@@ -20,3 +20,30 @@ def test_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert lines[0] == "training: 4/40, 8 s, 72 s left"
     assert lines[9] == "training: 40/40, 80 s, 0 s left"
     assert lines[10:] == ["sampling: 3/4, 6 s, 2 s left"]
+
+
+def test_what_an_earlier_process_did_took_no_time_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
+    with progress_bar() as report:
+        for done in range(31, 41):
+            now[0] += 2.0
+            report("training", done, 40, start=30, note="fine")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 32/40, 4 s, 16 s left, fine",
+        "training: 36/40, 12 s, 8 s left, fine",
+        "training: 40/40, 20 s, 0 s left, fine",
+    ]
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar() as report:
+        report("training", 20, 40, note="student loss 0.25")
+    shown = capsys.readouterr().err
+    for words in ("training", "20/40", "student loss 0.25", "left"):
+        assert words in shown

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -18,12 +19,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-ReportProgress = Callable[[str, int, int], None]
+
+class ReportProgress(Protocol):
+    """Shows how far a piece of work is."""
+
+    def __call__(self, what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
+        """Say how much of `what` is done, `start` of it by an earlier process; `note` stands behind."""
+        ...
 
 
 @contextmanager
 def progress_bar() -> Iterator[ReportProgress]:
-    """A function of (what, done, total) that shows it on standard error, one bar for each `what`."""
+    """A function that shows progress on standard error, one bar for each piece of work."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_printer()
@@ -35,14 +42,15 @@ def progress_bar() -> Iterator[ReportProgress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total, completed=start, note=note)
+            bars.update(tasks[what], completed=done, note=note)
 
         yield report
 
@@ -52,15 +60,16 @@ def _line_printer() -> ReportProgress:
     tenths: dict[str, int] = {}
     last = time.monotonic()
 
-    def report(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
         nonlocal last
         # the first report comes when some is done already: the work began when the one before it ended
         elapsed = time.monotonic() - began.setdefault(what, last)
         last = time.monotonic()
         tenth = 10 * done // total
-        if tenth > tenths.get(what, 0):
+        if tenth > tenths.setdefault(what, 10 * start // total):
             tenths[what] = tenth
-            left = elapsed / done * (total - done)
-            print(f"{what}: {done}/{total}, {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
+            left = elapsed / (done - start) * (total - done)
+            words = [f"{what}: {done}/{total}", f"{elapsed:.0f} s", f"{left:.0f} s left", *([note] if note else [])]
+            print(", ".join(words), file=sys.stderr, flush=True)
 
     return report

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from rmd.config import Recipe, load_recipe
 from rmd.errors import RMDError
 
 if TYPE_CHECKING:
+    from rmd.cli.progress import ReportProgress
     from rmd.methods import Method
     from rmd.plan import StepPlan
     from rmd.train.loop import Trainer
@@ -55,8 +55,11 @@ def train(
     if dry_run:
         _print_dry_run(trainer)
         return
+    from rmd.cli.progress import progress_bar
+
     total = loaded.train.iterations
-    with _progress(total) as trainer.on_iteration:
+    with progress_bar() as report:
+        trainer.on_iteration = _reporter(report, total)
         done = trainer.train(resume=resume)
     if done < total:
         command = _resume_command(recipe, overrides, folder, threads)
@@ -135,44 +138,17 @@ def _resume_command(recipe: str, overrides: Sequence[str], folder: Path, threads
     return shlex.join(["rmd", "train", recipe, *changed, "--out", str(folder), *more, "--resume"])
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[OnIteration]:
-    """What is shown on standard error after every iteration: a bar on a terminal, a line every tenth elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(total)
-        return
-    numbers = TextColumn("{task.fields[numbers]}")
-    left = TextColumn("left")
-    with Progress(
-        TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), left, numbers,
-        console=console,
-    ) as bars:  # fmt: skip
-        task = bars.add_task("training", total=total, numbers="")
-
-        def show(done: int, values: dict[str, float]) -> None:
-            bars.update(task, completed=done, numbers=_numbers(values, values["seconds"]))
-
-        yield show
-
-
-def _lines(total: int) -> OnIteration:
-    """Prints a line when another tenth of the run is done."""
-    spent, seen = 0.0, 0
+def _reporter(report: ReportProgress, total: int) -> OnIteration:
+    """What is shown after every iteration."""
+    start: int | None = None
 
     def show(done: int, values: dict[str, float]) -> None:
-        nonlocal spent, seen
-        spent, seen = spent + values["seconds"], seen + 1
-        if 10 * done // total > 10 * (done - 1) // total:
-            pace = spent / seen
-            numbers = _numbers(values, pace)
-            typer.echo(f"iteration {done}/{total}: {numbers}, {pace * (total - done):.0f} s left", err=True)
+        nonlocal start
+        start = done - 1 if start is None else start  # a resumed run does not begin at 0
+        report("training", done, total, note=_numbers(values), start=start)
 
     return show
 
 
-def _numbers(values: dict[str, float], pace: float) -> str:
-    return f"student loss {values['student_loss']:.4g}, gap {values['gap']:.4g}, {pace:.2f} s/it"
+def _numbers(values: dict[str, float]) -> str:
+    return f"student loss {values['student_loss']:.4g}, gap {values['gap']:.4g}, {values['seconds']:.2f} s/it"

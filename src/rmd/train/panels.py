@@ -9,36 +9,23 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from rmd.backbones.base import Backbone
 from rmd.generate import sample_images
 from rmd.methods.base import Rollout
+from rmd.pictures import grid_image, to_uint8
 from rmd.plan import StepPlan
 
 PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """(n, 3, H, W) in [-1, 1] to uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def tile(images: Tensor, columns: int) -> Image.Image:
-    """(n, 3, H, W) uint8 as one picture, row by row with a pixel between."""
-    framed = torch.nn.functional.pad(images, (1, 1, 1, 1), value=190)
-    count, _, height, width = framed.shape
-    rows = -(-count // columns)
-    blank = torch.full((rows * columns - count, 3, height, width), 190, dtype=torch.uint8)
-    grid = torch.cat([framed, blank]).view(rows, columns, 3, height, width)
-    return Image.fromarray(grid.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3).numpy())
 
 
 def sample_panel(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int
 ) -> Image.Image:
     """Fixed prompts and seeds with the student as it is now."""
-    return tile(to_uint8(sample_images(backbone, module, plan, prompts, seed=seed)), columns=len(prompts) // 2 or 1)
+    images = sample_images(backbone, module, plan, prompts, seed=seed)
+    return grid_image(to_uint8(images), columns=len(prompts) // 2 or 1)
 
 
 @torch.no_grad()
@@ -47,4 +34,4 @@ def score_panel(backbone: Backbone, rollout: Rollout, *, count: int = 8) -> Imag
     pick = slice(0, count)
     decoded = [backbone.decode(x[pick]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
     difference = 4 * (decoded[2] - decoded[3])
-    return tile(to_uint8(torch.cat([*decoded, difference])), columns=len(decoded[0]))
+    return grid_image(to_uint8(torch.cat([*decoded, difference])), columns=len(decoded[0]))

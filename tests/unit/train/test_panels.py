@@ -9,35 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from rmd.generate import sample_images
-from rmd.train.panels import PANEL_ROWS, sample_panel, score_panel, tile, to_uint8
+from rmd.pictures import to_uint8
+from rmd.train.panels import PANEL_ROWS, sample_panel, score_panel
 
-GREY = 190
+GAP = 4
 
 
 def cell(picture: Image.Image, row: int, column: int, side: int) -> Tensor:
-    """The picture (3, side, side) in a cell of a tiling."""
-    top, left = row * (side + 2) + 1, column * (side + 2) + 1
+    """The picture (3, side, side) in a cell of a grid."""
+    top, left = row * (side + GAP), column * (side + GAP)
     pixels = np.asarray(picture)[top : top + side, left : left + side]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
-def test_minus_one_to_one_becomes_0_to_255() -> None:
-    values = to_uint8(torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]))
-    assert values.dtype == torch.uint8
-    assert values.tolist() == [0, 0, 128, 191, 255, 255]
-
-
-def test_pictures_are_tiled_row_by_row_with_a_frame() -> None:
-    images = torch.arange(5 * 3 * 4 * 6).reshape(5, 3, 4, 6).to(torch.uint8)
-    picture = tile(images, columns=3)
-    assert picture.size == (3 * 8, 2 * 6)
-    pixels = np.asarray(picture)
-    for index in range(5):
-        top, left = index // 3 * 6 + 1, index % 3 * 8 + 1
-        expected = images[index].permute(1, 2, 0).numpy()
-        assert np.array_equal(pixels[top : top + 4, left : left + 6], expected)
-    assert (pixels[0] == GREY).all()
-    assert (pixels[6:, 16:] == GREY).all()  # the empty place
 
 
 def test_the_sample_panel_shows_the_prompts_with_the_student() -> None:
@@ -45,10 +27,10 @@ def test_the_sample_panel_shows_the_prompts_with_the_student() -> None:
     plan = cascade(backbone)
     picture = sample_panel(backbone, backbone.denoiser, plan, PROMPTS, seed=3)
     images = to_uint8(sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=3))
-    assert picture.size == (2 * 34, 2 * 34)
+    assert picture.size == (2 * 32 + GAP, 2 * 32 + GAP)
     for index in range(4):
         assert torch.equal(cell(picture, index // 2, index % 2, 32), images[index])
-    assert sample_panel(backbone, backbone.denoiser, plan, PROMPTS[:1], seed=3).size == (34, 34)
+    assert sample_panel(backbone, backbone.denoiser, plan, PROMPTS[:1], seed=3).size == (32, 32)
 
 
 def test_the_score_panel_has_a_row_for_each_thing_it_names() -> None:
@@ -56,7 +38,7 @@ def test_the_score_panel_has_a_row_for_each_thing_it_names() -> None:
     method = make_method(backbone, cascade(backbone), guidance=4.0)
     _, rollout = method.student_loss(make_batch(backbone, count=3), method.plan.steps[2])
     picture = score_panel(backbone, rollout, count=2)
-    assert picture.size == (2 * 34, len(PANEL_ROWS) * 34)
+    assert picture.size == (2 * 32 + GAP, len(PANEL_ROWS) * (32 + GAP) - GAP)
     gap = 4 * (rollout.f_real - rollout.f_fake)
     rows = dict(zip(PANEL_ROWS, (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake, gap), strict=True))
     assert list(rows) == ["student x0", "noised", "teacher x0", "fake x0", "difference x4"]
