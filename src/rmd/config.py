@@ -251,7 +251,20 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def config_hash(recipe: Recipe) -> str:
     """SHA-256 over the recipe's canonical JSON, in hex: equal exactly for recipes that are equal."""
-    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _sha256(recipe.model_dump(mode="json"))
+
+
+def run_hash(recipe: Recipe) -> str:
+    """As `config_hash`, without what no iteration depends on: how long the run is, what is logged and kept.
+
+    Two recipes of one run hash are the same run: one may go on where the other stopped.
+    """
+    free = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "threads"}
+    return _sha256(recipe.model_dump(mode="json", exclude={"name": True, "train": free, "evaluation": True}))
+
+
+def _sha256(values: dict[str, object]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -269,8 +269,16 @@ def test_nothing_to_resume(recipe: Path, capsys: Captured) -> None:
 def test_resumed_with_other_settings(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
     capsys.readouterr()
-    assert main(["train", str(recipe), "--resume"]) == 1
+    assert main(["train", str(recipe), "--set", "optim.ema=0.25", "--resume"]) == 1
     assert "is of another recipe" in capsys.readouterr().err
+
+
+def test_a_finished_run_goes_on_to_more_iterations(recipe: Path) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=2", "--set", "train.checkpoint_every=1"]) == 0
+    assert main(["train", str(recipe), "--resume"]) == 0
+    longer = load_student(Path("runs/tiny/student")).backbone.denoiser.state_dict()
+    assert main(["train", str(recipe), "--out", "whole"]) == 0
+    assert_same(longer, load_student(Path("whole/student")).backbone.denoiser.state_dict())
 
 
 def test_the_folder_is_a_file(recipe: Path, capsys: Captured) -> None:

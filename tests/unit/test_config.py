@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from rmd import config, plan
-from rmd.config import Recipe, config_hash, load_recipe, parse_side, to_yaml
+from rmd.config import Recipe, config_hash, load_recipe, parse_side, run_hash, to_yaml
 from rmd.errors import RMDError
 
 
@@ -247,3 +247,12 @@ def test_every_field_of_a_recipe_has_a_place_in_the_schema() -> None:
     schema = Recipe.model_json_schema()
     assert schema["additionalProperties"] is False
     assert "logSNR thresholds" in schema["$defs"]["PlanConfig"]["properties"]["thresholds"]["description"]
+
+
+def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
+    recipe = load_recipe("scenes")
+    free = {
+        key for key, value in CHANGES.items() if run_hash(load_recipe("scenes", [f"{key}={value}"])) == run_hash(recipe)
+    }
+    every = {"log_every", "sample_every", "checkpoint_every", "keep_last", "iterations", "threads"}
+    assert free == {"name", "evaluation.n", *(f"train.{key}" for key in every)}

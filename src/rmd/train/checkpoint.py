@@ -74,7 +74,7 @@ def save_checkpoint(folder: Path, iteration: int, trained: Trained, meta: dict[s
     return final
 
 
-def load_checkpoint(path: Path, trained: Trained, *, config_hash: str) -> int:
+def load_checkpoint(path: Path, trained: Trained, *, run_hash: str) -> int:
     """Restore everything in place and return the iteration to go on from.
 
     Raises:
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, trained: Trained, *, config_hash: str) -> int:
         raise RMDError(
             f"the checkpoint {path} is damaged: remove it to resume from the one before ({error})"
         ) from error
-    if meta.get("config_hash") != config_hash:
+    if meta.get("run_hash") != run_hash:
         raise RMDError(
             f"the checkpoint {path} is of another recipe: resume with the settings it was made with, "
             "or choose another --out"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rmd.backbones.base import Backbone
-from rmd.config import Recipe, config_hash, to_yaml
+from rmd.config import Recipe, run_hash, to_yaml
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
 from rmd.methods import METHODS, Batch, Method, Rollout
@@ -68,7 +68,7 @@ class Trainer:
         average = {name: value.clone() for name, value in self.roles.state("student").items()}
         self.trained = Trained(self.roles, optimizers, average if recipe.optim.ema > 0 else {})
         self.prompts = load_prompts(recipe.data.prompts, seed=recipe.train.seed)
-        self.hash = config_hash(recipe)
+        self.hash = run_hash(recipe)
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -85,7 +85,7 @@ class Trainer:
             raise RMDError(f"nothing to resume in {self.folder}: run without --resume")
         if found and not resume:
             raise RMDError(f"{self.folder} holds a run already: add --resume to go on with it, or choose another --out")
-        return load_checkpoint(found[-1], self.trained, config_hash=self.hash) if found else 0
+        return load_checkpoint(found[-1], self.trained, run_hash=self.hash) if found else 0
 
     def train(self, *, resume: bool = False) -> int:
         """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done."""
@@ -136,7 +136,7 @@ class Trainer:
         return Batch(iteration, cond, null, CounterNoise(self.recipe.train.seed, samples, step=iteration))
 
     def save(self, iteration: int) -> Path:
-        meta: dict[str, object] = {"config_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}
+        meta: dict[str, object] = {"run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}
         keep = self.recipe.train.keep_last
         return save_checkpoint(self.checkpoint_folder, iteration, self.trained, meta, keep=keep)
 

@@ -52,7 +52,7 @@ def everything(trained: Trained) -> dict[str, Tensor]:
 
 
 def save(folder: Path, iteration: int, trained: Trained, keep: int = 2) -> Path:
-    return save_checkpoint(folder, iteration, trained, {"config_hash": HASH}, keep=keep)
+    return save_checkpoint(folder, iteration, trained, {"run_hash": HASH}, keep=keep)
 
 
 @modes
@@ -63,7 +63,7 @@ def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None
     path = save(tmp_path, 7, source)
     assert path == tmp_path / "step-000007"
     assert sorted(entry.name for entry in path.iterdir()) == ["meta.json", "state.safetensors"]
-    assert load_checkpoint(path, target, config_hash=HASH) == 7
+    assert load_checkpoint(path, target, run_hash=HASH) == 7
     assert_same(everything(target), everything(source))
     assert len(everything(source)) == len(source.roles.state("student")) * (8 + average)
     advance(source, seed=1)
@@ -109,7 +109,7 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 3, trained)
     advance(trained, seed=2)
     path, target = save(tmp_path, 3, trained), make()
-    load_checkpoint(path, target, config_hash=HASH)
+    load_checkpoint(path, target, run_hash=HASH)
     assert_same(everything(target), everything(trained))
     assert checkpoints(tmp_path) == [path]
 
@@ -141,7 +141,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
     assert checkpoints(tmp_path) == before
     assert sorted(tmp_path.iterdir()) == sorted(before)
     target = make()
-    assert load_checkpoint(before[-1], target, config_hash=HASH) == 2
+    assert load_checkpoint(before[-1], target, run_hash=HASH) == 2
     assert_same(everything(target), kept)
 
 
@@ -157,7 +157,7 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     path, target = save(tmp_path, 1, trained), make()
     before = everything(target)
     with pytest.raises(RMDError, match=r"is of another recipe: resume with the settings .* or choose another --out$"):
-        load_checkpoint(path, target, config_hash="other")
+        load_checkpoint(path, target, run_hash="other")
     assert_same(everything(target), before)
 
 
@@ -174,7 +174,7 @@ def test_missing_state_is_refused(group: str, tmp_path: Path) -> None:
     path = save(tmp_path, 1, trained)
     edit(path, f"{group}/")
     with pytest.raises(RMDError, match=f"has no {group} state: it cannot continue the same run"):
-        load_checkpoint(path, make(), config_hash=HASH)
+        load_checkpoint(path, make(), run_hash=HASH)
 
 
 def test_the_state_of_a_single_parameter_may_not_be_missing_either(tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ def test_the_state_of_a_single_parameter_may_not_be_missing_either(tmp_path: Pat
     path = save(tmp_path, 1, trained)
     edit(path, "optimizer-fake/to_q.lora_A.weight/exp_avg_sq")
     with pytest.raises(RMDError, match=r"lacks the optimiser's state of to_q\.lora_A\.weight"):
-        load_checkpoint(path, make(), config_hash=HASH)
+        load_checkpoint(path, make(), run_hash=HASH)
 
 
 def test_optimisers_that_never_stepped_are_no_state(tmp_path: Path) -> None:
     path = save(tmp_path, 1, make())
     with pytest.raises(RMDError, match="has no optimizer-student state"):
-        load_checkpoint(path, make(), config_hash=HASH)
+        load_checkpoint(path, make(), run_hash=HASH)
 
 
 def test_another_rank_is_refused(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_another_rank_is_refused(tmp_path: Path) -> None:
     advance(trained)
     path = save(tmp_path, 1, trained)
     with pytest.raises(RMDError, match="another network or another LoRA rank"):
-        load_checkpoint(path, make(rank=3), config_hash=HASH)
+        load_checkpoint(path, make(rank=3), run_hash=HASH)
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "meta.json"])
@@ -212,12 +212,12 @@ def test_damage_is_told(name: str, damage: str, tmp_path: Path) -> None:
     if damage != "gone":
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     with pytest.raises(RMDError, match="is damaged: remove it to resume from the one before"):
-        load_checkpoint(path, make(), config_hash=HASH)
+        load_checkpoint(path, make(), run_hash=HASH)
 
 
 def test_meta_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save_checkpoint(tmp_path, 4, trained, {"config_hash": HASH, "recipe": "tiny"}, keep=1)
+    path = save_checkpoint(tmp_path, 4, trained, {"run_hash": HASH, "recipe": "tiny"}, keep=1)
     meta = json.loads((path / "meta.json").read_text())
-    assert meta == {"iteration": 4, "config_hash": HASH, "recipe": "tiny"}
+    assert meta == {"iteration": 4, "run_hash": HASH, "recipe": "tiny"}
