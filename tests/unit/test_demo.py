@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from rmd.cli.app import main
+from rmd.cli.demo import _clear
 from rmd.demo import evaluation_prompts, peak_memory_gb, targets, versions
 from rmd.report import Row
 from rmd.scenes.compare import SAMPLES_PER_PROMPT
@@ -64,3 +68,19 @@ def test_prompts_come_in_pairs_of_the_whole_grammar() -> None:
 def test_the_report_names_versions_and_memory() -> None:
     assert {"rmd", "python", "torch", "diffusers"} <= versions().keys()
     assert 0.05 < peak_memory_gb() < 64
+
+
+@pytest.mark.parametrize(("part", "mark"), [("run", "recipe.yaml"), ("student", "rmd_config.json")])
+def test_only_an_earlier_demo_is_replaced(
+    part: str, mark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / part / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("years of work", encoding="utf-8")
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
+    sentence = f"rmd: {tmp_path / part} is not an earlier demo's: remove it, or choose another --out\n"
+    assert capsys.readouterr().err == sentence
+    assert mine.is_file()
+    (tmp_path / part / mark).touch()
+    _clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []

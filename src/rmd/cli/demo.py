@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rmd.errors import RMDError
 
 TABLE_WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
@@ -27,8 +30,6 @@ def demo(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    import shutil
-
     import torch
     from rich.console import Console
 
@@ -44,8 +45,7 @@ def demo(
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
-    for part in ("run", "student"):
-        shutil.rmtree(out / part, ignore_errors=True)
+    _clear(out)
     with progress_bar() as report_progress:
         result = run_demo(loaded, out, quick=quick, progress=report_progress)
     if result is None:
@@ -53,3 +53,14 @@ def demo(
         return
     print_table(result.report, console)
     console.print(f"report: {result.page}   student: {out / 'student'}")
+
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo's run and student; RMDError where something else has one of their names."""
+    marks = {"run": "recipe.yaml", "student": "rmd_config.json"}
+    for part, mark in marks.items():
+        folder = out / part
+        if folder.exists() and not (folder / mark).is_file():
+            raise RMDError(f"{folder} is not an earlier demo's: remove it, or choose another --out")
+    for part in marks:
+        shutil.rmtree(out / part, ignore_errors=True)
