@@ -123,6 +123,15 @@ class CrossingConfig(_Model):
     """Empty: as when sampling."""
 
 
+class ConditioningConfig(_Model):
+    """Which size a network is told at a low-resolution stage, in training and in inference alike."""
+
+    original: Literal["final", "stage"] = "final"
+    """SDXL's `original_size`."""
+    target: Literal["final", "stage"] = "stage"
+    """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
+
+
 class MethodConfig(_Model):
     """The distillation objective (Sec. 3.2)."""
 
@@ -210,6 +219,7 @@ class Recipe(_Model):
     """The teacher's own noise schedule; the thresholds are read on it."""
     plan: PlanConfig
     crossing: CrossingConfig = CrossingConfig()
+    conditioning: ConditioningConfig = ConditioningConfig()
     method: MethodConfig
     roles: RolesConfig = RolesConfig()
     optim: OptimConfig

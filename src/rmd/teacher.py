@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from rmd.backbones.base import Backbone, load_backbone
+from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe
 from rmd.errors import RMDError
 from rmd.scenes.assets import teacher_folder
@@ -19,7 +19,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def load_teacher(recipe: Recipe) -> Backbone:
     """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`)."""
     source: Path | str = teacher_folder() if recipe.teacher == PACKAGED else recipe.teacher
-    backbone = load_backbone(source, dtype=_DTYPES[recipe.train.dtype])
+    conditioning = Conditioning(recipe.conditioning.original, recipe.conditioning.target)
+    backbone = load_backbone(source, dtype=_DTYPES[recipe.train.dtype], conditioning=conditioning)
     check_teacher(recipe, backbone)
     return backbone
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -48,6 +48,17 @@ class Cond:
         return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """Which size a network is told at a low-resolution stage, in training and in inference alike.
+
+    original: SDXL's `original_size`. target: SDXL's `target_size`, PixArt-alpha's resolution and aspect ratio.
+    """
+
+    original: Literal["final", "stage"] = "final"
+    target: Literal["final", "stage"] = "stage"
+
+
 class Backbone(ABC):
     """One model family around its official pipeline; latents are (B, C, h, w).
 
@@ -57,19 +68,23 @@ class Backbone(ABC):
     family: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]
     """Names in `model_index.json` by which `load_backbone` finds the family."""
+    denoiser_name: ClassVar[str]
+    """The pipeline's part that denoises: unet or transformer."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Name suffixes of the linear layers that adapters are put on."""
 
-    def __init__(self, pipe: DiffusionPipeline) -> None:
+    def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
         self.pipe = pipe
+        self.conditioning = Conditioning() if conditioning is None else conditioning
         scheduler = dict(pipe.scheduler.config)
         self.schedule: NoiseSchedule = schedule_from_config(scheduler)
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
 
     @property
-    @abstractmethod
     def denoiser(self) -> nn.Module:
         """The pipeline's denoising network."""
+        network: nn.Module = getattr(self.pipe, self.denoiser_name)
+        return network
 
     @property
     @abstractmethod
@@ -96,9 +111,31 @@ class Backbone(ABC):
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """One network call: latents (B, C, h, w) and timesteps (B,) to the raw prediction of the latents' shape."""
 
-    @abstractmethod
     def decode(self, x0: Tensor) -> Tensor:
-        """Latents to images (B, 3, H, W) in [-1, 1]."""
+        """Latents to images (B, 3, H, W) in [-1, 1], by the rules that the pipeline's VAE has in its config.
+
+        A VAE in float16 that overflows there (`force_upcast`) decodes in float32.
+        """
+        vae = self.pipe.vae
+        config, dtype = vae.config, vae.dtype
+        latents = x0.float() / config.scaling_factor
+        if config.latents_mean is not None and config.latents_std is not None:
+            mean, std = (
+                torch.tensor(values, device=x0.device).view(1, -1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
+            latents = latents * std + mean
+        if config.shift_factor is not None:
+            latents = latents + config.shift_factor
+        upcast = dtype == torch.float16 and config.force_upcast
+        if upcast:
+            vae.to(torch.float32)
+        try:
+            images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        finally:
+            if upcast:
+                vae.to(dtype)
+        return images
 
     def predict(self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """One network call read as (x0, eps), both of x's shape and at least float32.
@@ -126,13 +163,17 @@ def register(backbone: BackboneType) -> BackboneType:
     return backbone
 
 
-def load_backbone(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Backbone:
+def load_backbone(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, conditioning: Conditioning | None = None
+) -> Backbone:
     """Load a pipeline folder (or Hub id) and wrap it in its family's backbone.
 
     Raises:
         RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for.
     """
-    import rmd.backbones.sdxl  # noqa: F401  (registers itself)
+    import rmd.backbones.pixart
+    import rmd.backbones.sd3
+    import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
 
     folder = Path(source)
     if folder.exists():
@@ -153,7 +194,7 @@ def load_backbone(source: str | Path, *, dtype: torch.dtype = torch.float32) -> 
         reason = str(error).strip().splitlines()[0]
         raise RMDError(f"cannot load the pipeline {source}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
-    return _family_of(type(pipe).__name__)(pipe)
+    return _family_of(type(pipe).__name__)(pipe, conditioning)
 
 
 def _family_of(class_name: str) -> type[Backbone]:

@@ -14,16 +14,12 @@ from rmd.plan import Stage
 
 @register
 class SDXLBackbone(Backbone):
-    """StableDiffusionXLPipeline; the stage's size is told to the network as SDXL's `target_size`."""
+    """StableDiffusionXLPipeline; `Conditioning` says which sizes a low-resolution stage is told."""
 
     family = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
+    denoiser_name = "unet"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-
-    @property
-    def denoiser(self) -> nn.Module:
-        network: nn.Module = self.pipe.unet
-        return network
 
     @property
     def size_multiple(self) -> int:
@@ -49,7 +45,9 @@ class SDXLBackbone(Backbone):
 
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
         embeds, pooled = cond.tensors["embeds"], cond.tensors["pooled"]
-        sizes = (final.height, final.width, 0, 0, stage.height, stage.width)
+        original = final if self.conditioning.original == "final" else stage
+        target = final if self.conditioning.target == "final" else stage
+        sizes = (original.height, original.width, 0, 0, target.height, target.width)
         time_ids = torch.tensor(sizes, dtype=pooled.dtype, device=pooled.device).expand(len(cond), -1)
         return {
             "encoder_hidden_states": embeds,
@@ -61,8 +59,3 @@ class SDXLBackbone(Backbone):
         dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` walks through all modules, at every call
         output: Tensor = module(x.to(dtype), timestep, return_dict=False, **kwargs)[0]
         return output
-
-    def decode(self, x0: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        images: Tensor = vae.decode(x0.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        return images

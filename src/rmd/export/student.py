@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from rmd.backbones.base import Backbone, load_backbone
+from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
 from rmd.plan import StepPlan
@@ -59,6 +61,7 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             "family": recipe.family,
             "recipe": recipe.name,
             "recipe_hash": config_hash(recipe),
+            "conditioning": asdict(backbone.conditioning),
             "plan": recipe.build_plan().to_dict(),
         }
         (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
@@ -83,11 +86,12 @@ def load_student(folder: Path) -> Student:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         plan, mode, teacher = StepPlan.from_dict(config["plan"]), config["mode"], config["teacher"]
+        conditioning = Conditioning(**config["conditioning"])
     except (ValueError, KeyError, TypeError) as error:
         raise RMDError(f"{path} is not readable ({error}): save the student again") from error
     if mode == "lora":
         raise RMDError(f"{folder} holds a LoRA student: load it into its teacher, {teacher}, with load_lora_weights")
-    return Student(load_backbone(folder), plan)
+    return Student(load_backbone(folder, conditioning=conditioning), plan)
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
@@ -106,6 +110,13 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
         "lora_alpha": recipe.roles.alpha,
         "target_modules": list(backbone.lora_targets),
     }
-    backbone.pipe.save_lora_weights(
-        str(folder), unet_lora_layers=state, unet_lora_adapter_metadata=metadata, safe_serialization=True
-    )
+    part = backbone.denoiser_name
+    if hasattr(backbone.pipe, "save_lora_weights"):
+        layers: dict[str, Any] = {f"{part}_lora_layers": state, f"{part}_lora_adapter_metadata": metadata}
+        backbone.pipe.save_lora_weights(str(folder), **layers, safe_serialization=True)
+        return
+    # diffusers has no LoRA for PixArt: the same file, written here
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"{part}.{k}": v for k, v in metadata.items()})}
+    folder.mkdir(parents=True)
+    tensors = {f"{part}.{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata=header)

@@ -1,0 +1,64 @@
+"""PixArt-alpha and PixArt-Sigma transformers: T5 prompts with a mask, learned variance that distillation drops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone, Cond, register
+from rmd.plan import Stage
+
+
+@register
+class PixArtBackbone(Backbone):
+    """PixArtAlphaPipeline and PixArtSigmaPipeline.
+
+    PixArt-alpha at 1024 px is told a resolution and an aspect ratio: the stage's, or the final picture's. Sides are
+    used as they are (the pipelines' `use_resolution_binning` has no part in this). Captions are lowered and stripped,
+    not cleaned of HTML (`clean_caption=False`).
+    """
+
+    family = "pixart"
+    pipeline_classes = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    denoiser_name = "transformer"
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+
+    @property
+    def size_multiple(self) -> int:
+        return int(self.pipe.vae_scale_factor * self.pipe.transformer.config.patch_size)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        embeds, mask, _, _ = self.pipe.encode_prompt(
+            prompt=list(prompts), device=self.pipe._execution_device, do_classifier_free_guidance=False
+        )
+        return Cond({"embeds": embeds, "mask": mask})
+
+    def null(self, count: int) -> Cond:
+        return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+        factor = int(self.pipe.vae_scale_factor)
+        return (batch, int(self.pipe.transformer.config.in_channels), height // factor, width // factor)
+
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        embeds = cond.tensors["embeds"]
+        added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if self.pipe.transformer.use_additional_conditions:
+            told = final if self.conditioning.target == "final" else stage
+            sides = torch.tensor([[told.height, told.width]], dtype=embeds.dtype, device=embeds.device)
+            added["resolution"] = sides.expand(len(cond), -1)
+            ratio = torch.tensor([[told.height / told.width]], dtype=embeds.dtype, device=embeds.device)
+            added["aspect_ratio"] = ratio.expand(len(cond), -1)
+        return {
+            "encoder_hidden_states": embeds,
+            "encoder_attention_mask": cond.tensors["mask"],
+            "added_cond_kwargs": added,
+        }
+
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
+        output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **kwargs)[0]
+        return output[:, : x.shape[1]]  # the other half, where there is one, is the learned variance

@@ -1,0 +1,137 @@
+"""Tiny random pipelines of stock classes, one a family, that the tests of backbones, pipeline and export share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from helpers import TOKENIZER, WIDTH, text_encoder, tiny_pipeline
+from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+
+from rmd.backbones import Backbone
+from rmd.backbones.pixart import PixArtBackbone
+from rmd.backbones.sd3 import SD3Backbone
+from rmd.backbones.sdxl import SDXLBackbone
+
+_LETTERS = [
+    ("<pad>", 0.0),
+    ("</s>", 0.0),
+    ("<unk>", 0.0),
+    ("▁", -2.0),
+    *((c, -3.0) for c in "abcdefghijklmnopqrstuvwxyz"),
+]
+T5_LENGTH = 32
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    return T5Tokenizer(vocab=_LETTERS, extra_ids=0, model_max_length=T5_LENGTH)
+
+
+def t5_encoder() -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(_LETTERS), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    return T5EncoderModel(config).eval()
+
+
+def small_vae(**config: Any) -> AutoencoderKL:
+    """Downsamples by two, to four channels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **config,
+    ).eval()
+
+
+def tiny_pixart(*, sigma: bool = False, told_size: bool = False, learned: bool = True, seed: int = 0) -> PixArtBackbone:
+    """PixArt-alpha (or Sigma) with linear betas; `told_size` as at 1024 px, with or without `learned` variance."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = PixArtTransformer2DModel(
+            num_attention_heads=3,  # the sizes' embeddings take a third of the width each
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=8 if learned else 4,
+            num_layers=2,
+            cross_attention_dim=24,
+            caption_channels=WIDTH,
+            sample_size=128 if told_size else 16,  # diffusers' own mark of the 1024 px model
+            patch_size=2,
+            norm_num_groups=4,
+        ).eval()
+        pipe = (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
+            tokenizer=t5_tokenizer(),
+            text_encoder=t5_encoder(),
+            vae=small_vae(),
+            transformer=transformer,
+            scheduler=DDIMScheduler(
+                beta_start=0.0001, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", clip_sample=False
+            ),
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return PixArtBackbone(pipe)
+
+
+def tiny_sd3(*, t5: bool = True, dual: bool = True, shift: float = 3.0, seed: int = 0) -> SD3Backbone:
+    """SD3.5-type: QK norm and, with `dual`, a second attention in its first layer; `t5` may be left out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=16,
+            pooled_projection_dim=2 * WIDTH,
+            out_channels=4,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,) if dual else (),
+            qk_norm="rms_norm",
+        ).eval()
+        encoders = [text_encoder(CLIPTextModelWithProjection) for _ in range(2)]
+        third = None
+        if t5:
+            config = T5Config(
+                vocab_size=len(_LETTERS), d_model=2 * WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=1, num_heads=2
+            )
+            third = T5EncoderModel(config).eval()
+        pipe = StableDiffusion3Pipeline(
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+            vae=small_vae(scaling_factor=1.5305, shift_factor=0.0609),
+            text_encoder=encoders[0],
+            tokenizer=TOKENIZER,
+            text_encoder_2=encoders[1],
+            tokenizer_2=TOKENIZER,
+            text_encoder_3=third,
+            tokenizer_3=t5_tokenizer() if t5 else None,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return SD3Backbone(pipe)
+
+
+def tiny_sdxl_two() -> SDXLBackbone:
+    return SDXLBackbone(tiny_pipeline(two_encoders=True))
+
+
+TINY: dict[str, Callable[[], Backbone]] = {"sdxl": tiny_sdxl_two, "pixart": tiny_pixart, "sd3": tiny_sd3}
+"""One backbone a family, for tests that must hold in each."""

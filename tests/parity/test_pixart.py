@@ -1,0 +1,68 @@
+"""A one-stage plan is the official PixArt pipeline with DDIM: same noise, same latents and pictures, to 1e-5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from families import tiny_pixart
+from helpers import PROMPTS
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.generate import sample_images, sample_latents
+from rmd.plan import build_plan
+from rmd.randomness import CounterNoise
+
+SEED = 3
+sizes = pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+guidances = pytest.mark.parametrize("guidance", [1.0, 3.0])
+kinds = pytest.mark.parametrize(
+    "kind",
+    [{}, {"told_size": True}, {"sigma": True}, {"learned": False}],
+    ids=["alpha", "alpha-1024", "sigma", "plain"],
+)
+
+
+def official(backbone: Backbone, size: tuple[int, int], guidance: float, output_type: str = "latent") -> Tensor:
+    start = CounterNoise(SEED, range(len(PROMPTS))).normal(backbone.latent_shape(len(PROMPTS), *size), "start")
+    result: Tensor = backbone.pipe(
+        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=4, guidance_scale=guidance, latents=start,
+        output_type=output_type, use_resolution_binning=False, clean_caption=False,
+    ).images  # fmt: skip
+    return result
+
+
+def ours(backbone: Backbone, size: tuple[int, int], guidance: float) -> Tensor:
+    plan = build_plan(backbone.schedule, steps=4, sides=[size], thresholds=[], multiple=backbone.size_multiple)
+    null = backbone.null(len(PROMPTS)) if guidance != 1.0 else None
+    noise = CounterNoise(SEED, range(len(PROMPTS)))
+    cond = backbone.encode(PROMPTS)
+    return sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance)
+
+
+@kinds
+@guidances
+@sizes
+def test_latents_equal_the_official_pipelines(kind: dict[str, Any], guidance: float, size: tuple[int, int]) -> None:
+    backbone = tiny_pixart(**kind)
+    expected = official(backbone, size, guidance)
+    scale = float(expected.abs().max())  # epsilon divides by a small alpha: a random network's x0 is large
+    torch.testing.assert_close(ours(backbone, size, guidance) / scale, expected / scale, rtol=0, atol=1e-5)
+    assert not torch.equal(expected[0], expected[1])
+
+
+@guidances
+def test_pictures_equal_the_official_pipelines(guidance: float) -> None:
+    backbone, size = tiny_pixart(), (24, 32)
+    plan = build_plan(backbone.schedule, steps=4, sides=[size], thresholds=[], multiple=backbone.size_multiple)
+    pictures = sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=SEED, guidance=guidance, batch_size=3)
+    expected = official(backbone, size, guidance, output_type="pt")
+    torch.testing.assert_close(pictures / 2 + 0.5, expected, rtol=0, atol=1e-5)
+
+
+def test_the_comparison_notices_another_guidance() -> None:
+    backbone, size = tiny_pixart(), (32, 32)
+    expected = official(backbone, size, 3.0)
+    assert (ours(backbone, size, 3.1) - expected).abs().max() > 1e-3 * expected.abs().max()
