@@ -96,6 +96,10 @@ class StepPlan:
         """The stage a step of this plan runs at."""
         return self.stages[step.stage - 1]
 
+    def ends_stage(self, step: Step) -> bool:
+        """Whether the step is the last of its stage."""
+        return step.index == len(self.steps) or self.steps[step.index].stage != step.stage
+
     def relative_cost(self, stage: Stage) -> float:
         """Area of the stage over area of the last one: its cost, where cost grows with pixels."""
         last = self.stages[-1]

@@ -18,7 +18,7 @@ from rmd.randomness import NoiseSource
 
 Predict = Callable[[Tensor, Step], tuple[Tensor, Tensor]]
 LatentShape = Callable[[Stage], tuple[int, ...]]
-OnStep = Callable[[Step, Tensor, Tensor], None]
+OnStep = Callable[[Step, Tensor, Tensor], Tensor | None]
 
 
 def run_cascade(
@@ -38,7 +38,8 @@ def run_cascade(
     `predict(x_t, step)` returns (x0_hat, eps_hat) at x_t's shape; `latent_shape(stage)` includes the batch.
     `crossing` replaces `plan.crossing` (a training roll-out passes `plan.training_crossing`). With `until=i`
     steps 1..i-1 are evaluated and the state that step i's `predict` would be given is returned. `on_step`
-    sees each evaluated step with its x0_hat and x_t. `x` is the start noise, drawn for "start" if it is not
+    sees each evaluated step with its x0_hat and x_t; what it
+    returns, if anything, takes x0_hat's place. `x` is the start noise, drawn for "start" if it is not
     given; noise into step i is drawn for "crossing-i". Raises RMDError if `until` or x's shape does not fit.
     """
     if until is not None and not 1 <= until <= len(plan.steps):
@@ -50,7 +51,8 @@ def run_cascade(
             return x_t
         x0_hat, eps_hat = predict(x_t, step)
         if on_step is not None:
-            on_step(step, x0_hat, x_t)
+            replaced = on_step(step, x0_hat, x_t)
+            x0_hat = x0_hat if replaced is None else replaced
         if step.index == len(plan.steps):
             break
         following = plan.steps[step.index]

@@ -18,11 +18,17 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_teacher(recipe: Recipe) -> Backbone:
     """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`)."""
-    source: Path | str = teacher_folder() if recipe.teacher == PACKAGED else recipe.teacher
     conditioning = Conditioning(recipe.conditioning.original, recipe.conditioning.target)
-    backbone = load_backbone(source, dtype=_DTYPES[recipe.train.dtype], conditioning=conditioning)
+    backbone = load_backbone(
+        teacher_source(recipe.teacher), dtype=_DTYPES[recipe.train.dtype], conditioning=conditioning
+    )
     check_teacher(recipe, backbone)
     return backbone
+
+
+def teacher_source(name: str) -> Path | str:
+    """Where a teacher called so lies: the packaged one's folder, or the folder or Hub id itself."""
+    return teacher_folder() if name == PACKAGED else name
 
 
 def check_teacher(recipe: Recipe, backbone: Backbone) -> None:

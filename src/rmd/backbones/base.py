@@ -70,6 +70,8 @@ class Backbone(ABC):
     """Names in `model_index.json` by which `load_backbone` finds the family."""
     denoiser_name: ClassVar[str]
     """The pipeline's part that denoises: unet or transformer."""
+    cond_names: ClassVar[Mapping[str, str]]
+    """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Name suffixes of the linear layers that adapters are put on."""
 
@@ -164,17 +166,16 @@ def register(backbone: BackboneType) -> BackboneType:
 
 
 def load_backbone(
-    source: str | Path, *, dtype: torch.dtype = torch.float32, conditioning: Conditioning | None = None
+    source: str | Path, *, dtype: torch.dtype = torch.float32, conditioning: Conditioning | None = None, **options: Any
 ) -> Backbone:
     """Load a pipeline folder (or Hub id) and wrap it in its family's backbone.
+
+    Args:
+        options: go to `DiffusionPipeline.from_pretrained`.
 
     Raises:
         RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for.
     """
-    import rmd.backbones.pixart
-    import rmd.backbones.sd3
-    import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
-
     folder = Path(source)
     if folder.exists():
         index = folder / "model_index.json"
@@ -189,15 +190,24 @@ def load_backbone(
         with warnings.catch_warnings():
             # its new name is unknown to the older versions of diffusers that work too
             warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
-            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype)
+            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RMDError(f"cannot load the pipeline {source}: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
+    return wrap(pipe, conditioning)
+
+
+def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> Backbone:
+    """A loaded pipeline in its family's backbone; RMDError if no family is registered for it."""
     return _family_of(type(pipe).__name__)(pipe, conditioning)
 
 
 def _family_of(class_name: str) -> type[Backbone]:
+    import rmd.backbones.pixart
+    import rmd.backbones.sd3
+    import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
+
     if class_name not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")

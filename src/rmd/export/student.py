@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import hf_hub_download
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,16 +25,38 @@ from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
 from rmd.plan import StepPlan
+from rmd.teacher import teacher_source
 
 CONFIG_NAME = "rmd_config.json"
+LORA_NAME = "pytorch_lora_weights.safetensors"
+ADAPTER = "rmd"
+"""Name of a loaded LoRA student among a network's adapters."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """What `rmd_config.json` says of a student: the plan it was distilled for, and where it comes from."""
+
+    source: str
+    mode: Literal["lora", "full"]
+    family: str
+    teacher: str
+    conditioning: Conditioning
+    plan: StepPlan
+    values: dict[str, Any]
+    """The file's whole content."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A loaded student: its backbone (the denoiser is the student's) and the plan it was distilled for."""
+    """A loaded student: its backbone (the denoiser is the student's) and what its config says."""
 
     backbone: Backbone
-    plan: StepPlan
+    config: StudentConfig
+
+    @property
+    def plan(self) -> StepPlan:
+        return self.config.plan
 
 
 @torch.no_grad()
@@ -44,11 +70,7 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
     Raises:
         RMDError: the folder holds something else, or cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
-        raise RMDError(f"{folder} holds something that is no student: remove it, or choose another folder")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with student_folder(folder) as partial:
         if recipe.roles.mode == "full":
             _save_pipeline(backbone, state, partial)
         else:
@@ -65,33 +87,117 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             "plan": recipe.build_plan().to_dict(),
         }
         (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise RMDError(f"cannot save the student to {folder}: {reason}") from error
     return folder
 
 
-def load_student(folder: Path) -> Student:
-    """Load a full student written by `save_student`.
+@contextmanager
+def student_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder`, empty or an earlier student, when the block has filled it.
 
     Raises:
-        RMDError: the folder has no plan, or is no pipeline (a LoRA student goes into its teacher's).
+        RMDError: the folder holds something else, or cannot be written.
     """
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise RMDError(f"{folder} holds no student: it has no {CONFIG_NAME}")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise RMDError(f"{folder} holds something that is no student: remove it, or choose another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        plan, mode, teacher = StepPlan.from_dict(config["plan"]), config["mode"], config["teacher"]
-        conditioning = Conditioning(**config["conditioning"])
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RMDError(f"cannot save the student to {folder}: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_student(
+    source: str | Path, *, dtype: torch.dtype = torch.float32, teacher: str | Path | None = None, **options: Any
+) -> Student:
+    """Load a student written by `save_student`, from a folder or a repository of the Hub.
+
+    Args:
+        teacher: base of a LoRA student, where it is not what it was distilled from by name.
+        options: go to `DiffusionPipeline.from_pretrained`.
+
+    Raises:
+        RMDError: there is no student, or its weights do not fit the teacher.
+    """
+    config = read_student(source)
+    if config.mode == "full":
+        return Student(load_backbone(source, dtype=dtype, conditioning=config.conditioning, **options), config)
+    base = teacher_source(config.teacher if teacher is None else str(teacher))
+    backbone = load_backbone(base, dtype=dtype, conditioning=config.conditioning, **options)
+    apply_student(backbone, config)
+    return Student(backbone, config)
+
+
+def read_student(source: str | Path) -> StudentConfig:
+    """Read `rmd_config.json` of a folder or a repository of the Hub; RMDError if there is none."""
+    path = Path(source) / CONFIG_NAME
+    if not Path(source).exists():
+        try:
+            path = Path(hf_hub_download(str(source), CONFIG_NAME))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RMDError(f"there is no student {source}, neither a folder nor on the Hub ({reason})") from error
+    if not path.is_file():
+        raise RMDError(f"{source} holds no student: it has no {CONFIG_NAME}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return StudentConfig(
+            source=str(source),
+            mode=values["mode"],
+            family=values["family"],
+            teacher=values["teacher"],
+            conditioning=Conditioning(**values["conditioning"]),
+            plan=StepPlan.from_dict(values["plan"]),
+            values=values,
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise RMDError(f"{path} is not readable ({error}): save the student again") from error
-    if mode == "lora":
-        raise RMDError(f"{folder} holds a LoRA student: load it into its teacher, {teacher}, with load_lora_weights")
-    return Student(load_backbone(folder, conditioning=conditioning), plan)
+
+
+def apply_student(backbone: Backbone, config: StudentConfig) -> None:
+    """Put a LoRA student's adapter on its teacher's pipeline, under the name `ADAPTER`.
+
+    Raises:
+        RMDError: it is a full student, of another family, or made for another network.
+    """
+    if config.mode == "full":
+        raise RMDError(f"{config.source} is a full student, not an adapter: load it with RMDPipeline.from_pretrained")
+    if config.family != backbone.family:
+        raise RMDError(
+            f"the student {config.source} is of the family {config.family}, but the pipeline is of {backbone.family}"
+        )
+    try:
+        if hasattr(backbone.pipe, "load_lora_weights"):
+            backbone.pipe.load_lora_weights(config.source, adapter_name=ADAPTER)
+        else:
+            _inject(backbone, config.source)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RMDError(f"the LoRA of {config.source} does not fit this base: {reason}") from error
+
+
+def lora_file(source: str) -> Path:
+    """The adapter's file of a LoRA student; OSError where it cannot be had."""
+    return Path(source) / LORA_NAME if Path(source).exists() else Path(hf_hub_download(source, LORA_NAME))
+
+
+def _inject(backbone: Backbone, source: str) -> None:
+    """What `load_lora_weights` does, for PixArt, of which diffusers knows no LoRA."""
+    with safe_open(lora_file(source), "pt") as file:
+        prefix = f"{backbone.denoiser_name}."
+        header = json.loads(file.metadata()["lora_adapter_metadata"])
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    config = LoraConfig(**{name.removeprefix(prefix): value for name, value in header.items()})
+    inject_adapter_in_model(config, backbone.denoiser, adapter_name=ADAPTER)
+    outcome: Any = set_peft_model_state_dict(backbone.denoiser, state, adapter_name=ADAPTER)
+    if outcome.unexpected_keys:
+        raise ValueError(f"{outcome.unexpected_keys[0]} is not in the network")
+    backbone.denoiser.requires_grad_(False)
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
@@ -119,4 +225,4 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
     header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"{part}.{k}": v for k, v in metadata.items()})}
     folder.mkdir(parents=True)
     tensors = {f"{part}.{name}": tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata=header)
+    save_file(tensors, folder / LORA_NAME, metadata=header)

@@ -218,7 +218,7 @@ def test_what_is_no_student_is_told(recipes: dict[str, Recipe], tmp_path: Path) 
     backbone = tiny_sdxl()
     state = distilled(backbone, recipes["lora"]).state("student")
     folder = save_student(backbone, state, recipes["lora"], tmp_path / "student")
-    with pytest.raises(RMDError, match="holds a LoRA student: load it into its teacher, tiny, with load_lora_weights"):
+    with pytest.raises(RMDError, match=r"^cannot load the pipeline tiny: "):
         load_student(folder)
     for text in ("{", "[]", "{}"):
         (folder / CONFIG_NAME).write_text(text)

@@ -1,0 +1,254 @@
+"""RMDPipeline: a distilled student around an official diffusers pipeline, called the way diffusers pipelines are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
+from torch import Tensor
+
+from rmd.backbones.base import Backbone, Cond, wrap
+from rmd.errors import RMDError
+from rmd.export.student import (
+    CONFIG_NAME,
+    LORA_NAME,
+    StudentConfig,
+    apply_student,
+    load_student,
+    lora_file,
+    read_student,
+    student_folder,
+)
+from rmd.generate import predictor
+from rmd.plan import Stage, Step, StepPlan
+from rmd.randomness import GeneratorNoise
+from rmd.sampling import run_cascade
+
+StepCallback = Callable[["RMDPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
+OUTPUTS = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class RMDOutput:
+    """What a call made: pictures as `output_type` asks for, and, with `return_stages`, those of every stage."""
+
+    images: Any
+    stages: tuple[Any, ...] = ()
+
+
+class RMDPipeline:
+    """Runs a student's plan with an official pipeline's parts.
+
+    The pipeline is at `.pipe`: offloading, VAE tiling and slicing, attention backends, quantisation and compilation
+    are its own business and are set there.
+    """
+
+    def __init__(self, backbone: Backbone, config: StudentConfig) -> None:
+        self.backbone, self.config, self.plan = backbone, config, config.plan
+
+    @property
+    def pipe(self) -> DiffusionPipeline:
+        return self.backbone.pipe
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        teacher: str | Path | None = None,
+        **options: Any,
+    ) -> RMDPipeline:
+        """Load a student: a folder, or a repository of the Hub.
+
+        Args:
+            dtype: of the weights.
+            teacher: where the base of a LoRA student is, if not where it was distilled.
+            options: go to `DiffusionPipeline.from_pretrained` (quantization_config, device_map, revision, ...).
+
+        Raises:
+            RMDError: there is no student there, or it does not fit its teacher.
+        """
+        student = load_student(source, dtype=dtype, teacher=teacher, **options)
+        return cls(student.backbone, student.config)
+
+    @classmethod
+    def from_pipe(cls, pipe: DiffusionPipeline, student: str | Path) -> RMDPipeline:
+        """Put a LoRA student on a pipeline of its teacher that is loaded already; the pipeline is changed.
+
+        Raises:
+            RMDError: the student is a full one (use `from_pretrained`), or of another family.
+        """
+        config = read_student(student)
+        backbone = wrap(pipe, config.conditioning)
+        apply_student(backbone, config)
+        return cls(backbone, config)
+
+    def to(self, *args: Any, **kwargs: Any) -> RMDPipeline:
+        """Move or cast the pipeline's parts."""
+        self.pipe.to(*args, **kwargs)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the student, as `from_pretrained` reads it: the whole pipeline, or the adapter of a LoRA student.
+
+        Raises:
+            RMDError: the folder holds something that is no student, or cannot be written.
+        """
+        with student_folder(Path(folder)) as partial:
+            if self.config.mode == "full":
+                self.pipe.save_pretrained(partial)
+            else:
+                partial.mkdir(parents=True)
+                shutil.copyfile(lora_file(self.config.source), partial / LORA_NAME)
+            (partial / CONFIG_NAME).write_text(json.dumps(self.config.values, indent=1), encoding="utf-8")
+        return Path(folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hub, made if need be; returns its address."""
+        api = HfApi(token=token)
+        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        with tempfile.TemporaryDirectory() as folder:
+            api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(Path(folder) / "student"))
+        return address
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        output_type: str = "pil",
+        return_stages: bool = False,
+        callback_on_step_end: StepCallback | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        guidance_scale: float | None = None,
+    ) -> RMDOutput:
+        """Make pictures.
+
+        Args:
+            prompt: one or several; or give what encodes them (`prompt_embeds` and the family's other tensors).
+            height, width: of the pictures in pixels; the plan's by default. Stages keep their proportion to it.
+            num_images_per_prompt: pictures of one prompt stand side by side in the result.
+            generator: one for all pictures in turn, or one a picture, which then does not depend on its neighbours.
+            latents: start noise at the first stage's resolution.
+            output_type: "pil", "np" (n, H, W, 3) and "pt" (n, 3, H, W) in [0, 1], or "latent".
+            return_stages: also decode what every stage ended with.
+            callback_on_step_end: called with (self, step index from 0, model time, {"x0", "latents"}); what it returns
+                under "x0" takes the place of the step's clean prediction.
+            negative_prompt, guidance_scale: a distilled student has no guidance; they are accepted with a warning.
+
+        Raises:
+            RMDError: the arguments do not fit each other or the model.
+        """
+        if output_type not in OUTPUTS:
+            raise RMDError(f"unknown output_type {output_type!r}: use {', '.join(OUTPUTS)}")
+        _warn_of_guidance(negative_prompt, guidance_scale)
+        plan = self._plan(height, width)
+        given = {
+            "prompt_embeds": prompt_embeds,
+            "pooled_prompt_embeds": pooled_prompt_embeds,
+            "prompt_attention_mask": prompt_attention_mask,
+        }
+        cond = self._cond(prompt, given, num_images_per_prompt)
+        device = self.pipe._execution_device
+        noise = GeneratorNoise(_generators(generator, len(cond)), device)
+        ends: list[Tensor] = []
+        with self.pipe.progress_bar(total=len(plan.steps)) as bar:
+
+            def on_step(step: Step, x0: Tensor, x_t: Tensor) -> Tensor | None:
+                bar.update()
+                replaced = None
+                if callback_on_step_end is not None:
+                    answer = callback_on_step_end(self, step.index - 1, step.model_time, {"x0": x0, "latents": x_t})
+                    replaced = None if answer is None else answer.get("x0")
+                if return_stages and plan.ends_stage(step):
+                    ends.append(x0 if replaced is None else replaced)
+                return replaced
+
+            x0 = run_cascade(
+                predictor(self.backbone, self.backbone.denoiser, plan, cond.to(device)),
+                plan,
+                self.backbone.schedule,
+                lambda stage: self.backbone.latent_shape(len(cond), stage.height, stage.width),
+                noise,
+                x=None if latents is None else latents.to(device, torch.float32),
+                on_step=on_step,
+            )
+        images = self._pictures(x0, output_type)
+        stages = tuple(self._pictures(end, output_type) for end in ends)
+        self.pipe.maybe_free_model_hooks()
+        return RMDOutput(images, stages)
+
+    def _plan(self, height: int | None, width: int | None) -> StepPlan:
+        final: Stage = self.plan.stages[-1]
+        wanted = (height or final.height, width or final.width)
+        if wanted == (final.height, final.width):
+            return self.plan
+        return self.plan.resized(*wanted, self.backbone.size_multiple)
+
+    def _cond(self, prompt: str | Sequence[str] | None, given: Mapping[str, Tensor | None], each: int) -> Cond:
+        if each < 1:
+            raise RMDError(f"num_images_per_prompt must be at least 1, got {each}")
+        names = self.backbone.cond_names
+        tensors = {names[name]: value for name, value in given.items() if value is not None and name in names}
+        if prompt is None:
+            missing = [name for name in names if given[name] is None]
+            if missing:
+                raise RMDError(f"give a prompt, or all of {', '.join(names)}: {missing[0]} is missing")
+            cond = Cond(tensors)
+        elif any(value is not None for value in given.values()):
+            raise RMDError("give a prompt or its embeddings, not both")
+        else:
+            cond = self.backbone.encode([prompt] if isinstance(prompt, str) else prompt)
+        return cond.map(lambda tensor: tensor.repeat_interleave(each, dim=0))
+
+    def _pictures(self, x0: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return x0
+        return self.pipe.image_processor.postprocess(self.backbone.decode(x0), output_type=output_type)
+
+
+def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
+    if generator is None:
+        fresh = torch.Generator()
+        fresh.seed()
+        return [fresh] * count
+    if isinstance(generator, torch.Generator):
+        return [generator] * count
+    if len(generator) != count:
+        raise RMDError(f"{count} pictures need one generator or {count} of them, got {len(generator)}")
+    return list(generator)
+
+
+def _warn_of_guidance(negative_prompt: object, guidance_scale: float | None) -> None:
+    useless = [
+        name
+        for name, given in (
+            ("negative_prompt", bool(negative_prompt)),
+            ("guidance_scale", guidance_scale not in (None, 0.0, 1.0)),
+        )
+        if given
+    ]
+    if useless:
+        warnings.warn(
+            f"{' and '.join(useless)} changed nothing: the teacher's guidance is distilled into the student, "
+            "which runs without",
+            stacklevel=3,
+        )

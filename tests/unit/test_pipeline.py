@@ -1,0 +1,252 @@
+"""RMDPipeline: the roll-out's own latents, whatever the batch; both kinds of students; arguments that do not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import TINY
+from helpers import PROMPTS, make_recipe
+from PIL import Image
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.config import FlowNoise, Recipe, VPNoise
+from rmd.errors import RMDError
+from rmd.export.student import save_student
+from rmd.generate import predictor
+from rmd.pipeline import RMDPipeline
+from rmd.plan import Step
+from rmd.randomness import GeneratorNoise
+from rmd.roles import Roles, build_roles
+from rmd.sampling import run_cascade
+
+families = pytest.mark.parametrize("family", sorted(TINY))
+Make = Callable[..., tuple[Path, Path]]
+
+
+NOISE = {
+    "pixart": VPNoise(kind="vp", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
+    "sd3": FlowNoise(kind="flow", shift=3.0),
+}
+
+
+def recipe_of(family: str, teacher: Path, mode: str) -> Recipe:
+    recipe = make_recipe("prompts.txt", mode)
+    return recipe.model_copy(
+        update={"family": family, "teacher": str(teacher), "noise": NOISE.get(family, recipe.noise)}
+    )
+
+
+def distilled(backbone: Backbone, mode: str) -> Roles:
+    """Roles whose student is not its teacher any more."""
+    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=4.0)  # type: ignore[arg-type]
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in roles.trainable("student"):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=g)
+    return roles
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str, str], tuple[Path, Path]]:
+    """(student's folder, teacher's folder) of a family in a mode."""
+
+    def build(family: str, mode: str) -> tuple[Path, Path]:
+        teacher, student = tmp_path / "teacher", tmp_path / "student"
+        backbone = TINY[family]()
+        backbone.pipe.save_pretrained(teacher)
+        roles = distilled(TINY[family](), mode)
+        state = {name: tensor.clone() for name, tensor in roles.state("student").items()}
+        save_student(backbone, state, recipe_of(family, teacher, mode), student)
+        return student, teacher
+
+    return build
+
+
+def seeds(count: int, first: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(first + i) for i in range(count)]
+
+
+def quiet(source: Path, **options: Any) -> RMDPipeline:
+    pipe = RMDPipeline.from_pretrained(source, **options)
+    pipe.pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@families
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, make: Make) -> None:
+    student, _ = make(family, mode)
+    backbone = TINY[family]()
+    roles = distilled(backbone, mode)
+    pipe = quiet(student)
+    with torch.no_grad(), roles.use("student") as network:
+        expected = run_cascade(
+            predictor(backbone, network, pipe.plan, backbone.encode(PROMPTS)),
+            pipe.plan,
+            backbone.schedule,
+            lambda stage: backbone.latent_shape(4, stage.height, stage.width),
+            GeneratorNoise(seeds(4)),
+        )
+    found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+@families
+def test_a_picture_does_not_depend_on_its_neighbours(family: str, make: Make) -> None:
+    pipe = quiet(make(family, "full")[0])
+    together = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    again = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    assert torch.equal(together, again)
+    alone = pipe(PROMPTS[2], generator=seeds(1, first=2), output_type="latent").images
+    scale = float(together.abs().max())
+    torch.testing.assert_close(alone[0] / scale, together[2] / scale, rtol=0, atol=1e-5)
+
+
+@families
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (48, 16)])
+def test_the_size_is_the_one_asked_for(family: str, size: tuple[int, int], make: Make) -> None:
+    pipe = quiet(make(family, "full")[0])
+    images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt").images
+    assert images.shape == (1, 3, *size)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
+
+
+def test_a_lora_student_goes_on_a_pipeline_that_is_loaded(make: Make) -> None:
+    student, _ = make("sdxl", "lora")
+    expected = quiet(student)(PROMPTS, generator=seeds(4), output_type="latent").images
+    stock = TINY["sdxl"]().pipe
+    found = RMDPipeline.from_pipe(stock, student)(PROMPTS, generator=seeds(4), output_type="latent").images
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RMDError, match=r"is of the family sdxl, but the pipeline is of sd3$"):
+        RMDPipeline.from_pipe(TINY["sd3"]().pipe, student)
+
+
+def test_a_full_student_is_no_adapter(make: Make) -> None:
+    student, _ = make("sdxl", "full")
+    with pytest.raises(RMDError, match="is a full student, not an adapter: load it with RMDPipeline"):
+        RMDPipeline.from_pipe(TINY["sdxl"]().pipe, student)
+
+
+def test_the_teacher_of_a_lora_student_may_have_moved(make: Make, tmp_path: Path) -> None:
+    student, teacher = make("sd3", "lora")
+    moved = teacher.rename(tmp_path / "moved")
+    with pytest.raises(RMDError, match="cannot load the pipeline"):
+        RMDPipeline.from_pretrained(student)
+    assert quiet(student, teacher=moved)(PROMPTS[:1], generator=seeds(1), output_type="pt").images.shape[0] == 1
+
+
+def test_what_comes_out(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    pictures = pipe(PROMPTS[:2], generator=seeds(2)).images
+    assert [type(picture) for picture in pictures] == [Image.Image] * 2
+    assert pictures[0].size == (32, 32)
+    array = pipe(PROMPTS[:2], generator=seeds(2), output_type="np").images
+    assert isinstance(array, np.ndarray) and array.shape == (2, 32, 32, 3)
+    with pytest.raises(RMDError, match=r"^unknown output_type 'jpg': use pil, np, pt, latent$"):
+        pipe(PROMPTS[0], output_type="jpg")
+
+
+def test_the_stages_can_be_seen(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    output = pipe(PROMPTS[:2], generator=seeds(2), output_type="pt", return_stages=True)
+    assert [tuple(stage.shape) for stage in output.stages] == [(2, 3, 16, 16), (2, 3, 32, 32)]
+    assert torch.equal(output.stages[-1], output.images)
+    assert pipe(PROMPTS[0], generator=seeds(1)).stages == ()
+
+
+def test_several_pictures_of_a_prompt_stand_side_by_side(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    found = pipe(PROMPTS[:2], num_images_per_prompt=2, generator=seeds(4), output_type="latent").images
+    expected = pipe([PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]], generator=seeds(4), output_type="latent").images
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RMDError, match=r"^num_images_per_prompt must be at least 1, got 0$"):
+        pipe(PROMPTS[0], num_images_per_prompt=0)
+
+
+@families
+def test_embeddings_take_the_place_of_prompts(family: str, make: Make) -> None:
+    pipe = quiet(make(family, "full")[0])
+    with torch.no_grad():
+        cond = pipe.backbone.encode(PROMPTS[:2])
+    given: dict[str, Any] = {name: cond.tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
+    found = pipe(**given, generator=seeds(2), output_type="latent").images
+    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    with pytest.raises(RMDError, match=r"^give a prompt or its embeddings, not both$"):
+        pipe(PROMPTS[:2], **given)
+    last = list(given)[-1]
+    del given[last]
+    with pytest.raises(RMDError, match=f"^give a prompt, or all of prompt_embeds, {last}: {last} is missing$"):
+        pipe(**given)
+
+
+def test_one_generator_for_all_and_the_start_noise_itself(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    one = [pipe(PROMPTS[:2], generator=seeds(1)[0], output_type="latent").images for _ in range(2)]
+    assert torch.equal(*one)
+    shape = pipe.backbone.latent_shape(2, 16, 16)
+    start = torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in seeds(2)])
+    rest = seeds(2)
+    for g in rest:
+        torch.randn((1, *shape[1:]), generator=g)
+    found = pipe(PROMPTS[:2], latents=start, generator=rest, output_type="latent").images
+    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    unseeded = [pipe(PROMPTS[:1], output_type="latent").images for _ in range(2)]
+    assert not torch.equal(*unseeded)
+    with pytest.raises(RMDError, match=r"^2 pictures need one generator or 2 of them, got 3$"):
+        pipe(PROMPTS[:2], generator=seeds(3))
+    with pytest.raises(RMDError, match=r"^the start noise has shape"):
+        pipe(PROMPTS[:2], latents=torch.zeros(2, 4, 3, 3))
+
+
+def test_a_callback_sees_every_step_and_may_change_it(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    seen: list[tuple[int, float, set[str]]] = []
+
+    def look(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> None:
+        assert it is pipe
+        seen.append((index, time, set(tensors)))
+
+    plain = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=look).images
+    steps: tuple[Step, ...] = pipe.plan.steps
+    assert seen == [(i, step.model_time, {"x0", "latents"}) for i, step in enumerate(steps)]
+
+    def blank(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"x0": torch.zeros_like(tensors["x0"])} if index == len(steps) - 1 else {}
+
+    assert plain.any()
+    assert not pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=blank).images.any()
+
+
+def test_guidance_does_nothing_and_says_so(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", guidance_scale=1.0).images
+    with pytest.warns(UserWarning, match="^negative_prompt and guidance_scale changed nothing"):
+        found = pipe(
+            PROMPTS[:1], generator=seeds(1), output_type="latent", guidance_scale=7.5, negative_prompt="bad"
+        ).images
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_saved_pipeline_is_the_same_student(mode: str, make: Make, tmp_path: Path) -> None:
+    pipe = quiet(make("pixart", mode)[0])
+    pipe.save_pretrained(tmp_path / "copy")
+    copy = quiet(tmp_path / "copy")
+    assert copy.plan == pipe.plan
+    found = copy(PROMPTS[:2], generator=seeds(2), output_type="latent").images
+    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+
+
+def test_what_is_no_student_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=r"holds no student: it has no rmd_config\.json$"):
+        RMDPipeline.from_pretrained(tmp_path)
