@@ -41,6 +41,8 @@ class StudentConfig:
     mode: Literal["lora", "full"]
     family: str
     teacher: str
+    guidance: float
+    """Of the teacher, distilled into the student."""
     conditioning: Conditioning
     plan: StepPlan
     values: dict[str, Any]
@@ -83,6 +85,7 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             "family": recipe.family,
             "recipe": recipe.name,
             "recipe_hash": config_hash(recipe),
+            "guidance": recipe.method.guidance,
             "conditioning": asdict(backbone.conditioning),
             "plan": recipe.build_plan().to_dict(),
         }
@@ -151,6 +154,7 @@ def read_student(source: str | Path) -> StudentConfig:
             mode=values["mode"],
             family=values["family"],
             teacher=values["teacher"],
+            guidance=values["guidance"],
             conditioning=Conditioning(**values["conditioning"]),
             plan=StepPlan.from_dict(values["plan"]),
             values=values,

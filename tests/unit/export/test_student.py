@@ -133,6 +133,7 @@ def test_the_plan_goes_along(mode: str, recipes: dict[str, Recipe], tmp_path: Pa
         "family": "sdxl",
         "recipe": "tiny",
         "recipe_hash": config_hash(recipe),
+        "guidance": 2.0,
         "conditioning": {"original": "final", "target": "stage"},
     }
 

@@ -1,0 +1,90 @@
+"""`rmd generate`: pictures from a distilled student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.errors import RMDError
+
+
+def generate(
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="One or several prompts.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR", help="A student: a folder, or a repository of the Hub.")
+    ] = "runs/demo/student",
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures of each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each following one has the next.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again.")] = Path(
+        "runs/pictures"
+    ),
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels. [default: the student's]")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels. [default: the student's]")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
+    stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
+    compare_teacher: Annotated[
+        bool, typer.Option("--compare-teacher", help="Also make each picture with the teacher.")
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the teacher is. [default: where it was distilled]")
+    ] = None,
+    teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher.")] = 25,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: cuda if there is one]")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
+) -> None:
+    """Make pictures of prompts with a distilled student."""
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import torch
+
+    from rmd.album import add_teacher, make_album, plan_album
+    from rmd.backbones import load_backbone
+    from rmd.cli.progress import progress_bar
+    from rmd.data.prompts import read_lines
+    from rmd.pipeline import RMDPipeline
+    from rmd.teacher import teacher_source
+
+    if bool(prompt) == (prompts is not None):
+        raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
+    texts = list(prompt) if prompt else read_lines(prompts or Path())
+    pictures = plan_album(texts, out, count=count, seed=seed)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if half else torch.float32
+    pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
+    pipe.pipe.set_progress_bar_config(disable=True)
+    done = 0
+    with progress_bar() as report:
+
+        def count_up(more: int) -> None:
+            nonlocal done
+            done += more
+            report("pictures", done, len(pictures))
+
+        made = make_album(
+            pipe, pictures, height=height, width=width, batch_size=batch_size, stages=stages, progress=count_up
+        )
+        if compare_teacher:
+            final = pipe.plan.stages[-1]
+            base = load_backbone(teacher_source(teacher or pipe.config.teacher), dtype=dtype)
+            compared = 0
+
+            def count_teacher(more: int) -> None:
+                nonlocal compared
+                compared += more
+                report("teacher", compared, len(pictures))
+
+            add_teacher(
+                base.pipe.to(where),
+                pictures,
+                steps=teacher_steps,
+                guidance=pipe.config.guidance,
+                height=height or final.height,
+                width=width or final.width,
+                progress=count_teacher,
+            )
+    there = len(pictures) - made
+    typer.echo(f"{made} pictures in {out}" + (f" ({there} were there already)" if there else ""))

@@ -1,0 +1,137 @@
+"""Albums: every picture can be made again from its own file, finished ones are left, others are not overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import TINY
+from helpers import PROMPTS, make_recipe
+from numpy.typing import NDArray
+from PIL import Image
+
+from rmd.album import KEY, make_album, plan_album, read_making
+from rmd.cli.app import main
+from rmd.errors import RMDError
+from rmd.export.student import save_student
+from rmd.pipeline import RMDPipeline
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("album")
+    backbone = TINY["sdxl"]()
+    backbone.pipe.save_pretrained(folder / "teacher")
+    recipe = make_recipe("prompts.txt", "full").model_copy(update={"teacher": str(folder / "teacher")})
+    state = {name: p.detach().clone() for name, p in backbone.denoiser.named_parameters()}
+    return save_student(backbone, state, recipe, folder / "student")
+
+
+@pytest.fixture(scope="module")
+def pipe(student: Path) -> RMDPipeline:
+    found = RMDPipeline.from_pretrained(student)
+    found.pipe.set_progress_bar_config(disable=True)
+    return found
+
+
+def pixels(path: Path) -> NDArray[np.int_]:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_names_and_seeds(tmp_path: Path) -> None:
+    pictures = plan_album(["A red ball!", "ein  Würfel", "***"], tmp_path, count=2, seed=7)
+    assert [picture.seed for picture in pictures] == [7, 8, 9, 10, 11, 12]
+    assert [picture.path.name for picture in pictures[::2]] == [
+        "00000-00-a-red-ball.png",
+        "00001-00-ein-w-rfel.png",
+        "00002-00-picture.png",
+    ]
+    with pytest.raises(RMDError, match=r"^there is no prompt"):
+        plan_album([], tmp_path, count=1, seed=0)
+
+
+def test_a_picture_says_how_to_make_it_again(pipe: RMDPipeline, tmp_path: Path) -> None:
+    pictures = plan_album(PROMPTS[:3], tmp_path / "all", count=1, seed=7)
+    assert make_album(pipe, pictures, batch_size=2, height=24, width=40) == 3
+    making = read_making(pictures[2].path)
+    assert making is not None and making["prompt"] == PROMPTS[2] and making["seed"] == 9
+    (again,) = plan_album([making["prompt"]], tmp_path / "again", count=1, seed=making["seed"])
+    make_album(pipe, [again], height=making["height"], width=making["width"])
+    assert np.abs(pixels(again.path) - pixels(pictures[2].path)).max() <= 1
+    assert Image.open(again.path).size == (40, 24)
+
+
+def test_finished_pictures_are_left_and_others_are_not_overwritten(pipe: RMDPipeline, tmp_path: Path) -> None:
+    pictures = plan_album(PROMPTS, tmp_path, count=1, seed=0)
+    seen: list[int] = []
+    assert make_album(pipe, pictures[:2]) == 2
+    before = pictures[0].path.stat().st_mtime_ns
+    assert make_album(pipe, pictures, progress=seen.append) == 2
+    assert seen == [2, 2] and pictures[0].path.stat().st_mtime_ns == before
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png"] * 4
+    with pytest.raises(RMDError, match=r"is another picture: remove it, or choose another --out$"):
+        make_album(pipe, plan_album(PROMPTS, tmp_path, count=1, seed=1))
+    pictures[3].path.write_text("no picture")
+    with pytest.raises(RMDError, match=r"is no picture: remove it, or choose another --out$"):
+        make_album(pipe, pictures)
+
+
+def test_a_picture_from_elsewhere_is_not_taken_for_ours(pipe: RMDPipeline, tmp_path: Path) -> None:
+    (picture,) = plan_album(PROMPTS[:1], tmp_path, count=1, seed=0)
+    Image.new("RGB", (8, 8)).save(picture.path)
+    assert read_making(picture.path) is None
+    with pytest.raises(RMDError, match="is another picture"):
+        make_album(pipe, [picture])
+
+
+def test_the_stages_lie_beside(pipe: RMDPipeline, tmp_path: Path) -> None:
+    (picture,) = plan_album(PROMPTS[:1], tmp_path, count=1, seed=0)
+    make_album(pipe, [picture], stages=True)
+    assert [Image.open(picture.beside(f"stage{k}")).size for k in (1, 2)] == [(16, 16), (32, 32)]
+    assert np.array_equal(pixels(picture.beside("stage2")), pixels(picture.path))
+    assert Image.open(picture.beside("stage1")).info[KEY]
+
+
+def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    options = ["--model", str(student), "--out", str(out), "-n", "2", "--seed", "3", "--device", "cpu"]
+    assert main(["generate", *PROMPTS[:2], *options, "--compare-teacher", "--teacher-steps", "2"]) == 0
+    assert capsys.readouterr().out == f"4 pictures in {out}\n"
+    assert len(list(out.glob("*-teacher.png"))) == 4 and len(list(out.iterdir())) == 8
+    lines = tmp_path / "prompts.txt"
+    lines.write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
+    assert main(["generate", "--prompts", str(lines), *options]) == 0
+    assert capsys.readouterr().out == f"0 pictures in {out} (4 were there already)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give prompts either as arguments or in a file with --prompts FILE"),
+        (["a ball", "--prompts", "x.txt"], "give prompts either as arguments or in a file with --prompts FILE"),
+        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+        (
+            ["a ball", "--model", "nowhere/at-all"],
+            "there is no student nowhere/at-all, neither a folder",
+        ),
+        (["a ball", "--model", "MODEL", "--height", "30"], "the final size, 30x32, is not divisible by 4"),
+    ],
+)
+def test_one_sentence(
+    arguments: list[str], sentence: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(student) if a == "MODEL" else a for a in arguments]
+    out = tmp_path / "out"
+    assert main(["generate", *given, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rmd: ") and error.count("\n") == 1 and sentence in error
+    assert not out.exists()
+
+
+def test_seeds_follow_one_another(pipe: RMDPipeline, tmp_path: Path) -> None:
+    pictures = plan_album(PROMPTS[:1], tmp_path, count=3, seed=5)
+    make_album(pipe, pictures, batch_size=3)
+    expected = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(7)).images[0]
+    assert np.abs(pixels(pictures[2].path) - np.asarray(expected).astype(int)).max() <= 1
