@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,16 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from helpers import TOKENIZER, WIDTH, text_encoder, tiny_pipeline
+from helpers import TOKENIZER, WIDTH, make_recipe, text_encoder, tiny_pipeline
 from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from rmd.backbones import Backbone
 from rmd.backbones.pixart import PixArtBackbone
 from rmd.backbones.sd3 import SD3Backbone
 from rmd.backbones.sdxl import SDXLBackbone
+from rmd.config import FlowNoise, Recipe, VPNoise
+from rmd.export.student import save_student
+from rmd.roles import Roles, build_roles
 
 _LETTERS = [
     ("<pad>", 0.0),
@@ -135,3 +139,37 @@ def tiny_sdxl_two() -> SDXLBackbone:
 
 TINY: dict[str, Callable[[], Backbone]] = {"sdxl": tiny_sdxl_two, "pixart": tiny_pixart, "sd3": tiny_sd3}
 """One backbone a family, for tests that must hold in each."""
+
+
+NOISE = {
+    "pixart": VPNoise(kind="vp", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
+    "sd3": FlowNoise(kind="flow", shift=3.0),
+}
+
+
+def recipe_of(family: str, teacher: Path, mode: str, **changes: Any) -> Recipe:
+    """A recipe for a tiny teacher of the family; `changes` go into the groups they name."""
+    recipe = make_recipe("prompts.txt", mode, **changes)
+    return recipe.model_copy(
+        update={"family": family, "teacher": str(teacher), "noise": NOISE.get(family, recipe.noise)}
+    )
+
+
+def distilled(backbone: Backbone, mode: str) -> Roles:
+    """Roles whose student is not its teacher any more."""
+    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=4.0)  # type: ignore[arg-type]
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in roles.trainable("student"):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=g)
+    return roles
+
+
+def make_student(folder: Path, family: str, mode: str, **changes: Any) -> Path:
+    """A student of a tiny teacher, in `folder`/student; the teacher is in `folder`/teacher."""
+    backbone = TINY[family]()
+    backbone.pipe.save_pretrained(folder / "teacher")
+    roles = distilled(TINY[family](), mode)
+    state = {name: tensor.clone() for name, tensor in roles.state("student").items()}
+    recipe = recipe_of(family, folder / "teacher", mode, **changes)
+    return save_student(backbone, state, recipe, folder / "student")

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi
 from torch import Tensor
 
 from rmd.backbones.base import Backbone, Cond, wrap
@@ -27,6 +26,7 @@ from rmd.export.student import (
     lora_file,
     read_student,
     student_folder,
+    upload,
 )
 from rmd.generate import predictor
 from rmd.plan import Stage, Step, StepPlan
@@ -115,11 +115,8 @@ class RMDPipeline:
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes to a repository of the Hub, made if need be; returns its address."""
-        api = HfApi(token=token)
-        address = str(api.create_repo(repo_id, private=private, exist_ok=True))
         with tempfile.TemporaryDirectory() as folder:
-            api.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(Path(folder) / "student"))
-        return address
+            return upload(self.save_pretrained(Path(folder) / "student"), repo_id, private=private, token=token)
 
     @torch.no_grad()
     def __call__(

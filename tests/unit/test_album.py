@@ -7,26 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import TINY
-from helpers import PROMPTS, make_recipe
+from families import make_student
+from helpers import PROMPTS
 from numpy.typing import NDArray
 from PIL import Image
 
 from rmd.album import KEY, make_album, plan_album, read_making
 from rmd.cli.app import main
 from rmd.errors import RMDError
-from rmd.export.student import save_student
 from rmd.pipeline import RMDPipeline
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("album")
-    backbone = TINY["sdxl"]()
-    backbone.pipe.save_pretrained(folder / "teacher")
-    recipe = make_recipe("prompts.txt", "full").model_copy(update={"teacher": str(folder / "teacher")})
-    state = {name: p.detach().clone() for name, p in backbone.denoiser.named_parameters()}
-    return save_student(backbone, state, recipe, folder / "student")
+    return make_student(tmp_path_factory.mktemp("album"), "sdxl", "full")
 
 
 @pytest.fixture(scope="module")

@@ -10,47 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import TINY
-from helpers import PROMPTS, make_recipe
+from families import TINY, distilled, make_student
+from helpers import PROMPTS
 from PIL import Image
 from torch import Tensor
 
-from rmd.backbones import Backbone
-from rmd.config import FlowNoise, Recipe, VPNoise
 from rmd.errors import RMDError
-from rmd.export.student import save_student
 from rmd.generate import predictor
 from rmd.pipeline import RMDPipeline
 from rmd.plan import Step
 from rmd.randomness import GeneratorNoise
-from rmd.roles import Roles, build_roles
 from rmd.sampling import run_cascade
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 Make = Callable[..., tuple[Path, Path]]
-
-
-NOISE = {
-    "pixart": VPNoise(kind="vp", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
-    "sd3": FlowNoise(kind="flow", shift=3.0),
-}
-
-
-def recipe_of(family: str, teacher: Path, mode: str) -> Recipe:
-    recipe = make_recipe("prompts.txt", mode)
-    return recipe.model_copy(
-        update={"family": family, "teacher": str(teacher), "noise": NOISE.get(family, recipe.noise)}
-    )
-
-
-def distilled(backbone: Backbone, mode: str) -> Roles:
-    """Roles whose student is not its teacher any more."""
-    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=4.0)  # type: ignore[arg-type]
-    g = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in roles.trainable("student"):
-            parameter += 0.05 * torch.randn(parameter.shape, generator=g)
-    return roles
 
 
 @pytest.fixture
@@ -58,13 +31,7 @@ def make(tmp_path: Path) -> Callable[[str, str], tuple[Path, Path]]:
     """(student's folder, teacher's folder) of a family in a mode."""
 
     def build(family: str, mode: str) -> tuple[Path, Path]:
-        teacher, student = tmp_path / "teacher", tmp_path / "student"
-        backbone = TINY[family]()
-        backbone.pipe.save_pretrained(teacher)
-        roles = distilled(TINY[family](), mode)
-        state = {name: tensor.clone() for name, tensor in roles.state("student").items()}
-        save_student(backbone, state, recipe_of(family, teacher, mode), student)
-        return student, teacher
+        return make_student(tmp_path, family, mode), tmp_path / "teacher"
 
     return build
 

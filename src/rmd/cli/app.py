@@ -18,6 +18,7 @@ import typer
 from rmd import __version__
 from rmd.cli.bench import bench
 from rmd.cli.demo import demo
+from rmd.cli.export import export
 from rmd.cli.generate import generate
 from rmd.cli.plan import plan
 from rmd.cli.scenes import scenes
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 app.command("bench")(bench)
 app.command("demo")(demo)
+app.command("export")(export)
 app.command("generate")(generate)
 app.command("plan")(plan)
 app.command("train")(train)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
@@ -86,6 +86,7 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             "recipe": recipe.name,
             "recipe_hash": config_hash(recipe),
             "guidance": recipe.method.guidance,
+            "prompts": Path(recipe.data.prompts).name,
             "conditioning": asdict(backbone.conditioning),
             "plan": recipe.build_plan().to_dict(),
         }
@@ -175,14 +176,36 @@ def apply_student(backbone: Backbone, config: StudentConfig) -> None:
         raise RMDError(
             f"the student {config.source} is of the family {config.family}, but the pipeline is of {backbone.family}"
         )
+    apply_lora_file(backbone, config.source)
+
+
+def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
+    """Put the adapter of a folder or repository on a pipeline; RMDError if it was made for another network."""
     try:
+        _check_layers(backbone, lora_file(str(source)))
         if hasattr(backbone.pipe, "load_lora_weights"):
-            backbone.pipe.load_lora_weights(config.source, adapter_name=ADAPTER)
+            backbone.pipe.load_lora_weights(str(source), weight_name=LORA_NAME, adapter_name=ADAPTER)
         else:
-            _inject(backbone, config.source)
+            _inject(backbone, str(source))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise RMDError(f"the LoRA of {config.source} does not fit this base: {reason}") from error
+        raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
+
+
+def _check_layers(backbone: Backbone, path: Path) -> None:
+    """ValueError where the file adapts a layer that the network lacks, which diffusers would leave out silently."""
+    prefix, network = f"{backbone.denoiser_name}.", backbone.denoiser
+    layers = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            name, mark, _ = key.removeprefix(prefix).partition(".lora_A.")
+            if not (key.startswith(prefix) and mark):
+                continue
+            if name not in layers:
+                raise ValueError(f"it has no layer {name}")
+            wanted, there = file.get_slice(key).get_shape()[1], network.get_submodule(name).in_features
+            if wanted != there:
+                raise ValueError(f"{name} takes {there} numbers, not {wanted}")
 
 
 def lora_file(source: str) -> Path:
@@ -220,13 +243,21 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
         "lora_alpha": recipe.roles.alpha,
         "target_modules": list(backbone.lora_targets),
     }
-    part = backbone.denoiser_name
-    if hasattr(backbone.pipe, "save_lora_weights"):
-        layers: dict[str, Any] = {f"{part}_lora_layers": state, f"{part}_lora_adapter_metadata": metadata}
-        backbone.pipe.save_lora_weights(str(folder), **layers, safe_serialization=True)
-        return
-    # diffusers has no LoRA for PixArt: the same file, written here
-    header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"{part}.{k}": v for k, v in metadata.items()})}
     folder.mkdir(parents=True)
+    write_lora(backbone, state, metadata, folder)
+
+
+def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
+    """Write an adapter's tensors as diffusers does, with what PEFT must know of it in the header."""
+    part = backbone.denoiser_name
+    header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"{part}.{k}": v for k, v in metadata.items()})}
     tensors = {f"{part}.{name}": tensor.contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / LORA_NAME, metadata=header)
+
+
+def upload(folder: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Upload a folder to a repository of the Hub, made if need be; returns its address."""
+    api = HfApi(token=token)
+    address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+    api.upload_folder(repo_id=repo_id, folder_path=folder)
+    return address

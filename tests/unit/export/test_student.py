@@ -134,6 +134,7 @@ def test_the_plan_goes_along(mode: str, recipes: dict[str, Recipe], tmp_path: Pa
         "recipe": "tiny",
         "recipe_hash": config_hash(recipe),
         "guidance": 2.0,
+        "prompts": "prompts.txt",
         "conditioning": {"original": "final", "target": "stage"},
     }
 

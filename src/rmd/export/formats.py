@@ -1,0 +1,188 @@
+"""Export a student in the layouts that other programs read, and check that what was written is the same student.
+
+A LoRA is written with its scale folded into its weights (alpha equals the rank), so that a program that ignores alpha
+and one that heeds it agree. Every export is loaded back and sampled with before it takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchLCMScheduler
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone, load_backbone
+from rmd.errors import RMDError, one_of
+from rmd.export.card import model_card
+from rmd.export.student import (
+    ADAPTER,
+    CONFIG_NAME,
+    LORA_NAME,
+    Student,
+    StudentConfig,
+    apply_lora_file,
+    load_student,
+    student_folder,
+    write_lora,
+)
+from rmd.generate import sample_latents
+from rmd.plan import StepPlan
+from rmd.randomness import CounterNoise
+from rmd.teacher import teacher_source
+
+FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
+TOLERANCE = 1e-4
+"""Largest difference of samples, over their largest value, between a student and its export reloaded."""
+_CHECK_PROMPTS = ("", "a photograph of a red ball on the beach")
+
+
+def export_student(
+    source: str | Path, to: str, out: Path, *, teacher: str | Path | None = None, device: str = "cpu"
+) -> Path:
+    """Write the student in another format into `out`, with its plan and a model card, and verify it.
+
+    Args:
+        to: one of `FORMATS`. `diffusers-lora`, `kohya`, `comfyui` and `fused` (the adapter merged into its base, an
+            ordinary pipeline) need a LoRA student, `diffusers-full` a full one.
+        teacher: base of a LoRA student, if not where it was distilled.
+
+    Raises:
+        RMDError: the format does not fit the student, the folder cannot be written, or what was written is not the
+            same student.
+    """
+    one_of("format", to, FORMATS)
+    student = load_student(source, teacher=teacher)
+    config, backbone = student.config, student.backbone
+    _check_fits(config, to)
+    backbone.pipe.to(device)
+    expected = _samples(backbone, config.plan)
+    with student_folder(out) as partial:
+        partial.mkdir(parents=True)
+        values = dict(config.values)
+        if to in ("diffusers-full", "fused"):
+            values["mode"] = "full"
+            if to == "fused":
+                _fuse(backbone.denoiser)
+            _write_pipeline(student, partial)
+        else:
+            _write_adapter(student, to, partial)
+        (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(config, to, source=Path(source)), encoding="utf-8")
+        _verify(config, to, partial, expected, teacher=teacher, device=device)
+    return out
+
+
+def folded(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Adapter tensors whose scale is 1: the second matrix of each pair takes the factor."""
+    return {name: (tensor * scale if ".lora_B." in name else tensor).contiguous() for name, tensor in state.items()}
+
+
+def lcm_scheduler(plan: StepPlan) -> dict[str, Any] | None:
+    """Config of the FlowMatchLCMScheduler that is this cascade, or None where none is.
+
+    That scheduler adds fresh noise after every step and enlarges before it, and its first stage is the size that is
+    asked for; so it is the same cascade when every stage has one step, and nothing of the predicted noise is kept.
+    """
+    crossing, last = plan.crossing, plan.stages[-1]
+    one_each = len(plan.steps) == len(plan.stages)
+    ratios = {(stage.height * last.width == stage.width * last.height) for stage in plan.stages}
+    if not one_each or crossing.beta != 0.0 or ratios != {True}:
+        return None
+    first = plan.stages[0]
+    factors = [stage.height / first.height for stage in plan.stages[1:]]
+    scheduler = FlowMatchLCMScheduler(shift=1.0, scale_factors=factors, upscale_mode=crossing.upsample)
+    return {**scheduler.config, "sigmas": [step.model_time / 1000 for step in plan.steps]}
+
+
+def _check_fits(config: StudentConfig, to: str) -> None:
+    if (to == "diffusers-full") != (config.mode == "full"):
+        other = "diffusers-full" if config.mode == "full" else "diffusers-lora, kohya, comfyui or fused"
+        raise RMDError(f"{config.source} is a {config.mode} student, which cannot be exported to {to}: use {other}")
+    if to == "kohya" and config.family != "sdxl":
+        raise RMDError(f"the kohya format names the layers of SDXL, but the student is of {config.family}: use comfyui")
+
+
+def _adapter(denoiser: nn.Module) -> tuple[dict[str, Tensor], int]:
+    """The adapter's tensors with scale 1, and its rank."""
+    found: Any = denoiser
+    settings = found.peft_config[ADAPTER]
+    state = get_peft_model_state_dict(found, adapter_name=ADAPTER)
+    return folded(state, settings.lora_alpha / settings.r), int(settings.r)
+
+
+def _write_adapter(student: Student, to: str, folder: Path) -> None:
+    backbone = student.backbone
+    state, rank = _adapter(backbone.denoiser)
+    if to == "kohya" or (to == "comfyui" and student.config.family == "sdxl"):
+        named = {f"unet.{name}": tensor for name, tensor in state.items()}
+        save_file(convert_state_dict_to_kohya(named), folder / LORA_NAME, metadata={"format": "pt"})
+    else:
+        metadata = {"r": rank, "lora_alpha": float(rank), "target_modules": list(backbone.lora_targets)}
+        write_lora(backbone, state, metadata, folder)
+
+
+def _write_pipeline(student: Student, folder: Path) -> None:
+    plan, pipe = student.plan, student.backbone.pipe
+    pipe.save_pretrained(folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = json.loads(path.read_text(encoding="utf-8"))
+    scheduler["stages"] = [
+        {
+            "height": stage.height,
+            "width": stage.width,
+            "timesteps": [step.model_time for step in plan.steps if step.stage == stage.index],
+        }
+        for stage in plan.stages
+    ]
+    path.write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
+    if student.config.family == "sd3" and (single := lcm_scheduler(plan)) is not None:
+        text = json.dumps(single, indent=2)
+        (folder / "scheduler" / "flow_match_lcm.json").write_text(text, encoding="utf-8")
+
+
+def _fuse(denoiser: nn.Module) -> None:
+    """Merge the adapter into the base for good, which leaves stock modules."""
+    for name, module in list(denoiser.named_modules()):
+        if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
+            merged: Any = module
+            merged.merge(adapter_names=[ADAPTER])
+            parent = denoiser.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], merged.get_base_layer())
+    owner: Any = denoiser
+    del owner.peft_config
+    if hasattr(owner, "_hf_peft_config_loaded"):
+        owner._hf_peft_config_loaded = False
+
+
+@torch.no_grad()
+def _samples(backbone: Backbone, plan: StepPlan) -> Tensor:
+    count = len(_CHECK_PROMPTS)
+    cond = backbone.encode(list(_CHECK_PROMPTS))
+    noise = CounterNoise(0, range(count), device=backbone.pipe.device)
+    return sample_latents(backbone, backbone.denoiser, plan, cond, noise).float().cpu()
+
+
+def _verify(
+    config: StudentConfig, to: str, folder: Path, expected: Tensor, *, teacher: str | Path | None, device: str
+) -> None:
+    """RMDError unless the folder, loaded as its users do, samples what the student did."""
+    if to in ("diffusers-full", "fused"):
+        backbone = load_backbone(folder, conditioning=config.conditioning)
+    else:
+        base = teacher_source(config.teacher if teacher is None else str(teacher))
+        backbone = load_backbone(base, conditioning=config.conditioning)
+        apply_lora_file(backbone, folder)
+    backbone.pipe.to(device)
+    found = _samples(backbone, config.plan)
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    if not difference <= TOLERANCE:
+        raise RMDError(
+            f"what was written as {to} is not the same student: its samples differ by {difference:.2g} of their range "
+            f"(at most {TOLERANCE:g}); nothing was kept; please report it"
+        )

@@ -1,0 +1,163 @@
+"""Every format is loaded back and is the same student; folding, the model card, and FlowMatchLCMScheduler's cascade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline, FlowMatchLCMScheduler
+from families import TINY, make_student, tiny_sd3
+from helpers import PROMPTS
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rmd.cli.app import main
+from rmd.errors import RMDError
+from rmd.export import formats
+from rmd.export.formats import FORMATS, export_student, folded, lcm_scheduler
+from rmd.export.student import LORA_NAME
+from rmd.generate import predictor
+from rmd.pipeline import RMDPipeline
+from rmd.plan import Crossing, StepPlan, build_plan
+from rmd.randomness import GeneratorNoise
+from rmd.sampling import run_cascade
+
+PAIRS = [
+    *((family, "lora", to) for family in sorted(TINY) for to in ("diffusers-lora", "comfyui", "fused")),
+    ("sdxl", "lora", "kohya"),
+    *((family, "full", "diffusers-full") for family in sorted(TINY)),
+]
+
+
+def samples(pipe: RMDPipeline) -> Tensor:
+    pipe.pipe.set_progress_bar_config(disable=True)
+    found: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    return found / found.abs().max()
+
+
+@pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
+def test_an_export_is_the_same_student(family: str, mode: str, to: str, tmp_path: Path) -> None:
+    student = make_student(tmp_path, family, mode)
+    expected = samples(RMDPipeline.from_pretrained(student))
+    out = export_student(student, to, tmp_path / "out")
+    torch.testing.assert_close(samples(RMDPipeline.from_pretrained(out)), expected, rtol=0, atol=1e-4)
+    if to in ("fused", "diffusers-full"):
+        stock = DiffusionPipeline.from_pretrained(out)
+        stages = stock.scheduler.config["stages"]
+        assert [stage["height"] for stage in stages] == [16, 32]
+        assert sum(len(stage["timesteps"]) for stage in stages) == 4
+    else:
+        keys = set(load_file(out / LORA_NAME))
+        kohya = family == "sdxl" and to != "diffusers-lora"
+        assert all(key.startswith("lora_unet_") == kohya for key in keys)
+
+
+def test_stock_diffusers_reads_the_kohya_file_and_its_alpha_is_the_rank(tmp_path: Path) -> None:
+    out = export_student(make_student(tmp_path, "sdxl", "lora"), "kohya", tmp_path / "out")
+    tensors = load_file(out / LORA_NAME)
+    alphas = [float(value) for key, value in tensors.items() if key.endswith(".alpha")]
+    assert alphas and set(alphas) == {2.0}
+    fresh = TINY["sdxl"]()
+    fresh.pipe.load_lora_weights(out, weight_name=LORA_NAME)
+
+
+def test_folding_leaves_the_product_as_it_was() -> None:
+    a, b = torch.randn(2, 6), torch.randn(5, 2)
+    found = folded({"x.lora_A.weight": a, "x.lora_B.weight": b}, 3.0)
+    torch.testing.assert_close(found["x.lora_B.weight"] @ found["x.lora_A.weight"], 3.0 * b @ a)
+
+
+@pytest.mark.parametrize(
+    ("family", "mode", "to", "sentence"),
+    [
+        (
+            "sdxl",
+            "lora",
+            "diffusers-full",
+            "is a lora student, which cannot be exported to diffusers-full: use diff",
+        ),
+        ("sdxl", "full", "kohya", "is a full student, which cannot be exported to kohya: use diffusers-full"),
+        ("sd3", "lora", "kohya", "the kohya format names the layers of SDXL, but the student is of sd3: use comfyui"),
+        ("sd3", "lora", "khoya", f"unknown format 'khoya' (did you mean 'kohya'?): use one of {', '.join(FORMATS)}"),
+    ],
+)
+def test_a_format_that_does_not_fit(family: str, mode: str, to: str, sentence: str, tmp_path: Path) -> None:
+    student = make_student(tmp_path, family, mode)
+    with pytest.raises(RMDError) as error:
+        export_student(student, to, tmp_path / "out")
+    assert sentence in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_of_another_base_is_told(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "sd3", "lora")
+    other = tiny_sd3(dual=False)
+    other.pipe.save_pretrained(tmp_path / "other")
+    with pytest.raises(RMDError, match=r"^the LoRA of .* does not fit this base: it has no layer .*attn2"):
+        export_student(student, "diffusers-lora", tmp_path / "out", teacher=tmp_path / "other")
+
+
+def test_a_mismatch_is_an_error_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = make_student(tmp_path, "sdxl", "lora")
+    monkeypatch.setattr(formats, "folded", lambda state, scale: state)  # alpha is twice the rank
+    with pytest.raises(RMDError, match=r"^what was written as diffusers-lora is not the same student: its samples"):
+        export_student(student, "diffusers-lora", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_says_what_it_is(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "sdxl", "lora")
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail++\n---\n# A teacher\n", encoding="utf-8")
+    card = (export_student(student, "diffusers-lora", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == str(tmp_path / "teacher")
+    assert (front["base_model_relation"], front["license"]) == ("adapter", "openrail++")
+    assert {"rmd", "sdxl", "lora"} <= set(front["tags"])
+    for words in ("| 1 | 16x16 | 1000.0 |", "| 4 | 32x32 |", "RMDPipeline.from_pipe", "`prompts.txt`", "guidance of 2"):
+        assert words in card
+
+
+def cascade(beta: float, *, steps: int = 2, sides: Any = ((16, 16), (32, 32))) -> StepPlan:
+    crossing = Crossing(rule="plain", beta=beta)
+    return build_plan(
+        tiny_sd3().schedule, steps=steps, sides=sides, thresholds=[-2.5], time_map="none", multiple=4,
+        crossing=crossing, training_crossing=crossing,
+    )  # fmt: skip
+
+
+def test_the_stock_lcm_scheduler_is_the_cascade_of_one_step_a_stage_without_reinjection() -> None:
+    backbone, plan = tiny_sd3(), cascade(0.0)
+    config = lcm_scheduler(plan)
+    assert config is not None
+    cond = backbone.encode(PROMPTS[:1])
+    predict = predictor(backbone, backbone.denoiser, plan, cond)
+    with torch.no_grad():
+        expected = run_cascade(
+            predict, plan, backbone.schedule, lambda stage: backbone.latent_shape(1, stage.height, stage.width),
+            GeneratorNoise([torch.Generator().manual_seed(3)]),
+        )  # fmt: skip
+        scheduler = FlowMatchLCMScheduler.from_config({k: v for k, v in config.items() if k != "sigmas"})
+        scheduler.set_timesteps(sigmas=config["sigmas"])
+        g = torch.Generator().manual_seed(3)
+        x = torch.randn(backbone.latent_shape(1, 16, 16), generator=g)
+        for step, t in zip(plan.steps, scheduler.timesteps, strict=True):
+            kwargs = backbone.stage_cond(cond, plan.stage_of(step), plan.stages[-1])
+            output = backbone.forward(backbone.denoiser, x, t.expand(1), kwargs)
+            x = scheduler.step(output, t, x, generator=g).prev_sample
+    torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
+
+
+def test_no_stock_scheduler_is_any_other_cascade() -> None:
+    assert lcm_scheduler(cascade(0.5)) is None
+    assert lcm_scheduler(cascade(0.0, steps=4)) is None
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student, out = make_student(tmp_path, "pixart", "full"), tmp_path / "out"
+    assert main(["export", str(student), "--to", "diffusers-full", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"diffusers-full: {out} (loaded back: the same samples; its card is README.md)\n"
+    assert json.loads((out / "rmd_config.json").read_text())["family"] == "pixart"
