@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, one_of
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.plan import Stage
 
@@ -203,11 +203,21 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
     return _family_of(type(pipe).__name__)(pipe, conditioning)
 
 
-def _family_of(class_name: str) -> type[Backbone]:
+def family_class(family: str) -> type[Backbone]:
+    """The backbone of a family by its name; RMDError if none is registered."""
+    _register_ours()
+    known = {backbone.family: backbone for backbone in _REGISTRY.values()}
+    return known[one_of("family", family, tuple(known))]
+
+
+def _register_ours() -> None:
     import rmd.backbones.pixart
     import rmd.backbones.sd3
     import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
 
+
+def _family_of(class_name: str) -> type[Backbone]:
+    _register_ours()
     if class_name not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")

@@ -15,6 +15,7 @@ from rmd.config import TimeMap, load_recipe, parse_side
 from rmd.errors import RMDError
 
 if TYPE_CHECKING:
+    from rmd.config import Recipe
     from rmd.plan import StepPlan
 
 
@@ -38,6 +39,10 @@ def plan(
         bool, typer.Option("--json", help="Print JSON only; a logSNR of minus infinity is null.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also print what training needs in memory; needs no weights.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="With --memory: how many GPUs share the weights.")] = 8,
 ) -> None:
     """Show the step plan of a recipe: times, stages and cost of every step."""
     named = {"steps": steps, "map": map}
@@ -60,6 +65,8 @@ def plan(
         typer.echo(json.dumps(plan_values(built), indent=2, allow_nan=False))
     else:
         _print_table(loaded.name, built)
+    if memory:
+        _print_memory(loaded, built, gpus)
 
 
 def cost_line(plan: StepPlan) -> str:
@@ -132,3 +139,24 @@ def _title(name: str, plan: StepPlan) -> str:
     sampled, trained = plan.crossing, plan.training_crossing
     betas = f"beta {sampled.beta:g} (training {trained.beta:g})"
     return f"{name}: map {plan.time_map}, {sampled.rule} noise, {betas}"
+
+
+def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
+    from rmd.backbones.base import family_class
+    from rmd.bench.architectures import architecture_of
+    from rmd.bench.memory import training_memory
+    from rmd.teacher import teacher_source
+
+    found = training_memory(
+        architecture_of(teacher_source(recipe.teacher), recipe.family),
+        plan.stages[-1],
+        targets=family_class(recipe.family).lora_targets,
+        rank=recipe.roles.rank,
+        averaged=recipe.optim.ema > 0,
+    )
+    for way in found:
+        typer.echo(f"\ntraining memory, {way.mode} (bfloat16, {plan.stages[-1].size}, no checkpointing), GB:")
+        for part in way.parts:
+            typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else "  (each GPU)"))
+        one, many = way.per_gpu(1) / 1e9, way.per_gpu(gpus) / 1e9
+        typer.echo(f"  {one:8.2f}  on one GPU; {many:.2f} on each of {gpus}")

@@ -1,0 +1,183 @@
+"""Full-size denoisers without weights: the public configurations, built on the meta device, counted and measured.
+
+Nothing here needs memory, an accelerator or the Hub. FLOPs are twice the multiply-accumulates, of one forward pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rmd.errors import RMDError
+
+_PIXART = {
+    "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
+    "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "patch_size": 2, "interpolation_scale": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A denoiser's class and configuration, and what it is given beside the latents."""
+
+    family: str
+    config: dict[str, Any]
+    vae_factor: int = 8
+    text_length: int = 77
+
+    def build(self, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+        """The network on the meta device."""
+        classes = {"sdxl": UNet2DConditionModel, "pixart": PixArtTransformer2DModel, "sd3": SD3Transformer2DModel}
+        with torch.device("meta"):
+            network: nn.Module = classes[self.family](**self.config)
+        return nn.Module.to(network, dtype)  # diffusers' own warns of modules that no configuration here has
+
+    def inputs(self, height: int, width: int, *, batch: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+        """Keyword arguments of one forward pass at a picture size, on the meta device."""
+        c = self.config
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, device="meta", dtype=dtype)
+
+        latents = zeros(c["in_channels"], height // self.vae_factor, width // self.vae_factor)
+        time = torch.zeros(batch, device="meta")
+        if self.family == "sdxl":
+            width_of_ids = 6 * c["addition_time_embed_dim"]
+            pooled = zeros(c["projection_class_embeddings_input_dim"] - width_of_ids)
+            added = {"text_embeds": pooled, "time_ids": zeros(6)}
+            text = zeros(self.text_length, c["cross_attention_dim"])
+            return {"sample": latents, "timestep": time, "encoder_hidden_states": text, "added_cond_kwargs": added}
+        if self.family == "pixart":
+            told = c.get("use_additional_conditions", c["sample_size"] == 128)
+            sizes = {"resolution": zeros(2) if told else None, "aspect_ratio": zeros(1) if told else None}
+            text, mask = zeros(self.text_length, c["caption_channels"]), zeros(self.text_length)
+            return {
+                "hidden_states": latents, "timestep": time, "encoder_hidden_states": text,
+                "encoder_attention_mask": mask, "added_cond_kwargs": sizes,
+            }  # fmt: skip
+        text, pooled = zeros(self.text_length, c["joint_attention_dim"]), zeros(c["pooled_projection_dim"])
+        return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": text, "pooled_projections": pooled}
+
+
+PUBLIC: dict[str, Architecture] = {
+    "stabilityai/stable-diffusion-xl-base-1.0": Architecture(
+        "sdxl",
+        {
+            "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280),
+            "layers_per_block": 2, "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "cross_attention_dim": 2048, "use_linear_projection": True, "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        },
+    ),
+    "PixArt-alpha/PixArt-XL-2-1024-MS": Architecture("pixart", _PIXART, text_length=120),
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": Architecture(
+        "pixart", _PIXART | {"use_additional_conditions": False}, text_length=300
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": Architecture(
+        "sd3",
+        {
+            "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
+            "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
+            "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+        },
+        text_length=333,
+    ),
+}  # fmt: skip
+"""By the teachers' names on the Hub, from the config files that are published with them."""
+
+
+def architecture_of(teacher: str | Path, family: str) -> Architecture:
+    """A teacher's denoiser: known by name, or read from its folder; RMDError where it is neither."""
+    if str(teacher) in PUBLIC:
+        return PUBLIC[str(teacher)]
+    part = "unet" if family == "sdxl" else "transformer"
+    path = Path(teacher) / part / "config.json"
+    if family not in ("sdxl", "pixart", "sd3") or not path.is_file():
+        raise RMDError(
+            f"nothing is known of the size of {teacher}: give the folder of an sdxl, pixart or sd3 pipeline, or one of "
+            f"{', '.join(PUBLIC)}"
+        )
+    config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if not k.startswith("_")}
+    vae = json.loads((Path(teacher) / "vae" / "config.json").read_text(encoding="utf-8"))
+    return Architecture(family, config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
+
+
+def parameters(network: nn.Module) -> int:
+    """Numbers that can be trained (tables of positions are buffers)."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def adapter_parameters(network: nn.Module, targets: tuple[str, ...], rank: int) -> int:
+    """Numbers of one LoRA on the linear layers whose names end so."""
+    ends = tuple(f".{target}" for target in targets)
+    layers = (m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name.endswith(ends))
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def forward_flops(architecture: Architecture, network: nn.Module, height: int, width: int) -> int:
+    """FLOPs of one forward pass of one picture, without guidance."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(**architecture.inputs(height, width))
+    return int(counter.get_total_flops())
+
+
+def activation_bytes(architecture: Architecture, network: nn.Module, height: int, width: int) -> int:
+    """Bytes kept for the backward pass of one picture; attention keeps no scores (flash), nothing is recomputed."""
+    weights = {id(p) for p in network.parameters()} | {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept.setdefault(storage._cdata, (tensor, storage.nbytes()))  # the tensor is held: addresses are not reused
+        return tensor
+
+    with _flash_attention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network.requires_grad_(True)
+        output = network(**architecture.inputs(height, width), return_dict=False)[0]
+        del output
+    return sum(size for _, size in kept.values())
+
+
+class _Flash(torch.autograd.Function):
+    """What flash attention keeps for its backward pass: inputs, output and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty(*query.shape[:-1], value.shape[-1], device=query.device, dtype=query.dtype)
+        rows = torch.empty(query.shape[:-1], device=query.device, dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, rows)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError("for counting only")
+
+
+@contextmanager
+def _flash_attention() -> Iterator[None]:
+    """On the meta device torch spells attention out, and would keep its scores."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = _Flash.apply(query, key, value)  # type: ignore[no-untyped-call]
+        return result
+
+    usual = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = attend
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = usual

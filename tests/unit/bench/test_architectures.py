@@ -1,0 +1,104 @@
+"""Full-size networks on the meta device: parameters, FLOPs and memory against published and closed-form figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import TINY
+from torch import nn
+
+from rmd.backbones.base import family_class
+from rmd.bench.architectures import (
+    PUBLIC,
+    activation_bytes,
+    adapter_parameters,
+    architecture_of,
+    forward_flops,
+    parameters,
+)
+from rmd.bench.memory import training_memory
+from rmd.cli.app import main
+from rmd.errors import RMDError
+from rmd.plan import Stage
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+# billions of parameters, TFLOP of one pass at 512 and 1024 px: an operation counter of its own on the same networks
+FIGURES = {
+    SDXL: (2.567, 1.589, 6.761),
+    "PixArt-alpha/PixArt-XL-2-1024-MS": (0.611, 1.236, 6.510),
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": (0.611, 1.289, 6.634),
+    "stabilityai/stable-diffusion-3.5-medium": (2.243, 2.443, 11.250),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_parameters_and_flops_of_the_public_architectures(name: str) -> None:
+    architecture = PUBLIC[name]
+    network = architecture.build()
+    assert {p.device.type for p in network.parameters()} == {"meta"}
+    found = [parameters(network) / 1e9, *(forward_flops(architecture, network, s, s) / 1e12 for s in (512, 1024))]
+    assert found == pytest.approx(FIGURES[name], rel=0.01)
+
+
+def test_flops_of_a_network_that_can_be_counted_by_hand(tmp_path: Path) -> None:
+    backbone = TINY["sd3"]()
+    backbone.pipe.save_pretrained(tmp_path)
+    architecture = architecture_of(tmp_path, "sd3")
+    network = architecture.build()
+    assert parameters(network) == parameters(backbone.denoiser)
+    real = network.__class__(**architecture.config)
+    linear: list[int] = []
+    for module in real.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, i, o: linear.append(2 * m.out_features * i[0].numel()))
+    with torch.no_grad():
+        real(**{k: torch.zeros(v.shape) for k, v in architecture.inputs(32, 32).items()})
+    width, picture, text = 16, 8 * 8, architecture.text_length
+    patches = 2 * (4 * 2 * 2) * width * picture
+    attention = 4 * width * (2 * (picture + text) ** 2 + picture**2)  # two layers, and the first one's second
+    assert forward_flops(architecture, network, 32, 32) == sum(linear) + patches + attention
+
+
+def test_adapters_are_counted_as_they_are_made() -> None:
+    backbone = TINY["sdxl"]()
+    targets = backbone.lora_targets
+    linear = [m for n, m in backbone.denoiser.named_modules() if n.endswith(tuple(f".{t}" for t in targets))]
+    expected = sum(4 * (m.in_features + m.out_features) for m in linear if isinstance(m, nn.Linear))
+    assert adapter_parameters(backbone.denoiser, targets, 4) == expected > 0
+
+
+def test_activations_grow_with_the_picture_and_leave_attention_as_it_was() -> None:
+    usual = nn.functional.scaled_dot_product_attention
+    architecture = PUBLIC["PixArt-alpha/PixArt-XL-2-1024-MS"]
+    network = architecture.build()
+    low, high = (activation_bytes(architecture, network, side, side) for side in (512, 1024))
+    assert 3.5 < high / low < 4.1  # tokens grow fourfold; what belongs to the text stays
+    assert high / 1e9 == pytest.approx(6.7, rel=0.02)
+    assert nn.functional.scaled_dot_product_attention is usual
+
+
+def test_memory_of_both_modes_on_one_gpu_and_on_many() -> None:
+    lora, full = training_memory(
+        PUBLIC[SDXL], Stage(2, 1024, 1024), targets=family_class("sdxl").lora_targets, rank=64, averaged=False
+    )
+    weights = [sum(p.bytes for p in way.parts if p.shared) / 1e9 for way in (lora, full)]
+    assert weights == pytest.approx([10.5, 87.3], rel=0.02)
+    assert lora.per_gpu(1) / 1e9 < 24 < full.per_gpu(1) / 1e9
+    rest = sum(p.bytes for p in full.parts if not p.shared)
+    assert full.per_gpu(8) == pytest.approx(weights[1] * 1e9 / 8 + rest)
+
+
+def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "pixart", "--memory", "--gpus", "4"]) == 0
+    out = capsys.readouterr().out
+    for words in ("training memory, lora, rank 64", "training memory, full", "activations, batch 1", "on each of 4"):
+        assert words in out
+
+
+def test_a_teacher_of_unknown_size_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=r"^nothing is known of the size of .*: give the folder of an sdxl"):
+        architecture_of(tmp_path, "sdxl")
+    with pytest.raises(RMDError, match=r"^unknown family 'sdlx' \(did you mean 'sdxl'\?\)"):
+        family_class("sdlx")
