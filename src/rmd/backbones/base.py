@@ -11,6 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -154,6 +155,7 @@ class Backbone(ABC):
         return to_x0_eps(output, widen(x), self.schedule.alpha(times), self.schedule.sigma(times), self.prediction)
 
 
+ENTRY_POINTS = "rmd.backbones"
 _REGISTRY: dict[str, type[Backbone]] = {}
 BackboneType = TypeVar("BackboneType", bound=type[Backbone])
 
@@ -205,19 +207,23 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
 
 def family_class(family: str) -> type[Backbone]:
     """The backbone of a family by its name; RMDError if none is registered."""
-    _register_ours()
+    _register_all()
     known = {backbone.family: backbone for backbone in _REGISTRY.values()}
     return known[one_of("family", family, tuple(known))]
 
 
-def _register_ours() -> None:
+def _register_all() -> None:
+    """Import our families, and those of installed packages that name theirs as entry points of `ENTRY_POINTS`."""
     import rmd.backbones.pixart
     import rmd.backbones.sd3
     import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
 
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()
+
 
 def _family_of(class_name: str) -> type[Backbone]:
-    _register_ours()
+    _register_all()
     if class_name not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")

@@ -1,0 +1,80 @@
+"""The backbone that docs/backbones.md prints works: it is the official pipeline, and can be found."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from families import small_vae
+from helpers import PROMPTS, TOKENIZER, WIDTH, text_encoder
+from transformers import CLIPTextModel
+
+from rmd.backbones import base
+from rmd.backbones.base import Backbone, family_class, wrap
+from rmd.generate import sample_latents
+from rmd.plan import build_plan
+from rmd.randomness import CounterNoise
+
+PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The page's code as a module of an installed package."""
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    assert len(code[1].splitlines()) <= 42
+    (tmp_path / "my_sd_backbone.py").write_text(code[1], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    entry = EntryPoint("sd", "my_sd_backbone", base.ENTRY_POINTS)
+    monkeypatch.setattr(base, "entry_points", lambda group: [entry] if group == base.ENTRY_POINTS else [])
+    monkeypatch.delitem(sys.modules, "my_sd_backbone", raising=False)
+    yield "my_sd_backbone"
+
+
+def tiny_sd() -> StableDiffusionPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=4,
+        ).eval()  # fmt: skip
+        scheduler = DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1,
+            clip_sample=False,
+        )  # fmt: skip
+        pipe = StableDiffusionPipeline(
+            vae=small_vae(), text_encoder=text_encoder(CLIPTextModel), tokenizer=TOKENIZER, unet=unet,
+            scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_pages_backbone_is_the_official_pipeline(guidance: float, module: str) -> None:
+    backbone: Backbone = wrap(tiny_sd())
+    assert backbone.family == "sd" and family_class("sd") is type(backbone)
+    plan = build_plan(backbone.schedule, steps=4, sides=[(32, 24)], thresholds=[], multiple=backbone.size_multiple)
+    noise = CounterNoise(0, range(4))
+    with torch.no_grad():
+        cond = backbone.encode(PROMPTS)
+    found = sample_latents(
+        backbone, backbone.denoiser, plan, cond, noise, null=backbone.null(4) if guidance != 1.0 else None,
+        guidance=guidance,
+    )  # fmt: skip
+    expected = backbone.pipe(
+        prompt=PROMPTS, height=32, width=24, num_inference_steps=4, guidance_scale=guidance, output_type="latent",
+        latents=noise.normal(backbone.latent_shape(4, 32, 24), "start"),
+    ).images  # fmt: skip
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
