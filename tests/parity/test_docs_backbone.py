@@ -49,8 +49,8 @@ def tiny_sd() -> StableDiffusionPipeline:
             cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=4,
         ).eval()  # fmt: skip
         scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing", steps_offset=1,
-            clip_sample=False,
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
+            steps_offset=1, clip_sample=False,
         )  # fmt: skip
         pipe = StableDiffusionPipeline(
             vae=small_vae(), text_encoder=text_encoder(CLIPTextModel), tokenizer=TOKENIZER, unet=unet,

@@ -71,6 +71,8 @@ class Backbone(ABC):
     """Names in `model_index.json` by which `load_backbone` finds the family."""
     denoiser_name: ClassVar[str]
     """The pipeline's part that denoises: unet or transformer."""
+    optional_parts: ClassVar[tuple[str, ...]] = ()
+    """Parts that a pipeline folder may lack, but that diffusers wants named as None then."""
     cond_names: ClassVar[Mapping[str, str]]
     """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
@@ -184,10 +186,12 @@ def load_backbone(
         if not index.is_file():
             raise RMDError(f"{folder} is no diffusers pipeline: it has no model_index.json")
         try:
-            name = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
+            parts = json.loads(index.read_text(encoding="utf-8"))
+            name = str(parts["_class_name"])
         except (ValueError, KeyError, TypeError) as error:
             raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
-        _family_of(name)
+        absent = [part for part in _family_of(name).optional_parts if not any(parts.get(part) or ())]
+        options = dict.fromkeys(absent) | options
     try:
         with warnings.catch_warnings():
             # its new name is unknown to the older versions of diffusers that work too

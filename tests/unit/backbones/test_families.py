@@ -165,3 +165,12 @@ def test_a_lora_student_is_saved_with_names_and_scale(family: str, tmp_path: Pat
     with torch.no_grad():
         found = fresh.predict(fresh.denoiser, x, 500.0, kwargs)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_sd3_without_t5_loads_as_it_was_saved(tmp_path: Path) -> None:
+    backbone = tiny_sd3(t5=False)
+    backbone.pipe.save_pretrained(tmp_path)
+    loaded = load_backbone(tmp_path)
+    assert loaded.pipe.text_encoder_3 is None
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(PROMPTS).tensors["embeds"], backbone.encode(PROMPTS).tensors["embeds"])
