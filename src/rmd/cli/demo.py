@@ -29,6 +29,7 @@ def demo(
     """Distil the packaged teacher, sample five ways with the same seeds, judge, print a table and write report.html."""
     from rmd.cli.quiet import quiet_libraries
 
+    _clear(out)
     quiet_libraries()
     import torch
     from rich.console import Console
@@ -45,7 +46,6 @@ def demo(
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
-    _clear(out)
     with progress_bar() as report_progress:
         result = run_demo(loaded, out, quick=quick, progress=report_progress)
     if result is None:
