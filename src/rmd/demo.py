@@ -133,10 +133,11 @@ def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Ch
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of what decides the numbers, and CPU threads."""
     packages = ("torch", "diffusers", "transformers", "peft", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
-    return {"rmd": rmd.__version__, "python": platform.python_version(), **found}
+    threads = str(torch.get_num_threads())
+    return {"rmd": rmd.__version__, "python": platform.python_version(), "threads": threads, **found}
 
 
 def peak_memory_gb() -> float:

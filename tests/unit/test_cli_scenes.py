@@ -60,7 +60,7 @@ def test_render_one_caption() -> None:
     [
         (["render", "--text", "a cat on a mat"], "'a cat on a mat' is not a caption of the scenes: word it like "),
         (["render", "--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
-        (["train-teacher", "--family", "sd3"], "unknown family 'sd3': use one of sdxl"),
+        (["train-teacher", "--family", "wan"], "unknown family 'wan': use one of sdxl, pixart, sd3"),
         (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `rmd scenes train-vae` wrote"),
         (["references", "--out", "new"], "no judge in new: build one with `rmd scenes train-judge --out new`"),
         (["train-vae", "--out", "mine/file"], "cannot write mine/file: File exists; put that right and run"),

@@ -24,12 +24,13 @@ from rmd.errors import RMDError, one_of
 from rmd.generate import sample_images
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
 from rmd.scenes.dataset import renderer_key
+from rmd.scenes.families import FAMILIES
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge, train_judge
 from rmd.scenes.metrics import Accuracy, accuracy, high_frequency
 from rmd.scenes.record import Data, Part, check_writable, disk_errors, new_folder, read_record, record
 from rmd.scenes.references import References, load_references, save_references
-from rmd.scenes.teacher import FAMILIES, HIGH, Curriculum, train_teacher
+from rmd.scenes.teacher import HIGH, Curriculum, train_teacher
 from rmd.scenes.vae import build_vae, train_vae
 
 __all__ = [
@@ -46,7 +47,7 @@ Log = Callable[[str], None]
 VAE_DATA = Data(8192, seed=1)
 CLEAN_DATA = Data(40960, seed=11)
 POOR_DATA = Data(16384, seed=12)
-VAE_ITERATIONS = 2400
+VAE_ITERATIONS = 1000
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)

@@ -24,7 +24,10 @@ class References:
 
 
 def save_references(references: References, folder: Path) -> None:
-    """Write `references.safetensors`: each dimension in 256 levels between its extremes (a byte a number)."""
+    """Write `references.safetensors`: each dimension in 256 levels between its extremes (a byte a number).
+
+    An earlier file is replaced when all is written.
+    """
     tensors = {"high_frequency": torch.tensor([references.high_frequency])}
     for name, features in (("renders", references.renders), ("teacher", references.teacher)):
         low, high = features.amin(0), features.amax(0)
@@ -32,7 +35,9 @@ def save_references(references: References, folder: Path) -> None:
         tensors[name] = ((features - low) / step).round().to(torch.uint8)
         tensors[f"{name}-low"], tensors[f"{name}-step"] = low, step
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / FILE_NAME)
+    partial = folder / f".{FILE_NAME}.partial"
+    save_file(tensors, partial)
+    partial.replace(folder / FILE_NAME)
 
 
 def load_references(folder: Path) -> References:

@@ -1,4 +1,4 @@
-"""The scenes' teacher: a tiny pipeline of stock diffusers classes, and the curriculum that trains it.
+"""The curriculum that trains the scenes' teachers, whatever their family.
 
 The curriculum imitates that of large models (paper, Sec. 1 and Fig. 2): first many low-resolution pictures of
 uneven quality, then mostly clean high-resolution ones with a minority of low-resolution batches. The same network
@@ -14,94 +14,27 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from rmd.backbones.base import Backbone, Cond
-from rmd.backbones.sdxl import SDXLBackbone
 from rmd.noise import Prediction, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import SceneSet, batches
-from rmd.scenes.tokenizer import MAX_LENGTH, build_tokenizer
-from rmd.scenes.vae import LATENT_CHANNELS, encode
+from rmd.scenes.vae import encode
 
 LOW = Stage(1, 32, 32)
 HIGH = Stage(2, 64, 64)
-_TEXT_WIDTH = 96
-
-
-def build_sdxl(vae: AutoencoderKL) -> Backbone:
-    """An untrained SDXL-type pipeline around a trained VAE: v-prediction, zero terminal SNR, one CLIP encoder."""
-    tokenizer = build_tokenizer()
-    text = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=_TEXT_WIDTH,
-            intermediate_size=3 * _TEXT_WIDTH,
-            projection_dim=_TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_LENGTH,
-            hidden_act="gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    denoiser = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(56, 96, 112),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=_TEXT_WIDTH,
-        attention_head_dim=(7, 6, 7),  # SDXL's configs put the number of heads here
-        norm_num_groups=8,
-        use_linear_projection=True,
-        transformer_layers_per_block=1,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=16,
-        projection_class_embeddings_input_dim=_TEXT_WIDTH + 6 * 16,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-    return SDXLBackbone(
-        StableDiffusionXLPipeline(
-            vae=vae,
-            text_encoder=None,
-            text_encoder_2=text,
-            tokenizer=None,
-            tokenizer_2=tokenizer,
-            unet=denoiser,
-            scheduler=scheduler,
-            force_zeros_for_empty_prompt=True,
-            add_watermarker=False,
-        )
-    )
-
-
-FAMILIES: dict[str, Callable[[AutoencoderKL], Backbone]] = {"sdxl": build_sdxl}
 
 
 @dataclass(frozen=True)
 class Curriculum:
     """How long and on what the teacher trains; an iteration is one optimiser step."""
 
-    low_iterations: int = 1500
-    high_iterations: int = 6500
-    low_batch: int = 64
+    low_iterations: int = 8000
+    high_iterations: int = 5000
+    low_batch: int = 32
     high_batch: int = 32
     low_share: float = 0.12
     """Share of low-resolution batches in the second phase."""
@@ -173,11 +106,11 @@ def denoising_loss(
     count = latents.shape[0]
     times = 1000 * (torch.randperm(count, generator=g) + torch.rand(count, generator=g, dtype=torch.float64)) / count
     eps = torch.randn(latents.shape, generator=g)
-    keep = (torch.rand(count, generator=g) >= curriculum.drop_caption).float()
+    keep = torch.rand(count, generator=g) >= curriculum.drop_caption
     cond = backbone.encode(captions)
     null = backbone.null(count)
     cond = Cond(
-        {k: torch.lerp(null.tensors[k], v, keep.view(-1, *[1] * (v.ndim - 1))) for k, v in cond.tensors.items()}
+        {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
     )
     x_t = backbone.schedule.add_noise(latents, eps, times)
     timestep = backbone.schedule.model_timestep(times).float()

@@ -1,4 +1,4 @@
-"""The scenes' tokenizer: a stock CLIPTokenizer whose byte-pair merges make every word of the grammar one token."""
+"""The scenes' tokenizers, of stock classes: every word of the grammar is one token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from rmd.scenes.grammar import vocabulary
 
@@ -36,3 +36,13 @@ def build_tokenizer() -> CLIPTokenizer:
         vocab[mark] = len(vocab)
     merges: Any = [tuple(m) for m in learned["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def build_t5_tokenizer() -> T5Tokenizer:
+    """A stock T5Tokenizer with a piece for every word of the grammar, and letters for the others."""
+    words = vocabulary()
+    letters = sorted({c for word in words for c in word})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [(f"▁{word}", -1.0) for word in words]
+    pieces += [(letter, -8.0) for letter in letters]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=MAX_LENGTH)

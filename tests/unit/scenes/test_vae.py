@@ -31,12 +31,12 @@ def trained(scenes: SceneSet, iterations: int, **changes: object) -> tuple[Autoe
     return vae, lines
 
 
-def test_it_divides_the_sides_by_four(scenes: SceneSet) -> None:
+def test_it_divides_the_sides_by_two(scenes: SceneSet) -> None:
     vae = seeded_vae()
     for side in (32, 64):
         images = torch.zeros(2, 3, side, side)
         latents = encode(vae, images)
-        assert latents.shape == (2, LATENT_CHANNELS, side // 4, side // 4)
+        assert latents.shape == (2, LATENT_CHANNELS, side // 2, side // 2)
         assert vae.decode(latents).sample.shape == images.shape
 
 

@@ -1,0 +1,169 @@
+"""The scenes' teachers before training: tiny pipelines of stock diffusers classes, one a model family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from rmd.backbones.base import Backbone
+from rmd.backbones.pixart import PixArtBackbone
+from rmd.backbones.sd3 import SD3Backbone
+from rmd.backbones.sdxl import SDXLBackbone
+from rmd.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer, build_tokenizer
+from rmd.scenes.vae import LATENT_CHANNELS, LATENT_SIDE
+
+_TEXT_WIDTH = 96
+
+
+def build_text_encoder(width: int = _TEXT_WIDTH) -> CLIPTextModelWithProjection:
+    """Three layers of CLIP for the scenes' tokenizer, untrained."""
+    tokenizer = build_tokenizer()
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            projection_dim=width,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_pixart(vae: AutoencoderKL) -> Backbone:
+    """An untrained PixArt-Sigma-type pipeline: T5, zero terminal SNR with v-prediction, no learned variance."""
+    tokenizer = build_t5_tokenizer()
+    text = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=_TEXT_WIDTH, d_kv=24, d_ff=3 * _TEXT_WIDTH, num_layers=3, num_heads=4,
+            feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip
+    denoiser = PixArtTransformer2DModel(
+        sample_size=LATENT_SIDE,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=6,
+        num_attention_heads=4,
+        attention_head_dim=40,
+        cross_attention_dim=160,
+        caption_channels=_TEXT_WIDTH,
+        interpolation_scale=1,
+        norm_num_groups=8,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.0001,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return PixArtBackbone(
+        PixArtSigmaPipeline(tokenizer=tokenizer, text_encoder=text, vae=vae, transformer=denoiser, scheduler=scheduler)
+    )
+
+
+def build_sd3(vae: AutoencoderKL) -> Backbone:
+    """An untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIP encoders, no T5, dual attention."""
+    width = _TEXT_WIDTH // 2
+    first, second = build_text_encoder(width), build_text_encoder(width)
+    denoiser = SD3Transformer2DModel(
+        sample_size=LATENT_SIDE,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=4,
+        num_attention_heads=4,
+        attention_head_dim=40,
+        joint_attention_dim=2 * width,
+        caption_projection_dim=160,
+        pooled_projection_dim=2 * width,
+        pos_embed_max_size=LATENT_SIDE // 2,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+    return SD3Backbone(
+        StableDiffusion3Pipeline(
+            transformer=denoiser,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=vae,
+            text_encoder=first,
+            tokenizer=build_tokenizer(),
+            text_encoder_2=second,
+            tokenizer_2=build_tokenizer(),
+            text_encoder_3=None,
+            tokenizer_3=None,
+        )
+    )
+
+
+def build_sdxl(vae: AutoencoderKL) -> Backbone:
+    """An untrained SDXL-type pipeline around a trained VAE: v-prediction, zero terminal SNR, one CLIP encoder."""
+    text = build_text_encoder()
+    denoiser = UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(32, 64, 96, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=_TEXT_WIDTH,
+        attention_head_dim=(2, 4, 6, 6),  # SDXL's configs put the number of heads here
+        norm_num_groups=8,
+        use_linear_projection=True,
+        transformer_layers_per_block=1,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=_TEXT_WIDTH + 6 * 16,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+    return SDXLBackbone(
+        StableDiffusionXLPipeline(
+            vae=vae,
+            text_encoder=None,
+            text_encoder_2=text,
+            tokenizer=None,
+            tokenizer_2=build_tokenizer(),
+            unet=denoiser,
+            scheduler=scheduler,
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
+        )
+    )
+
+
+FAMILIES: dict[str, Callable[[AutoencoderKL], Backbone]] = {
+    "sdxl": build_sdxl,
+    "pixart": build_pixart,
+    "sd3": build_sd3,
+}

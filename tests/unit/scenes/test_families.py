@@ -1,0 +1,80 @@
+"""The scenes' teachers before training: stock classes, sides that fit, every word known, one training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import PixArtSigmaPipeline, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+
+from rmd.backbones import Backbone, load_backbone
+from rmd.scenes.families import FAMILIES
+from rmd.scenes.grammar import vocabulary
+from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
+from rmd.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer
+from rmd.scenes.vae import LATENT_CHANNELS, LATENT_SIDE, build_vae
+
+CLASSES = {"sdxl": StableDiffusionXLPipeline, "pixart": PixArtSigmaPipeline, "sd3": StableDiffusion3Pipeline}
+CAPTIONS = ["a big red striped ball on the left, on sand", "a blue plain box above a white dotted star, at night"]
+families = pytest.mark.parametrize("family", sorted(FAMILIES))
+
+
+def untrained(family: str) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FAMILIES[family](build_vae().eval().requires_grad_(False))
+
+
+@families
+def test_stock_classes_and_sides(family: str) -> None:
+    backbone = untrained(family)
+    assert type(backbone.pipe) is CLASSES[family] and backbone.family == family
+    assert backbone.prediction == ("flow" if family == "sd3" else "v_prediction")
+    assert float(backbone.schedule.alpha(1000.0)) == 0  # the start is pure noise
+    assert backbone.latent_shape(2, HIGH.height, HIGH.width) == (2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
+    assert all(side % backbone.size_multiple == 0 for side in (LOW.height, HIGH.height))
+    assert sum(p.numel() for p in backbone.denoiser.parameters()) < 4.5e6
+
+
+@families
+def test_a_training_step_reaches_denoiser_and_text_encoder(family: str) -> None:
+    backbone = untrained(family)
+    for stage in (LOW, HIGH):
+        latents = torch.randn(backbone.latent_shape(2, stage.height, stage.width))
+        curriculum = Curriculum(drop_caption=0.0)
+        loss = denoising_loss(backbone, latents, CAPTIONS, stage, step=0, curriculum=curriculum)
+        loss.backward()
+    encoder = backbone.pipe.text_encoder_2 if family == "sdxl" else backbone.pipe.text_encoder
+    for part in (backbone.denoiser, encoder):
+        assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
+
+
+@families
+def test_half_dropped_captions_train_too(family: str) -> None:
+    backbone = untrained(family)
+    latents = torch.randn(backbone.latent_shape(2, LOW.height, LOW.width))
+    for share in (0.5, 1.0):
+        loss = denoising_loss(backbone, latents, CAPTIONS, LOW, step=1, curriculum=Curriculum(drop_caption=share))
+        assert bool(loss.isfinite())
+
+
+@families
+def test_a_saved_one_is_loaded_by_stock_diffusers(family: str, tmp_path: Path) -> None:
+    backbone = untrained(family)
+    backbone.pipe.save_pretrained(tmp_path)
+    loaded = load_backbone(tmp_path)
+    assert type(loaded) is type(backbone)
+    with torch.no_grad():
+        first, second = (b.encode(CAPTIONS) for b in (backbone, loaded))
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, second.tensors[name])
+
+
+def test_every_word_is_one_piece_of_t5s_vocabulary() -> None:
+    tokenizer = build_t5_tokenizer()
+    for word in vocabulary():
+        ids = tokenizer(word).input_ids
+        assert len(ids) == 2 and ids[1] == tokenizer.eos_token_id, word
+    longest = tokenizer("a white checkered triangle left of a purple checkered triangle, by the sea").input_ids
+    assert len(longest) <= MAX_LENGTH and tokenizer.unk_token_id not in longest
