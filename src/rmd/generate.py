@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rmd.backbones.base import Backbone, Cond
 from rmd.plan import Stage, Step, StepPlan
 from rmd.randomness import CounterNoise, NoiseSource
-from rmd.sampling import OnStep, Predict, guided, run_cascade
+from rmd.sampling import OnStep, Predict, run_cascade
 
 
 def predictor(
@@ -22,19 +22,15 @@ def predictor(
 ) -> Predict:  # fmt: skip
     """(x_t, step) -> (x0_hat, eps_hat) of a network on encoded prompts, with guidance where `null` is given.
 
-    Guidance runs both branches in one call: uncond + guidance (cond - uncond), on x0 and on eps. `final` is the size
-    that the network is told the picture has, where it is not the plan's last.
+    `final` is the size that the network is told the picture has, where it is not the plan's last.
     """
     final = plan.stages[-1] if final is None else final
     both = cond if null is None else Cond.cat([cond, null])
     kwargs = {stage.index: backbone.stage_cond(both, stage, final) for stage in plan.stages}
 
     def predict(x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        if null is None:
-            return backbone.predict(module, x, step.model_time, kwargs[step.stage])
-        x0, eps = backbone.predict(module, torch.cat([x, x]), step.model_time, kwargs[step.stage])
-        (x0, x0_null), (eps, eps_null) = x0.chunk(2), eps.chunk(2)
-        return guided(x0, x0_null, guidance), guided(eps, eps_null, guidance)
+        scale = None if null is None else guidance
+        return backbone.predict(module, x, step.model_time, kwargs[step.stage], guidance=scale)
 
     return predict
 

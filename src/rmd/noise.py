@@ -105,6 +105,8 @@ class VPSchedule(NoiseSchedule):
         self.alphas_cumprod = table
         self.train_steps = len(table)
         self._alphas = table.sqrt()
+        # What a scheduler computes in float32 from its table; kept apart because 1 - alpha suffers from the rounding.
+        self._known = (table.float().sqrt().double(), (1.0 - table.float()).sqrt().double())
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> VPSchedule:
@@ -121,17 +123,16 @@ class VPSchedule(NoiseSchedule):
         return cls(torch.cumprod(1.0 - betas, dim=0))
 
     def alpha(self, t: float | Tensor) -> Tensor:
-        position = (_double(t) * (self.train_steps / MAX_TIME)).clamp(1.0, float(self.train_steps))
-        table = self._alphas.to(position.device)
-        below = position.floor().long().clamp(max=self.train_steps - 1)
-        return torch.lerp(table[below - 1], table[below], position - below)
+        """As in the base class; at an entry of the table it is the scheduler's own number, to the last bit."""
+        return self._weight(0, t, self._alpha(t))
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        alpha = self.alpha(t)
-        return ((1.0 - alpha) * (1.0 + alpha)).sqrt()
+        """As in the base class; at an entry of the table it is the scheduler's own number, to the last bit."""
+        alpha = self._alpha(t)
+        return self._weight(1, t, ((1.0 - alpha) * (1.0 + alpha)).sqrt())
 
     def logsnr(self, t: float | Tensor) -> Tensor:
-        alpha = self.alpha(t)
+        alpha = self._alpha(t)
         return 2.0 * alpha.log() - ((1.0 - alpha) * (1.0 + alpha)).log()
 
     def time(self, logsnr: float | Tensor) -> Tensor:
@@ -140,6 +141,23 @@ class VPSchedule(NoiseSchedule):
         above = torch.searchsorted(-table, -alpha).clamp(1, self.train_steps - 1)
         part = (table[above - 1] - alpha) / (table[above - 1] - table[above])
         return (above + part).clamp(1.0, float(self.train_steps)) * (MAX_TIME / self.train_steps)
+
+    def _position(self, t: float | Tensor) -> Tensor:
+        """Where t is in the table, counted from 1."""
+        return (_double(t) * (self.train_steps / MAX_TIME)).clamp(1.0, float(self.train_steps))
+
+    def _alpha(self, t: float | Tensor) -> Tensor:
+        """Linear between the entries, in float64."""
+        position = self._position(t)
+        table = self._alphas.to(position.device)
+        below = position.floor().long().clamp(max=self.train_steps - 1)
+        return torch.lerp(table[below - 1], table[below], position - below)
+
+    def _weight(self, which: int, t: float | Tensor, between: Tensor) -> Tensor:
+        """`between` where t is between two entries of the table, else what the scheduler has there."""
+        position = self._position(t)
+        entry = position.round()
+        return torch.where(position == entry, self._known[which].to(position.device)[entry.long() - 1], between)
 
     def model_timestep(self, t: TimeLike) -> TimeLike:
         """The (fractional) index into the table: t - 1 with 1000 entries, never below 0."""
@@ -232,7 +250,7 @@ def to_x0_eps(
         _refuse_zero(s, "a network that predicts the sample says nothing of the noise at sigma = 0")
         return out, (x - a * out) / s
     if prediction == "v_prediction":
-        return torch.addcmul(a * x, s, out, value=-1), torch.addcmul(a * out, s, x)
+        return a * x - s * out, a * out + s * x
     if prediction == "flow":
         return x - s * out, x + a * out
     raise RMDError(f"unknown prediction {prediction!r}: use epsilon, v_prediction, sample or flow")

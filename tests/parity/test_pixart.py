@@ -8,14 +8,10 @@ import pytest
 import torch
 from families import tiny_pixart
 from helpers import PROMPTS
-from torch import Tensor
+from one_stage import SEED, official, one_stage, ours
 
-from rmd.backbones import Backbone
-from rmd.generate import sample_images, sample_latents
-from rmd.plan import build_plan
-from rmd.randomness import CounterNoise
+from rmd.generate import sample_images
 
-SEED = 3
 sizes = pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 3.0])
 kinds = pytest.mark.parametrize(
@@ -23,23 +19,6 @@ kinds = pytest.mark.parametrize(
     [{}, {"told_size": True}, {"sigma": True}, {"learned": False}],
     ids=["alpha", "alpha-1024", "sigma", "plain"],
 )
-
-
-def official(backbone: Backbone, size: tuple[int, int], guidance: float, output_type: str = "latent") -> Tensor:
-    start = CounterNoise(SEED, range(len(PROMPTS))).normal(backbone.latent_shape(len(PROMPTS), *size), "start")
-    result: Tensor = backbone.pipe(
-        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=4, guidance_scale=guidance, latents=start,
-        output_type=output_type, use_resolution_binning=False, clean_caption=False,
-    ).images  # fmt: skip
-    return result
-
-
-def ours(backbone: Backbone, size: tuple[int, int], guidance: float) -> Tensor:
-    plan = build_plan(backbone.schedule, steps=4, sides=[size], thresholds=[], multiple=backbone.size_multiple)
-    null = backbone.null(len(PROMPTS)) if guidance != 1.0 else None
-    noise = CounterNoise(SEED, range(len(PROMPTS)))
-    cond = backbone.encode(PROMPTS)
-    return sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance)
 
 
 @kinds
@@ -56,7 +35,7 @@ def test_latents_equal_the_official_pipelines(kind: dict[str, Any], guidance: fl
 @guidances
 def test_pictures_equal_the_official_pipelines(guidance: float) -> None:
     backbone, size = tiny_pixart(), (24, 32)
-    plan = build_plan(backbone.schedule, steps=4, sides=[size], thresholds=[], multiple=backbone.size_multiple)
+    plan = one_stage(backbone, size)
     pictures = sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=SEED, guidance=guidance, batch_size=3)
     expected = official(backbone, size, guidance, output_type="pt")
     torch.testing.assert_close(pictures / 2 + 0.5, expected, rtol=0, atol=1e-5)

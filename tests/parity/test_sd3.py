@@ -8,39 +8,13 @@ import pytest
 import torch
 from families import tiny_sd3
 from helpers import PROMPTS
-from torch import Tensor
+from one_stage import SEED, official, one_stage, ours
 
-from rmd.backbones import Backbone
-from rmd.generate import sample_images, sample_latents
-from rmd.plan import StepPlan, build_plan
-from rmd.randomness import CounterNoise
+from rmd.generate import sample_images
 
-SEED = 3
 sizes = pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 3.0])
 kinds = pytest.mark.parametrize("kind", [{}, {"t5": False}, {"dual": False}], ids=["3.5", "without-t5", "3"])
-
-
-def one_stage(backbone: Backbone, size: tuple[int, int]) -> StepPlan:
-    return build_plan(backbone.schedule, steps=4, sides=[size], thresholds=[], multiple=backbone.size_multiple)
-
-
-def official(backbone: Backbone, size: tuple[int, int], guidance: float, output_type: str = "latent") -> Tensor:
-    start = CounterNoise(SEED, range(len(PROMPTS))).normal(backbone.latent_shape(len(PROMPTS), *size), "start")
-    sigmas = [step.teacher_time / 1000 for step in one_stage(backbone, size).steps]
-    backbone.pipe.scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
-    result: Tensor = backbone.pipe(
-        prompt=PROMPTS, height=size[0], width=size[1], num_inference_steps=4, sigmas=sigmas, guidance_scale=guidance,
-        latents=start, output_type=output_type,
-    ).images  # fmt: skip
-    return result
-
-
-def ours(backbone: Backbone, size: tuple[int, int], guidance: float) -> Tensor:
-    null = backbone.null(len(PROMPTS)) if guidance != 1.0 else None
-    noise, cond = CounterNoise(SEED, range(len(PROMPTS))), backbone.encode(PROMPTS)
-    plan = one_stage(backbone, size)
-    return sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance)
 
 
 @kinds

@@ -14,7 +14,10 @@ from rmd.config import load_recipe, to_yaml
 from rmd.errors import RMDError
 from rmd.recipes import PACKAGED, Layer, merge, origin, read_layers, recipe_names
 
-NAMES = ["pixart", "scenes", "sd35", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "wan21-14b"]
+NAMES = [
+    "pixart", "pixart-lora", "pixart-sigma", "pixart-sigma-lora", "scenes", "sd35", "sd35-full", "sdxl",
+    "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full", "wan21-14b",
+]  # fmt: skip
 
 
 def split(name: str, *overrides: str) -> list[int]:
@@ -71,6 +74,25 @@ def test_settings_of_the_paper(
     assert plan.training_crossing.rule == plan.crossing.rule == "plain"
     assert (recipe.method.warmup_steps, recipe.train.batch_size) == (warmup, batch)
     assert (recipe.method.metric, recipe.optim.clip_norm) == ("pseudo_huber", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lora", "full"),
+    [("sdxl", "sdxl-full"), ("pixart-lora", "pixart"), ("pixart-sigma-lora", "pixart-sigma"), ("sd35", "sd35-full")],
+)
+def test_image_recipes_come_in_both_forms_that_differ_in_roles_and_rates_alone(lora: str, full: str) -> None:
+    both = load_recipe(lora), load_recipe(full)
+    assert [recipe.roles.mode for recipe in both] == ["lora", "full"]
+    assert (both[0].roles.rank, both[0].roles.alpha) == (64, 64.0)
+    assert both[0].optim.student_lr > both[1].optim.student_lr
+    differ = {"name": True, "roles": True, "optim": {"student_lr", "fake_lr"}}
+    assert both[0].model_dump(exclude=differ) == both[1].model_dump(exclude=differ)
+
+
+def test_pixart_sigma_has_the_schedule_and_plan_of_pixart_alpha() -> None:
+    alpha, sigma = load_recipe("pixart"), load_recipe("pixart-sigma")
+    assert sigma.model_dump(exclude={"name", "teacher"}) == alpha.model_dump(exclude={"name", "teacher"})
+    assert "Sigma" in sigma.teacher
 
 
 # Tab. 6. Its numbers are printed to the nearest unit or the one below.
@@ -244,7 +266,7 @@ def test_an_unknown_name_offers_the_nearest_and_lists_all() -> None:
 
 @pytest.mark.parametrize("name", ["", "zzz"])
 def test_an_unknown_name_far_from_all_lists_them(name: str) -> None:
-    with pytest.raises(RMDError, match=rf"^there is no recipe '{name}'; the recipes are pixart, scenes, "):
+    with pytest.raises(RMDError, match=rf"^there is no recipe '{name}'; the recipes are pixart, pixart-lora, "):
         load_recipe(name)
 
 

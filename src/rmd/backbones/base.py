@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rmd.errors import RMDError, one_of
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.plan import Stage
+from rmd.sampling import guided
 
 
 @dataclass(frozen=True)
@@ -142,18 +143,26 @@ class Backbone(ABC):
                 vae.to(dtype)
         return images
 
-    def predict(self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any], *, guidance: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One network call read as (x0, eps), both of x's shape and at least float32.
 
         Args:
             module: the network that plays the role.
             x: noisy latents (B, C, h, w).
             t: a time in 0..1000, or one a sample (B,).
-            kwargs: from `stage_cond`.
+            kwargs: from `stage_cond`; with guidance, of the B prompts and then of the B null prompts.
+            guidance: of the network's output, as the official pipelines have it; both branches run in the one call.
         """
         times = torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0])
         timestep = self.schedule.model_timestep(times).to(x.device, torch.float32)
-        output = self.forward(module, x, timestep, kwargs)
+        if guidance is None:
+            output = self.forward(module, x, timestep, kwargs)
+        else:
+            both = self.forward(module, torch.cat([x, x]), timestep.repeat(2), kwargs)
+            cond, uncond = widen(both).chunk(2)
+            output = guided(cond, uncond, guidance)
         return to_x0_eps(output, widen(x), self.schedule.alpha(times), self.schedule.sigma(times), self.prediction)
 
 

@@ -16,7 +16,7 @@ from rmd.losses import fake_score_loss, generator_loss, sample_weight, snr_weigh
 from rmd.plan import Stage, Step, StepPlan
 from rmd.randomness import NoiseSource, choice_index
 from rmd.roles import Role, Roles
-from rmd.sampling import guided, run_cascade
+from rmd.sampling import run_cascade
 
 TAU_MARGIN = 20.0
 """Teacher times for the scores keep this distance from 0 and 1000, where x0 or the noise is not determined (DMD)."""
@@ -88,11 +88,13 @@ class Method(ABC):
         return self.backbone.latent_shape(batch, stage.height, stage.width)
 
     def predict(
-        self, role: Role, module: nn.Module, x: Tensor, t: Tensor | float, cond: Cond, stage: Stage
-    ) -> tuple[Tensor, Tensor]:
+        self, role: Role, module: nn.Module, x: Tensor, t: Tensor | float, cond: Cond, stage: Stage,
+        guidance: float | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """One network call as (x0, eps), counted."""
         self.evaluations[role] += 1
-        return self.backbone.predict(module, x, t, self.backbone.stage_cond(cond, stage, self.final))
+        kwargs = self.backbone.stage_cond(cond, stage, self.final)
+        return self.backbone.predict(module, x, t, kwargs, guidance=guidance)
 
     @torch.no_grad()
     def state_before(self, batch: Batch, step: Step) -> Tensor:
@@ -117,11 +119,7 @@ class Method(ABC):
             if guidance == 1.0:
                 return self.predict("teacher", teacher, x_tau, tau, batch.cond, self.final)[0]
             both = Cond.cat([batch.cond, batch.null])
-            x0, _ = self.predict(
-                "teacher", teacher, x_tau.repeat(2, *[1] * (x_tau.ndim - 1)), tau.repeat(2), both, self.final
-            )
-        cond, uncond = x0.chunk(2)
-        return guided(cond, uncond, guidance)
+            return self.predict("teacher", teacher, x_tau, tau, both, self.final, guidance)[0]
 
     def draw_tau(self, batch: Batch, step: Step, purpose: str) -> Tensor:
         """Teacher times (B,) float64 for the scores, uniform in the step's segment or from its lower end up."""

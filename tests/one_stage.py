@@ -1,0 +1,47 @@
+"""A one-stage plan by the official pipeline of a family and by the library, on the same start noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helpers import PROMPTS
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.generate import sample_latents
+from rmd.plan import StepPlan, build_plan
+from rmd.randomness import CounterNoise
+
+SEED = 3
+STEPS = 4
+
+
+def one_stage(backbone: Backbone, size: tuple[int, int], steps: int = STEPS) -> StepPlan:
+    return build_plan(backbone.schedule, steps=steps, sides=[size], thresholds=[], multiple=backbone.size_multiple)
+
+
+def official(
+    backbone: Backbone, size: tuple[int, int], guidance: float, *, steps: int = STEPS, output_type: str = "latent"
+) -> Tensor:
+    """The stock pipeline on the noise that `sample_images` draws for `SEED`."""
+    options: dict[str, Any] = {"num_inference_steps": steps}
+    if backbone.family == "pixart":
+        options |= {"use_resolution_binning": False, "clean_caption": False}
+    if backbone.family == "sd3":
+        options["sigmas"] = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
+        backbone.pipe.scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
+    start = CounterNoise(SEED, range(len(PROMPTS))).normal(backbone.latent_shape(len(PROMPTS), *size), "start")
+    start = start.to(next(backbone.denoiser.parameters()).dtype)  # the stock pipelines take latents as they are
+    result: Tensor = backbone.pipe(
+        prompt=PROMPTS, height=size[0], width=size[1], guidance_scale=guidance, latents=start, output_type=output_type,
+        **options,
+    ).images  # fmt: skip
+    return result
+
+
+def ours(backbone: Backbone, size: tuple[int, int], guidance: float, *, steps: int = STEPS) -> Tensor:
+    """The library's own latents."""
+    null = backbone.null(len(PROMPTS)) if guidance != 1.0 else None
+    plan, cond = one_stage(backbone, size, steps), backbone.encode(PROMPTS)
+    noise = CounterNoise(SEED, range(len(PROMPTS)))
+    return sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance)
