@@ -130,6 +130,8 @@ class ConditioningConfig(_Model):
     """SDXL's `original_size`."""
     target: Literal["final", "stage"] = "stage"
     """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
+    pos_rescale: bool = False
+    """An experiment for SD3: spread the positions of the final size over a low-resolution stage."""
 
 
 class MethodConfig(_Model):

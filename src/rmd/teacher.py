@@ -18,9 +18,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_teacher(recipe: Recipe) -> Backbone:
     """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`)."""
-    conditioning = Conditioning(recipe.conditioning.original, recipe.conditioning.target)
     backbone = load_backbone(
-        teacher_source(recipe.teacher), dtype=_DTYPES[recipe.train.dtype], conditioning=conditioning
+        teacher_source(recipe.teacher),
+        dtype=_DTYPES[recipe.train.dtype],
+        conditioning=Conditioning(**recipe.conditioning.model_dump()),
     )
     check_teacher(recipe, backbone)
     return backbone

@@ -108,7 +108,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
         (
             ["a ball", "--model", "nowhere/at-all"],
-            "there is no student nowhere/at-all, neither a folder",
+            "nowhere/at-all is no folder and not in the cache",
         ),
         (["a ball", "--model", "MODEL", "--height", "30"], "the final size, 30x32, is not divisible by 4"),
     ],

@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from rmd.errors import RMDError, one_of
+from rmd.hub import hub_errors
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.plan import Stage
 from rmd.sampling import guided
@@ -55,10 +56,12 @@ class Conditioning:
     """Which size a network is told at a low-resolution stage, in training and in inference alike.
 
     original: SDXL's `original_size`. target: SDXL's `target_size`, PixArt-alpha's resolution and aspect ratio.
+    pos_rescale: an experiment for SD3, whose positions are otherwise cut from the middle of its table.
     """
 
     original: Literal["final", "stage"] = "final"
     target: Literal["final", "stage"] = "stage"
+    pos_rescale: bool = False
 
 
 class Backbone(ABC):
@@ -187,7 +190,8 @@ def load_backbone(
         options: go to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for.
+        RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for; or the Hub's
+            repository is absent, gated, or out of reach.
     """
     folder = Path(source)
     if folder.exists():
@@ -201,14 +205,10 @@ def load_backbone(
             raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
         absent = [part for part in _family_of(name).optional_parts if not any(parts.get(part) or ())]
         options = dict.fromkeys(absent) | options
-    try:
-        with warnings.catch_warnings():
-            # its new name is unknown to the older versions of diffusers that work too
-            warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
-            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RMDError(f"cannot load the pipeline {source}: {reason}") from error
+    with hub_errors(source, "the pipeline"), warnings.catch_warnings():
+        # its new name is unknown to the older versions of diffusers that work too
+        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
+        pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
     pipe.set_progress_bar_config(disable=True)
     return wrap(pipe, conditioning)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond, register
@@ -14,7 +16,10 @@ from rmd.plan import Stage
 
 @register
 class SD3Backbone(Backbone):
-    """StableDiffusion3Pipeline; positions are cut from the middle of the model's own table, as it does itself."""
+    """StableDiffusion3Pipeline; positions are cut from the middle of the model's own table, as it does itself.
+
+    With `Conditioning.pos_rescale`, an experiment, those of the final size are spread over a low-resolution stage.
+    """
 
     family = "sd3"
     pipeline_classes = ("StableDiffusion3Pipeline",)
@@ -54,9 +59,39 @@ class SD3Backbone(Backbone):
                 f"stage {stage.index} of {stage.size} pixels is larger than this model's positions reach: "
                 f"choose sides of at most {limit}"
             )
-        return {"encoder_hidden_states": cond.tensors["embeds"], "pooled_projections": cond.tensors["pooled"]}
+        kwargs: dict[str, Any] = {
+            "encoder_hidden_states": cond.tensors["embeds"], "pooled_projections": cond.tensors["pooled"]
+        }  # fmt: skip
+        if self.conditioning.pos_rescale:
+            kwargs["positions"] = self.latent_shape(1, final.height, final.width)[-2:]
+        return kwargs
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
-        output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **kwargs)[0]
+        given = {name: value for name, value in kwargs.items() if name != "positions"}
+        with _spread_positions(module, kwargs["positions"]) if "positions" in kwargs else nullcontext():
+            output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output
+
+
+@contextmanager
+def _spread_positions(module: nn.Module, final: tuple[int, int]) -> Iterator[None]:
+    """Give a smaller picture the positions of one with latents of the `final` sides, interpolated."""
+    embedding: Any = next(part for name, part in module.named_modules() if name.split(".")[-1] == "pos_embed")
+
+    def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        sides = inputs[0].shape[-2:]
+        if tuple(sides) == tuple(final):
+            return None
+        patches = tuple(side // embedding.patch_size for side in final)
+        whole = embedding.cropped_pos_embed(*final).unflatten(1, patches).movedim(-1, 1)
+        small = tuple(side // embedding.patch_size for side in sides)
+        spread = F.interpolate(whole.float(), size=small, mode="bilinear").flatten(2).transpose(1, 2)
+        result: Tensor = (output + (spread - embedding.cropped_pos_embed(*sides))).to(output.dtype)
+        return result
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

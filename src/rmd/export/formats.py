@@ -141,7 +141,8 @@ def _write_pipeline(student: Student, folder: Path) -> None:
         for stage in plan.stages
     ]
     path.write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
-    if student.config.family == "sd3" and (single := lcm_scheduler(plan)) is not None:
+    spread = student.config.conditioning.pos_rescale  # which the stock transformer does not know
+    if student.config.family == "sd3" and not spread and (single := lcm_scheduler(plan)) is not None:
         text = json.dumps(single, indent=2)
         (folder / "scheduler" / "flow_match_lcm.json").write_text(text, encoding="utf-8")
 

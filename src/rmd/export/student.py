@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
+from rmd.hub import hub_errors
 from rmd.plan import StepPlan
 from rmd.teacher import teacher_source
 
@@ -141,11 +142,8 @@ def read_student(source: str | Path) -> StudentConfig:
     """Read `rmd_config.json` of a folder or a repository of the Hub; RMDError if there is none."""
     path = Path(source) / CONFIG_NAME
     if not Path(source).exists():
-        try:
+        with hub_errors(source, "the student"):
             path = Path(hf_hub_download(str(source), CONFIG_NAME))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise RMDError(f"there is no student {source}, neither a folder nor on the Hub ({reason})") from error
     if not path.is_file():
         raise RMDError(f"{source} holds no student: it has no {CONFIG_NAME}")
     try:

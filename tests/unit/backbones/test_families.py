@@ -118,6 +118,35 @@ def test_sd3_refuses_a_side_beyond_its_positions() -> None:
         backbone.stage_cond(cond, Stage(2, 32, 68), Stage(2, 32, 68))
 
 
+def test_sd3s_positions_of_the_final_size_can_be_spread_over_a_stage() -> None:
+    backbone = tiny_sd3()
+    embedding = backbone.denoiser.pos_embed
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    with torch.no_grad():  # positions that say where they are, and nothing of the picture
+        embedding.proj.weight.zero_()
+        embedding.proj.bias.zero_()
+        embedding.pos_embed.zero_()[..., :2] = torch.stack([rows, columns], dim=-1).flatten(0, 1)
+    seen: list[torch.Tensor] = []
+
+    def positions(stage: Stage, rescale: bool) -> torch.Tensor:
+        backbone.conditioning = Conditioning(pos_rescale=rescale)
+        kwargs = backbone.stage_cond(backbone.encode(PROMPTS[:1]), stage, HIGH)
+        x = torch.zeros(backbone.latent_shape(1, stage.height, stage.width))
+        handle = backbone.denoiser.transformer_blocks[0].register_forward_pre_hook(
+            lambda module, args, given: seen.append(given["hidden_states"][0, :, :2]), with_kwargs=True
+        )
+        backbone.forward(backbone.denoiser, x, torch.tensor([500.0]), kwargs)
+        handle.remove()
+        return seen[-1].unflatten(0, (stage.height // 4, stage.width // 4))
+
+    whole = positions(HIGH, rescale=False)
+    assert torch.equal(positions(HIGH, rescale=True), whole)
+    middle = positions(LOW, rescale=False)
+    assert torch.equal(middle, whole[2:6, 2:7].round())
+    spread = positions(LOW, rescale=True)
+    torch.testing.assert_close(spread, whole[::2, ::2] + 0.5)
+
+
 def test_decoding_follows_the_vaes_config() -> None:
     backbone = tiny_sd3()
     vae, x = backbone.pipe.vae, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

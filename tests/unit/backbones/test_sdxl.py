@@ -183,5 +183,5 @@ def test_a_pipeline_with_a_part_missing_is_told(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_nowhere_is_told() -> None:
-    with pytest.raises(RMDError, match="cannot load the pipeline no/such-model"):
+    with pytest.raises(RMDError, match="no/such-model is no folder and not in the cache"):
         load_backbone("no/such-model")
