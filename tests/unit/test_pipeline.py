@@ -26,12 +26,16 @@ families = pytest.mark.parametrize("family", sorted(TINY))
 Make = Callable[..., tuple[Path, Path]]
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[[str, str], tuple[Path, Path]]:
-    """(student's folder, teacher's folder) of a family in a mode."""
+PLANS: dict[str, dict[str, Any]] = {"2+2": {}, "1+1+2": {"sides": [8, 16, 32], "thresholds": [-5.8, -2.8]}}
+plans = pytest.mark.parametrize("plan", sorted(PLANS))
 
-    def build(family: str, mode: str) -> tuple[Path, Path]:
-        return make_student(tmp_path, family, mode), tmp_path / "teacher"
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """(student's folder, teacher's folder) of a family in a mode, with a plan of PLANS."""
+
+    def build(family: str, mode: str, plan: str = "2+2") -> tuple[Path, Path]:
+        return make_student(tmp_path, family, mode, plan=PLANS[plan]), tmp_path / "teacher"
 
     return build
 
@@ -46,13 +50,17 @@ def quiet(source: Path, **options: Any) -> RMDPipeline:
     return pipe
 
 
+@plans
 @families
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, make: Make) -> None:
-    student, _ = make(family, mode)
+def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str, make: Make) -> None:
+    student, _ = make(family, mode, plan)
     backbone = TINY[family]()
     roles = distilled(backbone, mode)
     pipe = quiet(student)
+    assert (
+        "+".join(str(sum(step.stage == stage.index for step in pipe.plan.steps)) for stage in pipe.plan.stages) == plan
+    )
     with torch.no_grad(), roles.use("student") as network:
         expected = run_cascade(
             predictor(backbone, network, pipe.plan, backbone.encode(PROMPTS)),
@@ -66,9 +74,10 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, make: Mak
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@plans
 @families
-def test_a_picture_does_not_depend_on_its_neighbours(family: str, make: Make) -> None:
-    pipe = quiet(make(family, "full")[0])
+def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, make: Make) -> None:
+    pipe = quiet(make(family, "full", plan)[0])
     together = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     again = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     assert torch.equal(together, again)
@@ -77,10 +86,11 @@ def test_a_picture_does_not_depend_on_its_neighbours(family: str, make: Make) ->
     torch.testing.assert_close(alone[0] / scale, together[2] / scale, rtol=0, atol=1e-5)
 
 
+@plans
 @families
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (48, 16)])
-def test_the_size_is_the_one_asked_for(family: str, size: tuple[int, int], make: Make) -> None:
-    pipe = quiet(make(family, "full")[0])
+def test_the_size_is_the_one_asked_for(family: str, size: tuple[int, int], plan: str, make: Make) -> None:
+    pipe = quiet(make(family, "full", plan)[0])
     images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt").images
     assert images.shape == (1, 3, *size)
     assert float(images.min()) >= 0 and float(images.max()) <= 1
