@@ -32,7 +32,7 @@ typecheck: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
 bench: $(STAMP) ## time, FLOPs and memory of a cascade
-	@$(BIN)/rmd bench
+	@$(BIN)/rmd bench sample
 
 clean: ## remove caches and build output; keeps .venv and runs
 	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

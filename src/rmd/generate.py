@@ -60,7 +60,7 @@ def sample_images(
     images = []
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
-        noise = CounterNoise(seed, range(first + start, first + start + len(part)))
+        noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
         null = backbone.null(len(part)) if guidance != 1.0 else None
         latents = sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
         images.append(backbone.decode(latents).clamp(-1, 1))

@@ -13,14 +13,14 @@ from rmd.scenes.assets import teacher_folder
 
 PACKAGED = "scenes"
 """What a recipe calls the teacher that comes with the package."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_teacher(recipe: Recipe) -> Backbone:
     """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`)."""
     backbone = load_backbone(
         teacher_source(recipe.teacher),
-        dtype=_DTYPES[recipe.train.dtype],
+        dtype=DTYPES[recipe.train.dtype],
         conditioning=Conditioning(**recipe.conditioning.model_dump()),
     )
     check_teacher(recipe, backbone)

@@ -96,6 +96,11 @@ class Backbone(ABC):
         return network
 
     @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, which with offloading is not where its parts lie."""
+        return torch.device(self.pipe._execution_device)
+
+    @property
     @abstractmethod
     def size_multiple(self) -> int:
         """Pixel sides must be multiples of this."""

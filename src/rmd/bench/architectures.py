@@ -42,6 +42,16 @@ class Architecture:
             network: nn.Module = classes[self.family](**self.config)
         return nn.Module.to(network, dtype)  # diffusers' own warns of modules that no configuration here has
 
+    def cond_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one encoded prompt's tensors, by their names in a `Cond`."""
+        c, text = self.config, self.text_length
+        if self.family == "sdxl":
+            pooled = c["projection_class_embeddings_input_dim"] - 6 * c["addition_time_embed_dim"]
+            return {"embeds": (text, c["cross_attention_dim"]), "pooled": (pooled,)}
+        if self.family == "pixart":
+            return {"embeds": (text, c["caption_channels"]), "mask": (text,)}
+        return {"embeds": (text, c["joint_attention_dim"]), "pooled": (c["pooled_projection_dim"],)}
+
     def inputs(self, height: int, width: int, *, batch: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
         """Keyword arguments of one forward pass at a picture size, on the meta device."""
         c = self.config
@@ -51,21 +61,19 @@ class Architecture:
 
         latents = zeros(c["in_channels"], height // self.vae_factor, width // self.vae_factor)
         time = torch.zeros(batch, device="meta")
+        cond = {name: zeros(*shape) for name, shape in self.cond_shapes().items()}
+        text = cond["embeds"]
         if self.family == "sdxl":
-            width_of_ids = 6 * c["addition_time_embed_dim"]
-            pooled = zeros(c["projection_class_embeddings_input_dim"] - width_of_ids)
-            added = {"text_embeds": pooled, "time_ids": zeros(6)}
-            text = zeros(self.text_length, c["cross_attention_dim"])
+            added = {"text_embeds": cond["pooled"], "time_ids": zeros(6)}
             return {"sample": latents, "timestep": time, "encoder_hidden_states": text, "added_cond_kwargs": added}
         if self.family == "pixart":
             told = c.get("use_additional_conditions", c["sample_size"] == 128)
             sizes = {"resolution": zeros(2) if told else None, "aspect_ratio": zeros(1) if told else None}
-            text, mask = zeros(self.text_length, c["caption_channels"]), zeros(self.text_length)
             return {
                 "hidden_states": latents, "timestep": time, "encoder_hidden_states": text,
-                "encoder_attention_mask": mask, "added_cond_kwargs": sizes,
+                "encoder_attention_mask": cond["mask"], "added_cond_kwargs": sizes,
             }  # fmt: skip
-        text, pooled = zeros(self.text_length, c["joint_attention_dim"]), zeros(c["pooled_projection_dim"])
+        pooled = cond["pooled"]
         return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": text, "pooled_projections": pooled}
 
 

@@ -66,7 +66,8 @@ def time_sampling(
     null = backbone.null(len(prompts)) if guidance != 1.0 else None
     runs = []
     for repeat in range(repeats + 1):
-        watch, noise = Stopwatch(module), CounterNoise(0, range(len(prompts)), step=repeat)
+        watch = Stopwatch(module)
+        noise = CounterNoise(0, range(len(prompts)), step=repeat, device=backbone.device)
         began = time.perf_counter()
         latents = sample_latents(backbone, watch, plan, cond, noise, null=null, guidance=guidance)
         _wait_for(latents.device)

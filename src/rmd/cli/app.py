@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("bench")(bench)
+app.add_typer(bench, name="bench")
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("generate")(generate)

@@ -1,4 +1,4 @@
-"""`rmd bench`: time a recipe's cascade against its teacher and against as many full-resolution steps."""
+"""`rmd bench`: what sampling and training cost, measured."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from typing import Annotated
 
 import typer
 
+bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and training cost.")
 
-def bench(
+
+@bench.command()
+def sample(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe whose teacher is at hand.")] = "scenes",
     batch: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Measured repeats after one warm-up.")] = 5,
     teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher, guided.")] = 25,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: cuda if there is one]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Time sampling: the network alone, the loop around it, the decoder; medians over the repeats."""
+    """Time the cascade against its teacher and against as many full-resolution steps.
+
+    The network alone, the loop around it, the decoder; medians over the repeats.
+    """
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
@@ -30,6 +37,7 @@ def bench(
     from rich.table import Table
 
     from rmd.bench.sampling import time_sampling
+    from rmd.cli.device import find_device
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.data.prompts import scene_captions
@@ -39,7 +47,9 @@ def bench(
     loaded = load_recipe(recipe)
     if threads is not None:
         torch.set_num_threads(threads)
+    where = find_device(device)
     backbone, plan = load_teacher(loaded), loaded.build_plan()
+    backbone.pipe.to(where)
     last, count, schedule = plan.stages[-1], len(plan.steps), backbone.schedule
     full = [(last.height, last.width)]
     many = build_plan(schedule, steps=teacher_steps, sides=full, thresholds=[])
@@ -78,6 +88,76 @@ def bench(
     Console().print(table)
     gain = timings[1].network / timings[2].network
     typer.echo(f"the cascade is {gain:.2f}x as fast as {count} full-resolution steps, denoiser alone")
+
+
+@bench.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Random weights in the teacher's architecture: nothing is downloaded.")
+    ] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured iterations for every step, after one more.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: cuda if there is one]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Time real training iterations, and on a GPU measure their memory; nothing is kept."""
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import json
+    from functools import partial
+    from itertools import count as count_up
+    from pathlib import Path
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from rmd.bench import training as timed
+    from rmd.cli.device import find_device
+    from rmd.cli.progress import progress_bar
+    from rmd.config import load_recipe
+    from rmd.teacher import DTYPES, load_teacher
+    from rmd.train.loop import Trainer
+
+    where = find_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load_recipe(recipe, [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])])
+    if untrained:
+        backbone, architecture = timed.untrained(loaded, device=where, dtype=DTYPES[loaded.train.dtype])
+        trainer: Trainer = timed.EncodedTrainer(loaded, backbone, architecture)
+    else:
+        backbone = load_teacher(loaded)
+        backbone.pipe.to(where)
+        trainer = Trainer(loaded, backbone, Path("unused"))
+    with progress_bar() as show:
+        total = len(trainer.plan.steps) * (repeats + 1)
+        timings = timed.time_training(
+            trainer, repeats=repeats, progress=partial(_advance, show, "iterations", count_up(1), total)
+        )
+    mean = timed.mean_seconds(timings)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    if as_json:
+        rows = [{"step": t.step.index, "seconds": t.seconds, "peak_bytes": t.peak_bytes} for t in timings]
+        facts = {"recipe": loaded.name, "device": name, "untrained": untrained, "batch": loaded.train.batch_size}
+        typer.echo(json.dumps({**facts, "mean_seconds": mean, "steps": rows}, indent=1))
+        return
+    weights = "random weights" if untrained else "the teacher's weights"
+    settings = f"{loaded.roles.mode}, batch {loaded.train.batch_size}, {loaded.train.dtype}"
+    table = Table(title=f"{loaded.name}: {settings}, {weights}; {name}")
+    for column in ("step that is trained", "side", "seconds an iteration", "peak memory, GB"):
+        table.add_column(column, justify="right")
+    for timing in timings:
+        peak = "" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e9:.2f}"
+        size = trainer.plan.stage_of(timing.step).size
+        table.add_row(str(timing.step.index), size, f"{timing.seconds:.3f}", peak)
+    Console().print(table)
+    typer.echo(f"{mean:.3f} s an iteration on average over the steps as they are drawn")
 
 
 def _advance(show: Callable[[str, int, int], None], name: str, numbers: Iterator[int], total: int) -> None:

@@ -24,10 +24,11 @@ def export(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    from rmd.cli.device import find_device
     from rmd.export.formats import export_student
     from rmd.export.student import upload
 
-    folder = export_student(student, to, out, teacher=teacher, device=device)
+    folder = export_student(student, to, out, teacher=teacher, device=str(find_device(device)))
     typer.echo(f"{to}: {folder} (loaded back: the same samples; its card is README.md)")
     if push is not None:
         typer.echo(f"uploaded: {upload(folder, push)}")

@@ -43,6 +43,7 @@ def generate(
 
     from rmd.album import add_teacher, make_album, plan_album
     from rmd.backbones import load_backbone
+    from rmd.cli.device import find_device
     from rmd.cli.progress import progress_bar
     from rmd.data.prompts import read_lines
     from rmd.pipeline import RMDPipeline
@@ -52,7 +53,7 @@ def generate(
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
     texts = list(prompt) if prompt else read_lines(prompts or Path())
     pictures = plan_album(texts, out, count=count, seed=seed)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32
     pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
     pipe.pipe.set_progress_bar_config(disable=True)

@@ -36,6 +36,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: the recipe's, or torch's own choice]")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: cuda if there is one]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what the run would be, and write nothing.")
     ] = False,
@@ -50,7 +51,7 @@ def train(
         typer.echo(f"rmd: warning: {warning}", err=True)
     if not dry_run:
         check_folder(folder, resume=resume)
-    trainer = _trainer(loaded, folder, threads or loaded.train.threads)
+    trainer = _trainer(loaded, folder, threads or loaded.train.threads, device)
     typer.echo(f"{loaded.name}: {plan_line(plan)}")
     if dry_run:
         _print_dry_run(trainer)
@@ -62,7 +63,7 @@ def train(
         trainer.on_iteration = _reporter(report, total)
         done = trainer.train(resume=resume)
     if done < total:
-        command = _resume_command(recipe, overrides, folder, threads)
+        command = _resume_command(recipe, overrides, folder, threads, device)
         typer.echo(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
         return
     from rmd.export.student import save_student
@@ -108,18 +109,22 @@ def calls_line(method: Method) -> str:
     )
 
 
-def _trainer(recipe: Recipe, folder: Path, threads: int | None) -> Trainer:
+def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | None) -> Trainer:
     """The run with its teacher loaded and checked; writes nothing."""
     import torch
 
+    from rmd.cli.device import find_device
     from rmd.data.prompts import load_prompts
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
 
+    where = find_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     load_prompts(recipe.data.prompts, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
-    return Trainer(recipe, load_teacher(recipe), folder)
+    backbone = load_teacher(recipe)
+    backbone.pipe.to(where)
+    return Trainer(recipe, backbone, folder)
 
 
 def _print_dry_run(trainer: Trainer) -> None:
@@ -132,9 +137,12 @@ def _print_dry_run(trainer: Trainer) -> None:
     typer.echo(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
 
 
-def _resume_command(recipe: str, overrides: Sequence[str], folder: Path, threads: int | None) -> str:
+def _resume_command(
+    recipe: str, overrides: Sequence[str], folder: Path, threads: int | None, device: str | None
+) -> str:
     changed = [part for override in overrides for part in ("--set", override)]
     more = [] if threads is None else ["--threads", str(threads)]
+    more += [] if device is None else ["--device", device]
     return shlex.join(["rmd", "train", recipe, *changed, "--out", str(folder), *more, "--resume"])
 
 

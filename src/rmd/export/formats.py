@@ -165,7 +165,7 @@ def _fuse(denoiser: nn.Module) -> None:
 def _samples(backbone: Backbone, plan: StepPlan) -> Tensor:
     count = len(_CHECK_PROMPTS)
     cond = backbone.encode(list(_CHECK_PROMPTS))
-    noise = CounterNoise(0, range(count), device=backbone.pipe.device)
+    noise = CounterNoise(0, range(count), device=backbone.device)
     return sample_latents(backbone, backbone.denoiser, plan, cond, noise).float().cpu()
 
 

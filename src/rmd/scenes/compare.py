@@ -73,7 +73,7 @@ def run_contender(
         part = list(prompts[start : start + batch_size])
         cond = backbone.encode(part)
         null = backbone.null(len(part)) if contender.guidance != 1.0 else None
-        noise = CounterNoise(seed, range(start, start + len(part)))
+        noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
         entered = time.perf_counter()
         latents = sample_latents(
             backbone, watch, contender.plan, cond, noise, null=null, guidance=contender.guidance, final=size

@@ -133,7 +133,8 @@ class Trainer:
         texts, samples = self.prompts.batch(iteration, self.recipe.train.batch_size)
         with torch.no_grad():
             cond, null = self.backbone.encode(texts), self.backbone.null(len(texts))
-        return Batch(iteration, cond, null, CounterNoise(self.recipe.train.seed, samples, step=iteration))
+        noise = CounterNoise(self.recipe.train.seed, samples, step=iteration, device=self.backbone.device)
+        return Batch(iteration, cond, null, noise)
 
     def save(self, iteration: int) -> Path:
         meta: dict[str, object] = {"run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}

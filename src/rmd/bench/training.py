@@ -1,0 +1,165 @@
+"""Times training iterations and measures their memory: on a recipe's teacher, or on its architecture without weights.
+
+Without weights everything but the numbers is as in a run: the full-size network, the recipe's roles, plan, losses and
+optimisers. Prompts are random numbers in the shape of encoded ones, and the VAE and text encoders stay out.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+)
+from torch import nn
+
+from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
+from rmd.bench.architectures import Architecture, architecture_of
+from rmd.config import FlowNoise, Recipe
+from rmd.methods import Batch
+from rmd.plan import Step
+from rmd.randomness import CounterNoise, generator
+from rmd.train.loop import Trainer
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """Iterations that train one step of the plan: the median of their seconds, and their memory."""
+
+    step: Step
+    seconds: float
+    peak_bytes: int | None
+    """The most that torch held on the GPU; None on a CPU."""
+
+
+class EncodedTrainer(Trainer):
+    """A run whose prompts are random numbers in the shape of encoded ones."""
+
+    def __init__(self, recipe: Recipe, backbone: Backbone, architecture: Architecture) -> None:
+        super().__init__(recipe, backbone, Path("unused"))
+        self.architecture = architecture
+
+    def batch(self, iteration: int) -> Batch:
+        size, seed = self.recipe.train.batch_size, self.recipe.train.seed
+        noise = CounterNoise(seed, range(size), step=iteration, device=self.backbone.device)
+        cond, null = (self._cond(size, iteration, purpose) for purpose in ("cond", "null"))
+        return Batch(iteration, cond, null, noise)
+
+    def _cond(self, count: int, iteration: int, purpose: str) -> Cond:
+        g = generator(self.recipe.train.seed, "encoded", purpose, iteration)
+        shapes = self.architecture.cond_shapes()
+        drawn = {name: torch.randn(count, *shape, generator=g) for name, shape in shapes.items()}
+        if "mask" in drawn:
+            drawn["mask"] = torch.ones_like(drawn["mask"])
+        dtype = next(self.backbone.denoiser.parameters()).dtype
+        return Cond(drawn).to(self.backbone.device, dtype)
+
+
+def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tuple[Backbone, Architecture]:
+    """A backbone of a recipe's architecture with random weights, and without text encoders.
+
+    Raises:
+        RMDError: nothing is known of the architecture of the recipe's teacher.
+    """
+    architecture = architecture_of(recipe.teacher, recipe.family)
+    network = _with_random_weights(architecture.build(dtype), device)
+    levels = round(math.log2(architecture.vae_factor)) + 1
+    channels = architecture.config["in_channels"]
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels,
+        latent_channels=channels,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    ).to(device)
+    parts: dict[str, Any] = {"vae": vae, "text_encoder": None, "tokenizer": None}
+    if isinstance(recipe.noise, FlowNoise):
+        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=recipe.noise.shift)
+    else:
+        # where no signal is left at the start, only v-prediction has a clean sample to go on with
+        prediction = "v_prediction" if recipe.noise.rescale_betas_zero_snr else "epsilon"
+        noise = recipe.noise.model_dump(exclude={"kind"})
+        parts["scheduler"] = DDIMScheduler(**noise, prediction_type=prediction)
+    if architecture.family == "sdxl":
+        pipe = StableDiffusionXLPipeline(
+            unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts
+        )
+    elif architecture.family == "pixart":
+        pipe = PixArtAlphaPipeline(transformer=network, **parts)
+    else:
+        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
+        pipe = StableDiffusion3Pipeline(transformer=network, **parts, **absent)
+    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump())), architecture
+
+
+def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None) -> list[StepTiming]:
+    """Run real iterations, `repeats` and one to warm up for every step of the plan, and measure them.
+
+    The trainer's weights change.
+    """
+    found = []
+    for step in trainer.plan.steps:
+        seconds = []
+        device = trainer.backbone.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        for iteration in _iterations(trainer, step, repeats + 1):
+            _wait_for(device)
+            began = time.perf_counter()
+            trainer.iterate(iteration)
+            _wait_for(device)
+            seconds.append(time.perf_counter() - began)
+            if progress is not None:
+                progress()
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        found.append(StepTiming(step, median(seconds[1:]), peak))
+    return found
+
+
+def mean_seconds(timings: Sequence[StepTiming]) -> float:
+    """Seconds of an iteration on average: stages are drawn alike, then the steps of a stage."""
+    stages = sorted({timing.step.stage for timing in timings})
+    by_stage = [[t.seconds for t in timings if t.step.stage == stage] for stage in stages]
+    return sum(sum(seconds) / len(seconds) for seconds in by_stage) / len(by_stage)
+
+
+def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:
+    """The first iterations after the warm-up that draw a step."""
+    found: list[int] = []
+    iteration = trainer.recipe.method.warmup_steps
+    while len(found) < count:
+        if trainer.method.draw_step(iteration) == step:
+            found.append(iteration)
+        iteration += 1
+    return found
+
+
+@torch.no_grad()
+def _with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
+    """Materialise a network from the meta device: small random weights, and norms that change nothing."""
+    network = network.to_empty(device=device).eval()
+    g = torch.Generator(device).manual_seed(0)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.ndim > 1:
+            tensor.normal_(0, 0.02, generator=g)
+        else:
+            tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    return network
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,30 @@
+"""Which device a command computes on."""
+
+from __future__ import annotations
+
+import torch
+
+from rmd.errors import RMDError
+
+
+def find_device(wanted: str | None, *, kinds: tuple[str, ...] = ("cpu", "cuda")) -> torch.device:
+    """The wanted device, by default the first GPU or else the CPU.
+
+    Args:
+        kinds: what the command can compute on. Apple's "mps" has no float64, which the losses' noise levels are in.
+
+    Raises:
+        RMDError: there is no such device.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise RMDError(f"there is no device {wanted!r}: use {', '.join(kinds)}, or cuda:1 for a second GPU") from None
+    if device.type not in kinds:
+        raise RMDError(f"this command cannot compute on {device.type}: use {' or '.join(kinds)}")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise RMDError(f"there is no {wanted} here, torch sees {found} GPUs: use --device cpu, or a torch with CUDA")
+    return device

@@ -1,0 +1,92 @@
+"""Measured training iterations: every step of the plan, real updates, with and without the teacher's weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from families import TINY, recipe_of
+from helpers import PROMPTS, write_prompts
+
+from rmd.bench.architectures import architecture_of
+from rmd.bench.training import EncodedTrainer, StepTiming, mean_seconds, time_training, untrained
+from rmd.cli.app import main
+from rmd.config import Recipe, to_yaml
+from rmd.plan import Step
+
+CPU = torch.device("cpu")
+families = pytest.mark.parametrize("family", sorted(TINY))
+
+
+def recipe_for(folder: Path, family: str, mode: str = "lora") -> Recipe:
+    TINY[family]().pipe.save_pretrained(folder / "teacher")
+    recipe = recipe_of(family, folder / "teacher", mode)
+    prompts = recipe.data.model_copy(update={"prompts": str(write_prompts(folder))})
+    return recipe.model_copy(update={"data": prompts})
+
+
+@families
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: str, tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, family, mode)
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
+    before = {name: tensor.clone() for name, tensor in trainer.roles.state("student").items()}
+    seen = []
+    found = time_training(trainer, repeats=1, progress=lambda: seen.append(None))
+    assert [timing.step for timing in found] == list(trainer.plan.steps)
+    assert len(seen) == 2 * len(found)
+    assert all(timing.seconds > 0 and timing.peak_bytes is None for timing in found)
+    assert any(not torch.equal(before[name], now) for name, now in trainer.roles.state("student").items())
+    assert not (tmp_path / "unused").exists()
+
+
+@families
+def test_the_encoded_prompts_have_the_names_and_widths_of_real_ones(family: str, tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, family)
+    shapes = architecture_of(recipe.teacher, family).cond_shapes()
+    real = TINY[family]().encode(PROMPTS[:1]).tensors
+    assert shapes.keys() == real.keys()
+    for name, shape in shapes.items():
+        if name != "mask":  # its length is the text's
+            assert shape[-1] == real[name].shape[-1]
+        assert len(shape) == real[name].ndim - 1
+
+
+def test_stages_weigh_alike_in_the_mean_and_steps_within_them() -> None:
+    def timing(index: int, stage: int, seconds: float) -> StepTiming:
+        step = Step(index=index, stage=stage, teacher_time=0.0, model_time=0.0, logsnr=0.0, tau_low=0.0, tau_high=0.0)
+        return StepTiming(step, seconds, None)
+
+    assert mean_seconds([timing(1, 1, 1.0), timing(2, 1, 3.0), timing(3, 2, 10.0)]) == 6.0
+
+
+@pytest.mark.parametrize("weights", [[], ["--untrained"]])
+def test_the_command(weights: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_for(tmp_path, "sdxl")
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"prompts": str(write_prompts(tmp_path))})}
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    assert main(["bench", "train", str(path), "--repeats", "1", "--device", "cpu", "--json", *weights]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["untrained"], found["batch"]) == (bool(weights), 2)
+    assert [row["step"] for row in found["steps"]] == [1, 2, 3, 4]
+    assert main(["bench", "train", str(path), "--repeats", "1", *weights]) == 0
+    shown = capsys.readouterr().out
+    assert "16x16" in shown and "32x32" in shown and "s an iteration on average" in shown
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("nowhere", "there is no device 'nowhere': use cpu, cuda"),
+        ("mps", "this command cannot compute on mps: use cpu or cuda"),
+        ("cuda:99", "there is no cuda:99 here, torch sees "),
+    ],
+)
+def test_a_device_that_is_not_there(device: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "train", "sdxl", "--untrained", "--device", device]) == 1
+    assert sentence in capsys.readouterr().err
