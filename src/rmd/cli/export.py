@@ -13,7 +13,7 @@ def export(
     to: Annotated[str, typer.Option(metavar="FORMAT", help="diffusers-lora, diffusers-full, kohya, comfyui or fused.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or an earlier export.")],
     teacher: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the teacher is. [default: where it was distilled]")
+        str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where the check runs.")] = "cpu",
     push: Annotated[

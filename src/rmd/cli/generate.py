@@ -21,18 +21,18 @@ def generate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again.")] = Path(
         "runs/pictures"
     ),
-    height: Annotated[int | None, typer.Option(min=1, help="In pixels. [default: the student's]")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="In pixels. [default: the student's]")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
     stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
     compare_teacher: Annotated[
         bool, typer.Option("--compare-teacher", help="Also make each picture with the teacher.")
     ] = False,
     teacher: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the teacher is. [default: where it was distilled]")
+        str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
     teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher.")] = 25,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. [default: cuda if there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. By default: cuda if there is one.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
 ) -> None:
     """Make pictures of prompts with a distilled student."""

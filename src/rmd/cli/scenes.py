@@ -20,9 +20,9 @@ Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; b
 Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and of the training; the data have their own.")]
 Iterations = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="Optimiser steps. [default: as for the packaged weights]")
+    int | None, typer.Option(min=2, metavar="N", help="Optimiser steps. By default: as for the packaged weights.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: torch's own choice]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. By default: torch's own choice.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
@@ -60,7 +60,7 @@ def train_teacher(
     iterations: Iterations = None,
     family: Annotated[str, typer.Option(help="Which kind of pipeline the teacher is.")] = "sdxl",
     vae: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. [default: the usual one, trained first]")
+        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
     ] = None,
     cache: Cache = CACHE,
     threads: Threads = None,
@@ -93,10 +93,10 @@ def train_judge(
 def references(
     out: Out = OUT,
     teacher: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. [default: teacher in --out]")
+        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. By default: teacher in --out.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. [default: --out]")
+        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. By default: --out.")
     ] = None,
     cache: Cache = CACHE,
     threads: Threads = None,

@@ -30,13 +30,13 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run. [default: runs/<recipe's name>]")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run. By default: runs/<recipe's name>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: the recipe's, or torch's own choice]")
+        int | None, typer.Option(min=1, help="CPU threads. By default: the recipe's, or torch's own choice.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. [default: cuda if there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what the run would be, and write nothing.")
     ] = False,
