@@ -227,3 +227,30 @@ def test_a_saved_pipeline_is_the_same_student(mode: str, make: Make, tmp_path: P
 def test_what_is_no_student_is_told(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"holds no student: it has no rmd_config\.json$"):
         RMDPipeline.from_pretrained(tmp_path)
+
+
+OF_THE_PIPELINE: dict[str, Callable[[Any], object]] = {
+    "vae slicing": lambda pipe: pipe.vae.enable_slicing(),
+    "vae tiling": lambda pipe: pipe.vae.enable_tiling(),
+    "attention backend": lambda pipe: pipe.unet.set_attention_backend("_native_math"),
+    "compile": lambda pipe: pipe.unet.compile(backend="eager"),
+    "channels last": lambda pipe: pipe.unet.to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("what", sorted(OF_THE_PIPELINE))
+def test_what_is_set_on_the_official_pipeline_holds(what: str, make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    expected = pipe(PROMPTS, generator=seeds(4), output_type="pt").images
+    OF_THE_PIPELINE[what](pipe.pipe)
+    torch.testing.assert_close(pipe(PROMPTS, generator=seeds(4), output_type="pt").images, expected, rtol=0, atol=1e-4)
+
+
+def test_a_base_in_half_precision_passes_through(make: Make) -> None:
+    student, teacher = make("sdxl", "lora")
+    pipe = quiet(student, dtype=torch.bfloat16, teacher=teacher)
+    assert pipe.pipe.unet.dtype == torch.bfloat16
+    expected = quiet(student)(PROMPTS, generator=seeds(4), output_type="latent").images
+    found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    assert found.dtype == torch.float32
+    assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.1

@@ -81,6 +81,8 @@ class Backbone(ABC):
     """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Name suffixes of the linear layers that adapters are put on."""
+    shard_classes: ClassVar[tuple[str, ...]] = ()
+    """Classes of the blocks that `shard_units` finds; none: the network is gathered as a whole."""
 
     def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
         self.pipe = pipe
@@ -99,6 +101,11 @@ class Backbone(ABC):
     def device(self) -> torch.device:
         """Where the pipeline computes, which with offloading is not where its parts lie."""
         return torch.device(self.pipe._execution_device)
+
+    @classmethod
+    def shard_units(cls, network: nn.Module) -> list[nn.Module]:
+        """The blocks of a denoiser that are gathered one at a time when its weights are spread over GPUs."""
+        return [module for module in network.modules() if type(module).__name__ in cls.shard_classes]
 
     @property
     @abstractmethod

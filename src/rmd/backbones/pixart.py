@@ -26,6 +26,7 @@ class PixArtBackbone(Backbone):
     denoiser_name = "transformer"
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "prompt_attention_mask": "mask"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+    shard_classes = ("BasicTransformerBlock",)
 
     @property
     def size_multiple(self) -> int:

@@ -30,6 +30,7 @@ class SD3Backbone(Backbone):
         "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
+    shard_classes = ("JointTransformerBlock",)
 
     @property
     def size_multiple(self) -> int:

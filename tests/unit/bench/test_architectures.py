@@ -42,6 +42,17 @@ def test_parameters_and_flops_of_the_public_architectures(name: str) -> None:
     assert found == pytest.approx(FIGURES[name], rel=0.01)
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_shard_units_hold_nearly_all_weights_and_do_not_overlap(name: str) -> None:
+    network = PUBLIC[name].build()
+    units = family_class(PUBLIC[name].family).shard_units(network)
+    inside = sum(parameters(unit) for unit in units)
+    whole = {id(p) for unit in units for p in unit.parameters()}
+    assert len(whole) == sum(len(list(unit.parameters())) for unit in units)
+    assert inside > 0.9 * parameters(network)
+    assert max(parameters(unit) for unit in units) < 0.05 * parameters(network)
+
+
 def test_flops_of_a_network_that_can_be_counted_by_hand(tmp_path: Path) -> None:
     backbone = TINY["sd3"]()
     backbone.pipe.save_pretrained(tmp_path)
