@@ -25,7 +25,7 @@ from rmd.pictures import to_uint8
 from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
 from rmd.report import Check, Report, Row, write_report
-from rmd.scenes.assets import assets_folder
+from rmd.scenes.assets import TEACHERS, assets_folder, teacher_home
 from rmd.scenes.compare import SAMPLES_PER_PROMPT, TEACHER_STEPS, Contender, Samples, full_plan, measure, run_contender
 from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
@@ -69,7 +69,8 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
     found = contenders(backbone, recipe)
     samples = {c.name: _sample(trainer, c, prompts, progress) for c in found}
     full_steps = _full_steps_seconds(trainer, prompts)
-    judge, references = load_judge(assets_folder()), load_references(assets_folder())
+    judge = load_judge(assets_folder())
+    references = load_references(teacher_home(recipe.teacher if recipe.teacher in TEACHERS else "scenes"))
     shown = slice(0, GRID_PROMPTS * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
     base = samples["teacher"].denoiser_seconds / len(prompts)
     rows = [

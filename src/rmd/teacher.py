@@ -9,10 +9,8 @@ import torch
 from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe
 from rmd.errors import RMDError
-from rmd.scenes.assets import teacher_folder
+from rmd.scenes.assets import TEACHERS, teacher_folder
 
-PACKAGED = "scenes"
-"""What a recipe calls the teacher that comes with the package."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -28,8 +26,8 @@ def load_teacher(recipe: Recipe) -> Backbone:
 
 
 def teacher_source(name: str) -> Path | str:
-    """Where a teacher called so lies: the packaged one's folder, or the folder or Hub id itself."""
-    return teacher_folder() if name == PACKAGED else name
+    """Where a teacher called so lies: the folder of one of the scenes' own, or the folder or Hub id itself."""
+    return teacher_folder(name) if name in TEACHERS else name
 
 
 def check_teacher(recipe: Recipe, backbone: Backbone) -> None:

@@ -293,7 +293,7 @@ def test_the_packaged_teacher(
     monkeypatch.setattr("rmd.scenes.assets.assets_folder", lambda: tmp_path)
     packaged = ["train", str(recipe), "--dry-run", "--set", "teacher=scenes"]
     assert main(packaged) == 1
-    assert "lacks the scenes' teacher: build it (hours) with `rmd scenes train-teacher" in capsys.readouterr().err
+    assert "lacks the teacher scenes: build it (hours) with `rmd scenes train-teacher" in capsys.readouterr().err
     (tmp_path / "teacher").symlink_to(teacher)
     assert main(packaged) == 0
 

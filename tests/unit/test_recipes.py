@@ -15,8 +15,8 @@ from rmd.errors import RMDError
 from rmd.recipes import PACKAGED, Layer, merge, origin, read_layers, recipe_names
 
 NAMES = [
-    "pixart", "pixart-lora", "pixart-sigma", "pixart-sigma-lora", "scenes", "sd35", "sd35-full", "sdxl",
-    "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full", "wan21-14b",
+    "pixart", "pixart-lora", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-pixart", "scenes-sd3", "sd35",
+    "sd35-full", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full", "wan21-14b",
 ]  # fmt: skip
 
 

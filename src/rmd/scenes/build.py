@@ -22,6 +22,7 @@ from rmd.config import load_recipe
 from rmd.data.prompts import scene_captions
 from rmd.errors import RMDError, one_of
 from rmd.generate import sample_images
+from rmd.scenes.assets import TEACHERS
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
 from rmd.scenes.dataset import renderer_key
 from rmd.scenes.families import FAMILIES
@@ -138,8 +139,8 @@ def build_references(
 ) -> References:  # fmt: skip
     """Judge fresh renders and the teacher's own samples; writes `<out>/references.safetensors`.
 
-    The teacher samples the captions of `data.seed` in `steps` steps at its full resolution, with the guidance of the
-    recipe `scenes`.
+    The teacher samples the captions of `data.seed` in `steps` steps at its full resolution, with the guidance of its
+    family's recipe.
 
     Args:
         teacher: the pipeline, `<out>/teacher` by default.
@@ -155,7 +156,8 @@ def build_references(
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
     captions = scene_captions(data.count, seed=data.seed, training=data.training)
-    guidance = load_recipe("scenes").method.guidance
+    recipe = next(name for name, family in TEACHERS.items() if family == backbone.family)
+    guidance = load_recipe(recipe).method.guidance
     samples = sample_images(
         backbone,
         backbone.denoiser,

@@ -6,15 +6,33 @@ from pathlib import Path
 
 import pytest
 
+from rmd.config import load_recipe
 from rmd.errors import RMDError
 from rmd.scenes import assets
-from rmd.scenes.assets import teacher_folder
+from rmd.scenes.assets import TEACHERS, teacher_folder
+from rmd.teacher import teacher_source
 
 
-def test_the_packaged_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "home", "command"),
+    [
+        ("scenes", ".", "rmd scenes train-teacher --out"),
+        ("scenes-pixart", "pixart", "rmd scenes train-teacher --family pixart --out"),
+        ("scenes-sd3", "sd3", "rmd scenes train-teacher --family sd3 --out"),
+    ],
+)
+def test_the_scenes_teachers(
+    name: str, home: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(assets, "assets_folder", lambda: tmp_path)
-    with pytest.raises(RMDError, match=r"lacks the scenes' teacher: build it .* `rmd scenes train-teacher --out"):
-        teacher_folder()
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "model_index.json").touch()
-    assert teacher_folder() == tmp_path / "teacher"
+    with pytest.raises(RMDError, match=rf"lacks the teacher {name}: build it .* `{command} {tmp_path / home}`"):
+        teacher_folder(name)
+    (tmp_path / home / "teacher").mkdir(parents=True)
+    (tmp_path / home / "teacher" / "model_index.json").touch()
+    assert teacher_source(name) == tmp_path / home / "teacher"
+
+
+@pytest.mark.parametrize("name", sorted(TEACHERS))
+def test_every_teacher_has_a_recipe_of_its_name_and_family(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.teacher, recipe.family) == (name, TEACHERS[name])
