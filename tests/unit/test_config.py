@@ -195,7 +195,7 @@ CHANGES = {
     "plan.steps": "5", "plan.sides": "[16, 64]", "plan.thresholds": "[-3.0]", "plan.map": "vp",
     "plan.grid_end": "0.01", "plan.multiple": "2",
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
-    "conditioning.original": "stage", "conditioning.target": "final",
+    "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
     "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
     "method.name": "tdm", "method.guidance": "3.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",

@@ -22,22 +22,23 @@ from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import SceneSet, batches
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
-_WIDTHS = (24, 48, 96, 96)
+_WIDTHS = (32, 64, 96, 96)
 _EMBEDDING = 96
 FEATURE_SIZE = _EMBEDDING + 2 * sum(_WIDTHS[:3])
 
 
 class Judge(nn.Module):
-    """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 432)."""
+    """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 480)."""
 
     def __init__(self) -> None:
         super().__init__()
-        previous = 3
+        previous = 4 * 3
+        self.fold = nn.PixelUnshuffle(2)  # textures have marks of a few pixels: none is dropped before it is read
         self.levels = nn.ModuleList()
         for depth, width in enumerate(_WIDTHS):
             self.levels.append(
                 nn.Sequential(
-                    nn.Conv2d(previous, width, 5 if depth == 0 else 3, stride=2, padding=2 if depth == 0 else 1),
+                    nn.Conv2d(previous, width, 3, stride=1 if depth == 0 else 2, padding=1),
                     nn.GroupNorm(8, width),
                     nn.SiLU(),
                     nn.Conv2d(width, width, 3, padding=1),
@@ -50,7 +51,7 @@ class Judge(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(_EMBEDDING, size) for name, size in ATTRIBUTE_SIZES.items()})
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        x, statistics = images, []
+        x, statistics = self.fold(images), []
         for level in self.levels[:-1]:
             x = level(x)
             statistics += [x.mean((2, 3)), x.std((2, 3))]
@@ -60,7 +61,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
-        """(n, 9) bool, whether each asked attribute is right (True where none is asked), and features (n, 432).
+        """(n, 9) bool, whether each asked attribute is right (True where none is asked), and features (n, 480).
 
         Args:
             images: (n, 3, 64, 64) in [-1, 1].

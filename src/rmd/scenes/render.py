@@ -307,7 +307,7 @@ _SHAPE_DISTANCES = (_ball, _box, _triangle, _cross, _star, _ring)
 
 
 def _texture(texture: Tensor, a: Tensor, b: Tensor, u: _Uniforms, edge: float) -> Tensor:
-    """Share of the second colour (n, side, side) in [0, 1]: marks of two to four units, lost at half resolution."""
+    """Share of the second colour (n, side, side) in [0, 1]: marks of three to five units, blurred at half the size."""
     flat = (1, 1, 1)
     turn = u.map(5, flat, 0, math.pi)
     p, q = torch.cos(turn) * a + torch.sin(turn) * b, -torch.sin(turn) * a + torch.cos(turn) * b
@@ -316,14 +316,14 @@ def _texture(texture: Tensor, a: Tensor, b: Tensor, u: _Uniforms, edge: float) -
     wave = 2 * math.pi / scale
 
     def stripes(distance: Tensor) -> Tensor:
-        return torch.sin(wave * distance / 4.2 + phase_p) / (2 * math.pi / 4.2)
+        return torch.sin(wave * distance / 6.0 + phase_p) / (2 * math.pi / 6.0)
 
     def dots() -> Tensor:
-        bumps = torch.cos(wave * p / 5.2 + phase_p) + torch.cos(wave * q / 5.2 + phase_q)
-        return (bumps - 0.75) / (2.6 * math.pi / 5.2)
+        bumps = torch.cos(wave * p / 7.6 + phase_p) + torch.cos(wave * q / 7.6 + phase_q)
+        return (bumps - 0.75) / (2.6 * math.pi / 7.6)
 
     def checks() -> Tensor:
-        return torch.sin(wave * p / 7.0 + phase_p) * torch.sin(wave * q / 7.0 + phase_q) / (2 * math.pi / 7.0)
+        return torch.sin(wave * p / 9.6 + phase_p) * torch.sin(wave * q / 9.6 + phase_q) / (2 * math.pi / 9.6)
 
     fields: tuple[Callable[[], Tensor], ...] = (
         lambda: torch.full_like(a, -1.0),

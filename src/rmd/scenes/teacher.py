@@ -32,15 +32,18 @@ HIGH = Stage(2, 64, 64)
 class Curriculum:
     """How long and on what the teacher trains; an iteration is one optimiser step."""
 
-    low_iterations: int = 8000
-    high_iterations: int = 5000
-    low_batch: int = 32
+    low_iterations: int = 3000
+    high_iterations: int = 4500
+    low_batch: int = 64
     high_batch: int = 32
     low_share: float = 0.12
     """Share of low-resolution batches in the second phase."""
     drop_caption: float = 0.1
     """Share of samples trained without a caption, for guidance."""
     lr: float = 1e-3
+    """Of AdamW, for embeddings, norms, biases, and the network's first and last convolution."""
+    matrix_lr: float = 2e-3
+    """Of Muon, for all other matrices and kernels, scaled to match the size of AdamW's updates."""
     warmup: int = 200
     decay: float = 0.3
     """Last share of the run over which the learning rate falls to zero."""
@@ -74,19 +77,19 @@ def train_teacher(
     """
     trained = nn.ModuleList([backbone.denoiser, *_text_encoders(backbone)])
     averaged = deepcopy(trained).requires_grad_(False)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=curriculum.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizers = Optimizers(trained, curriculum)
     data = _LatentData(backbone, clean, poor, curriculum)
-    state = Checkpoint(checkpoint, every, trained=trained, averaged=averaged, optimizer=optimizer)
+    state = Checkpoint(
+        checkpoint, every, trained=trained, averaged=averaged, muon=optimizers.muon, adamw=optimizers.adamw
+    )
     start = state.restore()
     trained.train()
     for step in range(start, curriculum.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = curriculum.lr * curriculum.lr_factor(step)
         loss = denoising_loss(backbone, *data.batch(step), step=step, curriculum=curriculum)
-        optimizer.zero_grad()
+        trained.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
+        optimizers.step(curriculum.lr_factor(step))
         decay = min(curriculum.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), 1 - decay)
@@ -96,6 +99,46 @@ def train_teacher(
     trained.load_state_dict(averaged.state_dict())
     trained.eval().requires_grad_(False)
     return state.seconds
+
+
+class Optimizers:
+    """Muon for matrices and convolution kernels, AdamW for all else.
+
+    On these teachers Muon reaches AdamW's loss in about two thirds of the iterations. It takes matrices only, so it
+    is given kernels as views of (out, in * height * width).
+    """
+
+    _elementwise = ("embed", "conv_in", "conv_out", "pos_embed", "proj_out")
+    """Names of layers next to the network's inputs and outputs, where Muon does not apply."""
+
+    def __init__(self, trained: nn.Module, curriculum: Curriculum) -> None:
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        others = []
+        for name, parameter in trained.named_parameters():
+            if parameter.ndim < 2 or any(part in name for part in self._elementwise):
+                others.append(parameter)
+            else:
+                self._pairs.append((parameter, nn.Parameter(parameter.detach().view(parameter.shape[0], -1))))
+        self.muon = torch.optim.Muon(
+            [matrix for _, matrix in self._pairs],
+            lr=curriculum.matrix_lr,
+            weight_decay=0.01,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = torch.optim.AdamW(others, lr=curriculum.lr, betas=(0.9, 0.99), weight_decay=0.01)
+        self._rates: tuple[tuple[torch.optim.Optimizer, float], ...] = (
+            (self.muon, curriculum.matrix_lr),
+            (self.adamw, curriculum.lr),
+        )
+
+    def step(self, factor: float) -> None:
+        """One update with `factor` times the learning rates, from the gradients of the trained parameters."""
+        for parameter, matrix in self._pairs:
+            matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
+        for optimizer, lr in self._rates:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            optimizer.step()
 
 
 def denoising_loss(
