@@ -29,10 +29,10 @@ class Stopwatch(nn.Module):
         return sum(self.calls)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        _wait_for(x.device)
+        wait_for(x.device)
         began = time.perf_counter()
         output = self.module(x, *args, **kwargs)
-        _wait_for(x.device)
+        wait_for(x.device)
         self.calls.append(time.perf_counter() - began)
         self.evaluations += x.shape[0]
         return output
@@ -70,12 +70,12 @@ def time_sampling(
         noise = CounterNoise(0, range(len(prompts)), step=repeat, device=backbone.device)
         began = time.perf_counter()
         latents = sample_latents(backbone, watch, plan, cond, noise, null=null, guidance=guidance)
-        _wait_for(latents.device)
+        wait_for(latents.device)
         loop = time.perf_counter() - began
         began = time.perf_counter()
         with torch.no_grad():
             backbone.decode(latents)
-        _wait_for(latents.device)
+        wait_for(latents.device)
         runs.append((watch, loop, time.perf_counter() - began))
         if progress is not None:
             progress()
@@ -90,6 +90,7 @@ def time_sampling(
     return Timing(name, len(prompts), watch.seconds, tuple(by_stage), loop, decode, len(watch.calls))
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Let a GPU finish what was asked of it, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -27,6 +27,7 @@ from torch import nn
 
 from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
 from rmd.bench.architectures import Architecture, architecture_of
+from rmd.bench.sampling import wait_for
 from rmd.config import FlowNoise, Recipe
 from rmd.methods import Batch
 from rmd.plan import Step
@@ -117,10 +118,10 @@ def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for iteration in _iterations(trainer, step, repeats + 1):
-            _wait_for(device)
+            wait_for(device)
             began = time.perf_counter()
             trainer.iterate(iteration)
-            _wait_for(device)
+            wait_for(device)
             seconds.append(time.perf_counter() - began)
             if progress is not None:
                 progress()
@@ -158,8 +159,3 @@ def _with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
         else:
             tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
     return network
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rmd.cli.options import Device
+
 bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and training cost.")
 
 
@@ -17,7 +19,7 @@ def sample(
     repeats: Annotated[int, typer.Option(min=1, help="Measured repeats after one warm-up.")] = 5,
     teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher, guided.")] = 25,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Time the cascade against its teacher and against as many full-resolution steps.
@@ -101,7 +103,7 @@ def train(
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Measured iterations for every step, after one more.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")] = None,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Time real training iterations, and on a GPU measure their memory; nothing is kept."""

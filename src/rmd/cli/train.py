@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rmd.cli.options import Device
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
 from rmd.config import Recipe, load_recipe
@@ -36,7 +37,7 @@ def train(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. By default: the recipe's, or torch's own choice.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")] = None,
+    device: Device = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what the run would be, and write nothing.")
     ] = False,

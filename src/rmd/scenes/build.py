@@ -156,8 +156,8 @@ def build_references(
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
     captions = scene_captions(data.count, seed=data.seed, training=data.training)
-    recipe = next(name for name, family in TEACHERS.items() if family == backbone.family)
-    guidance = load_recipe(recipe).method.guidance
+    recipes = {family: name for name, family in TEACHERS.items()}
+    guidance = load_recipe(recipes[one_of("family of scenes", backbone.family, tuple(recipes))]).method.guidance
     samples = sample_images(
         backbone,
         backbone.denoiser,

@@ -108,7 +108,7 @@ class Optimizers:
     is given kernels as views of (out, in * height * width).
     """
 
-    _elementwise = ("embed", "conv_in", "conv_out", "pos_embed", "proj_out")
+    _elementwise = ("embed", "conv_in", "conv_out", "proj_out")
     """Names of layers next to the network's inputs and outputs, where Muon does not apply."""
 
     def __init__(self, trained: nn.Module, curriculum: Curriculum) -> None:
