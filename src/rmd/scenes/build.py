@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.backbones import load_backbone
 from rmd.config import load_recipe
@@ -32,7 +32,7 @@ from rmd.scenes.metrics import Accuracy, accuracy, high_frequency
 from rmd.scenes.record import Data, Part, check_writable, disk_errors, new_folder, read_record, record
 from rmd.scenes.references import References, load_references, save_references
 from rmd.scenes.teacher import HIGH, Curriculum, train_teacher
-from rmd.scenes.vae import build_vae, train_vae
+from rmd.scenes.vae import build_vae, train_decoder, train_vae
 
 __all__ = [
     "build_judge",
@@ -49,6 +49,8 @@ VAE_DATA = Data(8192, seed=1)
 CLEAN_DATA = Data(40960, seed=11)
 POOR_DATA = Data(16384, seed=12)
 VAE_ITERATIONS = 1000
+DECODER_SHARE = 2.5
+"""Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)
@@ -60,19 +62,27 @@ def build_vae_weights(
 ) -> Path:
     """Train the scenes' VAE into `<out>/vae`, in half precision; returns that folder.
 
+    Args:
+        iterations: of the whole; `DECODER_SHARE` times as many of the decoder alone follow.
+
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    checkpoint = _checkpoint(cache, "vae", seed, iterations, data)
+    decides = (seed, iterations, data)
+    further = round(DECODER_SHARE * iterations)
+    checkpoint, second = _checkpoint(cache, "vae", *decides), _checkpoint(cache, "decoder", *decides, further)
     scenes = data.render(cache)
     with _seeded(seed):
         vae = build_vae()
     seconds = train_vae(vae, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    more = train_decoder(vae, scenes, iterations=further, seed=seed, checkpoint=second, log=log)
     with new_folder(out / "vae") as partial:
         vae.to(torch.float16).save_pretrained(partial)
     record(out, "vae", Part(seed, iterations, (data,), seconds))
-    checkpoint.unlink(missing_ok=True)
+    record(out, "decoder", Part(seed, further, (data,), more))
+    for done in (checkpoint, second):
+        done.unlink(missing_ok=True)
     return out / "vae"
 
 
@@ -94,7 +104,8 @@ def build_teacher(
     check_writable(out)
     encoder = given if given is not None else _cached_vae(out, cache, log)
     curriculum = curriculum_of(iterations, seed=seed)
-    checkpoint = _checkpoint(cache, "teacher", family, curriculum, clean, poor, _digest(encoder))
+    latents = _digest(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
+    checkpoint = _checkpoint(cache, "teacher", family, curriculum, clean, poor, latents)
     with _seeded(seed):
         backbone = FAMILIES[family](encoder)
     seconds = train_teacher(
@@ -211,7 +222,8 @@ def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
     folder = cache / f"vae-{_key(VAE_ITERATIONS, VAE_DATA)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
-    record(out, "vae", read_record(folder)["vae"])
+    for part in ("vae", "decoder"):
+        record(out, part, read_record(folder)[part])
     return load_vae(folder / "vae")
 
 
@@ -224,7 +236,7 @@ def _checkpoint(cache: Path, name: str, *decides: object) -> Path:
     return cache / f"{name}-{_key(*decides)}.pt"
 
 
-def _digest(module: torch.nn.Module) -> str:
+def _digest(module: nn.Module) -> str:
     """Twelve hexadecimal digits of a network's weights."""
     found = hashlib.blake2b(digest_size=6)
     for tensor in module.state_dict().values():

@@ -1,4 +1,4 @@
-"""The scenes' small AutoencoderKL: 64 px to 32 x 32 latents of 4 channels, and how it is trained."""
+"""The scenes' small AutoencoderKL: 64 px to 32 x 32 latents of 4 channels, and how it is trained, in two phases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
@@ -66,10 +66,7 @@ def train_vae(
         images = _crops(scenes.pixels(next(index)), g)
         posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        half = batch_size // 2
-        loss = reconstruction_loss(vae.decode(latents).sample, images)
-        small = vae.decode(F.avg_pool2d(latents[half:], 2)).sample
-        loss = loss + 0.15 * reconstruction_loss(small, F.avg_pool2d(images[half:], 2))
+        loss = _loss_at_two_scales(vae, latents, images)
         loss = loss + 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
         optimizer.zero_grad()
         loss.backward()
@@ -84,6 +81,54 @@ def train_vae(
     latents = encode(vae, scenes.pixels(torch.arange(min(512, len(scenes)))), scale=False)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return state.seconds
+
+
+def train_decoder(
+    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Go on with the decoder alone, on the same crops and losses: latents, and so teachers trained in them, stay.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    trained = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    vae.requires_grad_(False)
+    trained.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
+    state = Checkpoint(checkpoint, every, trained=trained, optimizer=optimizer, schedule=schedule)
+    start = state.restore()
+    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
+    for step in range(start, iterations):
+        g = generator(seed, "decoder", step)
+        images = _crops(scenes.pixels(next(index)), g)
+        with torch.no_grad():
+            posterior = vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+        loss = _loss_at_two_scales(vae, latents, images)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == iterations - 1:
+            log(f"decoder step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
+        state.after(step + 1)
+    trained.requires_grad_(False)
+    return state.seconds
+
+
+def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> Tensor:
+    """Reconstruction of the images and, lightly, of half of them at half the size from averaged latents."""
+    half = len(images) // 2
+    small = vae.decode(F.avg_pool2d(latents[half:], 2)).sample
+    loss = reconstruction_loss(vae.decode(latents).sample, images)
+    return loss + 0.15 * reconstruction_loss(small, F.avg_pool2d(images[half:], 2))
 
 
 def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:

@@ -66,10 +66,10 @@ def test_everything_is_there_and_nothing_else(built: tuple[Path, list[str]]) -> 
 
 def test_the_record(built: tuple[Path, list[str]]) -> None:
     parts = json.loads((built[0] / "out" / "build.json").read_text(encoding="utf-8"))
-    assert sorted(parts) == ["judge", "references", "teacher", "vae"]
+    assert sorted(parts) == ["decoder", "judge", "references", "teacher", "vae"]
     data = {"count": 64, "seed": 1, "training": True}
     assert parts["vae"]["data"] == [data] and parts["teacher"]["data"] == [data, data]
-    assert [parts[name]["iterations"] for name in ("vae", "teacher", "judge")] == [2, 2, 2]
+    assert [parts[name]["iterations"] for name in ("vae", "decoder", "teacher", "judge")] == [2, 5, 2, 2]
     for part in parts.values():
         assert part["seconds"] > 0
         assert part["torch_version"] == torch.__version__ and part["threads"] == torch.get_num_threads()
@@ -80,7 +80,7 @@ def test_the_record(built: tuple[Path, list[str]]) -> None:
 
 def test_log_lines_tell_the_time(built: tuple[Path, list[str]]) -> None:
     kinds = {line.split()[0] for line in built[1]}
-    assert kinds == {"vae", "teacher", "judge"}
+    assert kinds == {"vae", "decoder", "teacher", "judge"}
     assert all(line.endswith("s") and line.rsplit(" ", 1)[1][:-1].isdigit() for line in built[1])
 
 
@@ -119,6 +119,25 @@ def test_a_vae_is_trained_once_for_a_cache(built: tuple[Path, list[str]], monkey
         assert torch.equal(value, shipped.state_dict()[name])  # the teacher was trained around what is shipped
 
 
+def test_a_teachers_checkpoint_hangs_on_its_latents_not_on_the_decoder(
+    built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+
+    def train(*_: Any, checkpoint: Path, **__: Any) -> float:
+        kept.append(checkpoint)
+        return 1.0
+
+    monkeypatch.setattr(build, "train_teacher", train)
+    vae = load_vae(built[0] / "out" / "teacher" / "vae")
+    for part in (None, vae.decoder.conv_out, vae.encoder.conv_out):
+        if part is not None:
+            part.bias += 1
+        vae.save_pretrained(tmp_path / "vae")
+        build_teacher(tmp_path / "out", cache=tmp_path, vae=tmp_path / "vae", clean=Data(2, 0), poor=Data(2, 0))
+    assert kept[0] == kept[1] != kept[2]
+
+
 def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
@@ -131,6 +150,7 @@ def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return 1.0
 
     monkeypatch.setattr(build, "train_vae", train)
+    monkeypatch.setattr(build, "train_decoder", lambda *_, **__: 1.0)
     tiny = Data(2, seed=0)
     with pytest.raises(KeyboardInterrupt):
         build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)

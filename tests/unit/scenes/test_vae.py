@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
-from rmd.scenes.vae import LATENT_CHANNELS, _crops, build_vae, encode, reconstruction_loss, train_vae
+from rmd.scenes.vae import LATENT_CHANNELS, _crops, build_vae, encode, reconstruction_loss, train_decoder, train_vae
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +106,37 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert resumed.config.scaling_factor == whole.config.scaling_factor
+
+
+def test_the_second_phase_betters_the_decoder_and_leaves_the_latents(scenes: SceneSet, tmp_path: Path) -> None:
+    pixels = scenes.pixels(torch.arange(16))
+    vae, lines = trained(scenes, 20)
+    latents, factor = encode(vae, pixels), vae.config.scaling_factor
+    before = float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels))
+    seconds = train_decoder(vae, scenes, iterations=20, batch_size=8, log=lines.append)
+    assert seconds > 0 and lines[-1].startswith("decoder step 19/20 loss ")
+    assert torch.equal(encode(vae, pixels), latents) and vae.config.scaling_factor == factor
+    assert float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels)) < before
+    assert not vae.training and not any(p.requires_grad for p in vae.parameters())
+
+
+def test_a_resumed_second_phase_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(line: str) -> None:
+        if line.startswith("decoder step 3/"):
+            raise Killed
+
+    def go_on(**changes: object) -> AutoencoderKL:
+        vae, _ = trained(scenes, 2)
+        train_decoder(vae, scenes, iterations=4, batch_size=8, **changes)  # type: ignore[arg-type]
+        return vae
+
+    path = tmp_path / "decoder.pt"
+    with pytest.raises(Killed):
+        go_on(checkpoint=path, every=2, log=kill)
+    assert read_whole(path)["step"] == 2
+    whole = go_on()
+    for name, value in go_on(checkpoint=path).state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
