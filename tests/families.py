@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     PixArtAlphaPipeline,
@@ -16,14 +17,24 @@ from diffusers import (
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    WanPipeline,
+    WanTransformer3DModel,
 )
 from helpers import TOKENIZER, WIDTH, make_recipe, text_encoder, tiny_pipeline
-from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from rmd.backbones import Backbone
 from rmd.backbones.pixart import PixArtBackbone
 from rmd.backbones.sd3 import SD3Backbone
 from rmd.backbones.sdxl import SDXLBackbone
+from rmd.backbones.wan import WanBackbone
 from rmd.config import FlowNoise, Recipe, VPNoise
 from rmd.export.student import save_student
 from rmd.roles import Roles, build_roles
@@ -133,17 +144,75 @@ def tiny_sd3(*, t5: bool = True, dual: bool = True, shift: float = 3.0, seed: in
     return SD3Backbone(pipe)
 
 
+FRAMES = 5
+"""Of the tests' videos; their VAE makes three latent frames of them."""
+
+
+def wan_vae() -> AutoencoderKLWan:
+    """Downsamples by two in space and time, to four channels with statistics of their own."""
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[-0.3, 0.2, 0.1, 0.5],
+        latents_std=[1.5, 0.8, 2.0, 1.1],
+        scale_factor_temporal=2,
+        scale_factor_spatial=2,
+    ).eval()
+
+
+def tiny_wan(*, shift: float = 3.0, seed: int = 0, **changes: Any) -> WanBackbone:
+    """Wan2.1 text to video; `changes` go to the pipeline."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=WIDTH,
+            freq_dim=32,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=64,
+        ).eval()
+        config = UMT5Config(vocab_size=len(_LETTERS), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=2)
+        parts: dict[str, Any] = {
+            "tokenizer": t5_tokenizer(),
+            "text_encoder": UMT5EncoderModel(config).eval(),
+            "vae": wan_vae(),
+            "transformer": transformer,
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
+        }
+        pipe = WanPipeline(**(parts | changes))
+    pipe.set_progress_bar_config(disable=True)
+    return WanBackbone(pipe)
+
+
+def frames_of(backbone: Backbone) -> int:
+    """How long the tests' samples of a family are."""
+    return FRAMES if backbone.moving else 1
+
+
 def tiny_sdxl_two() -> SDXLBackbone:
     return SDXLBackbone(tiny_pipeline(two_encoders=True))
 
 
-TINY: dict[str, Callable[[], Backbone]] = {"sdxl": tiny_sdxl_two, "pixart": tiny_pixart, "sd3": tiny_sd3}
+TINY: dict[str, Callable[[], Backbone]] = {
+    "sdxl": tiny_sdxl_two,
+    "pixart": tiny_pixart,
+    "sd3": tiny_sd3,
+    "wan": tiny_wan,
+}
 """One backbone a family, for tests that must hold in each."""
 
 
 NOISE = {
     "pixart": VPNoise(kind="vp", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
     "sd3": FlowNoise(kind="flow", shift=3.0),
+    "wan": FlowNoise(kind="flow", shift=3.0),
 }
 
 
@@ -151,7 +220,12 @@ def recipe_of(family: str, teacher: Path, mode: str, **changes: Any) -> Recipe:
     """A recipe for a tiny teacher of the family; `changes` go into the groups they name."""
     recipe = make_recipe("prompts.txt", mode, **changes)
     return recipe.model_copy(
-        update={"family": family, "teacher": str(teacher), "noise": NOISE.get(family, recipe.noise)}
+        update={
+            "family": family,
+            "teacher": str(teacher),
+            "noise": NOISE.get(family, recipe.noise),
+            "frames": FRAMES if family == "wan" else 1,
+        }
     )
 
 

@@ -155,7 +155,7 @@ class LinearBackbone(Backbone):
     def null(self, count: int) -> Cond:
         return Cond({"context": torch.zeros(count)})
 
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         return (batch, self.channels, height, width)
 
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from families import frames_of
 from helpers import PROMPTS
 from torch import Tensor
 
@@ -17,7 +18,10 @@ STEPS = 4
 
 
 def one_stage(backbone: Backbone, size: tuple[int, int], steps: int = STEPS) -> StepPlan:
-    return build_plan(backbone.schedule, steps=steps, sides=[size], thresholds=[], multiple=backbone.size_multiple)
+    return build_plan(
+        backbone.schedule, steps=steps, sides=[size], thresholds=[], multiple=backbone.size_multiple,
+        frames=frames_of(backbone),
+    )  # fmt: skip
 
 
 def official(
@@ -30,12 +34,20 @@ def official(
     if backbone.family == "sd3":
         options["sigmas"] = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
         backbone.pipe.scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
-    start = CounterNoise(SEED, range(len(PROMPTS))).normal(backbone.latent_shape(len(PROMPTS), *size), "start")
+    if backbone.family == "wan":  # whose pipeline takes no sigmas
+        scheduler = backbone.pipe.scheduler
+        sigmas = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
+        scheduler.set_shift(1.0)
+        scheduler.set_timesteps = lambda count, device: type(scheduler).set_timesteps(
+            scheduler, sigmas=sigmas, device=device
+        )
+        options |= backbone.official_options(frames_of(backbone))
+    shape = backbone.latent_shape(len(PROMPTS), *size, frames_of(backbone))
+    start = CounterNoise(SEED, range(len(PROMPTS))).normal(shape, "start")
     start = start.to(next(backbone.denoiser.parameters()).dtype)  # the stock pipelines take latents as they are
-    result: Tensor = backbone.pipe(
-        prompt=PROMPTS, height=size[0], width=size[1], guidance_scale=guidance, latents=start, output_type=output_type,
-        **options,
-    ).images  # fmt: skip
+    options |= {"height": size[0], "width": size[1], "guidance_scale": guidance, "output_type": output_type}
+    made = backbone.pipe(prompt=PROMPTS, latents=start, **options)
+    result: Tensor = made.frames if backbone.moving else made.images
     return result
 
 

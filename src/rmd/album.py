@@ -1,7 +1,8 @@
-"""An album: pictures of prompts as PNG files, each with what it takes to make it again; resumable.
+"""An album: pictures or clips of prompts as files, each with what it takes to make it again; resumable.
 
 Picture j of prompt i has the generator of seed + i * count + j, in every batch and on every device that draws on the
-CPU. A picture that is there with the same making is not made again.
+CPU. A PNG file holds its making itself, a clip in a file beside it (`NAME.mp4.json`). A picture that is there with the
+same making is not made again.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import rmd
+from rmd.backbones.base import Backbone
+from rmd.clips import check_suffix, save_clip
 from rmd.errors import RMDError
 from rmd.pipeline import RMDPipeline
 
 KEY = "rmd"
 """Name of the PNG text chunk that holds a picture's making, as JSON."""
+Made = Image.Image | Sequence[Image.Image]
+"""A picture, or a clip's frames."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,46 @@ class Picture:
 
     def beside(self, what: str) -> Path:
         """The file of a picture that belongs to this one."""
-        return self.path.with_name(f"{self.path.stem}-{what}.png")
+        return self.path.with_name(f"{self.path.stem}-{what}{self.path.suffix}")
 
 
-def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int) -> list[Picture]:
-    """The pictures of an album, `count` of each prompt, in the order of their seeds."""
+def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> list[Picture]:
+    """The pictures of an album, `count` of each prompt, in the order of their seeds.
+
+    Args:
+        folder: where they go; or, for a single one, the file itself, whose name ends in `suffix`.
+        suffix: .png for pictures; of clips one of `rmd.clips.SUFFIXES`.
+
+    Raises:
+        RMDError: there is no prompt, or one file for several pictures, or no clip can be written to such files.
+    """
     if not prompts:
         raise RMDError("there is no prompt: give one, or --prompts FILE")
+    if suffix != ".png":
+        check_suffix(Path(f"clip{suffix}"))
+    if folder.suffix.lower() == suffix:
+        if len(prompts) * count > 1:
+            raise RMDError(
+                f"{len(prompts) * count} samples do not go into the one file {folder}: give a folder as --out"
+            )
+        return [Picture(prompts[0], seed, folder)]
     pictures = []
     for i, prompt in enumerate(prompts):
         for j in range(count):
-            name = f"{i:05d}-{j:02d}-{_slug(prompt)}.png"
+            name = f"{i:05d}-{j:02d}-{_slug(prompt)}{suffix}"
             pictures.append(Picture(prompt, seed + i * count + j, folder / name))
     return pictures
 
 
 def make_album(
     pipe: RMDPipeline, pictures: Sequence[Picture], *, height: int | None = None, width: int | None = None,
-    batch_size: int = 4, stages: bool = False, progress: Callable[[int], None] | None = None,
+    frames: int | None = None, fps: int = 16, batch_size: int = 4, stages: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> int:  # fmt: skip
     """Make the pictures that are not there yet; returns how many were made.
 
     Args:
+        fps: frames a second at which clips play.
         stages: also write what every stage ended with, as NAME-stage1.png and so on.
 
     Raises:
@@ -65,6 +87,8 @@ def make_album(
     """
     final = pipe.plan.stages[-1]
     size = {"height": height or final.height, "width": width or final.width}
+    if pipe.backbone.moving:
+        size |= {"frames": frames or pipe.plan.frames, "fps": fps}
     model = {"version": rmd.__version__, "model": pipe.config.source, "steps": len(pipe.plan.steps), **size}
     wanted = [picture for picture in pictures if not _is_there(picture, model | _making(picture))]
     if progress is not None:
@@ -76,6 +100,7 @@ def make_album(
             return_stages=stages,
             height=size["height"],
             width=size["width"],
+            num_frames=frames,
         )
         for index, picture in enumerate(batch):
             making = model | _making(picture)
@@ -88,29 +113,35 @@ def make_album(
 
 
 def add_teacher(
-    teacher: DiffusionPipeline, pictures: Sequence[Picture], *, steps: int, guidance: float, height: int, width: int,
-    progress: Callable[[int], None] | None = None,
+    teacher: Backbone, pictures: Sequence[Picture], *, steps: int, guidance: float, height: int, width: int,
+    frames: int = 1, fps: int = 16, progress: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Write NAME-teacher.png beside every picture: the official pipeline with its own scheduler and the same seed."""
+    """Write NAME-teacher beside every picture: the official pipeline with its own scheduler and the same seed."""
+    size = {"height": height, "width": width} | ({"frames": frames, "fps": fps} if teacher.moving else {})
     for picture in pictures:
-        making = _making(picture) | {"teacher steps": steps, "guidance": guidance, "height": height, "width": width}
+        making = _making(picture) | {"teacher steps": steps, "guidance": guidance} | size
         path = picture.beside("teacher")
         if not _is_there(Picture(picture.prompt, picture.seed, path), making):
-            image = teacher(
+            options = teacher.official_options(frames)
+            made = teacher.pipe(
                 prompt=picture.prompt,
                 height=height,
                 width=width,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=torch.Generator().manual_seed(picture.seed),
-            ).images[0]
-            _save(image, path, making)
+                **options,
+            )
+            _save((made.frames if teacher.moving else made.images)[0], path, making)
         if progress is not None:
             progress(1)
 
 
 def read_making(path: Path) -> dict[str, Any] | None:
     """How a picture was made, or None where the file does not say; RMDError if it is no picture."""
+    if path.suffix.lower() != ".png":
+        beside = _sidecar(path)
+        return dict(json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else None
     try:
         with Image.open(path) as image:
             text = image.info.get(KEY)
@@ -131,13 +162,21 @@ def _is_there(picture: Picture, making: dict[str, Any]) -> bool:
     return True
 
 
-def _save(image: Image.Image, path: Path, making: dict[str, Any]) -> None:
-    info = PngInfo()
-    info.add_text(KEY, json.dumps(making))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
+    partial = path.with_name(f".partial-{path.name}")
     try:
-        image.save(partial, format="PNG", pnginfo=info)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(made, Image.Image):
+            info = PngInfo()
+            info.add_text(KEY, json.dumps(making))
+            made.save(partial, format="PNG", pnginfo=info)
+        else:
+            save_clip(made, partial, fps=making["fps"])
+            _sidecar(path).write_text(json.dumps(making, indent=1), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

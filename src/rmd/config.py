@@ -191,6 +191,8 @@ class TrainConfig(_Model):
     threads: Count | None = None
     """CPU threads; empty: torch decides."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    """Activation checkpointing: keep the inputs of the network's blocks, and compute their insides anew when needed."""
 
 
 class DataConfig(_Model):
@@ -246,6 +248,7 @@ class Recipe(_Model):
             training_crossing=Crossing(upsample=ours.upsample, rule=rule, beta=beta),
             grid_end=self.plan.grid_end,
             multiple=self.plan.multiple,
+            frames=self.frames,
         )
 
 
@@ -271,7 +274,7 @@ def run_hash(recipe: Recipe) -> str:
 
     Two recipes of one run hash are the same run: one may go on where the other stopped.
     """
-    free = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "threads"}
+    free = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "threads", "recompute"}
     return _sha256(recipe.model_dump(mode="json", exclude={"name": True, "train": free, "evaluation": True}))
 
 

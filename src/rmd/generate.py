@@ -45,7 +45,7 @@ def sample_latents(
         predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
         plan,
         backbone.schedule,
-        lambda stage: backbone.latent_shape(len(cond), stage.height, stage.width),
+        lambda stage: backbone.latent_shape(len(cond), stage.height, stage.width, plan.frames),
         noise,
         on_step=on_step,
     )
@@ -56,7 +56,7 @@ def sample_images(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Images (n, 3, H, W) in [-1, 1] for n prompts; sample i's noise depends on (seed, first + i) alone."""
+    """Images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; sample i's noise depends on (seed, first + i) alone."""
     images = []
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from rmd.export.student import (
     upload,
 )
 from rmd.generate import predictor
-from rmd.plan import Stage, Step, StepPlan
+from rmd.plan import Step, StepPlan
 from rmd.randomness import GeneratorNoise
 from rmd.sampling import run_cascade
 
@@ -39,10 +39,18 @@ OUTPUTS = ("pil", "np", "pt", "latent")
 
 @dataclass(frozen=True)
 class RMDOutput:
-    """What a call made: pictures as `output_type` asks for, and, with `return_stages`, those of every stage."""
+    """What a call made: pictures as `output_type` asks for, and, with `return_stages`, those of every stage.
+
+    A family of videos has a list of frames, or an array of them, in every picture's place.
+    """
 
     images: Any
     stages: tuple[Any, ...] = ()
+
+    @property
+    def frames(self) -> Any:
+        """`images`, by the name that it has in diffusers' video pipelines."""
+        return self.images
 
 
 class RMDPipeline:
@@ -125,6 +133,7 @@ class RMDPipeline:
         *,
         height: int | None = None,
         width: int | None = None,
+        num_frames: int | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -137,15 +146,17 @@ class RMDPipeline:
         negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
     ) -> RMDOutput:
-        """Make pictures.
+        """Make pictures, or videos.
 
         Args:
             prompt: one or several; or give what encodes them (`prompt_embeds` and the family's other tensors).
             height, width: of the pictures in pixels; the plan's by default. Stages keep their proportion to it.
+            num_frames: of a video; the plan's by default.
             num_images_per_prompt: pictures of one prompt stand side by side in the result.
             generator: one for all pictures in turn, or one a picture, which then does not depend on its neighbours.
             latents: start noise at the first stage's resolution.
-            output_type: "pil", "np" (n, H, W, 3) and "pt" (n, 3, H, W) in [0, 1], or "latent".
+            output_type: "pil", "np" (n, H, W, 3) and "pt" (n, 3, H, W) in [0, 1], with a dimension of frames after n
+                for videos; or "latent".
             return_stages: also decode what every stage ended with.
             callback_on_step_end: called with (self, step index from 0, model time, {"x0", "latents"}); what it returns
                 under "x0" takes the place of the step's clean prediction.
@@ -157,7 +168,7 @@ class RMDPipeline:
         if output_type not in OUTPUTS:
             raise RMDError(f"unknown output_type {output_type!r}: use {', '.join(OUTPUTS)}")
         _warn_of_guidance(negative_prompt, guidance_scale)
-        plan = self._plan(height, width)
+        plan = self._plan(height, width, num_frames)
         given = {
             "prompt_embeds": prompt_embeds,
             "pooled_prompt_embeds": pooled_prompt_embeds,
@@ -183,7 +194,7 @@ class RMDPipeline:
                 predictor(self.backbone, self.backbone.denoiser, plan, cond.to(device)),
                 plan,
                 self.backbone.schedule,
-                lambda stage: self.backbone.latent_shape(len(cond), stage.height, stage.width),
+                lambda stage: self.backbone.latent_shape(len(cond), stage.height, stage.width, plan.frames),
                 noise,
                 x=None if latents is None else latents.to(device, torch.float32),
                 on_step=on_step,
@@ -193,12 +204,15 @@ class RMDPipeline:
         self.pipe.maybe_free_model_hooks()
         return RMDOutput(images, stages)
 
-    def _plan(self, height: int | None, width: int | None) -> StepPlan:
-        final: Stage = self.plan.stages[-1]
+    def _plan(self, height: int | None, width: int | None, frames: int | None) -> StepPlan:
+        plan, final = self.plan, self.plan.stages[-1]
+        if frames is not None:
+            self.backbone.check_frames(frames)
+            plan = replace(plan, frames=frames)
         wanted = (height or final.height, width or final.width)
         if wanted == (final.height, final.width):
-            return self.plan
-        return self.plan.resized(*wanted, self.backbone.size_multiple)
+            return plan
+        return plan.resized(*wanted, self.backbone.size_multiple)
 
     def _cond(self, prompt: str | Sequence[str] | None, given: Mapping[str, Tensor | None], each: int) -> Cond:
         if each < 1:
@@ -208,7 +222,8 @@ class RMDPipeline:
         if prompt is None:
             missing = [name for name in names if given[name] is None]
             if missing:
-                raise RMDError(f"give a prompt, or all of {', '.join(names)}: {missing[0]} is missing")
+                wanted = f"all of {', '.join(names)}" if len(names) > 1 else missing[0]
+                raise RMDError(f"give a prompt, or {wanted}: {missing[0]} is missing")
             cond = Cond(tensors)
         elif any(value is not None for value in given.values()):
             raise RMDError("give a prompt or its embeddings, not both")
@@ -219,7 +234,10 @@ class RMDPipeline:
     def _pictures(self, x0: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return x0
-        return self.pipe.image_processor.postprocess(self.backbone.decode(x0), output_type=output_type)
+        pictures = self.backbone.decode(x0)
+        if pictures.ndim == 5:
+            return self.pipe.video_processor.postprocess_video(pictures, output_type=output_type)
+        return self.pipe.image_processor.postprocess(pictures, output_type=output_type)
 
 
 def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:

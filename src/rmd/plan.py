@@ -76,7 +76,8 @@ class StepPlan:
     """The cascade as data; constructing one that is not a valid cascade raises RMDError.
 
     `crossing` is used for sampling, `training_crossing` in training roll-outs. `time_map` and `thresholds`
-    record how the times were made; nothing recomputes them.
+    record how the times were made; nothing recomputes them. `frames` is the length of a video at every stage, 1 for
+    pictures.
     """
 
     stages: tuple[Stage, ...]
@@ -85,12 +86,15 @@ class StepPlan:
     training_crossing: Crossing
     time_map: TimeMap
     thresholds: tuple[float, ...]
+    frames: int = 1
 
     def __post_init__(self) -> None:
         _check_stages(self.stages)
         _check_thresholds(self.thresholds, len(self.stages))
         one_of("time map", self.time_map, get_args(TimeMap))
         _check_steps(self.steps, len(self.stages))
+        if integer("frames", self.frames) < 1:
+            raise RMDError(f"a sample has at least one frame, got {self.frames}")
 
     def stage_of(self, step: Step) -> Stage:
         """The stage a step of this plan runs at."""
@@ -157,12 +161,14 @@ class StepPlan:
             "training_crossing": asdict(self.training_crossing),
             "time_map": self.time_map,
             "thresholds": list(self.thresholds),
+            "frames": self.frames,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> StepPlan:
         """Inverse of `to_dict`; RMDError for an unknown or missing key, a wrong type or an invalid plan."""
-        top = _Record(data, "the plan", ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds"))
+        keys = ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds", "frames")
+        top = _Record(data, "the plan", keys)
         return cls(
             stages=tuple(_read_stage(item, f"stages[{i}]") for i, item in enumerate(top.list("stages"))),
             steps=tuple(_read_step(item, f"steps[{i}]") for i, item in enumerate(top.list("steps"))),
@@ -170,6 +176,7 @@ class StepPlan:
             training_crossing=_read_crossing(top.values["training_crossing"], "training_crossing"),
             time_map=one_of("time map", top.values["time_map"], get_args(TimeMap)),
             thresholds=tuple(finite("a threshold", value) for value in top.list("thresholds")),
+            frames=top.integer("frames"),
         )
 
     def to_json(self) -> str:
@@ -197,6 +204,7 @@ def build_plan(
     training_crossing: Crossing | None = None,
     grid_end: float = 0.0,
     multiple: int = 1,
+    frames: int = 1,
 ) -> StepPlan:
     """Divide a teacher's schedule into the stages of a cascade (Sec. 3.1).
 
@@ -223,6 +231,7 @@ def build_plan(
         training_crossing=crossing if training_crossing is None else training_crossing,
         time_map=time_map,
         thresholds=limits,
+        frames=frames,
     )
 
 

@@ -45,6 +45,7 @@ def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
             f"the recipe's noise is not that of the teacher {recipe.teacher}: at time {times[worst]:g} its alpha is "
             f"{ours[worst]:.6f}, the teacher's {theirs[worst]:.6f}; set noise to what the teacher's scheduler says"
         )
+    backbone.check_frames(recipe.frames)
     for stage in recipe.build_plan().stages:
         if stage.height % backbone.size_multiple or stage.width % backbone.size_multiple:
             raise RMDError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import make_student
+from families import FRAMES, make_student
 from helpers import PROMPTS
 from numpy.typing import NDArray
 from PIL import Image
@@ -129,3 +129,58 @@ def test_seeds_follow_one_another(pipe: RMDPipeline, tmp_path: Path) -> None:
     make_album(pipe, pictures, batch_size=3)
     expected = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(7)).images[0]
     assert np.abs(pixels(pictures[2].path) - np.asarray(expected).astype(int)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("clips"), "wan", "lora")
+
+
+def test_clips_have_their_making_beside_them(moving: Path, tmp_path: Path) -> None:
+    pipe = RMDPipeline.from_pretrained(moving)
+    pipe.pipe.set_progress_bar_config(disable=True)
+    pictures = plan_album(PROMPTS[:2], tmp_path, count=1, seed=4, suffix=".webp")
+    assert make_album(pipe, pictures, stages=True, fps=8) == 2
+    names = [path.name for path in sorted(tmp_path.iterdir()) if path.name.startswith("00001")]
+    stem = pictures[1].path.stem
+    assert names == [f"{stem}{end}" for end in (
+        "-stage1.webp", "-stage1.webp.json", "-stage2.webp", "-stage2.webp.json", ".webp", ".webp.json"
+    )]  # fmt: skip
+    making = read_making(pictures[1].path)
+    assert making is not None and (making["frames"], making["fps"], making["seed"]) == (FRAMES, 8, 5)
+    with Image.open(pictures[1].path) as clip:
+        assert clip.n_frames == FRAMES
+    assert make_album(pipe, pictures, fps=8) == 0
+    with pytest.raises(RMDError, match="is another picture"):
+        make_album(pipe, pictures, fps=16)
+    pictures[0].path.with_name(f"{pictures[0].path.name}.json").unlink()
+    with pytest.raises(RMDError, match="is another picture"):
+        make_album(pipe, pictures, fps=8)
+
+
+def test_the_command_writes_one_clip(moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "clip.mp4"
+    options = ["--model", str(moving), "--frames", "3", "--fps", "4", "--device", "cpu", "--out"]
+    assert main(["generate", PROMPTS[0], *options, str(out), "--compare-teacher", "--teacher-steps", "2"]) == 0
+    assert capsys.readouterr().out == f"1 clip in {out}\n"
+    files = ["clip-teacher.mp4", "clip-teacher.mp4.json", "clip.mp4", "clip.mp4.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    for arguments, sentence in (
+        ([PROMPTS[0], "-n", "2", *options, str(out)], f"2 samples do not go into the one file {out}"),
+        ([PROMPTS[0], *options, str(tmp_path / "f"), "--format", "avi"], "--format 'avi'"),
+        ([PROMPTS[0], *options, str(tmp_path / "f"), "--frames", "4"], "wan makes 1 + 2 n frames, which 4 is not"),
+    ):
+        assert main(["generate", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("rmd: ") and error.count("\n") == 1 and sentence in error
+
+
+def test_a_format_of_clips_is_nothing_to_a_family_of_pictures(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["a ball", "--model", str(student), "--out", str(tmp_path / "out")]
+    for more, sentence in (
+        (["--format", "gif"], "--format is of clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
+    ):  # fmt: skip
+        assert main(["generate", *arguments, *more]) == 1
+        assert sentence in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import TINY, distilled, make_student
+from families import FRAMES, TINY, distilled, make_student
 from helpers import PROMPTS
 from PIL import Image
 from torch import Tensor
@@ -66,7 +66,7 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str
             predictor(backbone, network, pipe.plan, backbone.encode(PROMPTS)),
             pipe.plan,
             backbone.schedule,
-            lambda stage: backbone.latent_shape(4, stage.height, stage.width),
+            lambda stage: backbone.latent_shape(4, stage.height, stage.width, pipe.plan.frames),
             GeneratorNoise(seeds(4)),
         )
     found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
@@ -91,8 +91,11 @@ def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, mak
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (48, 16)])
 def test_the_size_is_the_one_asked_for(family: str, size: tuple[int, int], plan: str, make: Make) -> None:
     pipe = quiet(make(family, "full", plan)[0])
+    frames = ()
+    if pipe.backbone.moving:  # whose sides are multiples of 16
+        size, frames = ((size[0] + 8) // 16 * 32, (size[1] + 8) // 16 * 32), (FRAMES,)
     images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt").images
-    assert images.shape == (1, 3, *size)
+    assert images.shape == (1, *frames, 3, *size)
     assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
@@ -160,7 +163,8 @@ def test_embeddings_take_the_place_of_prompts(family: str, make: Make) -> None:
         pipe(PROMPTS[:2], **given)
     last = list(given)[-1]
     del given[last]
-    with pytest.raises(RMDError, match=f"^give a prompt, or all of prompt_embeds, {last}: {last} is missing$"):
+    wanted = f"all of prompt_embeds, {last}" if given else last
+    with pytest.raises(RMDError, match=f"^give a prompt, or {wanted}: {last} is missing$"):
         pipe(**given)
 
 
@@ -222,6 +226,23 @@ def test_a_saved_pipeline_is_the_same_student(mode: str, make: Make, tmp_path: P
     assert copy.plan == pipe.plan
     found = copy(PROMPTS[:2], generator=seeds(2), output_type="latent").images
     assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+
+
+def test_videos_come_out_as_frames_and_of_any_length(make: Make) -> None:
+    pipe = quiet(make("wan", "lora")[0])
+    output = pipe(PROMPTS[:2], generator=seeds(2), return_stages=True)
+    assert output.frames is output.images and [len(video) for video in output.frames] == [FRAMES] * 2
+    assert {type(frame) for video in output.frames for frame in video} == {Image.Image}
+    assert [(len(stage[1]), stage[1][0].size) for stage in output.stages] == [(FRAMES, (16, 16)), (FRAMES, (32, 32))]
+    array = pipe(PROMPTS[:1], generator=seeds(1), num_frames=3, output_type="np").frames
+    assert array.shape == (1, 3, 32, 32, 3)
+    with pytest.raises(RMDError, match=r"^wan makes 1 \+ 2 n frames, which 4 is not: use 3 or 5$"):
+        pipe(PROMPTS[:1], num_frames=4)
+    with pytest.raises(RMDError, match=r"^wan makes 1 \+ 2 n frames, which 0 is not: use 1 or 3$"):
+        pipe(PROMPTS[:1], num_frames=0)
+    still = quiet(make("sdxl", "full")[0])
+    with pytest.raises(RMDError, match=r"^sdxl makes single pictures, not 5 frames"):
+        still(PROMPTS[:1], num_frames=5)
 
 
 def test_what_is_no_student_is_told(tmp_path: Path) -> None:

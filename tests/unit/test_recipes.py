@@ -16,7 +16,8 @@ from rmd.recipes import PACKAGED, Layer, merge, origin, read_layers, recipe_name
 
 NAMES = [
     "pixart", "pixart-lora", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-pixart", "scenes-sd3", "sd35",
-    "sd35-full", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full", "wan21-14b",
+    "sd35-full", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full", "wan21-1.3b-3+3", "wan21-1.3b-full",
+    "wan21-14b", "wan21-14b-2+2+2", "wan21-14b-3+3", "wan21-14b-4+2", "wan21-14b-full",
 ]  # fmt: skip
 
 
@@ -78,9 +79,12 @@ def test_settings_of_the_paper(
 
 @pytest.mark.parametrize(
     ("lora", "full"),
-    [("sdxl", "sdxl-full"), ("pixart-lora", "pixart"), ("pixart-sigma-lora", "pixart-sigma"), ("sd35", "sd35-full")],
-)
-def test_image_recipes_come_in_both_forms_that_differ_in_roles_and_rates_alone(lora: str, full: str) -> None:
+    [
+        ("sdxl", "sdxl-full"), ("pixart-lora", "pixart"), ("pixart-sigma-lora", "pixart-sigma"), ("sd35", "sd35-full"),
+        ("wan21-14b", "wan21-14b-full"),
+    ],
+)  # fmt: skip
+def test_recipes_come_in_both_forms_that_differ_in_roles_and_rates_alone(lora: str, full: str) -> None:
     both = load_recipe(lora), load_recipe(full)
     assert [recipe.roles.mode for recipe in both] == ["lora", "full"]
     assert (both[0].roles.rank, both[0].roles.alpha) == (64, 64.0)
@@ -110,6 +114,21 @@ def test_times_and_sides_of_the_paper(name: str, model_times: list[float], sides
     assert [step.model_time for step in plan.steps] == pytest.approx(model_times, abs=1.0)
     stages = [plan.stage_of(step) for step in plan.steps]
     assert [(stage.height, stage.width) for stage in stages] == sides
+
+
+@pytest.mark.parametrize("split_of_six", ["3+3", "4+2", "2+2+2"])
+def test_wans_recipes_are_split_as_they_are_called(split_of_six: str) -> None:
+    name = f"wan21-14b-{split_of_six}"
+    assert "+".join(map(str, split(name))) == split_of_six
+    recipe, paper = load_recipe(name), load_recipe("wan21-14b")
+    assert recipe.model_dump(exclude={"name", "plan"}) == paper.model_dump(exclude={"name", "plan"})
+    assert recipe.build_plan().frames == 81 and recipe.train.recompute
+
+
+def test_the_small_wan_has_the_plan_of_the_large_one() -> None:
+    small, large = load_recipe("wan21-1.3b-3+3"), load_recipe("wan21-14b")
+    assert small.model_dump(exclude={"name", "teacher"}) == large.model_dump(exclude={"name", "teacher"})
+    assert "1.3B" in small.teacher
 
 
 @pytest.mark.parametrize("threshold, expected", [(-6.0, [1, 3]), (-2.5, [2, 2]), (0.0, [3, 1])])

@@ -65,7 +65,7 @@ class Conditioning:
 
 
 class Backbone(ABC):
-    """One model family around its official pipeline; latents are (B, C, h, w).
+    """One model family around its official pipeline; latents are (B, C, h, w), or (B, C, T, h, w) for video.
 
     Sides in pixels must be multiples of `size_multiple`.
     """
@@ -81,6 +81,8 @@ class Backbone(ABC):
     """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
     """Name suffixes of the linear layers that adapters are put on."""
+    moving: ClassVar[bool] = False
+    """Whether the family makes videos, whose latents have a dimension of time."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
     """Classes of the blocks that `shard_units` finds; none: the network is gathered as a whole."""
 
@@ -107,10 +109,38 @@ class Backbone(ABC):
         """The blocks of a denoiser that are gathered one at a time when its weights are spread over GPUs."""
         return [module for module in network.modules() if type(module).__name__ in cls.shard_classes]
 
+    def enable_recompute(self) -> None:
+        """Turn on the denoiser's own activation checkpointing; RMDError where it has none."""
+        network: Any = self.denoiser
+        try:
+            network.enable_gradient_checkpointing()
+        except (AttributeError, ValueError) as error:
+            raise RMDError(
+                f"the {self.family} network cannot recompute its activations: set train.recompute to false"
+            ) from error
+
     @property
     @abstractmethod
     def size_multiple(self) -> int:
         """Pixel sides must be multiples of this."""
+
+    @property
+    def frame_step(self) -> int:
+        """A video has 1 + n times this many frames."""
+        return 1
+
+    def check_frames(self, frames: int) -> None:
+        """RMDError unless the family makes samples of so many frames."""
+        step = self.frame_step
+        if not self.moving and frames != 1:
+            raise RMDError(
+                f"{self.family} makes single pictures, not {frames} frames: leave frames out, or set it to 1"
+            )
+        if self.moving and (frames < 1 or (frames - 1) % step):
+            below = max((frames - 1) // step * step, 0) + 1
+            raise RMDError(
+                f"{self.family} makes 1 + {step} n frames, which {frames} is not: use {below} or {below + step}"
+            )
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Cond:
@@ -121,8 +151,8 @@ class Backbone(ABC):
         """What the teacher's unconditional branch gets, `count` times."""
 
     @abstractmethod
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the latents of a batch of pictures of the given pixel size."""
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape of the latents of a batch of pictures of the given pixel size, or of videos of so many frames."""
 
     @abstractmethod
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
@@ -130,12 +160,17 @@ class Backbone(ABC):
 
     @abstractmethod
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """One network call: latents (B, C, h, w) and timesteps (B,) to the raw prediction of the latents' shape."""
+        """One network call: latents and timesteps (B,) to the raw prediction, of the latents' shape."""
+
+    def official_options(self, frames: int) -> dict[str, Any]:
+        """What a call of the official pipeline needs, beside prompt, size and steps, to do what this backbone does."""
+        return {}
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents to images (B, 3, H, W) in [-1, 1], by the rules that the pipeline's VAE has in its config.
 
-        A VAE in float16 that overflows there (`force_upcast`) decodes in float32.
+        A family of videos returns (B, 3, T, H, W). A VAE in float16 that overflows there (`force_upcast`) decodes in
+        float32.
         """
         vae = self.pipe.vae
         config, dtype = vae.config, vae.dtype
@@ -165,7 +200,7 @@ class Backbone(ABC):
 
         Args:
             module: the network that plays the role.
-            x: noisy latents (B, C, h, w).
+            x: noisy latents.
             t: a time in 0..1000, or one a sample (B,).
             kwargs: from `stage_cond`; with guidance, of the B prompts and then of the B null prompts.
             guidance: of the network's output, as the official pipelines have it; both branches run in the one call.
@@ -241,7 +276,8 @@ def _register_all() -> None:
     """Import our families, and those of installed packages that name theirs as entry points of `ENTRY_POINTS`."""
     import rmd.backbones.pixart
     import rmd.backbones.sd3
-    import rmd.backbones.sdxl  # noqa: F401  (they register themselves)
+    import rmd.backbones.sdxl
+    import rmd.backbones.wan  # noqa: F401  (they register themselves)
 
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()

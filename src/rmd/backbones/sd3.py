@@ -49,7 +49,7 @@ class SD3Backbone(Backbone):
     def null(self, count: int) -> Cond:
         return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor = int(self.pipe.vae_scale_factor)
         return (batch, int(self.pipe.transformer.config.in_channels), height // factor, width // factor)
 

@@ -41,7 +41,7 @@ class SDXLBackbone(Backbone):
             empty = empty.map(torch.zeros_like)
         return empty.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
-    def latent_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor = int(self.pipe.vae_scale_factor)
         return (batch, int(self.pipe.unet.config.in_channels), height // factor, width // factor)
 

@@ -6,7 +6,7 @@ Nothing here needs memory, an accelerator or the Hub. FLOPs are twice the multip
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmd.errors import RMDError
 
+_CLASSES = {
+    "sdxl": UNet2DConditionModel, "pixart": PixArtTransformer2DModel, "sd3": SD3Transformer2DModel,
+    "wan": WanTransformer3DModel,
+}  # fmt: skip
 _PIXART = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
     "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "patch_size": 2, "interpolation_scale": 2,
@@ -34,12 +38,13 @@ class Architecture:
     config: dict[str, Any]
     vae_factor: int = 8
     text_length: int = 77
+    frame_factor: int = 4
+    """Of a video's VAE, in time."""
 
     def build(self, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
         """The network on the meta device."""
-        classes = {"sdxl": UNet2DConditionModel, "pixart": PixArtTransformer2DModel, "sd3": SD3Transformer2DModel}
         with torch.device("meta"):
-            network: nn.Module = classes[self.family](**self.config)
+            network: nn.Module = _CLASSES[self.family](**self.config)
         return nn.Module.to(network, dtype)  # diffusers' own warns of modules that no configuration here has
 
     def cond_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -50,16 +55,22 @@ class Architecture:
             return {"embeds": (text, c["cross_attention_dim"]), "pooled": (pooled,)}
         if self.family == "pixart":
             return {"embeds": (text, c["caption_channels"]), "mask": (text,)}
+        if self.family == "wan":
+            return {"embeds": (text, c["text_dim"])}
         return {"embeds": (text, c["joint_attention_dim"]), "pooled": (c["pooled_projection_dim"],)}
 
-    def inputs(self, height: int, width: int, *, batch: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-        """Keyword arguments of one forward pass at a picture size, on the meta device."""
+    def inputs(
+        self, height: int, width: int, *, frames: int = 1, batch: int = 1, dtype: torch.dtype = torch.bfloat16
+    ) -> dict[str, Any]:
+        """Keyword arguments of one forward pass at a picture size (and length), on the meta device."""
         c = self.config
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(batch, *shape, device="meta", dtype=dtype)
 
-        latents = zeros(c["in_channels"], height // self.vae_factor, width // self.vae_factor)
+        sides = (height // self.vae_factor, width // self.vae_factor)
+        length = ((frames - 1) // self.frame_factor + 1,) if self.family == "wan" else ()
+        latents = zeros(c["in_channels"], *length, *sides)
         time = torch.zeros(batch, device="meta")
         cond = {name: zeros(*shape) for name, shape in self.cond_shapes().items()}
         text = cond["embeds"]
@@ -73,8 +84,19 @@ class Architecture:
                 "hidden_states": latents, "timestep": time, "encoder_hidden_states": text,
                 "encoder_attention_mask": cond["mask"], "added_cond_kwargs": sizes,
             }  # fmt: skip
+        if self.family == "wan":
+            return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": text}
         pooled = cond["pooled"]
         return {"hidden_states": latents, "timestep": time, "encoder_hidden_states": text, "pooled_projections": pooled}
+
+
+def _wan(*, heads: int, layers: int, ffn: int) -> Architecture:
+    config = {
+        "num_attention_heads": heads, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16,
+        "text_dim": 4096, "freq_dim": 256, "ffn_dim": ffn, "num_layers": layers, "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024, "patch_size": (1, 2, 2),
+    }  # fmt: skip
+    return Architecture("wan", config, text_length=512)
 
 
 PUBLIC: dict[str, Architecture] = {
@@ -103,6 +125,8 @@ PUBLIC: dict[str, Architecture] = {
         },
         text_length=333,
     ),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _wan(heads=40, layers=40, ffn=13824),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _wan(heads=12, layers=30, ffn=8960),
 }  # fmt: skip
 """By the teachers' names on the Hub, from the config files that are published with them."""
 
@@ -113,13 +137,16 @@ def architecture_of(teacher: str | Path, family: str) -> Architecture:
         return PUBLIC[str(teacher)]
     part = "unet" if family == "sdxl" else "transformer"
     path = Path(teacher) / part / "config.json"
-    if family not in ("sdxl", "pixart", "sd3") or not path.is_file():
+    if family not in _CLASSES or not path.is_file():
         raise RMDError(
-            f"nothing is known of the size of {teacher}: give the folder of an sdxl, pixart or sd3 pipeline, or one of "
-            f"{', '.join(PUBLIC)}"
+            f"nothing is known of the size of {teacher}: give the folder of an {', '.join(_CLASSES)} pipeline, or one "
+            f"of {', '.join(PUBLIC)}"
         )
     config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if not k.startswith("_")}
     vae = json.loads((Path(teacher) / "vae" / "config.json").read_text(encoding="utf-8"))
+    if family == "wan":
+        factors = int(vae["scale_factor_spatial"]), int(vae["scale_factor_temporal"])
+        return Architecture(family, config, vae_factor=factors[0], text_length=512, frame_factor=factors[1])
     return Architecture(family, config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
 
 
@@ -135,29 +162,73 @@ def adapter_parameters(network: nn.Module, targets: tuple[str, ...], rank: int) 
     return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def forward_flops(architecture: Architecture, network: nn.Module, height: int, width: int) -> int:
-    """FLOPs of one forward pass of one picture, without guidance."""
+def forward_flops(architecture: Architecture, network: nn.Module, height: int, width: int, frames: int = 1) -> int:
+    """FLOPs of one forward pass of one picture or video, without guidance."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(**architecture.inputs(height, width))
+        network(**architecture.inputs(height, width, frames=frames))
     return int(counter.get_total_flops())
 
 
-def activation_bytes(architecture: Architecture, network: nn.Module, height: int, width: int) -> int:
-    """Bytes kept for the backward pass of one picture; attention keeps no scores (flash), nothing is recomputed."""
+@dataclass(frozen=True)
+class Activations:
+    """Bytes kept for the backward pass of one sample: all of them, or with every block's recomputed (`recompute`)."""
+
+    whole: int
+    recomputed: int
+    """What lies outside the blocks, the blocks' inputs, and the inside of the largest block."""
+
+
+def activation_bytes(
+    architecture: Architecture, network: nn.Module, units: Sequence[nn.Module], height: int, width: int, frames: int = 1
+) -> Activations:
+    """Activations of one forward pass; attention keeps no scores (flash).
+
+    Args:
+        units: the network's blocks, as a backbone's `shard_units` finds them.
+    """
     weights = {id(p) for p in network.parameters()} | {p.untyped_storage()._cdata for p in network.parameters()}
-    kept: dict[int, tuple[Tensor, int]] = {}
+    # the tensors are held, so that no address is used twice
+    outside: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
+    inside: list[dict[int, Tensor]] = []
+    current = outside
+
+    def keep(where: dict[int, Tensor], tensor: Tensor) -> None:
+        address = tensor.untyped_storage()._cdata
+        if address not in weights:
+            where.setdefault(address, tensor)
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept.setdefault(storage._cdata, (tensor, storage.nbytes()))  # the tensor is held: addresses are not reused
+        keep(current, tensor)
         return tensor
 
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal current
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor):
+                keep(inputs, value)
+        inside.append({})
+        current = inside[-1]
+
+    def leave(*_: Any) -> None:
+        nonlocal current
+        current = outside
+
+    handles = [unit.register_forward_pre_hook(enter, with_kwargs=True) for unit in units]
+    handles += [unit.register_forward_hook(leave) for unit in units]
     with _flash_attention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network.requires_grad_(True)
-        output = network(**architecture.inputs(height, width), return_dict=False)[0]
+        output = network(**architecture.inputs(height, width, frames=frames), return_dict=False)[0]
         del output
-    return sum(size for _, size in kept.values())
+    for handle in handles:
+        handle.remove()
+
+    def size(*parts: dict[int, Tensor]) -> int:
+        together = {address: tensor for part in parts for address, tensor in part.items()}
+        return sum(tensor.untyped_storage().nbytes() for tensor in together.values())
+
+    largest = max((size(part) for part in inside), default=0)
+    return Activations(size(outside, *inside), size(outside, inputs) + largest)
 
 
 class _Flash(torch.autograd.Function):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmd.bench.architectures import Architecture, activation_bytes, adapter_parameters, parameters
-from rmd.plan import Stage
+from rmd.backbones.base import Backbone
+from rmd.bench.architectures import Activations, Architecture, activation_bytes, adapter_parameters, parameters
+from rmd.plan import StepPlan
 
 TRAINED, FROZEN, AVERAGE = 16, 2, 4
 """Bytes of a number that is trained, frozen, or averaged."""
@@ -28,29 +29,33 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """The arithmetic of one way of training."""
+    """The arithmetic of one way of training: its parts, and the activations of one sample on each GPU."""
 
     mode: str
     parts: tuple[Part, ...]
+    activations: Activations
 
-    def per_gpu(self, gpus: int) -> float:
-        """Bytes on each of so many GPUs (fully sharded, one picture on each)."""
-        return sum(part.bytes / (gpus if part.shared else 1) for part in self.parts)
+    def per_gpu(self, gpus: int, *, recompute: bool = False) -> float:
+        """Bytes on each of so many GPUs (fully sharded, one sample on each); `recompute` as in `train.recompute`."""
+        kept = self.activations.recomputed if recompute else self.activations.whole
+        return kept + sum(part.bytes / (gpus if part.shared else 1) for part in self.parts)
 
 
 def training_memory(
-    architecture: Architecture, final: Stage, *, targets: tuple[str, ...], rank: int, averaged: bool
+    architecture: Architecture, plan: StepPlan, *, family: type[Backbone], rank: int, averaged: bool
 ) -> list[Memory]:
-    """LoRA on one shared base, and three networks in full; batch 1 at the final size, without checkpointing.
+    """LoRA on one shared base, and three networks in full; batch 1 at the plan's final size.
 
     Args:
-        targets: endings of the names of the layers that adapters are put on.
+        family: says which layers adapters are put on, and what the blocks are.
         averaged: whether a moving average of the student is kept.
     """
     network = architecture.build()
-    total, adapter = parameters(network), adapter_parameters(network, targets, rank)
-    kept = activation_bytes(architecture, network, final.height, final.width)
-    rest = (Part("activations, batch 1", kept, shared=False), Part("slack", SLACK, shared=False))
+    total, adapter = parameters(network), adapter_parameters(network, family.lora_targets, rank)
+    final = plan.stages[-1]
+    units = family.shard_units(network)
+    activations = activation_bytes(architecture, network, units, final.height, final.width, plan.frames)
+    slack = Part("slack", SLACK, shared=False)
 
     def average(numbers: int) -> tuple[Part, ...]:
         return (Part("moving average", AVERAGE * numbers),) if averaged else ()
@@ -64,6 +69,6 @@ def training_memory(
         Part(f"student and fake, 2 x {total / 1e9:.3f} B numbers x {TRAINED}", 2 * TRAINED * total),
     )
     return [
-        Memory(f"lora, rank {rank}", (*lora, *average(adapter), *rest)),
-        Memory("full", (*full, *average(total), *rest)),
+        Memory(f"lora, rank {rank}", (*lora, *average(adapter), slack), activations),
+        Memory("full", (*full, *average(total), slack), activations),
     ]

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     PixArtAlphaPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
+    WanPipeline,
 )
 from torch import nn
 
@@ -98,6 +100,13 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
         pipe = StableDiffusionXLPipeline(
             unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts
         )
+    elif architecture.family == "wan":
+        parts["vae"] = AutoencoderKLWan(
+            base_dim=4, z_dim=channels, dim_mult=[1] * levels, num_res_blocks=1,
+            temperal_downsample=[False] + [True] * (levels - 2),
+            scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
+        ).to(device)  # fmt: skip
+        pipe = WanPipeline(transformer=network, **parts)
     elif architecture.family == "pixart":
         pipe = PixArtAlphaPipeline(transformer=network, **parts)
     else:

@@ -1,4 +1,4 @@
-"""`rmd generate`: pictures from a distilled student."""
+"""`rmd generate`: pictures or clips from a distilled student."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, one_of
 
 
 def generate(
@@ -18,11 +18,16 @@ def generate(
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each following one has the next.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again.")] = Path(
-        "runs/pictures"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again. For one clip, also a file.")
+    ] = Path("runs/pictures"),
     height: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. By default: the student's.")] = None,
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second at which clips play.")] = 16,
+    clips: Annotated[
+        str | None, typer.Option("--format", help="Of clips: mp4, webp or gif. By default: as --out ends, or mp4.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
     stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
     compare_teacher: Annotated[
@@ -43,18 +48,24 @@ def generate(
 
     from rmd.album import add_teacher, make_album, plan_album
     from rmd.backbones import load_backbone
+    from rmd.backbones.base import family_class
     from rmd.cli.device import find_device
     from rmd.cli.progress import progress_bar
     from rmd.data.prompts import read_lines
+    from rmd.export.student import read_student
     from rmd.pipeline import RMDPipeline
     from rmd.teacher import teacher_source
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
     texts = list(prompt) if prompt else read_lines(prompts or Path())
-    pictures = plan_album(texts, out, count=count, seed=seed)
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32
+    family = family_class(read_student(model).family)
+    moving = family.moving
+    if clips is not None and not moving:
+        raise RMDError(f"--format is of clips, but {family.family} makes single pictures: leave it out")
+    pictures = plan_album(texts, out, count=count, seed=seed, suffix=_suffix(out, clips) if moving else ".png")
     pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
     pipe.pipe.set_progress_bar_config(disable=True)
     done = 0
@@ -66,11 +77,20 @@ def generate(
             report("pictures", done, len(pictures))
 
         made = make_album(
-            pipe, pictures, height=height, width=width, batch_size=batch_size, stages=stages, progress=count_up
+            pipe,
+            pictures,
+            height=height,
+            width=width,
+            frames=frames,
+            fps=fps,
+            batch_size=batch_size,
+            stages=stages,
+            progress=count_up,
         )
         if compare_teacher:
             final = pipe.plan.stages[-1]
             base = load_backbone(teacher_source(teacher or pipe.config.teacher), dtype=dtype)
+            base.pipe.to(where)
             compared = 0
 
             def count_teacher(more: int) -> None:
@@ -79,13 +99,25 @@ def generate(
                 report("teacher", compared, len(pictures))
 
             add_teacher(
-                base.pipe.to(where),
+                base,
                 pictures,
                 steps=teacher_steps,
                 guidance=pipe.config.guidance,
                 height=height or final.height,
                 width=width or final.width,
+                frames=frames or pipe.plan.frames,
+                fps=fps,
                 progress=count_teacher,
             )
     there = len(pictures) - made
-    typer.echo(f"{made} pictures in {out}" + (f" ({there} were there already)" if there else ""))
+    what = ("clip" if moving else "picture") + "s" * (made != 1)
+    typer.echo(f"{made} {what} in {out}" + (f" ({there} were there already)" if there else ""))
+
+
+def _suffix(out: Path, wanted: str | None) -> str:
+    """Of the clips' files: as asked for, or as a file given by --out has it."""
+    from rmd.clips import SUFFIXES
+
+    if wanted is not None:
+        return "." + one_of("--format", wanted, tuple(suffix[1:] for suffix in SUFFIXES))
+    return out.suffix.lower() if out.suffix.lower() in SUFFIXES else SUFFIXES[0]

@@ -149,14 +149,19 @@ def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
 
     found = training_memory(
         architecture_of(teacher_source(recipe.teacher), recipe.family),
-        plan.stages[-1],
-        targets=family_class(recipe.family).lora_targets,
+        plan,
+        family=family_class(recipe.family),
         rank=recipe.roles.rank,
         averaged=recipe.optim.ema > 0,
     )
+    what = plan.stages[-1].size + (f", {plan.frames} frames" if plan.frames > 1 else "")
     for way in found:
-        typer.echo(f"\ntraining memory, {way.mode} (bfloat16, {plan.stages[-1].size}, no checkpointing), GB:")
+        typer.echo(f"\ntraining memory, {way.mode} (bfloat16, {what}, batch 1), GB:")
         for part in way.parts:
             typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else "  (each GPU)"))
-        one, many = way.per_gpu(1) / 1e9, way.per_gpu(gpus) / 1e9
-        typer.echo(f"  {one:8.2f}  on one GPU; {many:.2f} on each of {gpus}")
+        typer.echo(f"  {way.activations.whole / 1e9:8.2f}  activations  (each GPU)")
+        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with train.recompute=true  (each GPU)")
+        for recompute in (False, True):
+            one, many = (way.per_gpu(count, recompute=recompute) / 1e9 for count in (1, gpus))
+            how = "with train.recompute=true " if recompute else ""
+            typer.echo(f"  {one:8.2f}  {how}on one GPU; {many:.2f} on each of {gpus}")

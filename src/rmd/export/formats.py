@@ -39,6 +39,10 @@ from rmd.teacher import teacher_source
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 TOLERANCE = 1e-4
 """Largest difference of samples, over their largest value, between a student and its export reloaded."""
+_WAN_NAMES = (
+    (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_q.", ".q."), (".to_k.", ".k."), (".to_v.", ".v."),
+    (".to_out.0.", ".o."), (".ffn.net.0.proj.", ".ffn.0."), (".ffn.net.2.", ".ffn.2."),
+)  # fmt: skip
 _CHECK_PROMPTS = ("", "a photograph of a red ball on the beach")
 
 
@@ -83,6 +87,13 @@ def folded(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     return {name: (tensor * scale if ".lora_B." in name else tensor).contiguous() for name, tensor in state.items()}
 
 
+def original_wan_name(name: str) -> str:
+    """A layer of Wan's blocks by the name it has in Wan's own code, which ComfyUI knows."""
+    for ours, theirs in _WAN_NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
 def lcm_scheduler(plan: StepPlan) -> dict[str, Any] | None:
     """Config of the FlowMatchLCMScheduler that is this cascade, or None where none is.
 
@@ -122,6 +133,9 @@ def _write_adapter(student: Student, to: str, folder: Path) -> None:
     if to == "kohya" or (to == "comfyui" and student.config.family == "sdxl"):
         named = {f"unet.{name}": tensor for name, tensor in state.items()}
         save_file(convert_state_dict_to_kohya(named), folder / LORA_NAME, metadata={"format": "pt"})
+    elif to == "comfyui" and student.config.family == "wan":
+        named = {f"diffusion_model.{original_wan_name(name)}": tensor for name, tensor in state.items()}
+        save_file(named, folder / LORA_NAME, metadata={"format": "pt"})
     else:
         metadata = {"r": rank, "lora_alpha": float(rank), "target_modules": list(backbone.lora_targets)}
         write_lora(backbone, state, metadata, folder)

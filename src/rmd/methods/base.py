@@ -85,7 +85,7 @@ class Method(ABC):
         return steps[choice_index(len(steps), seed=self.seed, step=iteration, purpose="step")]
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
-        return self.backbone.latent_shape(batch, stage.height, stage.width)
+        return self.backbone.latent_shape(batch, stage.height, stage.width, self.plan.frames)
 
     def predict(
         self, role: Role, module: nn.Module, x: Tensor, t: Tensor | float, cond: Cond, stage: Stage,

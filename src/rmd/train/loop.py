@@ -44,6 +44,8 @@ class Trainer:
     def __post_init__(self) -> None:
         recipe = self.recipe
         self.plan: StepPlan = recipe.build_plan()
+        if recipe.train.recompute:
+            self.backbone.enable_recompute()
         self.roles: Roles = build_roles(
             self.backbone.denoiser,
             mode=recipe.roles.mode,

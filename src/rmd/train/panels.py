@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone
 from rmd.generate import sample_images
@@ -25,7 +25,7 @@ def sample_panel(
 ) -> Image.Image:
     """Fixed prompts and seeds with the student as it is now."""
     images = sample_images(backbone, module, plan, prompts, seed=seed)
-    return grid_image(to_uint8(images), columns=len(prompts) // 2 or 1)
+    return grid_image(to_uint8(strips(images)), columns=len(prompts) // 2 or 1)
 
 
 @torch.no_grad()
@@ -34,4 +34,12 @@ def score_panel(backbone: Backbone, rollout: Rollout, *, count: int = 8) -> Imag
     pick = slice(0, count)
     decoded = [backbone.decode(x[pick]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
     difference = 4 * (decoded[2] - decoded[3])
-    return grid_image(to_uint8(torch.cat([*decoded, difference])), columns=len(decoded[0]))
+    return grid_image(to_uint8(strips(torch.cat([*decoded, difference]))), columns=len(decoded[0]))
+
+
+def strips(samples: Tensor) -> Tensor:
+    """Pictures (n, 3, H, W) as they are; of videos (n, 3, T, H, W) the first, middle and last frame side by side."""
+    if samples.ndim == 4:
+        return samples
+    length = samples.shape[2]
+    return torch.cat([samples[:, :, index] for index in sorted({0, length // 2, length - 1})], dim=-1)

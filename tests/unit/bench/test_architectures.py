@@ -20,8 +20,8 @@ from rmd.bench.architectures import (
 )
 from rmd.bench.memory import training_memory
 from rmd.cli.app import main
+from rmd.config import load_recipe
 from rmd.errors import RMDError
-from rmd.plan import Stage
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # billions of parameters, TFLOP of one pass at 512 and 1024 px: an operation counter of its own on the same networks
@@ -42,7 +42,36 @@ def test_parameters_and_flops_of_the_public_architectures(name: str) -> None:
     assert found == pytest.approx(FIGURES[name], rel=0.01)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+# billions of parameters, TFLOP of one pass at 480p and 720p, 81 frames
+VIDEO = {
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": (14.288, 1678.4, 6523.4),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": (1.419, 283.0, 1249.8),
+}
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_parameters_and_flops_of_the_public_video_architectures(name: str) -> None:
+    architecture = PUBLIC[name]
+    network = architecture.build()
+    flops = [forward_flops(architecture, network, *size, 81) / 1e12 for size in ((480, 832), (720, 1280))]
+    assert [parameters(network) / 1e9, *flops] == pytest.approx(VIDEO[name], rel=0.01)
+
+
+def test_a_video_fits_one_card_only_when_its_activations_are_computed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe("wan21-14b", ["plan.sides=[480x832]", "plan.thresholds=[]"])
+    lora, _ = training_memory(
+        architecture_of(recipe.teacher, "wan"), recipe.build_plan(), family=family_class("wan"), rank=64, averaged=False
+    )
+    assert lora.per_gpu(1, recompute=True) / 1e9 < 75 < 500 < lora.per_gpu(1) / 1e9
+    # 40 inputs of 21 x 30 x 52 tokens of 5120 numbers of two bytes, and the inside of one block of 40 alike
+    inputs = 40 * 21 * 30 * 52 * 5120 * 2
+    kept = lora.activations
+    assert inputs + kept.whole / 40 == pytest.approx(kept.recomputed, rel=0.15)
+    assert main(["plan", "wan21-14b", "--memory"]) == 0
+    assert "(bfloat16, 720x1280, 81 frames, batch 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*FIGURES, *VIDEO])
 def test_shard_units_hold_nearly_all_weights_and_do_not_overlap(name: str) -> None:
     network = PUBLIC[name].build()
     units = family_class(PUBLIC[name].family).shard_units(network)
@@ -84,32 +113,43 @@ def test_activations_grow_with_the_picture_and_leave_attention_as_it_was() -> No
     usual = nn.functional.scaled_dot_product_attention
     architecture = PUBLIC["PixArt-alpha/PixArt-XL-2-1024-MS"]
     network = architecture.build()
-    low, high = (activation_bytes(architecture, network, side, side) for side in (512, 1024))
-    assert 3.5 < high / low < 4.1  # tokens grow fourfold; what belongs to the text stays
-    assert high / 1e9 == pytest.approx(6.7, rel=0.02)
+    units = family_class("pixart").shard_units(network)
+    low, high = (activation_bytes(architecture, network, units, side, side) for side in (512, 1024))
+    assert 3.5 < high.whole / low.whole < 4.1  # tokens grow fourfold; what belongs to the text stays
+    assert high.whole / 1e9 == pytest.approx(6.7, rel=0.02)
+    # 28 inputs of 4096 tokens of 1152 numbers of two bytes, and the inside of one block of 28 alike
+    inputs = 28 * 4096 * 1152 * 2
+    assert inputs + high.whole / 28 == pytest.approx(high.recomputed, rel=0.1)
     assert nn.functional.scaled_dot_product_attention is usual
 
 
 def test_memory_of_both_modes_on_one_gpu_and_on_many() -> None:
-    lora, full = training_memory(
-        PUBLIC[SDXL], Stage(2, 1024, 1024), targets=family_class("sdxl").lora_targets, rank=64, averaged=False
-    )
+    plan = load_recipe("sdxl").build_plan()
+    lora, full = training_memory(PUBLIC[SDXL], plan, family=family_class("sdxl"), rank=64, averaged=False)
     weights = [sum(p.bytes for p in way.parts if p.shared) / 1e9 for way in (lora, full)]
     assert weights == pytest.approx([10.5, 87.3], rel=0.02)
     assert lora.per_gpu(1) / 1e9 < 24 < full.per_gpu(1) / 1e9
-    rest = sum(p.bytes for p in full.parts if not p.shared)
+    rest = sum(p.bytes for p in full.parts if not p.shared) + full.activations.whole
     assert full.per_gpu(8) == pytest.approx(weights[1] * 1e9 / 8 + rest)
 
 
 def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "pixart", "--memory", "--gpus", "4"]) == 0
     out = capsys.readouterr().out
-    for words in ("training memory, lora, rank 64", "training memory, full", "activations, batch 1", "on each of 4"):
+    for words in (
+        "training memory, lora, rank 64",
+        "training memory, full",
+        "activations",
+        "with train.recompute=true",
+        "on each of 4",
+    ):
         assert words in out
 
 
 def test_a_teacher_of_unknown_size_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=r"^nothing is known of the size of .*: give the folder of an sdxl"):
+    with pytest.raises(
+        RMDError, match=r"^nothing is known of the size of .*: give the folder of an sdxl, pixart, sd3, wan pipeline"
+    ):
         architecture_of(tmp_path, "sdxl")
     with pytest.raises(RMDError, match=r"^unknown family 'sdlx' \(did you mean 'sdxl'\?\)"):
         family_class("sdlx")

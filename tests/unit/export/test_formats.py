@@ -65,6 +65,21 @@ def test_stock_diffusers_reads_the_kohya_file_and_its_alpha_is_the_rank(tmp_path
     fresh.pipe.load_lora_weights(out, weight_name=LORA_NAME)
 
 
+def test_comfyui_gets_wans_own_names_and_stock_diffusers_reads_them(tmp_path: Path) -> None:
+    out = export_student(make_student(tmp_path, "wan", "lora"), "comfyui", tmp_path / "out")
+    keys = set(load_file(out / LORA_NAME))
+    layers = {key.removesuffix(".lora_A.weight") for key in keys if key.endswith(".lora_A.weight")}
+    assert layers == {
+        f"diffusion_model.blocks.{i}.{layer}"
+        for i in range(2)
+        for layer in (*(f"{a}_attn.{p}" for a in ("self", "cross") for p in "qkvo"), "ffn.0", "ffn.2")
+    }
+    fresh = TINY["wan"]()
+    fresh.pipe.load_lora_weights(out, weight_name=LORA_NAME, adapter_name="x")
+    adapted = {name.rpartition(".lora_A")[0] for name, _ in fresh.denoiser.named_parameters() if ".lora_A" in name}
+    assert len(adapted) == len(layers)
+
+
 def test_folding_leaves_the_product_as_it_was() -> None:
     a, b = torch.randn(2, 6), torch.randn(5, 2)
     found = folded({"x.lora_A.weight": a, "x.lora_B.weight": b}, 3.0)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import TINY, recipe_of
 from helpers import LinearBackbone, assert_same, make_recipe, tiny_pipeline, tiny_sdxl, write_prompts
 from torch import Tensor
 
@@ -70,6 +71,39 @@ def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
 
 
 @modes
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_recomputed_activations_change_no_number(family: str, mode: str, prompts: Path, tmp_path: Path) -> None:
+    found = []
+    for recompute in (False, True):
+        recipe = recipe_of(family, tmp_path, mode, train={"recompute": recompute, "iterations": 3})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
+        trainer = toy(recipe, tmp_path / str(recompute), TINY[family]())
+        values = [trainer.iterate(iteration)[0] for iteration in range(3)]
+        found.append((values, everything(trainer), trainer.hash))
+    assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
+    assert_same(found[0][1], found[1][1])
+
+
+def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Path, tmp_path: Path) -> None:
+    kept: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        kept[-1] += tensor.nbytes
+        return tensor
+
+    for recompute in (False, True):
+        kept.append(0)
+        recipe = make_recipe(prompts, "full", train={"recompute": recompute})
+        trainer = toy(recipe, tmp_path / "run", tiny_sdxl())
+        batch = trainer.batch(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            trainer.method.student_loss(batch, trainer.plan.steps[-1])
+    assert kept[1] < 0.5 * kept[0]
+    with pytest.raises(RMDError, match=r"network cannot recompute its activations: set train\.recompute to false$"):
+        toy(make_recipe(prompts, "full", train={"recompute": True}), tmp_path / "run")
+
+
+@modes
 @pytest.mark.parametrize(("kind", "half"), [("toy", 3), ("sdxl", 2), ("bfloat16", 2)])
 def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     mode: str, kind: str, half: int, prompts: Path, tmp_path: Path
@@ -108,6 +142,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from families import TINY, recipe_of
 from helpers import LinearBackbone
 from rmd.config import load_recipe
 from rmd.train.loop import Trainer
