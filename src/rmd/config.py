@@ -199,7 +199,22 @@ class DataConfig(_Model):
     """Prompts; no images."""
 
     prompts: Annotated[str, Field(min_length=1)]
-    """A text file with one prompt a line, or `scenes`."""
+    """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset of the
+    Hub, or `scenes` or `moving-scenes`."""
+    column: str | None = None
+    """Of the records that hold the prompts; empty: prompt, caption or text."""
+    split: str = "train"
+    """Of a dataset of the Hub."""
+    journeydb: bool = False
+    """The records are JourneyDB's annotations: commands and addresses are taken off its prompts."""
+    shortest: Count = 1
+    """Characters that a prompt must have."""
+    longest: Count | None = None
+    """Characters that a prompt may have."""
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Files of prompts that are left out, those of benchmarks."""
+    cache: str | None = None
+    """A folder of encoded prompts that `rmd cache` wrote; empty: they are encoded as they are needed."""
 
 
 class EvaluationConfig(_Model):

@@ -197,7 +197,7 @@ CHANGES = {
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
     "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
-    "method.name": "tdm", "method.guidance": "3.0", "method.metric": "l2", "method.weight": "none",
+    "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7",
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0",
@@ -205,7 +205,9 @@ CHANGES = {
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
     "train.iterations": "7", "train.batch_size": "7", "train.seed": "7", "train.log_every": "7",
     "train.sample_every": "7", "train.checkpoint_every": "7", "train.keep_last": "7", "train.threads": "7",
-    "train.dtype": "bfloat16", "train.recompute": "true", "data.prompts": "other", "evaluation.n": "7",
+    "train.dtype": "bfloat16", "train.recompute": "true", "data.prompts": "other", "data.column": "words",
+    "data.split": "test", "data.journeydb": "true", "data.shortest": "7", "data.longest": "7",
+    "data.exclude": "[bench.json]", "data.cache": "folder", "evaluation.n": "7",
 }  # fmt: skip
 
 

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.data.prompts import Prompts, load_prompts, read_lines, scene_captions
+from rmd.config import DataConfig
+from rmd.data.prompts import Prompts, load_prompts, read_prompts, scene_captions
 from rmd.errors import RMDError
 from rmd.scenes.grammar import has_held_out, parse, vocabulary
+
+SCENES = DataConfig(prompts="scenes")
 
 
 def take(prompts: Prompts, count: int, batch_size: int = 1) -> list[str]:
@@ -48,14 +51,14 @@ def test_samples_are_numbered_through_the_run() -> None:
 def test_lines_are_stripped_and_kept_once_in_order(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffzwei Bälle \r\n\n  ein Ball\nzwei Bälle\n\t\n".encode())
-    assert read_lines(path) == ["zwei Bälle", "ein Ball"]
-    assert load_prompts(str(path), seed=4) == Prompts(["zwei Bälle", "ein Ball"], 4)
+    assert read_prompts(path) == ["zwei Bälle", "ein Ball"]
+    assert load_prompts(DataConfig(prompts=str(path)), seed=4) == Prompts(["zwei Bälle", "ein Ball"], 4)
 
 
 def test_scenes_are_a_prompt_source_of_the_grammars_words() -> None:
-    prompts = load_prompts("scenes", seed=1)
-    assert prompts.texts == load_prompts("scenes", seed=1).texts
-    assert prompts.texts != load_prompts("scenes", seed=2).texts
+    prompts = load_prompts(SCENES, seed=1)
+    assert prompts.texts == load_prompts(SCENES, seed=1).texts
+    assert prompts.texts != load_prompts(SCENES, seed=2).texts
     words = {word for text in prompts.texts[:200] for word in text.replace(",", "").split()}
     assert words <= {*vocabulary(), ""}
 
@@ -91,8 +94,8 @@ def bad_file(folder: Path, kind: str) -> Path:
     ("kind", "sentence"),
     [
         ("missing", "there is no prompt file {path}: give a text file with one prompt a line"),
-        ("empty", "the prompt file {path} has no prompts: write one a line"),
-        ("blank", "the prompt file {path} has no prompts: write one a line"),
+        ("empty", "{path} gives no prompts (it is empty): look at the file, or change data's filters"),
+        ("blank", "{path} gives no prompts (3 empty): look at the file, or change data's filters"),
         ("latin", "{path} is not UTF-8 (byte 5): save it as UTF-8 text"),
         ("directory", "cannot read the prompt file {path}: Is a directory"),
     ],
@@ -100,5 +103,5 @@ def bad_file(folder: Path, kind: str) -> Path:
 def test_a_bad_file_is_told_in_a_sentence(kind: str, sentence: str, tmp_path: Path) -> None:
     path = bad_file(tmp_path, kind)
     with pytest.raises(RMDError) as caught:
-        load_prompts(str(path), seed=0)
+        load_prompts(DataConfig(prompts=str(path)), seed=0)
     assert str(caught.value) == sentence.format(path=path)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -62,6 +62,14 @@ class Conditioning:
     original: Literal["final", "stage"] = "final"
     target: Literal["final", "stage"] = "stage"
     pos_rescale: bool = False
+
+
+class Encoder(Protocol):
+    """What encodes prompts: a backbone, or a cache of what it encoded."""
+
+    def encode(self, prompts: Sequence[str]) -> Cond: ...
+
+    def null(self, count: int) -> Cond: ...
 
 
 class Backbone(ABC):

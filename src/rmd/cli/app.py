@@ -17,6 +17,7 @@ import typer
 
 from rmd import __version__
 from rmd.cli.bench import bench
+from rmd.cli.cache import cache
 from rmd.cli.demo import demo
 from rmd.cli.export import export
 from rmd.cli.generate import generate
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench, name="bench")
+app.command("cache")(cache)
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("generate")(generate)

@@ -15,7 +15,9 @@ def generate(
     model: Annotated[
         str, typer.Option(metavar="DIR", help="A student: a folder, or a repository of the Hub.")
     ] = "runs/demo/student",
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one prompt a line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One prompt a line; or .json, .jsonl, .csv, .parquet, .tar.")
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each following one has the next.")] = 0,
     out: Annotated[
@@ -51,14 +53,14 @@ def generate(
     from rmd.backbones.base import family_class
     from rmd.cli.device import find_device
     from rmd.cli.progress import progress_bar
-    from rmd.data.prompts import read_lines
+    from rmd.data.prompts import read_prompts
     from rmd.export.student import read_student
     from rmd.pipeline import RMDPipeline
     from rmd.teacher import teacher_source
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
-    texts = list(prompt) if prompt else read_lines(prompts or Path())
+    texts = list(prompt) if prompt else read_prompts(prompts or Path())
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32
     family = family_class(read_student(model).family)

@@ -13,7 +13,7 @@ import typer
 from rmd.cli.options import Device
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
-from rmd.config import Recipe, load_recipe
+from rmd.config import DataConfig, Recipe, load_recipe
 from rmd.errors import RMDError
 
 if TYPE_CHECKING:
@@ -96,6 +96,18 @@ def plan_line(plan: StepPlan) -> str:
     return f"{' -> '.join(stages)}; {cost_line(plan)}"
 
 
+def prompts_line(data: DataConfig) -> str:
+    """How many prompts there are, and what was left out: `120 prompts of p.txt (left out: 3 too long)`."""
+    from rmd.data.prompts import MOVING, SCENES, source_of
+    from rmd.data.sources import read_source
+
+    if data.prompts in (SCENES, MOVING):
+        return f"prompts: the grammar of {data.prompts}"
+    found = read_source(source_of(data))
+    left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+    return f"prompts: {len(found.texts)} of {data.prompts}" + (f" (left out: {left})" if left else "")
+
+
 def calls_line(method: Method) -> str:
     """Network calls (batches) of one iteration by role: what the roll-out, the two scores and the updates take.
 
@@ -122,7 +134,7 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     where = find_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    load_prompts(recipe.data.prompts, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
+    load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
     backbone = load_teacher(recipe)
     backbone.pipe.to(where)
     return Trainer(recipe, backbone, folder)
@@ -134,6 +146,7 @@ def _print_dry_run(trainer: Trainer) -> None:
     typer.echo(
         f"trainable parameters: student {trainable['student']:,}, fake {trainable['fake']:,} (mode {recipe.roles.mode})"
     )
+    typer.echo(prompts_line(recipe.data))
     typer.echo(calls_line(trainer.method))
     typer.echo(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
 

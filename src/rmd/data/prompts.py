@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmd.config import DataConfig
+from rmd.data.sources import Source, read_raw, read_source
 from rmd.errors import RMDError
 from rmd.randomness import generator, permutation
 
-SCENES = "scenes"
+SCENES, MOVING = "scenes", "moving-scenes"
 _SCENE_PROMPTS = 8192
 
 
@@ -28,15 +30,30 @@ class Prompts:
         return [self.texts[order[p // len(self.texts)][p % len(self.texts)]] for p in samples], list(samples)
 
 
-def load_prompts(source: str, *, seed: int) -> Prompts:
-    """Prompts of a text file, one a line, or of the scenes' grammar for the source `scenes`.
+def load_prompts(data: DataConfig, *, seed: int) -> Prompts:
+    """Prompts of what a recipe names, or of the grammars of the sources `scenes` and `moving-scenes`.
 
     Raises:
-        RMDError: the file is missing, empty or not UTF-8.
+        RMDError: the source is missing, cannot be read, or nothing in it is left by the filters.
     """
-    if source == SCENES:
+    if data.prompts == SCENES:
         return Prompts(scene_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
-    return Prompts(read_lines(Path(source)), seed)
+    if data.prompts == MOVING:
+        return Prompts(clip_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
+    return Prompts(read_source(source_of(data)).texts, seed)
+
+
+def source_of(data: DataConfig) -> Source:
+    """The source that a recipe names, with its filters."""
+    return Source(
+        data.prompts,
+        column=data.column,
+        split=data.split,
+        journeydb=data.journeydb,
+        shortest=data.shortest,
+        longest=data.longest,
+        exclude=data.exclude,
+    )
 
 
 def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
@@ -50,17 +67,17 @@ def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
     return found
 
 
-def read_lines(path: Path) -> list[str]:
-    """Non-empty stripped lines of a UTF-8 text file, each prompt once, in order."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RMDError(f"there is no prompt file {path}: give a text file with one prompt a line") from None
-    except UnicodeDecodeError as error:
-        raise RMDError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from error
-    except OSError as error:
-        raise RMDError(f"cannot read the prompt file {path}: {error.strerror}") from error
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    if not lines:
+def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
+    """Captions of the moving scenes' grammar; `training` leaves out the held-out combinations."""
+    from rmd.scenes.moving.grammar import clip_caption, draw_clip_attributes
+
+    draws = (generator(seed, "clip-prompt", index) for index in range(count))
+    return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a file of any known format, stripped, each once, in order; RMDError when there are none."""
+    found = list(dict.fromkeys(text.strip() for text in read_raw(Source(str(path))) if text.strip()))
+    if not found:
         raise RMDError(f"the prompt file {path} has no prompts: write one a line")
-    return lines
+    return found

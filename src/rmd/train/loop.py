@@ -15,8 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmd.backbones.base import Backbone
+from rmd.backbones.base import Backbone, Encoder
 from rmd.config import Recipe, run_hash, to_yaml
+from rmd.data.cache import PromptCache
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
 from rmd.methods import METHODS, Batch, Method, Rollout
@@ -69,7 +70,12 @@ class Trainer:
         }
         average = {name: value.clone() for name, value in self.roles.state("student").items()}
         self.trained = Trained(self.roles, optimizers, average if recipe.optim.ema > 0 else {})
-        self.prompts = load_prompts(recipe.data.prompts, seed=recipe.train.seed)
+        self.prompts = load_prompts(recipe.data, seed=recipe.train.seed)
+        self.encoder: Encoder = self.backbone
+        if recipe.data.cache is not None:
+            cache = PromptCache(Path(recipe.data.cache))
+            cache.check(self.backbone)
+            self.encoder = cache
         self.hash = run_hash(recipe)
 
     @property
@@ -134,7 +140,9 @@ class Trainer:
         """Prompts, encoded, and noise keyed by their global sample numbers: a function of the iteration alone."""
         texts, samples = self.prompts.batch(iteration, self.recipe.train.batch_size)
         with torch.no_grad():
-            cond, null = self.backbone.encode(texts), self.backbone.null(len(texts))
+            cond, null = (
+                c.to(self.backbone.device) for c in (self.encoder.encode(texts), self.encoder.null(len(texts)))
+            )
         noise = CounterNoise(self.recipe.train.seed, samples, step=iteration, device=self.backbone.device)
         return Batch(iteration, cond, null, noise)
 
@@ -191,7 +199,8 @@ class Trainer:
     def _pictures(self, tracker: Tracker, iteration: int, rollout: Rollout) -> None:
         prompts = self.prompts.batch(0, PANEL_PROMPTS)[0]
         with self.averaged_student() as student:
-            picture = sample_panel(self.backbone, student, self.plan, prompts, seed=self.recipe.train.seed)
+            cond = self.encoder.encode(prompts).to(self.backbone.device)
+            picture = sample_panel(self.backbone, student, self.plan, cond, seed=self.recipe.train.seed)
         tracker.picture("samples", iteration, picture)
         tracker.picture("scores", iteration, score_panel(self.backbone, rollout))
 

@@ -5,27 +5,25 @@ Losses of distribution matching are unreadable (a falling loss may be a collapse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone
-from rmd.generate import sample_images
+from rmd.backbones.base import Backbone, Cond
+from rmd.generate import sample_latents
 from rmd.methods.base import Rollout
 from rmd.pictures import grid_image, to_uint8
 from rmd.plan import StepPlan
+from rmd.randomness import CounterNoise
 
 PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
 
 
-def sample_panel(
-    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int
-) -> Image.Image:
-    """Fixed prompts and seeds with the student as it is now."""
-    images = sample_images(backbone, module, plan, prompts, seed=seed)
-    return grid_image(to_uint8(strips(images)), columns=len(prompts) // 2 or 1)
+def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *, seed: int) -> Image.Image:
+    """Fixed prompts, encoded, and fixed seeds with the student as it is now."""
+    noise = CounterNoise(seed, range(len(cond)), device=backbone.device)
+    images = backbone.decode(sample_latents(backbone, module, plan, cond, noise)).clamp(-1, 1)
+    return grid_image(to_uint8(strips(images)), columns=len(cond) // 2 or 1)
 
 
 @torch.no_grad()

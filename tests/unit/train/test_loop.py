@@ -433,10 +433,10 @@ def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monke
     shown: list[dict[str, Tensor]] = []
     panel = loop.sample_panel
 
-    def spy(backbone: Backbone, module: Any, plan: Any, texts: list[str], *, seed: int) -> Any:
+    def spy(backbone: Backbone, module: Any, plan: Any, cond: Any, *, seed: int) -> Any:
         shown.append({name: value.clone() for name, value in trainer.roles.state("student").items()})
-        assert len(texts) == PANEL_PROMPTS
-        return panel(backbone, module, plan, texts, seed=seed)
+        assert len(cond) == PANEL_PROMPTS
+        return panel(backbone, module, plan, cond, seed=seed)
 
     monkeypatch.setattr(loop, "sample_panel", spy)
     trainer.train()

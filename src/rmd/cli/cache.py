@@ -1,0 +1,84 @@
+"""`rmd cache`: encode prompts once, for runs without text encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.cli.options import Device
+from rmd.errors import RMDError
+
+
+def cache(
+    prompts: Annotated[
+        str | None, typer.Argument(metavar="[PROMPTS]", help="A file or pattern, hf:OWNER/NAME, scenes, or a recipe's.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="ID", help="A pipeline: a folder, or its name on the Hub.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="Take teacher, prompts, filters and precision from a recipe.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to go on with.")] = Path(
+        "runs/cache"
+    ),
+    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16; a recipe says so itself.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts encoded at once.")] = 32,
+    shard: Annotated[int, typer.Option(min=1, help="Prompts in a file.")] = 1024,
+    worker: Annotated[str, typer.Option(metavar="I/N", help="Which of how many processes this one is.")] = "0/1",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only compare the files of --out with their checksums.")
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Encode prompts with a teacher's text encoders into a folder that `data.cache` of a recipe names."""
+    from rmd.data.cache import build_cache, verify_cache
+
+    if verify:
+        typer.echo(f"{out}: {verify_cache(out)} shards are as they were written")
+        return
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import torch
+
+    from rmd.backbones import load_backbone
+    from rmd.cli.device import find_device
+    from rmd.cli.progress import progress_bar
+    from rmd.config import DataConfig, load_recipe
+    from rmd.data.prompts import load_prompts
+    from rmd.teacher import DTYPES, teacher_source
+
+    if recipe is not None:
+        loaded = load_recipe(recipe, overrides or ())
+        data, seed, dtype = loaded.data, loaded.train.seed, DTYPES[loaded.train.dtype]
+        data = data if prompts is None else data.model_copy(update={"prompts": prompts})
+        source = teacher or loaded.teacher
+    elif prompts is not None and teacher is not None:
+        data, seed, source = DataConfig(prompts=prompts), 0, teacher
+        dtype = torch.bfloat16 if half else torch.float32
+    else:
+        raise RMDError("give PROMPTS and --teacher ID, or --recipe RECIPE")
+    which = _worker(worker)
+    texts = load_prompts(data, seed=seed).texts
+    backbone = load_backbone(teacher_source(source), dtype=dtype)
+    backbone.pipe.to(find_device(device))
+    with progress_bar() as report:
+        complete = build_cache(
+            backbone, texts, out, shard_prompts=shard, batch_size=batch_size, worker=which,
+            progress=lambda done, total: report("prompts", done, total),
+        )  # fmt: skip
+    rest = f"; use it with data.cache={out}" if complete else "; other workers have not finished yet"
+    typer.echo(f"{len(texts)} prompts in {out}{rest}")
+
+
+def _worker(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+        return int(first), int(second)
+    raise RMDError(f"--worker should be I/N with I from 0 to N - 1, but is {text!r}")
