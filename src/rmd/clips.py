@@ -10,6 +10,7 @@ from diffusers.utils import export_to_video
 from PIL import Image
 
 from rmd.errors import RMDError
+from rmd.pictures import webp
 
 SUFFIXES = (".mp4", ".webp", ".gif")
 """Of the files that `save_clip` writes."""
@@ -35,6 +36,8 @@ def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
     if path.suffix.lower() == ".mp4":
         export_to_video(list(frames), str(path), fps=fps, quality=9)
         return
+    if path.suffix.lower() == ".webp":
+        path.write_bytes(webp(frames, fps=fps))
+        return
     first, *rest = frames
-    options = {"lossless": True} if path.suffix.lower() == ".webp" else {"disposal": 2}
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, **options)
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, disposal=2)

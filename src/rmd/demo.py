@@ -34,7 +34,7 @@ from rmd.train.loop import Trainer
 from rmd.train.tracking import read_metrics
 
 GRID_PROMPTS = 24
-_SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
+SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -67,8 +67,8 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
     save_student(backbone, state, recipe, folder / "student")
     prompts = evaluation_prompts(recipe.evaluation.n, seed=recipe.train.seed)
     found = contenders(backbone, recipe)
-    samples = {c.name: _sample(trainer, c, prompts, progress) for c in found}
-    full_steps = _full_steps_seconds(trainer, prompts)
+    samples = {c.name: sample(trainer, c, prompts, progress) for c in found}
+    full_steps = full_steps_seconds(trainer, prompts)
     judge = load_judge(assets_folder())
     references = load_references(teacher_home(recipe.teacher if recipe.teacher in TEACHERS else "scenes"))
     shown = slice(0, GRID_PROMPTS * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
@@ -92,15 +92,15 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
         overhead=samples["rmd"].overhead,
     )
     grids = {name: to_uint8(s.images[shown]) for name, s in samples.items()}
-    _save_strips(grids, folder / "grids")
-    page = write_report(report, grids, _panels(folder / "run"), _plan_png(trainer), folder)
+    save_strips(grids, folder / "grids")
+    page = write_report(report, grids, panels(folder / "run"), plan_png(trainer), folder)
     return DemoResult(report, page)
 
 
 def evaluation_prompts(count: int, *, seed: int) -> list[str]:
     """Captions of the whole grammar, held-out combinations included, each `SAMPLES_PER_PROMPT` times in a row."""
     distinct = -(-count // SAMPLES_PER_PROMPT)
-    captions = scene_captions(distinct, seed=_SAMPLING_SEED + seed, training=False)
+    captions = scene_captions(distinct, seed=SAMPLING_SEED + seed, training=False)
     return [caption for caption in captions for _ in range(SAMPLES_PER_PROMPT)]
 
 
@@ -114,7 +114,7 @@ def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Ch
     nearest = min(cascade.kernel_distance_to_teacher, four.kernel_distance_to_teacher)
     gain = full_steps / ours.seconds_per_image
     found = [
-        ("attributes over the teacher's", "at least 0.95", ours.attributes / teacher.attributes, 0.95, True),
+        ("attributes over the teacher's", "at least 0.95", share_of(ours.attributes, teacher.attributes), 0.95, True),
         ("distance to renders over the undistilled cascade's", "at most 0.5",
          ours.kernel_distance / cascade.kernel_distance, 0.5, False),
         ("distance to renders over the 4-step teacher's", "below 1",
@@ -131,6 +131,11 @@ def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Ch
         Check(name=name, target=target, measured=value, passed=value >= limit if least else value <= limit)
         for name, target, value, limit, least in found
     ]
+
+
+def share_of(part: float, whole: float) -> float:
+    """part / whole, where the whole may be nothing (a teacher that gets nothing right)."""
+    return part / max(whole, 1e-9)
 
 
 def versions() -> dict[str, str]:
@@ -165,7 +170,7 @@ def contenders(backbone: Backbone, recipe: Recipe) -> list[Contender]:
     ]
 
 
-def _sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progress: Progress) -> Samples:
+def sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progress: Progress) -> Samples:
     done = 0
 
     def count(more: int) -> None:
@@ -180,21 +185,21 @@ def _sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], prog
             module,
             contender,
             prompts,
-            seed=_SAMPLING_SEED,
+            seed=SAMPLING_SEED,
             size=trainer.plan.stages[-1],
             progress=count,
         )
 
 
-def _full_steps_seconds(trainer: Trainer, prompts: Sequence[str]) -> float:
+def full_steps_seconds(trainer: Trainer, prompts: Sequence[str]) -> float:
     """Denoiser seconds per image of the student's network for as many steps, all at the full resolution."""
     size, part = trainer.plan.stages[-1], prompts[:128]
-    plan = full_plan(trainer.backbone, size, len(trainer.plan.steps))
+    plan = full_plan(trainer.backbone, size, len(trainer.plan.steps), frames=trainer.plan.frames)
     contender = Contender("full", "as many full-resolution steps", "student", plan)
-    return _sample(trainer, contender, part, lambda *_: None).denoiser_seconds / len(part)
+    return sample(trainer, contender, part, lambda *_: None).denoiser_seconds / len(part)
 
 
-def _save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
+def save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
     """The grids' pictures at their own size, one PNG a row of the table, from left to right."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in grids.items():
@@ -202,12 +207,12 @@ def _save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
         Image.fromarray(strip.numpy()).save(folder / f"{name}.png")
 
 
-def _panels(run: Path) -> list[tuple[int, Image.Image]]:
+def panels(run: Path) -> list[tuple[int, Image.Image]]:
     paths = sorted((run / "pictures").glob("scores-*.png"))
     return [(int(path.stem.split("-")[1]), Image.open(path).convert("RGB")) for path in paths]
 
 
-def _plan_png(trainer: Trainer) -> bytes:
+def plan_png(trainer: Trainer) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.png"
         plot_plan(trainer.plan, trainer.backbone.schedule, path)

@@ -100,6 +100,16 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def webp(frames: Sequence[Image.Image], *, fps: int) -> bytes:
+    """Frames as an animated WebP file that loops, without loss."""
+    first, *rest = frames
+    buffer = io.BytesIO()
+    first.save(
+        buffer, format="WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, lossless=True
+    )
+    return buffer.getvalue()
+
+
 def check_images(images: Tensor, what: str) -> None:
     """RMDError unless `images` is a batch (n, 3, H, W) of uint8 pictures."""
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or images.dtype != torch.uint8:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from rmd.cli.app import main
 from rmd.scenes import build
 from rmd.scenes.metrics import Accuracy, Interval
+from rmd.scenes.moving import build as moving
 
 Captured = pytest.CaptureFixture[str]
 
@@ -60,7 +62,10 @@ def test_render_one_caption() -> None:
     [
         (["render", "--text", "a cat on a mat"], "'a cat on a mat' is not a caption of the scenes: word it like "),
         (["render", "--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
-        (["train-teacher", "--family", "wan"], "unknown family 'wan': use one of sdxl, pixart, sd3"),
+        (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
+        (["train-teacher", "--family", "wan", "--vae", "mine"], "mine holds no VAE: give the folder that `rmd scenes"),
+        (["references", "--out", "new", "--moving"], "no judge of moving scenes in new: build one with `rmd scenes"),
+        (["render", "--moving", "--text", "a cat"], "'a cat' is not a caption of the moving scenes: word it like "),
         (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `rmd scenes train-vae` wrote"),
         (["references", "--out", "new"], "no judge in new: build one with `rmd scenes train-judge --out new`"),
         (["train-vae", "--out", "mine/file"], "cannot write mine/file: File exists; put that right and run"),
@@ -131,6 +136,45 @@ def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     assert capsys.readouterr().out == "references: o/references.safetensors (5 renders, 4 teacher samples)\n"
     expected = {"cache": Path("runs/scenes-cache"), "teacher": Path("t"), "judge": Path("j")}
     assert builder.calls == [((Path("o"),), expected)]
+
+
+def test_render_moving(capsys: Captured) -> None:
+    arguments = ["scenes", "render", "--moving", "--count", "2", "--size", "16", "--out", "it"]
+    assert main([*arguments, "--text", "a red star moves right fast, on sand"]) == 0
+    assert names(Path("it")) == ["0000.webp", "0001.webp", "captions.jsonl", "sheet.webp"]
+    assert capsys.readouterr() == ("2 clips: it (captions.jsonl); all at a glance: it/sheet.webp\n", "")
+    row = json.loads(Path("it/captions.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    assert row["attributes"] == {"background": 0, "shape": 4, "colour": 0, "motion": 1, "speed": 1}
+    with Image.open("it/sheet.webp") as sheet:
+        assert sheet.n_frames == 9
+
+
+def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    vae, teacher = Builder(Path("o/vae")), Builder(Path("o/teacher"))
+    half = Interval(0.5, 0.4, 0.6)
+    judge = Builder(SimpleNamespace(attributes=half, motion=half, speed=half))
+    references = Builder(SimpleNamespace(render_changes=[0] * 4))
+    for name, builder in (
+        ("build_clip_vae_weights", vae), ("build_clip_teacher", teacher), ("build_frame_judge", judge),
+        ("build_clip_references", references),
+    ):  # fmt: skip
+        monkeypatch.setattr(moving, name, builder)
+    assert main(["scenes", "train-vae", "--moving", "--out", "o"]) == 0
+    assert main(["scenes", "train-teacher", "--family", "wan", "--out", "o", "--iterations", "24", "--seed", "2"]) == 0
+    assert main(["scenes", "train-judge", "--moving", "--out", "o"]) == 0
+    assert main(["scenes", "references", "--moving", "--out", "o", "--judge", "j"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "vae: o/vae",
+        "teacher: o/teacher",
+        "judge: o/frame-judge.safetensors",
+        "unseen clips: frames with all attributes right 0.5000; motion right 0.5000; speed too 0.5000",
+        "references: o/clip-references.safetensors (4 renders and teacher samples)",
+    ]
+    curriculum = teacher.calls[0][1]["curriculum"]
+    assert (curriculum.low_iterations, curriculum.high_iterations, curriculum.seed) == (10, 14, 2)
+    assert vae.calls[0][1]["iterations"] == moving.CLIP_VAE_ITERATIONS
+    assert judge.calls[0][1]["iterations"] == moving.CLIP_JUDGE_ITERATIONS
+    assert references.calls[0][1]["judge"] == Path("j")
 
 
 def test_threads_and_denormals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from rmd import demo
 from rmd.cli.app import main
 from rmd.cli.demo import _clear
+from rmd.config import load_recipe
 from rmd.demo import evaluation_prompts, peak_memory_gb, targets, versions
 from rmd.report import Row
 from rmd.scenes.compare import SAMPLES_PER_PROMPT
+from rmd.scenes.families import FAMILIES
 from rmd.scenes.grammar import has_held_out, parse
+from rmd.scenes.vae import build_vae
 
 
 def row(name: str, **changes: float) -> Row:
@@ -84,3 +89,19 @@ def test_only_an_earlier_demo_is_replaced(
     (tmp_path / part / mark).touch()
     _clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["pixart", "sd3"])
+def test_the_demo_runs_with_every_family_of_the_scenes(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        FAMILIES[family](build_vae().eval()).pipe.save_pretrained(tmp_path / "teacher")
+    monkeypatch.setattr(demo, "TEACHER_STEPS", 2)
+    monkeypatch.setattr(demo, "GRID_PROMPTS", 2)
+    changes = ["train.iterations=2", "train.batch_size=2", "evaluation.n=6", f"teacher={tmp_path / 'teacher'}"]
+    result = demo.run_demo(
+        load_recipe(f"scenes-{family}", changes), tmp_path / "run", quick=True, progress=lambda *_: None
+    )
+    assert result is not None and result.page.is_file()
+    assert [row.nfe for row in result.report.rows] == [4, 8, 8, 4, 4]

@@ -22,7 +22,7 @@ from rmd.errors import RMDError
 from rmd.noise import FlowSchedule
 from rmd.pictures import png, to_image
 from rmd.plan import build_plan
-from rmd.report import Check, Report, Row, markdown_table, print_table, write_report
+from rmd.report import Check, Motion, Report, Row, markdown_table, print_table, write_report
 from rmd.report.tables import SMOKE, decimals, duration, fixed, percent, significant
 
 NAMES = ("teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd")
@@ -337,3 +337,34 @@ def test_files_appear_by_renaming_and_a_failure_leaves_the_old_ones(
     assert {path.name for path in tmp_path.iterdir()} == set(before)
     assert (tmp_path / "report.html").read_bytes() == before["report.html"]
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["quick"] is True
+
+
+def moving(position: int) -> Motion:
+    return Motion(
+        motion=0.9 - 0.1 * position, motion_ci=(0.8 - 0.1 * position, 0.95 - 0.1 * position), speed=0.61,
+        speed_ci=(0.5, 0.7), dynamics=1.04, flicker=0.37, change_distance=12.3, change_distance_ci=(10.0, 15.0),
+    )  # fmt: skip
+
+
+def test_a_report_of_clips_says_how_they_move_and_shows_them_moving(tmp_path: Path) -> None:
+    still = report()
+    rows = [row.model_copy(update={"motion": moving(i)}) for i, row in enumerate(still.rows)]
+    given = still.model_copy(update={"rows": rows})
+    assert given.moving and not still.moving
+    clips = {name: grid[:, :, None].expand(-1, -1, 3, -1, -1).clone() for name, grid in grids().items()}
+    clips["rmd"][:, :, 1] = 0
+    path = write_report(given, clips, [], png(panel(7)), tmp_path)
+    page = Page(path.read_text(encoding="utf-8"))
+    for words in ("Motion right", "Speed right", "Flicker", "0.37%", "Kernel distance of changes", "s/clip, denoiser"):
+        assert words in page.text
+    assert "s/image" not in page.text.partition("What the columns mean")[0]
+    sources = [image["src"] or "" for image in page.images]
+    moving_ones = [source for source in sources if source.startswith("data:image/webp;base64,")]
+    assert len(moving_ones) == len(NAMES) * len(PROMPTS)
+    with Image.open(io.BytesIO(base64.b64decode(moving_ones[-1].partition(",")[2]))) as clip:
+        assert clip.n_frames == 3
+    text = markdown_table(given)
+    assert "| motion | speed | moves | flicker |" in text and "| 90.0% | 61.0% | 1.04 | 0.37 |" in text
+    console = Console(width=140, record=True, file=io.StringIO())
+    print_table(given, console)
+    assert "what changes from frame to frame" in " ".join(console.export_text().split())

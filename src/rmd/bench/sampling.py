@@ -28,10 +28,12 @@ class Stopwatch(nn.Module):
     def seconds(self) -> float:
         return sum(self.calls)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # the noisy latents come first, by position or by name
+        x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         wait_for(x.device)
         began = time.perf_counter()
-        output = self.module(x, *args, **kwargs)
+        output = self.module(*args, **kwargs)
         wait_for(x.device)
         self.calls.append(time.perf_counter() - began)
         self.evaluations += x.shape[0]

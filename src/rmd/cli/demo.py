@@ -20,13 +20,17 @@ def demo(
         "runs/demo"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: its numbers mean nothing.")] = False,
-    recipe: Annotated[str, typer.Option(help="A recipe on the scenes.")] = "scenes",
+    video: Annotated[
+        bool, typer.Option("--video", help="The moving scenes: recipe scenes-wan, and TDM beside it.")
+    ] = False,
+    recipe: Annotated[str | None, typer.Option(help="A recipe on the scenes. By default: scenes.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
 ) -> None:
     """Distil the packaged teacher, sample five ways with the same seeds, judge, print a table and write report.html."""
+    name = recipe or ("scenes-wan" if video else "scenes")
     from rmd.cli.quiet import quiet_libraries
 
     _clear(out)
@@ -37,9 +41,10 @@ def demo(
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.demo import run_demo
+    from rmd.demo_moving import run_moving_demo
     from rmd.report import print_table
 
-    loaded = load_recipe(recipe, [*(QUICK if quick else ()), *(overrides or ())])
+    loaded = load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())])
     if threads is not None:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -47,7 +52,9 @@ def demo(
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
     with progress_bar() as report_progress:
-        result = run_demo(loaded, out, quick=quick, progress=report_progress)
+        result = (run_moving_demo if loaded.family == "wan" else run_demo)(
+            loaded, out, quick=quick, progress=report_progress
+        )
     if result is None:
         console.print(f"stopped and saved; start again with: rmd demo --out {out}")
         return
@@ -57,7 +64,7 @@ def demo(
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo's run and student; RMDError where something else has one of their names."""
-    marks = {"run": "recipe.yaml", "student": "rmd_config.json"}
+    marks = {"run": "recipe.yaml", "run-tdm": "recipe.yaml", "student": "rmd_config.json"}
     for part, mark in marks.items():
         folder = out / part
         if folder.exists() and not (folder / mark).is_file():

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.quiet import quiet_libraries
+from rmd.errors import one_of
 
 scenes = typer.Typer(
     help="Render captioned scenes; build the packaged teacher, its judge and the references.",
@@ -22,6 +23,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and of th
 Iterations = Annotated[
     int | None, typer.Option(min=2, metavar="N", help="Optimiser steps. By default: as for the packaged weights.")
 ]
+Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. By default: torch's own choice.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
@@ -33,8 +35,15 @@ def render(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
     text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Only scenes of this caption.")] = None,
+    moving: Moving = False,
 ) -> None:
-    """Render captioned scenes to PNG files, with their captions and a contact sheet."""
+    """Render captioned scenes to PNG files, or moving ones to WebP, with their captions and a contact sheet."""
+    if moving:
+        from rmd.scenes.moving.pictures import SHEET, draw_clips, write_clips
+
+        folder = write_clips(draw_clips(count, seed=seed, text=text), out, size=size)
+        typer.echo(f"{count} clips: {folder} (captions.jsonl); all at a glance: {folder / SHEET}")
+        return
     from rmd.scenes.pictures import SHEET_NAME, draw_scenes, write_scenes
 
     folder = write_scenes(draw_scenes(count, seed=seed, text=text), out, size=size)
@@ -43,10 +52,21 @@ def render(
 
 @scenes.command("train-vae")
 def train_vae(
-    out: Out = OUT, seed: Seed = 0, iterations: Iterations = None, cache: Cache = CACHE, threads: Threads = None
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    moving: Moving = False,
+    cache: Cache = CACHE,
+    threads: Threads = None,
 ) -> None:
     """Train the scenes' VAE."""
     _prepare(threads)
+    if moving:
+        from rmd.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
+
+        steps = CLIP_VAE_ITERATIONS if iterations is None else iterations
+        typer.echo(f"vae: {build_clip_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
+        return
     from rmd.scenes.build import VAE_ITERATIONS, build_vae_weights
 
     steps = VAE_ITERATIONS if iterations is None else iterations
@@ -58,7 +78,7 @@ def train_teacher(
     out: Out = OUT,
     seed: Seed = 0,
     iterations: Iterations = None,
-    family: Annotated[str, typer.Option(help="Which kind of pipeline the teacher is.")] = "sdxl",
+    family: Annotated[str, typer.Option(help="Which pipeline: sdxl, pixart, sd3; or wan, of moving scenes.")] = "sdxl",
     vae: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
     ] = None,
@@ -67,18 +87,42 @@ def train_teacher(
 ) -> None:
     """Train the scenes' teacher: an ordinary diffusers pipeline."""
     _prepare(threads)
-    from rmd.scenes.build import build_teacher
+    from rmd.scenes.build import build_teacher, curriculum_of
+    from rmd.scenes.families import FAMILIES
+    from rmd.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
 
+    one_of("family", family, (*FAMILIES, "wan"))
+    if family == "wan":
+        curriculum = curriculum_of(iterations, seed=seed, usual=CLIP_CURRICULUM)
+        folder = build_clip_teacher(out, cache=cache, seed=seed, vae=vae, curriculum=curriculum, log=_log)
+        typer.echo(f"teacher: {folder}")
+        return
     folder = build_teacher(out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, log=_log)
     typer.echo(f"teacher: {folder}")
 
 
 @scenes.command("train-judge")
 def train_judge(
-    out: Out = OUT, seed: Seed = 0, iterations: Iterations = None, cache: Cache = CACHE, threads: Threads = None
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    moving: Moving = False,
+    cache: Cache = CACHE,
+    threads: Threads = None,
 ) -> None:
     """Train the judge, a classifier of all attributes, and test it on scenes it has not seen."""
     _prepare(threads)
+    if moving:
+        from rmd.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
+
+        steps = CLIP_JUDGE_ITERATIONS if iterations is None else iterations
+        read = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+        typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
+        typer.echo(
+            f"unseen clips: frames with all attributes right {read.attributes.value:.4f}; motion right "
+            f"{read.motion.value:.4f}; speed too {read.speed.value:.4f}"
+        )
+        return
     from rmd.scenes.build import JUDGE_ITERATIONS, build_judge
 
     steps = JUDGE_ITERATIONS if iterations is None else iterations
@@ -98,11 +142,18 @@ def references(
     judge: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. By default: --out.")
     ] = None,
+    moving: Moving = False,
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
     """Judge fresh renders and the teacher's own samples: what students are compared with."""
     _prepare(threads)
+    if moving:
+        from rmd.scenes.moving.build import FILE_NAME, build_clip_references
+
+        made = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+        typer.echo(f"references: {out / FILE_NAME} ({len(made.render_changes)} renders and teacher samples)")
+        return
     from rmd.scenes.build import build_references
 
     found = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)

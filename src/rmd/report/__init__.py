@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rmd.report.model import Check, Report, Row
+from rmd.report.model import Check, Motion, Report, Row
 from rmd.report.tables import markdown_table, print_table
 from rmd.report.write import write_report
 
-__all__ = ["Check", "Report", "Row", "markdown_table", "print_table", "write_report"]
+__all__ = ["Check", "Motion", "Report", "Row", "markdown_table", "print_table", "write_report"]

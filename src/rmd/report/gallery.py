@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmd.errors import RMDError
-from rmd.pictures import check_images, png, to_image
+from rmd.pictures import check_images, png, to_image, webp
 from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
 from rmd.report.html import folded, image_data, items, section
 from rmd.report.model import STUDENT, Report, Row
@@ -18,6 +18,8 @@ from rmd.report.notes import PANEL_ROWS, PANELS_NOTE, SAMPLES_NOTE
 
 SHOWN_PROMPTS = 8
 """Prompts whose pictures are seen without unfolding the rest."""
+CLIP_FPS = 8
+"""Frames a second at which clips play on the page."""
 _WIDE, _SMALL = 128, 64
 """CSS pixels that a sample may be wide on a laptop and on a phone."""
 
@@ -36,7 +38,7 @@ def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
     for name, grid in grids.items():
         if report.find(name) is None:
             raise RMDError(f"there are pictures of {name!r}, but the report has no row of that name")
-        check_images(grid, f"the pictures of {name!r}")
+        check_images(grid if grid.ndim == 4 else grid.transpose(1, 2).flatten(0, 1), f"the pictures of {name!r}")
         if len(grid) != len(report.prompts):
             raise RMDError(f"{name!r} has {len(grid)} pictures for {len(report.prompts)} prompts")
 
@@ -99,7 +101,11 @@ def _sample_line(prompt: str, pictures: Sequence[tuple[Row, Tensor]]) -> str:
 
 def _sample(text: str, picture: Tensor) -> str:
     words = escape(text)
-    return f'<img src="{image_data("png", png(to_image(picture)))}" alt="{words}" title="{words}">'
+    if picture.ndim == 3:
+        source = image_data("png", png(to_image(picture)))
+    else:
+        source = image_data("webp", webp([to_image(frame) for frame in picture.unbind(1)], fps=CLIP_FPS))
+    return f'<img src="{source}" alt="{words}" title="{words}">'
 
 
 def _chart(chart: Chart) -> str:

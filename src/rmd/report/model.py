@@ -22,8 +22,26 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Motion(_Model):
+    """How the clips of a video sampler move (`rmd.scenes.moving.metrics`)."""
+
+    motion: float
+    """Share of clips that move in the way and direction that the caption asks for."""
+    motion_ci: Bounds
+    speed: float
+    """Share of clips whose speed is right too."""
+    speed_ci: Bounds
+    dynamics: float
+    """How much moves, over what was asked; 1 is as much, 0 stands still."""
+    flicker: float
+    """Change from frame to frame where nothing moves, in percent of the pixels' range."""
+    change_distance: float
+    """Kernel distance to rendered clips of what changes from frame to frame."""
+    change_distance_ci: Bounds
+
+
 class Row(_Model):
-    """One sampler: what it costs and how good its samples are."""
+    """One sampler: what it costs and how good its samples are; a sample is an image, or a clip."""
 
     name: str
     """Short and unique: teacher, rmd, ..."""
@@ -54,6 +72,8 @@ class Row(_Model):
     """Energy of the finest detail over that of rendered scenes; 1 is as sharp."""
     diversity: float
     """Mean distance between the features of two samples of one prompt."""
+    motion: Motion | None = None
+    """Of clips: `attributes` then counts frames, and distances are of frames."""
 
 
 class Check(_Model):
@@ -105,6 +125,11 @@ class Report(_Model):
     def _valid_plan(cls, plan: Mapping[str, object]) -> Mapping[str, object]:
         StepPlan.from_dict(plan)
         return plan
+
+    @property
+    def moving(self) -> bool:
+        """Whether the samples are clips."""
+        return any(row.motion is not None for row in self.rows)
 
     @property
     def step_plan(self) -> StepPlan:

@@ -74,3 +74,29 @@ MEASURE_NOTES: tuple[tuple[str, str], ...] = (
         "teacher’s: much less means that the student has fewer pictures to offer.",
     ),
 )
+
+MOTION_NOTES: tuple[tuple[str, str], ...] = (
+    (
+        "Clips",
+        "All attributes right counts frames, and the distances, detail and diversity above are of frames.",
+    ),
+    (
+        "Motion right, speed right",
+        "The judge finds the object in every frame; from its track is read how far it travels, hops, turns and grows. "
+        "Motion is right when it is of the asked kind and direction, and speed when it is as fast as well. The "
+        "thresholds are exact: they are right for every path that the captions describe.",
+    ),
+    (
+        "Moves",
+        "How much of the asked motion there is, over what the caption means: 1 is as much, 0 stands still. Few-step "
+        "video samplers tend to move less than their teachers.",
+    ),
+    (
+        "Flicker",
+        "Mean change from frame to frame outside the object, where nothing should change, in percent of the range.",
+    ),
+    (
+        "Kernel distance of changes",
+        "As the kernel distance, of how much the features change from frame to frame. It is no FVD.",
+    ),
+)

@@ -12,7 +12,7 @@ from rmd.plan import Step, StepPlan
 from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
 from rmd.report.html import folded, image_data, items, section, table
 from rmd.report.model import STUDENT, TEACHER, Bounds, Check, Report, Row
-from rmd.report.notes import ATTRIBUTES_NOTE, JUDGE_NOTE, MEASURE_NOTES
+from rmd.report.notes import ATTRIBUTES_NOTE, JUDGE_NOTE, MEASURE_NOTES, MOTION_NOTES
 from rmd.report.tables import SMOKE, bounds, decimals, duration, fixed, percent, significant
 from rmd.report.template import PAGE, STYLE
 
@@ -29,6 +29,7 @@ _MEASURES = (
     "Fine detail",
     "Diversity",
 )
+_MOTION = ("Motion right", "Speed right", "Moves", "Flicker", "Kernel distance of changes")
 
 
 def page(report: Report, pictures: Pictures) -> str:
@@ -65,20 +66,33 @@ def _headline(report: Report) -> str:
     if report.quick or student is None or teacher is None:
         return ""
     return (
-        f"<p>The distilled student needs <b>{student.nfe:g}</b> network evaluations for an image where its "
+        f"<p>The distilled student needs <b>{student.nfe:g}</b> network evaluations for "
+        f"{'a clip' if report.moving else 'an image'} where its "
         f"teacher needs <b>{teacher.nfe:g}</b>, and denoises <b>{fixed(student.speedup)} times</b> as fast. "
-        f"Every attribute of the caption is right in <b>{percent(student.attributes)}</b> of its pictures "
-        f"(teacher: {percent(teacher.attributes)}).</p>"
+        f"Every attribute of the caption is right in <b>{percent(student.attributes)}</b> of its "
+        f"{'frames' if report.moving else 'pictures'} (teacher: {percent(teacher.attributes)}).{_moves(report)}</p>"
+    )
+
+
+def _moves(report: Report) -> str:
+    student, teacher = report.find(STUDENT), report.find(TEACHER)
+    if student is None or teacher is None or student.motion is None or teacher.motion is None:
+        return ""
+    return (
+        f" Its clips move as asked in <b>{percent(student.motion.motion)}</b> of the cases "
+        f"(teacher: {percent(teacher.motion.motion)})."
     )
 
 
 def _measures(report: Report) -> str:
-    notes = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in MEASURE_NOTES)
-    rows = [(_measure_cells(row), row.name == STUDENT) for row in report.rows]
+    explained = (*MEASURE_NOTES, *(MOTION_NOTES if report.moving else ()))
+    notes = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in explained)
+    heads = [head.replace("image", "clip") for head in (*_MEASURES, *_MOTION)] if report.moving else _MEASURES
+    rows = [([*_measure_cells(row), *_motion_cells(row)], row.name == STUDENT) for row in report.rows]
     return section(
         "What was measured",
         f'<p class="soft">{report.n} samples a row, seed {report.seed}; in small print, 95% confidence intervals. '
-        f"{JUDGE_NOTE}</p>\n{table(_MEASURES, rows)}\n"
+        f"{JUDGE_NOTE}</p>\n{table(heads, rows)}\n"
         + folded("What the columns mean", f'<dl class="notes">\n{notes}\n</dl>'),
     )
 
@@ -96,6 +110,19 @@ def _measure_cells(row: Row) -> list[str]:
         significant(row.frechet_distance),
         fixed(row.high_frequency, 2),
         significant(row.diversity),
+    ]
+
+
+def _motion_cells(row: Row) -> list[str]:
+    if row.motion is None:
+        return []
+    motion = row.motion
+    return [
+        f"{percent(motion.motion)}<small>{bounds(motion.motion_ci, percent)}</small>",
+        f"{percent(motion.speed)}<small>{bounds(motion.speed_ci, percent)}</small>",
+        fixed(motion.dynamics, 2),
+        f"{fixed(motion.flicker, 2)}%",
+        _distance(motion.change_distance, motion.change_distance_ci),
     ]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rmd.report.model import STUDENT, Bounds, Check, Report, Row
+from rmd.report.model import STUDENT, Bounds, Check, Motion, Report, Row
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
 
@@ -64,24 +64,57 @@ def _distance(value: float, ends: Bounds) -> str:
     return f"{fixed(value, digits)} {bounds(ends, lambda end: fixed(end, digits))}"
 
 
-_MEASURES: Sequence[_Column] = (
+_COST: Sequence[_Column] = (
     _Column("NFE", lambda row: f"{row.nfe:g}"),
     _Column("s/image", lambda row: significant(row.seconds_per_image)),
     _Column("speed-\nup", lambda row: f"{fixed(row.speedup)}x"),
     _Column("all\nright", lambda row: percent(row.attributes)),
+)
+_MOTION: Sequence[_Column] = (
+    _Column("motion", lambda row: _of(row, lambda motion: percent(motion.motion))),
+    _Column("speed", lambda row: _of(row, lambda motion: percent(motion.speed))),
+    _Column("moves", lambda row: _of(row, lambda motion: fixed(motion.dynamics, 2))),
+    _Column("flicker", lambda row: _of(row, lambda motion: fixed(motion.flicker, 2))),
+)
+_DISTANCE: Sequence[_Column] = (
     _Column("kernel distance", lambda row: _distance(row.kernel_distance, row.kernel_distance_ci)),
     _Column(
         "to\nteacher",
         lambda row: fixed(row.kernel_distance_to_teacher, decimals(row.kernel_distance_to_teacher_ci)),
     ),
+)
+_CHANGES = _Column(
+    "of\nchanges", lambda row: _of(row, lambda m: fixed(m.change_distance, decimals(m.change_distance_ci)))
+)
+_LOOKS: Sequence[_Column] = (
     _Column("detail", lambda row: fixed(row.high_frequency, 2)),
     _Column("diversity", lambda row: significant(row.diversity)),
 )
+
+
+def _of(row: Row, write: Callable[[Motion], str]) -> str:
+    return "" if row.motion is None else write(row.motion)
+
+
+def _columns(report: Report) -> Sequence[_Column]:
+    if not report.moving:
+        return (*_COST, *_DISTANCE, *_LOOKS)
+    cost = [_Column(column.title.replace("image", "clip"), column.write) for column in _COST]
+    return (*cost, *_MOTION, *_DISTANCE, _CHANGES, _LOOKS[0])
+
+
 _LEGEND = (
     "NFE: network evaluations per image. s/image: of the denoiser alone. All right: every attribute of the "
     "caption, says the judge. Kernel distance: to rendered scenes on the judge's features, x1000, with its "
     "95% interval; to teacher: the same to the teacher's samples. Detail: finest detail over that of "
     "renders. Diversity: distance between samples of one prompt."
+)
+_CLIP_LEGEND = (
+    "NFE: network evaluations per clip. s/clip: of the denoiser alone. All right: frames with every attribute of the "
+    "caption, says the judge. Motion: clips that move as asked; speed: with the right speed too; moves: how much, over "
+    "what was asked. Flicker: change where nothing moves, in % of the range. Kernel distance: of frames to "
+    "rendered ones on the judge's features, x1000, with its 95% interval; to teacher: the same to the teacher's; of "
+    "changes: of what changes from frame to frame. Detail: finest detail over that of renders."
 )
 
 
@@ -91,14 +124,15 @@ def print_table(report: Report, console: Console) -> None:
         console.print(Text(SMOKE, style="bold"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    for column in _MEASURES:
+    columns = _columns(report)
+    for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in report.rows:
         # Text, not str: brackets of an interval are not rich's markup.
-        cells = [Text(row.name), *(Text(column.write(row)) for column in _MEASURES)]
+        cells = [Text(row.name), *(Text(column.write(row)) for column in columns)]
         table.add_row(*cells, style="bold" if row.name == STUDENT else None)
     console.print(table)
-    console.print(Text(f"\n{_LEGEND}", style="dim"))
+    console.print(Text(f"\n{_CLIP_LEGEND if report.moving else _LEGEND}", style="dim"))
     if report.checks:
         console.print()
     for check in report.checks:
@@ -107,10 +141,11 @@ def print_table(report: Report, console: Console) -> None:
 
 def markdown_table(report: Report) -> str:
     """The same table in Markdown, with the rows' labels; the student's row is bold."""
-    titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in _MEASURES)]
-    lines = [_markdown_line(titles), _markdown_line(["---", *["---:"] * len(_MEASURES)])]
+    columns = _columns(report)
+    titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in columns)]
+    lines = [_markdown_line(titles), _markdown_line(["---", *["---:"] * len(columns)])]
     for row in report.rows:
-        cells = [row.label.replace("|", "\\|"), *(column.write(row) for column in _MEASURES)]
+        cells = [row.label.replace("|", "\\|"), *(column.write(row) for column in columns)]
         lines.append(_markdown_line([f"**{cell}**" for cell in cells] if row.name == STUDENT else cells))
     return "\n".join(lines) + "\n"
 

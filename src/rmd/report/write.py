@@ -24,7 +24,7 @@ def write_report(
 
     Args:
         report: the numbers.
-        grids: (len(prompts), 3, H, W) uint8 samples by the name of their row.
+        grids: (len(prompts), 3, H, W) uint8 samples by the name of their row; clips are (len(prompts), 3, T, H, W).
         panels: (iteration, picture) of the training, each as `rmd.train.panels.score_panel` draws it: five
             rows with the student's samples, noised, as teacher and fake score read them, and the difference.
         plan_png: the plan's plot.

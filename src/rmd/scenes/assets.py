@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmd.errors import RMDError
 
-TEACHERS = {"scenes": "sdxl", "scenes-pixart": "pixart", "scenes-sd3": "sd3"}
+TEACHERS = {"scenes": "sdxl", "scenes-pixart": "pixart", "scenes-sd3": "sd3", "scenes-wan": "wan"}
 """The scenes' teachers by the names that recipes call them, and their families."""
 
 

@@ -6,10 +6,8 @@ them, so a killed build goes on where it was and another one starts anew. `build
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +22,26 @@ from rmd.errors import RMDError, one_of
 from rmd.generate import sample_images
 from rmd.scenes.assets import TEACHERS
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
-from rmd.scenes.dataset import renderer_key
 from rmd.scenes.families import FAMILIES
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge, train_judge
 from rmd.scenes.metrics import Accuracy, accuracy, high_frequency
-from rmd.scenes.record import Data, Part, check_writable, disk_errors, new_folder, read_record, record
+from rmd.scenes.record import (
+    Data,
+    Part,
+    build_key,
+    check_writable,
+    checkpoint_path,
+    disk_errors,
+    new_folder,
+    read_record,
+    record,
+    seeded,
+    to_half,
+    weights_key,
+)
 from rmd.scenes.references import References, load_references, save_references
-from rmd.scenes.teacher import HIGH, Curriculum, train_teacher
+from rmd.scenes.teacher import HIGH, Curriculum, still_latents, train_teacher
 from rmd.scenes.vae import build_vae, train_decoder, train_vae
 
 __all__ = [
@@ -51,6 +61,7 @@ POOR_DATA = Data(16384, seed=12)
 VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
 """Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
+CURRICULUM = Curriculum()
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)
@@ -71,14 +82,15 @@ def build_vae_weights(
     check_writable(out)
     decides = (seed, iterations, data)
     further = round(DECODER_SHARE * iterations)
-    checkpoint, second = _checkpoint(cache, "vae", *decides), _checkpoint(cache, "decoder", *decides, further)
+    checkpoint, second = checkpoint_path(cache, "vae", *decides), checkpoint_path(cache, "decoder", *decides, further)
     scenes = data.render(cache)
-    with _seeded(seed):
+    with seeded(seed):
         vae = build_vae()
     seconds = train_vae(vae, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     more = train_decoder(vae, scenes, iterations=further, seed=seed, checkpoint=second, log=log)
     with new_folder(out / "vae") as partial:
-        vae.to(torch.float16).save_pretrained(partial)
+        to_half(vae)
+        vae.save_pretrained(partial)
     record(out, "vae", Part(seed, iterations, (data,), seconds))
     record(out, "decoder", Part(seed, further, (data,), more))
     for done in (checkpoint, second):
@@ -104,15 +116,15 @@ def build_teacher(
     check_writable(out)
     encoder = given if given is not None else _cached_vae(out, cache, log)
     curriculum = curriculum_of(iterations, seed=seed)
-    latents = _digest(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
-    checkpoint = _checkpoint(cache, "teacher", family, curriculum, clean, poor, latents)
-    with _seeded(seed):
+    latents = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
+    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, latents)
+    with seeded(seed):
         backbone = FAMILIES[family](encoder)
-    seconds = train_teacher(
-        backbone, clean.render(cache), poor.render(cache), curriculum, checkpoint=checkpoint, log=log
-    )
+    data = still_latents(backbone.pipe.vae, clean.render(cache), poor.render(cache), seed=seed)
+    seconds = train_teacher(backbone, data, curriculum, checkpoint=checkpoint, log=log)
     with new_folder(out / "teacher") as partial:
-        backbone.pipe.to(torch.float16).save_pretrained(partial)
+        to_half(*backbone.pipe.components.values())
+        backbone.pipe.save_pretrained(partial)
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
     checkpoint.unlink(missing_ok=True)
     return out / "teacher"
@@ -128,9 +140,9 @@ def build_judge(
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    checkpoint = _checkpoint(cache, "judge", seed, iterations, data)
+    checkpoint = checkpoint_path(cache, "judge", seed, iterations, data)
     scenes = data.render(cache)
-    with _seeded(seed):
+    with seeded(seed):
         judge = Judge()
     seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
@@ -162,7 +174,7 @@ def build_references(
     """
     began = time.perf_counter()
     knows = load_judge(out if judge is None else judge)
-    backbone = load_backbone(_folder(out / "teacher" if teacher is None else teacher))
+    backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
     check_writable(out)
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
@@ -176,7 +188,7 @@ def build_references(
         captions,
         seed=data.seed,
         guidance=guidance,
-        progress=_counter(data.count, log),
+        progress=log_samples(data.count, log),
     )
     renders_right, renders = knows.assess(pixels, scenes.attributes)
     samples_right, features = knows.assess(samples, _attributes(captions))
@@ -190,9 +202,9 @@ def build_references(
     return found
 
 
-def curriculum_of(iterations: int | None, *, seed: int) -> Curriculum:
+def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum = CURRICULUM) -> Curriculum:
     """The usual curriculum, or one of that many iterations (at least 2) with its phases in proportion."""
-    usual = Curriculum(seed=seed)
+    usual = replace(usual, seed=seed)
     if iterations is None:
         return usual
     low = max(1, round(iterations * usual.low_iterations / usual.iterations))
@@ -210,7 +222,7 @@ def load_vae(folder: Path) -> AutoencoderKL:
     return vae.float().eval().requires_grad_(False)
 
 
-def _folder(teacher: Path) -> Path:
+def teacher_folder_at(teacher: Path) -> Path:
     """The folder itself; a name that is no folder would be looked for on the Hub."""
     if not teacher.is_dir():
         raise RMDError(f"there is no teacher {teacher}: build one with `rmd scenes train-teacher`, or give --teacher")
@@ -219,7 +231,7 @@ def _folder(teacher: Path) -> Path:
 
 def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
     """The default VAE, trained once for a cache; its record goes to `out` too."""
-    folder = cache / f"vae-{_key(VAE_ITERATIONS, VAE_DATA)}"
+    folder = cache / f"vae-{build_key(VAE_ITERATIONS, VAE_DATA)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
     for part in ("vae", "decoder"):
@@ -227,37 +239,12 @@ def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
     return load_vae(folder / "vae")
 
 
-def _key(*decides: object) -> str:
-    """Twelve hexadecimal digits of everything that decides a result, the renderer included."""
-    return hashlib.blake2b(repr((renderer_key(), *decides)).encode(), digest_size=6).hexdigest()
-
-
-def _checkpoint(cache: Path, name: str, *decides: object) -> Path:
-    return cache / f"{name}-{_key(*decides)}.pt"
-
-
-def _digest(module: nn.Module) -> str:
-    """Twelve hexadecimal digits of a network's weights."""
-    found = hashlib.blake2b(digest_size=6)
-    for tensor in module.state_dict().values():
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Initial weights come from torch's global generator: seed it, and leave it as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _attributes(captions: Sequence[str]) -> Tensor:
     """(n, 9) attributes that captions of the grammar name."""
     return torch.tensor([found.to_tuple() for text in captions if (found := parse(text)) is not None])
 
 
-def _counter(total: int, log: Log) -> Callable[[int], None]:
+def log_samples(total: int, log: Log) -> Callable[[int], None]:
     """A progress function that logs how many of `total` samples there are."""
     done, began = 0, time.perf_counter()
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone
 from rmd.bench.sampling import Stopwatch
+from rmd.crossing import upsample
 from rmd.generate import sample_latents
 from rmd.plan import Stage, StepPlan, build_plan
 from rmd.randomness import CounterNoise
@@ -57,9 +57,9 @@ class Samples:
         return self.loop_seconds / self.denoiser_seconds - 1
 
 
-def full_plan(backbone: Backbone, side: Stage, steps: int) -> StepPlan:
+def full_plan(backbone: Backbone, side: Stage, steps: int, *, frames: int = 1) -> StepPlan:
     """The teacher's own sampling: one resolution, steps uniform in its time."""
-    return build_plan(backbone.schedule, steps=steps, sides=[(side.height, side.width)], thresholds=[])
+    return build_plan(backbone.schedule, steps=steps, sides=[(side.height, side.width)], thresholds=[], frames=frames)
 
 
 @torch.no_grad()
@@ -80,9 +80,7 @@ def run_contender(
         )
         loop += time.perf_counter() - entered
         decoded = backbone.decode(latents).clamp(-1, 1)
-        if decoded.shape[-1] != size.width:
-            decoded = F.interpolate(decoded, (size.height, size.width), mode="bilinear")
-        images.append(decoded)
+        images.append(upsample(decoded, (size.height, size.width), "bilinear"))
         if progress is not None:
             progress(len(part))
     total = time.perf_counter() - began

@@ -7,7 +7,7 @@ texture) stand in for Inception features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -23,14 +23,15 @@ from rmd.scenes.dataset import SceneSet, batches
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
 _WIDTHS = (32, 64, 96, 96)
-_EMBEDDING = 96
-FEATURE_SIZE = _EMBEDDING + 2 * sum(_WIDTHS[:3])
+EMBEDDING = 96
+FEATURE_SIZE = EMBEDDING + 2 * sum(_WIDTHS[:3])
 
 
 class Judge(nn.Module):
     """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 480)."""
 
-    def __init__(self) -> None:
+    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES) -> None:
+        """A head for every attribute, of its number of values."""
         super().__init__()
         previous = 4 * 3
         self.fold = nn.PixelUnshuffle(2)  # textures have marks of a few pixels: none is dropped before it is read
@@ -47,8 +48,8 @@ class Judge(nn.Module):
                 )
             )
             previous = width
-        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, _EMBEDDING), nn.SiLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(_EMBEDDING, size) for name, size in ATTRIBUTE_SIZES.items()})
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, EMBEDDING), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(EMBEDDING, size) for name, size in attributes.items()})
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         x, statistics = self.fold(images), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from rmd.errors import RMDError
-from rmd.scenes.dataset import SceneSet, make_scenes
+from rmd.scenes.dataset import SceneSet, make_scenes, renderer_key
 
 RECORD_NAME = "build.json"
 
@@ -70,6 +72,39 @@ def record(folder: Path, name: str, part: Part | Mapping[str, object]) -> None:
     values = asdict(part) if isinstance(part, Part) else dict(part)
     with disk_errors(folder):
         _write(folder / RECORD_NAME, read_record(folder) | {name: values})
+
+
+def build_key(*decides: object) -> str:
+    """Twelve hexadecimal digits of everything that decides a result, the renderer included."""
+    return hashlib.blake2b(repr((renderer_key(), *decides)).encode(), digest_size=6).hexdigest()
+
+
+def checkpoint_path(cache: Path, name: str, *decides: object) -> Path:
+    """Where a training keeps its state, by all that decides its result."""
+    return cache / f"{name}-{build_key(*decides)}.pt"
+
+
+def weights_key(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of a network's weights."""
+    found = hashlib.blake2b(digest_size=6)
+    for tensor in module.state_dict().values():
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights come from torch's global generator: seed it, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def to_half(*modules: object) -> None:
+    """Cast networks to float16, all of each (diffusers' own `to` warns of parts that it would keep in float32)."""
+    for module in modules:
+        if isinstance(module, nn.Module):
+            nn.Module.to(module, torch.float16)
 
 
 def _write(path: Path, parts: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +29,8 @@ def save_references(references: References, folder: Path) -> None:
 
     An earlier file is replaced when all is written.
     """
-    tensors = {"high_frequency": torch.tensor([references.high_frequency])}
-    for name, features in (("renders", references.renders), ("teacher", references.teacher)):
-        low, high = features.amin(0), features.amax(0)
-        step = ((high - low) / 255).clamp(min=1e-12)
-        tensors[name] = ((features - low) / step).round().to(torch.uint8)
-        tensors[f"{name}-low"], tensors[f"{name}-step"] = low, step
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILE_NAME}.partial"
-    save_file(tensors, partial)
-    partial.replace(folder / FILE_NAME)
+    features = {"renders": references.renders, "teacher": references.teacher}
+    save_features(features, references.high_frequency, folder / FILE_NAME)
 
 
 def load_references(folder: Path) -> References:
@@ -45,9 +38,27 @@ def load_references(folder: Path) -> References:
     path = folder / FILE_NAME
     if not path.is_file():
         raise RMDError(f"no reference statistics in {folder}: make them with `rmd scenes references --out {folder}`")
+    features, high_frequency = load_features(path)
+    return References(features["renders"], features["teacher"], high_frequency)
+
+
+def save_features(features: Mapping[str, Tensor], high_frequency: float, path: Path) -> None:
+    """Write named features (n, d), each dimension in 256 levels between its extremes, and a number."""
+    tensors = {"high_frequency": torch.tensor([high_frequency])}
+    for name, values in features.items():
+        low, high = values.amin(0), values.amax(0)
+        step = ((high - low) / 255).clamp(min=1e-12)
+        tensors[name] = ((values - low) / step).round().to(torch.uint8)
+        tensors[f"{name}-low"], tensors[f"{name}-step"] = low, step
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def load_features(path: Path) -> tuple[dict[str, Tensor], float]:
+    """What `save_features` wrote."""
     tensors = load_file(path)
-    restored = {
-        name: tensors[name].float() * tensors[f"{name}-step"] + tensors[f"{name}-low"]
-        for name in ("renders", "teacher")
-    }
-    return References(restored["renders"], restored["teacher"], float(tensors["high_frequency"]))
+    names = [name.removesuffix("-step") for name in tensors if name.endswith("-step")]
+    restored = {name: tensors[name].float() * tensors[f"{name}-step"] + tensors[f"{name}-low"] for name in names}
+    return restored, float(tensors["high_frequency"])

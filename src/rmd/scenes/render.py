@@ -20,7 +20,7 @@ from rmd.scenes.grammar import ATTRIBUTE_NAMES, LAYOUTS, Attributes, caption, dr
 
 CANVAS = 64.0
 _NUISANCES = 64
-_GRAIN = 4  # channels of smooth random fields a scene owns
+GRAIN = 4  # channels of smooth random fields a scene owns
 _PALETTE = torch.tensor(
     [[0.86, 0.16, 0.14], [0.95, 0.78, 0.12], [0.18, 0.62, 0.22], [0.16, 0.32, 0.86], [0.58, 0.22, 0.74], [0.95] * 3]
 )
@@ -65,7 +65,7 @@ def sample_scenes(indices: Sequence[int], *, seed: int, training: bool) -> Scene
         attributes.append(drawn.to_tuple())
         captions.append(caption(drawn, flipped=bool(u[0] < 0.5)))
         uniform.append(u)
-        grain.append(torch.randn(_GRAIN, 16, 16, generator=g))
+        grain.append(torch.randn(GRAIN, 16, 16, generator=g))
     return SceneBatch(torch.tensor(attributes), captions, torch.stack(uniform), torch.stack(grain))
 
 
@@ -74,7 +74,7 @@ def scenes_of(attributes: Sequence[Attributes], *, seed: int) -> SceneBatch:
     count = len(attributes)
     draws = [generator(seed, "scene-of", i) for i in range(count)]
     uniform = torch.stack([torch.rand(_NUISANCES, generator=g) for g in draws])
-    grain = torch.stack([torch.randn(_GRAIN, 16, 16, generator=g) for g in draws])
+    grain = torch.stack([torch.randn(GRAIN, 16, 16, generator=g) for g in draws])
     return SceneBatch(
         torch.tensor([a.to_tuple() for a in attributes]), [caption(a) for a in attributes], uniform, grain
     )
@@ -92,17 +92,17 @@ def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     x, y = x.expand(len(scenes), side, side), y.expand(len(scenes), side, side)
     columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
-    u = _Uniforms(scenes.uniform)
+    u = Uniforms(scenes.uniform)
     edge = CANVAS / size  # one final pixel, the width of an anti-aliased edge
     angle = 2 * math.pi * u.column(1)
     light = torch.stack([torch.cos(angle), -0.4 - 0.6 * u.column(2)], 1)
     light = light / light.norm(dim=1, keepdim=True)
-    image = _background(columns["background"], scenes.grain, u, x, y)
-    image = _pebbles(image, u, x, y, edge)
+    image = background(columns["background"], scenes.grain, u, x, y)
+    image = pebbles(image, u, x, y, edge)
     for which, place in _placements(columns, u):
         keep = columns[f"shape_{which}"] >= 0
         if bool(keep.any()):
-            image[keep] = _draw_object(
+            image[keep] = draw_object(
                 image[keep],
                 x[keep],
                 y[keep],
@@ -111,14 +111,14 @@ def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
                 texture=columns[f"texture_{which}"][keep],
                 place=place[keep],
                 light=light[keep],
-                u=_Uniforms(scenes.uniform[keep][:, 24 if which == "a" else 40 :]),
+                u=Uniforms(scenes.uniform[keep][:, 24 if which == "a" else 40 :]),
                 edge=edge,
             )
     lit = image * (0.92 + 0.16 * u.map(3, (len(scenes), 1, 1, 1)))
     return F.avg_pool2d(lit.clamp(0, 1), 2)
 
 
-class _Uniforms:
+class Uniforms:
     """Columns of a (n, k) table of uniform draws."""
 
     def __init__(self, table: Tensor) -> None:
@@ -131,7 +131,7 @@ class _Uniforms:
         return self.column(index, low, high).view(-1, *[1] * (len(shape) - 1))
 
 
-def _placements(columns: dict[str, Tensor], u: _Uniforms) -> list[tuple[str, Tensor]]:
+def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tensor]]:
     """(n, 3) centre x, centre y and radius of objects a and b."""
     n = u.table.shape[0]
     layout, single = columns["layout"], columns["shape_b"] < 0
@@ -168,7 +168,7 @@ def _field(grain: Tensor, channel: int, cells: tuple[int, int], side: int) -> Te
     return F.interpolate(patch, size=(side, side), mode="bicubic", align_corners=False)[:, 0]
 
 
-def _background(kind: Tensor, grain: Tensor, u: _Uniforms, x: Tensor, y: Tensor) -> Tensor:
+def background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -> Tensor:
     n, side = x.shape[0], x.shape[-1]
     top = torch.tensor([_SKY[name][0] for name in _SKY])[kind]
     low = torch.tensor([_SKY[name][1] for name in _SKY])[kind]
@@ -203,7 +203,7 @@ def _background(kind: Tensor, grain: Tensor, u: _Uniforms, x: Tensor, y: Tensor)
     return image + detail[:, None]
 
 
-def _pebbles(image: Tensor, u: _Uniforms, x: Tensor, y: Tensor, edge: float) -> Tensor:
+def pebbles(image: Tensor, u: Uniforms, x: Tensor, y: Tensor, edge: float) -> Tensor:
     """Up to two small discs on the background that no caption mentions."""
     shape = image.shape
     for k in range(2):
@@ -215,9 +215,9 @@ def _pebbles(image: Tensor, u: _Uniforms, x: Tensor, y: Tensor, edge: float) -> 
     return image
 
 
-def _draw_object(
+def draw_object(
     image: Tensor, x: Tensor, y: Tensor, *, shape: Tensor, colour: Tensor, texture: Tensor, place: Tensor,
-    light: Tensor, u: _Uniforms, edge: float,
+    light: Tensor, u: Uniforms, edge: float,
 ) -> Tensor:  # fmt: skip
     """Paint one object over (n, 3, side, side): soft shadow, texture, shading, anti-aliased edge."""
     flat = (1, 1, 1)
@@ -306,7 +306,7 @@ def _ring(a: Tensor, b: Tensor, r: Tensor) -> Tensor:
 _SHAPE_DISTANCES = (_ball, _box, _triangle, _cross, _star, _ring)
 
 
-def _texture(texture: Tensor, a: Tensor, b: Tensor, u: _Uniforms, edge: float) -> Tensor:
+def _texture(texture: Tensor, a: Tensor, b: Tensor, u: Uniforms, edge: float) -> Tensor:
     """Share of the second colour (n, side, side) in [0, 1]: marks of three to five units, blurred at half the size."""
     flat = (1, 1, 1)
     turn = u.map(5, flat, 0, math.pi)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond
@@ -26,6 +27,8 @@ from rmd.scenes.vae import encode
 
 LOW = Stage(1, 32, 32)
 HIGH = Stage(2, 64, 64)
+WRONG_CAPTIONS = 0.15
+"""Share of the low-resolution pictures that are shown with another one's caption."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Curriculum:
     """How long and on what the teacher trains; an iteration is one optimiser step."""
 
     low_iterations: int = 3000
-    high_iterations: int = 4500
+    high_iterations: int = 7500
     low_batch: int = 64
     high_batch: int = 32
     low_share: float = 0.12
@@ -60,16 +63,42 @@ class Curriculum:
         return min(1.0, (step + 1) / self.warmup, max(left, 0.0))
 
 
+@dataclass(frozen=True)
+class LatentSets:
+    """What a teacher learns from: scaled latents of both resolutions in half precision, each with its caption."""
+
+    high: Tensor
+    high_captions: list[str]
+    low: Tensor
+    low_captions: list[str]
+
+
+def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
+    """Encode pictures: `clean` for the high resolution, as they are; `poor` for the low one, degraded here."""
+    high, low = [], []
+    for index in torch.arange(len(clean)).split(512):
+        high.append(encode(vae, clean.pixels(index)).half())
+    g = generator(seed, "degrade")
+    for index in torch.arange(len(poor)).split(512):
+        low.append(encode(vae, degrade(F.avg_pool2d(poor.pixels(index), 2), g)).half())
+    return LatentSets(torch.cat(high), clean.captions, torch.cat(low), partly_wrong(poor.captions, g))
+
+
+def partly_wrong(captions: list[str], g: torch.Generator) -> list[str]:
+    """The captions, a share of `WRONG_CAPTIONS` of them replaced by another's."""
+    wrong = torch.rand(len(captions), generator=g) < WRONG_CAPTIONS
+    order = torch.randperm(len(captions), generator=g)
+    return [captions[int(order[i]) if wrong[i] else i] for i in range(len(captions))]
+
+
 def train_teacher(
-    backbone: Backbone, clean: SceneSet, poor: SceneSet, curriculum: Curriculum, *, checkpoint: Path | None = None,
+    backbone: Backbone, data: LatentSets, curriculum: Curriculum, *, checkpoint: Path | None = None,
     every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train denoiser and text encoder together; the backbone holds the averaged weights at the end.
 
     Args:
-        backbone: an untrained backbone around a trained VAE.
-        clean: pictures for the high resolution, shown as they are.
-        poor: pictures for the low resolution, degraded here.
+        backbone: an untrained backbone around a trained VAE, which made the latents of `data`.
         checkpoint: file that a killed run goes on from, kept after every `every` iterations.
 
     Returns:
@@ -78,14 +107,14 @@ def train_teacher(
     trained = nn.ModuleList([backbone.denoiser, *_text_encoders(backbone)])
     averaged = deepcopy(trained).requires_grad_(False)
     optimizers = Optimizers(trained, curriculum)
-    data = _LatentData(backbone, clean, poor, curriculum)
+    order = _Order(data, curriculum)
     state = Checkpoint(
         checkpoint, every, trained=trained, averaged=averaged, muon=optimizers.muon, adamw=optimizers.adamw
     )
     start = state.restore()
     trained.train()
     for step in range(start, curriculum.iterations):
-        loss = denoising_loss(backbone, *data.batch(step), step=step, curriculum=curriculum)
+        loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum)
         trained.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -108,8 +137,10 @@ class Optimizers:
     is given kernels as views of (out, in * height * width).
     """
 
-    _elementwise = ("embed", "conv_in", "conv_out", "proj_out")
-    """Names of layers next to the network's inputs and outputs, where Muon does not apply."""
+    _elementwise = (
+        "embed", "shared", "relative_attention_bias", "conv_in", "conv_out", "proj_out", "scale_shift_table"
+    )  # fmt: skip
+    """Names of tables, and of layers next to the network's inputs and outputs, where Muon does not apply."""
 
     def __init__(self, trained: nn.Module, curriculum: Curriculum) -> None:
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -169,51 +200,45 @@ def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, pre
     return targets[prediction]
 
 
-def degrade(images: Tensor, g: torch.Generator) -> Tensor:
-    """Uneven quality for (n, 3, s, s) images in [-1, 1]: each is blurred, recoloured or made noisy by chance."""
-    n = images.shape[0]
+def degrade(images: Tensor, g: torch.Generator, *, each: int = 1) -> Tensor:
+    """Uneven quality for (n, 3, s, s) images in [-1, 1]: each is blurred, recoloured or made noisy by chance.
+
+    Args:
+        each: so many images in a row are frames of one clip, and share everything but the noise itself.
+    """
+    n = images.shape[0] // each
+
+    def draw(channels: int = 1) -> Tensor:
+        return torch.rand(n, channels, 1, 1, generator=g).repeat_interleave(each, dim=0)
 
     def chance(p: float) -> Tensor:
-        return (torch.rand(n, 1, 1, 1, generator=g) < p).float()
+        return (draw() < p).float()
 
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
-    images = torch.lerp(images, blurred, chance(0.5) * torch.rand(n, 1, 1, 1, generator=g))
-    gain = 1 + 0.35 * (2 * torch.rand(n, 3, 1, 1, generator=g) - 1)
-    offset = 0.25 * (2 * torch.rand(n, 3, 1, 1, generator=g) - 1)
+    images = torch.lerp(images, blurred, chance(0.5) * draw())
+    gain = 1 + 0.35 * (2 * draw(3) - 1)
+    offset = 0.25 * (2 * draw(3) - 1)
     images = torch.lerp(images, images * gain + offset, chance(0.5))
-    noise = 0.12 * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(images.shape, generator=g)
+    noise = 0.12 * draw() * torch.randn(images.shape, generator=g)
     return (images + chance(0.4) * noise).clamp(-1, 1)
 
 
-class _LatentData:
-    """Latents of both data sets in memory, and the batch of a step as a function of the step alone."""
+class _Order:
+    """The batch of a step as a function of the step alone."""
 
-    wrong_captions = 0.15
-
-    def __init__(self, backbone: Backbone, clean: SceneSet, poor: SceneSet, curriculum: Curriculum) -> None:
-        vae = backbone.pipe.vae
-        self.curriculum, self.clean, self.poor = curriculum, clean, poor
-        high, low = [], []
-        for index in torch.arange(len(clean)).split(512):
-            high.append(encode(vae, clean.pixels(index)).half())
-        g = generator(curriculum.seed, "degrade")
-        for index in torch.arange(len(poor)).split(512):
-            low.append(encode(vae, degrade(F.avg_pool2d(poor.pixels(index), 2), g)).half())
-        self.high, self.low = torch.cat(high), torch.cat(low)
-        wrong = torch.rand(len(poor), generator=g) < self.wrong_captions
-        order = torch.randperm(len(poor), generator=g)
-        self.poor_captions = [poor.captions[int(order[i]) if wrong[i] else i] for i in range(len(poor))]
-        self._low_index = _Rewind(lambda: batches(len(poor), curriculum.low_batch, seed=curriculum.seed))
-        self._high_index = _Rewind(lambda: batches(len(clean), curriculum.high_batch, seed=curriculum.seed))
+    def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
+        self.data, self.curriculum = data, curriculum
+        self._low_index = _Rewind(lambda: batches(len(data.low), curriculum.low_batch, seed=curriculum.seed))
+        self._high_index = _Rewind(lambda: batches(len(data.high), curriculum.high_batch, seed=curriculum.seed))
 
     def batch(self, step: int) -> tuple[Tensor, list[str], Stage]:
         g = generator(self.curriculum.seed, "phase", step)
         first_phase = step < self.curriculum.low_iterations
         if first_phase or float(torch.rand((), generator=g)) < self.curriculum.low_share:
             index = self._low_index.at(step)
-            return self.low[index].float(), [self.poor_captions[int(i)] for i in index], LOW
+            return self.data.low[index].float(), [self.data.low_captions[int(i)] for i in index], LOW
         index = self._high_index.at(step)
-        return self.high[index].float(), [self.clean.captions[int(i)] for i in index], HIGH
+        return self.data.high[index].float(), [self.data.high_captions[int(i)] for i in index], HIGH
 
 
 class _Rewind:

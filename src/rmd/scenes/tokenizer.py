@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -38,9 +39,9 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
 
 
-def build_t5_tokenizer() -> T5Tokenizer:
-    """A stock T5Tokenizer with a piece for every word of the grammar, and letters for the others."""
-    words = vocabulary()
+def build_t5_tokenizer(words: Sequence[str] | None = None) -> T5Tokenizer:
+    """A stock T5Tokenizer with a piece for every word (by default: of the grammar), and letters for the others."""
+    words = vocabulary() if words is None else words
     letters = sorted({c for word in words for c in word})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
     pieces += [(f"▁{word}", -1.0) for word in words]

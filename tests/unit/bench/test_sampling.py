@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from families import TINY, frames_of
+from helpers import PROMPTS, tiny_sdxl
 from torch import nn
 
 from rmd.bench.sampling import Stopwatch, time_sampling
 from rmd.plan import build_plan
-from tests.helpers import PROMPTS, tiny_sdxl
 
 
 def test_stopwatch_changes_nothing_and_counts_rows() -> None:
@@ -33,6 +35,16 @@ def test_timing_counts_calls_and_orders_stages() -> None:
     assert len(ticks) == 3  # a warm-up and two repeats
     assert timing.loop > timing.network > 0
     assert timing.overhead == timing.loop / timing.network - 1
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_every_family_can_be_timed(family: str) -> None:
+    backbone = TINY[family]()
+    plan = build_plan(
+        backbone.schedule, steps=2, sides=[(16, 16), (32, 32)], thresholds=[-2.5], frames=frames_of(backbone)
+    )
+    timing = time_sampling("cascade", backbone, backbone.denoiser, plan, PROMPTS[:2], repeats=1)
+    assert timing.calls == 2 and timing.network > 0 and timing.decode > 0
 
 
 def test_guidance_doubles_the_batch_not_the_calls() -> None:

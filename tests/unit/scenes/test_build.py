@@ -26,7 +26,7 @@ from rmd.scenes.build import (
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.record import new_folder, read_record, record
+from rmd.scenes.record import new_folder, read_record, record, seeded
 from rmd.scenes.references import load_references
 from rmd.scenes.teacher import Curriculum
 
@@ -168,7 +168,7 @@ def test_initial_weights_follow_the_seed_alone() -> None:
     state = torch.get_rng_state()
     found = []
     for seed in (0, 0, 1):
-        with build._seeded(seed):
+        with seeded(seed):
             found.append(Judge().state_dict()["embed.1.weight"])
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     assert torch.equal(torch.get_rng_state(), state)

@@ -24,13 +24,16 @@ from rmd.scenes.dataset import SceneSet, make_scenes
 from rmd.scenes.families import build_sdxl
 from rmd.scenes.teacher import (
     LOW,
+    WRONG_CAPTIONS,
     Curriculum,
+    LatentSets,
     Optimizers,
-    _LatentData,
+    _Order,
     _Rewind,
     degrade,
     denoising_loss,
     prediction_target,
+    still_latents,
     train_teacher,
 )
 from rmd.scenes.vae import LATENT_CHANNELS, build_vae
@@ -41,6 +44,10 @@ SHORT = Curriculum(low_iterations=2, high_iterations=2, low_batch=8, high_batch=
 @pytest.fixture(scope="module")
 def scenes() -> SceneSet:
     return make_scenes(64, seed=5, training=True)
+
+
+def latents(scenes: SceneSet) -> LatentSets:
+    return still_latents(seeded_teacher().pipe.vae, scenes, scenes, seed=0)
 
 
 def seeded_teacher() -> Backbone:
@@ -57,7 +64,7 @@ def untrained() -> Backbone:
 @pytest.fixture(scope="module")
 def trained(scenes: SceneSet) -> tuple[Backbone, list[str]]:
     backbone, lines = seeded_teacher(), list[str]()
-    train_teacher(backbone, scenes, scenes, SHORT, log=lines.append)
+    train_teacher(backbone, latents(scenes), SHORT, log=lines.append)
     return backbone, lines
 
 
@@ -146,35 +153,42 @@ def fake_scenes(count: int) -> SceneSet:
 
 
 def test_some_captions_of_the_low_resolution_are_wrong(untrained: Backbone) -> None:
-    curriculum = replace(SHORT, low_batch=64, high_batch=64)
     count = 3000
-    data = _LatentData(untrained, fake_scenes(64), fake_scenes(count), curriculum)
-    wrong = sum(text != str(i) for i, text in enumerate(data.poor_captions)) / count
-    assert wrong == pytest.approx(_LatentData.wrong_captions, abs=0.03)
-    again = _LatentData(untrained, fake_scenes(64), fake_scenes(count), curriculum)
-    assert again.poor_captions == data.poor_captions and torch.equal(again.low, data.low)
+    data = still_latents(untrained.pipe.vae, fake_scenes(64), fake_scenes(count), seed=0)
+    wrong = sum(text != str(i) for i, text in enumerate(data.low_captions)) / count
+    assert wrong == pytest.approx(WRONG_CAPTIONS, abs=0.03)
+    assert data.high_captions == [str(i) for i in range(64)]
+    again = still_latents(untrained.pipe.vae, fake_scenes(64), fake_scenes(count), seed=0)
+    assert again.low_captions == data.low_captions and torch.equal(again.low, data.low)
 
 
 def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
     curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.25)
-    data = _LatentData(untrained, fake_scenes(32), fake_scenes(32), curriculum)
-    stages = [data.batch(step)[2] for step in range(curriculum.iterations)]
+    data = still_latents(untrained.pipe.vae, fake_scenes(32), fake_scenes(32), seed=0)
+    order = _Order(data, curriculum)
+    stages = [order.batch(step)[2] for step in range(curriculum.iterations)]
     assert stages[:5] == [LOW] * 5
     assert stages[5:].count(LOW) / 400 == pytest.approx(0.25, abs=0.07)
     for step in (200, 3):  # backwards too
-        latents, captions, stage = data.batch(step)
+        found, captions, stage = order.batch(step)
         assert stage == stages[step]
-        assert latents.shape == (8, LATENT_CHANNELS, stage.height // 16, stage.width // 16)  # 8 px pictures
-        assert len(captions) == 8 and latents.dtype == torch.float32
-        fresh = _LatentData(untrained, fake_scenes(32), fake_scenes(32), curriculum).batch(step)
-        assert torch.equal(fresh[0], latents) and fresh[1] == captions
+        assert found.shape == (8, LATENT_CHANNELS, stage.height // 16, stage.width // 16)  # 8 px pictures
+        assert len(captions) == 8 and found.dtype == torch.float32
+        fresh = _Order(data, curriculum).batch(step)
+        assert torch.equal(fresh[0], found) and fresh[1] == captions
 
 
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:
     clean = fake_scenes(32)
-    data = _LatentData(untrained, clean, clean, replace(SHORT, low_iterations=0, low_share=0.0))
-    latents, captions, _ = data.batch(0)
-    assert torch.equal(latents, data.high[[int(text) for text in captions]].float())
+    data = still_latents(untrained.pipe.vae, clean, clean, seed=0)
+    found, captions, _ = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
+    assert torch.equal(found, data.high[[int(text) for text in captions]].float())
+
+
+def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
+    frames = torch.full((20 * 4, 3, 8, 8), 0.2)
+    found = degrade(frames, torch.Generator().manual_seed(0), each=4).unflatten(0, (20, 4)).mean((-1, -2))
+    assert float(found.std(1).max()) < 0.05 < float(found[:, 0].std(0).min())
 
 
 def test_any_position_of_an_endless_iterator() -> None:
@@ -242,17 +256,17 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(
     path = tmp_path / "teacher.pt"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
-        train_teacher(seeded_teacher(), scenes, scenes, SHORT, checkpoint=path, every=2, log=lambda _: None)
+        train_teacher(seeded_teacher(), latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
     assert read_whole(path)["step"] == 2
     resumed = seeded_teacher()
-    train_teacher(resumed, scenes, scenes, SHORT, checkpoint=path, every=2, log=lambda _: None)
+    train_teacher(resumed, latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
     for name, value in weights(trained[0]).items():
         assert torch.equal(weights(resumed)[name], value), name
 
 
 def test_the_average_lags_behind_the_weights(trained: tuple[Backbone, list[str]], scenes: SceneSet) -> None:
     last = seeded_teacher()
-    train_teacher(last, scenes, scenes, replace(SHORT, ema=0.0), log=lambda _: None)
+    train_teacher(last, latents(scenes), replace(SHORT, ema=0.0), log=lambda _: None)
     start, mean, end = (weights(backbone) for backbone in (seeded_teacher(), trained[0], last))
     name = max(end, key=lambda n: float((end[n] - start[n]).abs().sum()))
     assert 0 < float((mean[name] - start[name]).norm()) < float((end[name] - start[name]).norm())
@@ -262,7 +276,7 @@ def test_a_checkpoint_of_another_network_is_refused(scenes: SceneSet, tmp_path: 
     path = tmp_path / "teacher.pt"
     torch.save({"step": 1, "seconds": 0.0, "trained": {}, "averaged": {}, "optimizer": {}}, path)
     with pytest.raises(RMDError, match="is a checkpoint of another training"):
-        train_teacher(seeded_teacher(), scenes, scenes, SHORT, checkpoint=path, log=lambda _: None)
+        train_teacher(seeded_teacher(), latents(scenes), SHORT, checkpoint=path, log=lambda _: None)
 
 
 def test_the_saved_pipeline_is_an_ordinary_one(trained: tuple[Backbone, list[str]], tmp_path: Path) -> None:

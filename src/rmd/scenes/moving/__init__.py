@@ -1,0 +1,1 @@
+"""Moving scenes: short captioned clips of one object with a known path, and exact measures of its motion."""

@@ -1,0 +1,252 @@
+"""Builds the moving scenes' VAE, teacher, judge and references, as `rmd.scenes.build` does those of the still ones."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from rmd.backbones import load_backbone
+from rmd.config import load_recipe
+from rmd.data.prompts import clip_captions
+from rmd.errors import RMDError
+from rmd.generate import sample_images
+from rmd.scenes.build import log_samples, teacher_folder_at
+from rmd.scenes.checkpoint import read_whole, write_whole
+from rmd.scenes.compare import TEACHER_STEPS, full_plan
+from rmd.scenes.metrics import high_frequency
+from rmd.scenes.moving import grammar, path, render
+from rmd.scenes.moving.dataset import make_clips
+from rmd.scenes.moving.grammar import parse_clip
+from rmd.scenes.moving.judge import FrameJudge, load_frame_judge, save_frame_judge, train_frame_judge
+from rmd.scenes.moving.metrics import ClipMeasures, change_features, frame_features, measure_clips
+from rmd.scenes.moving.teacher import build_wan, clip_latents
+from rmd.scenes.moving.vae import build_clip_vae, train_clip_vae
+from rmd.scenes.record import (
+    Data,
+    Part,
+    check_writable,
+    checkpoint_path,
+    disk_errors,
+    new_folder,
+    record,
+    seeded,
+    to_half,
+    weights_key,
+)
+from rmd.scenes.references import load_features, save_features
+from rmd.scenes.teacher import HIGH, Curriculum, LatentSets, train_teacher
+
+Log = Callable[[str], None]
+FILE_NAME = "clip-references.safetensors"
+
+CLIP_VAE_DATA = Data(1536, seed=41)
+CLIP_VAE_ITERATIONS = 1200
+CLEAN_CLIPS = Data(8192, seed=51)
+POOR_CLIPS = Data(4096, seed=52)
+CLIP_JUDGE_DATA = Data(4096, seed=61, training=False)
+CLIP_JUDGE_ITERATIONS = 2000
+CLIP_JUDGE_TEST = Data(512, seed=62, training=False)
+CLIP_REFERENCES = Data(384, seed=71, training=False)
+CLIP_CURRICULUM = Curriculum(low_iterations=2500, high_iterations=3500, low_batch=32, high_batch=16)
+
+
+@dataclass(frozen=True)
+class ClipReferences:
+    """Features of renders and of the teacher's samples, of frames (3 n, 480) and of changes (n, 480).
+
+    `high_frequency` is the energy of the finest detail in frames of the renders.
+    """
+
+    render_frames: Tensor
+    render_changes: Tensor
+    teacher_frames: Tensor
+    teacher_changes: Tensor
+    high_frequency: float
+
+
+def renderer_key() -> str:
+    """Twelve hexadecimal digits that change with the sources of grammar, paths and renderer."""
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, path, render))
+    return hashlib.blake2b(sources, digest_size=6).hexdigest()
+
+
+def build_clip_vae_weights(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_VAE_ITERATIONS, data: Data = CLIP_VAE_DATA,
+    log: Log = print,
+) -> Path:  # fmt: skip
+    """Train the moving scenes' VAE into `<out>/vae`, in half precision; returns that folder.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = checkpoint_path(cache, "clip-vae", renderer_key(), seed, iterations, data)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    with seeded(seed):
+        vae = build_clip_vae()
+    seconds = train_clip_vae(vae, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    with new_folder(out / "vae") as partial:
+        to_half(vae)
+        vae.save_pretrained(partial)
+    record(out, "vae", Part(seed, iterations, (data,), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return out / "vae"
+
+
+def load_clip_vae(folder: Path) -> AutoencoderKLWan:
+    """A trained VAE of moving scenes in float32, frozen; RMDError when the folder holds none."""
+    if not (folder / "config.json").is_file():
+        raise RMDError(f"{folder} holds no VAE: give the folder that `rmd scenes train-vae --moving` wrote")
+    vae: AutoencoderKLWan = AutoencoderKLWan.from_pretrained(folder)
+    return vae.float().eval().requires_grad_(False)
+
+
+def build_clip_teacher(
+    out: Path, *, cache: Path, seed: int = 0, vae: Path | None = None, curriculum: Curriculum = CLIP_CURRICULUM,
+    clean: Data = CLEAN_CLIPS, poor: Data = POOR_CLIPS, log: Log = print,
+) -> Path:  # fmt: skip
+    """Train the moving scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision.
+
+    Args:
+        vae: folder of a trained VAE; without one, the default VAE is trained into `<out>/vae` first.
+
+    Raises:
+        RMDError: `vae` holds no VAE, a file cannot be written, or a checkpoint cannot be read.
+    """
+    if vae is not None:
+        encoder = load_clip_vae(vae)
+    check_writable(out)
+    if vae is None:
+        encoder = load_clip_vae(build_clip_vae_weights(out, cache=cache, seed=seed, log=log))
+    latents_of = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))
+    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, latents_of)
+    with seeded(seed):
+        backbone = build_wan(encoder)
+    stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, latents_of)
+    latents = _latents(stored, encoder, clean, poor, seed=seed, log=log)
+    seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
+    with new_folder(out / "teacher") as partial:
+        to_half(*backbone.pipe.components.values())
+        backbone.pipe.save_pretrained(partial)
+    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return out / "teacher"
+
+
+def build_frame_judge(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_JUDGE_ITERATIONS, data: Data = CLIP_JUDGE_DATA,
+    test: Data = CLIP_JUDGE_TEST, log: Log = print,
+) -> ClipMeasures:  # fmt: skip
+    """Train the judge of moving scenes into `out`; returns what it says of clips it has not seen, all of them right.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = checkpoint_path(cache, "frame-judge", renderer_key(), seed, iterations, data)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    with seeded(seed):
+        judge = FrameJudge()
+    seconds = train_frame_judge(judge, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    with disk_errors(out):
+        save_frame_judge(judge, out)
+    unseen = make_clips(test.count, seed=test.seed, training=test.training)
+    videos = unseen.pixels(torch.arange(len(unseen)))
+    found = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)
+    record(out, "judge", Part(seed, iterations, (data, test), seconds, _shares(found)))
+    checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def build_clip_references(
+    out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None, data: Data = CLIP_REFERENCES,
+    steps: int = TEACHER_STEPS, log: Log = print,
+) -> ClipReferences:  # fmt: skip
+    """Judge fresh renders and the teacher's own samples; writes `<out>/clip-references.safetensors`.
+
+    Args:
+        teacher: the pipeline, `<out>/teacher` by default.
+        judge: the folder of its weights, `out` by default.
+
+    Raises:
+        RMDError: teacher or judge are not there, or the file cannot be written.
+    """
+    began = time.perf_counter()
+    knows = load_frame_judge(out if judge is None else judge)
+    backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
+    check_writable(out)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    videos = clips.pixels(torch.arange(len(clips)))
+    captions = clip_captions(data.count, seed=data.seed, training=data.training)
+    recipe = load_recipe("scenes-wan")
+    plan = full_plan(backbone, HIGH, steps, frames=recipe.frames)
+    samples = sample_images(
+        backbone, backbone.denoiser, plan, captions, seed=data.seed, guidance=recipe.method.guidance, batch_size=16,
+        progress=log_samples(data.count, log),
+    )  # fmt: skip
+    renders, made = knows.follow(videos), knows.follow(samples)
+    found = ClipReferences(
+        frame_features(renders),
+        change_features(renders),
+        frame_features(made),
+        change_features(made),
+        high_frequency(videos.transpose(1, 2).flatten(0, 1)),
+    )
+    with disk_errors(out):
+        save_clip_references(found, out)
+    asked = torch.tensor([c.to_tuple() for text in captions if (c := parse_clip(text)) is not None])
+    said = {
+        **{
+            f"renders_{name}": value
+            for name, value in _shares(measure_clips(videos, renders, clips.attributes)).items()
+        },
+        **{f"teacher_{name}": value for name, value in _shares(measure_clips(samples, made, asked)).items()},
+    }
+    settings = {"steps": steps, "guidance": recipe.method.guidance}
+    record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, said | settings))
+    return found
+
+
+def save_clip_references(references: ClipReferences, folder: Path) -> None:
+    """Write `clip-references.safetensors`; an earlier file is replaced when all is written."""
+    features = {name: getattr(references, name) for name in _FEATURES}
+    save_features(features, references.high_frequency, folder / FILE_NAME)
+
+
+def load_clip_references(folder: Path) -> ClipReferences:
+    """Read what `save_clip_references` wrote; RMDError when there is none."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise RMDError(f"no reference statistics in {folder}: make them with `rmd scenes references --moving`")
+    features, detail = load_features(path)
+    return ClipReferences(**features, high_frequency=detail)
+
+
+_FEATURES = ("render_frames", "render_changes", "teacher_frames", "teacher_changes")
+
+
+def _latents(stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int, log: Log) -> LatentSets:
+    """Encoded clips, from the cache where they are there: encoding takes minutes."""
+    if stored.exists():
+        return LatentSets(**read_whole(stored))
+    log(f"encoding {clean.count + poor.count} clips")
+    found = clip_latents(vae, clean, poor, seed=seed)
+    write_whole(dict(vars(found)), stored)
+    return found
+
+
+def _shares(found: ClipMeasures) -> dict[str, float]:
+    return {
+        "attributes": found.attributes.value,
+        "motion": found.motion.value,
+        "speed": found.speed.value,
+        "flicker": found.flicker,
+        "dynamics": found.dynamics,
+    }

@@ -1,0 +1,110 @@
+"""The moving scenes' small AutoencoderKLWan: 9 frames of 64 px to 5 x 16 x 16 latents of 8 channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from rmd.randomness import generator
+from rmd.scenes.checkpoint import Checkpoint
+from rmd.scenes.dataset import batches
+from rmd.scenes.moving.dataset import ClipSet
+
+CLIP_CHANNELS = 8
+CLIP_LATENT_SIDE = 16
+
+
+def build_clip_vae() -> AutoencoderKLWan:
+    """An untrained stock AutoencoderKLWan that divides sides by four and time, but for the first frame, by two."""
+    return AutoencoderKLWan(
+        base_dim=16,
+        z_dim=CLIP_CHANNELS,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * CLIP_CHANNELS,
+        latents_std=[1.0] * CLIP_CHANNELS,
+        scale_factor_temporal=2,
+        scale_factor_spatial=4,
+    )
+
+
+def train_clip_vae(
+    vae: AutoencoderKLWan, clips: ClipSet, *, iterations: int, batch_size: int = 8, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 250, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Train on random half-size crops at both scales, then set the statistics of its latent channels.
+
+    The loss is L1 on pixels and on their differences in space and time, a light KL term, and, on a quarter of the
+    batch, reconstruction of the spatially averaged clip from the averaged latents (see `rmd.scenes.vae`).
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    vae.train()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
+    state = Checkpoint(checkpoint, every, vae=vae, optimizer=optimizer, schedule=schedule)
+    start = state.restore()
+    index = islice(batches(len(clips), batch_size, seed=seed), start, None)
+    for step in range(start, iterations):
+        g = generator(seed, "clip-vae", step)
+        videos = _crops(clips.pixels(next(index)), g)
+        posterior = vae.encode(videos).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+        loss = clip_reconstruction_loss(vae.decode(latents).sample, videos)
+        quarter = max(1, batch_size // 4)
+        small = vae.decode(_halve(latents[:quarter])).sample
+        loss = loss + 0.15 * clip_reconstruction_loss(small, _halve(videos[:quarter]))
+        loss = loss + 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == iterations - 1:
+            log(f"vae step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
+        state.after(step + 1)
+    vae.eval()
+    found = encode_clips(vae, clips.pixels(torch.arange(min(128, len(clips)))))
+    vae.register_to_config(
+        latents_mean=found.mean((0, 2, 3, 4)).tolist(), latents_std=found.transpose(0, 1).flatten(1).std(1).tolist()
+    )
+    return state.seconds
+
+
+def clip_reconstruction_loss(decoded: Tensor, videos: Tensor) -> Tensor:
+    """Mean absolute error of the pixels and of their differences along height, width and time."""
+    error = decoded - videos
+    return error.abs().mean() + sum((error.diff(dim=d).abs().mean() for d in (-1, -2, -3)), torch.zeros(()))
+
+
+@torch.no_grad()
+def encode_clips(vae: AutoencoderKLWan, videos: Tensor, *, chunk: int = 8) -> Tensor:
+    """Posterior means of (n, 3, T, H, W) videos in [-1, 1], with the statistics of the VAE's config undone."""
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return torch.cat([(vae.encode(part).latent_dist.mean - mean) / std for part in videos.split(chunk)])
+
+
+def _crops(videos: Tensor, g: torch.Generator) -> Tensor:
+    """One random 32 px window for the batch; for a quarter of it the whole clip at 32 px instead."""
+    top, left = (int(v) for v in torch.randint(0, videos.shape[-1] - 31, (2,), generator=g))
+    quarter = videos.shape[0] // 4
+    whole = F.avg_pool3d(videos[:quarter], (1, videos.shape[-1] // 32, videos.shape[-1] // 32))
+    return torch.cat([whole, videos[quarter:, :, :, top : top + 32, left : left + 32]])
+
+
+def _halve(videos: Tensor) -> Tensor:
+    return F.avg_pool3d(videos, (1, 2, 2))
