@@ -82,3 +82,26 @@ def batches(count: int, batch_size: int, *, seed: int) -> Iterator[Tensor]:
         for start in range(0, count - batch_size + 1, batch_size):
             yield order[start : start + batch_size]
         epoch += 1
+
+
+class BatchOrder:
+    """Random access to `batches`, cheap when positions grow."""
+
+    def __init__(self, count: int, batch_size: int, *, seed: int) -> None:
+        """As `batches`."""
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._start()
+
+    def at(self, position: int) -> Tensor:
+        """The batch at a position, from 0."""
+        if position < self._position:
+            self._start()
+        while self._position < position:
+            next(self._iterator)
+            self._position += 1
+        self._position += 1
+        return next(self._iterator)
+
+    def _start(self) -> None:
+        self._iterator = batches(self._count, self._batch_size, seed=self._seed)
+        self._position = 0

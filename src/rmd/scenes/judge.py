@@ -8,7 +8,6 @@ texture) stand in for Inception features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from rmd.errors import RMDError
 from rmd.randomness import generator
-from rmd.scenes.checkpoint import Checkpoint
-from rmd.scenes.dataset import SceneSet, batches
+from rmd.scenes.dataset import BatchOrder, SceneSet
+from rmd.scenes.fitting import fit
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
 _WIDTHS = (32, 64, 96, 96)
@@ -90,28 +89,17 @@ def train_judge(
         Seconds the training took, those before a kill included.
     """
     judge.train()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
-    rise = max(0.1, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
-    state = Checkpoint(checkpoint, every, judge=judge, optimizer=optimizer, schedule=schedule)
-    start = state.restore()
-    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
-    for step in range(start, iterations):
-        chosen = next(index)
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        chosen = order.at(step)
         images = scenes.pixels(chosen)
         images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
-        logits, _ = judge(images)
-        loss = attribute_loss(logits, scenes.attributes[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == iterations - 1:
-            log(f"judge step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
+        return attribute_loss(judge(images)[0], scenes.attributes[chosen])
+
+    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
     judge.eval()
-    return state.seconds
+    return seconds
 
 
 def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ so has a visibly worse distribution at the low resolution, which is the gap that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from rmd.noise import Prediction, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
-from rmd.scenes.dataset import SceneSet, batches
+from rmd.scenes.dataset import BatchOrder, SceneSet
 from rmd.scenes.vae import encode
 
 LOW = Stage(1, 32, 32)
@@ -228,8 +228,8 @@ class _Order:
 
     def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
         self.data, self.curriculum = data, curriculum
-        self._low_index = _Rewind(lambda: batches(len(data.low), curriculum.low_batch, seed=curriculum.seed))
-        self._high_index = _Rewind(lambda: batches(len(data.high), curriculum.high_batch, seed=curriculum.seed))
+        self._low_index = BatchOrder(len(data.low), curriculum.low_batch, seed=curriculum.seed)
+        self._high_index = BatchOrder(len(data.high), curriculum.high_batch, seed=curriculum.seed)
 
     def batch(self, step: int) -> tuple[Tensor, list[str], Stage]:
         g = generator(self.curriculum.seed, "phase", step)
@@ -239,22 +239,6 @@ class _Order:
             return self.data.low[index].float(), [self.data.low_captions[int(i)] for i in index], LOW
         index = self._high_index.at(step)
         return self.data.high[index].float(), [self.data.high_captions[int(i)] for i in index], HIGH
-
-
-class _Rewind:
-    """Random access to an endless iterator of batches, cheap when positions grow."""
-
-    def __init__(self, make: Callable[[], Iterator[Tensor]]) -> None:
-        self.make, self.iterator, self.position = make, make(), 0
-
-    def at(self, position: int) -> Tensor:
-        if position < self.position:
-            self.iterator, self.position = self.make(), 0
-        while self.position < position:
-            next(self.iterator)
-            self.position += 1
-        self.position += 1
-        return next(self.iterator)
 
 
 def _text_encoders(backbone: Backbone) -> list[nn.Module]:

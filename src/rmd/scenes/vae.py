@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from rmd.randomness import generator
-from rmd.scenes.checkpoint import Checkpoint
-from rmd.scenes.dataset import SceneSet, batches
+from rmd.scenes.dataset import BatchOrder, SceneSet
+from rmd.scenes.fitting import fit
 
 LATENT_CHANNELS = 4
 LATENT_SIDE = 32
@@ -55,32 +54,24 @@ def train_vae(
         Seconds the training took, those before a kill included.
     """
     vae.train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
-    state = Checkpoint(checkpoint, every, vae=vae, optimizer=optimizer, schedule=schedule)
-    start = state.restore()
-    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
-    for step in range(start, iterations):
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
         g = generator(seed, "vae", step)
-        images = _crops(scenes.pixels(next(index)), g)
+        images = _crops(scenes.pixels(order.at(step)), g)
         posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        loss = _loss_at_two_scales(vae, latents, images)
-        loss = loss + 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == iterations - 1:
-            progress = f"vae step {step}/{iterations} loss {loss.item():.4f}"
-            log(f"{progress} latent std {latents.std().item():.3f} {state.seconds:.0f}s")
-        state.after(step + 1)
+        light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        return _loss_at_two_scales(vae, latents, images) + light
+
+    seconds = fit(
+        vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log,
+    )  # fmt: skip
     vae.eval()
     latents = encode(vae, scenes.pixels(torch.arange(min(512, len(scenes)))), scale=False)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    return state.seconds
+    return seconds
 
 
 def train_decoder(
@@ -98,29 +89,22 @@ def train_decoder(
     trained = nn.ModuleList([vae.post_quant_conv, vae.decoder])
     vae.requires_grad_(False)
     trained.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
-    state = Checkpoint(checkpoint, every, trained=trained, optimizer=optimizer, schedule=schedule)
-    start = state.restore()
-    index = islice(batches(len(scenes), batch_size, seed=seed), start, None)
-    for step in range(start, iterations):
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
         g = generator(seed, "decoder", step)
-        images = _crops(scenes.pixels(next(index)), g)
+        images = _crops(scenes.pixels(order.at(step)), g)
         with torch.no_grad():
             posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        loss = _loss_at_two_scales(vae, latents, images)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == iterations - 1:
-            log(f"decoder step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
+        return _loss_at_two_scales(vae, latents, images)
+
+    seconds = fit(
+        trained, loss, name="decoder", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log,
+    )  # fmt: skip
     trained.requires_grad_(False)
-    return state.seconds
+    return seconds
 
 
 def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> Tensor:

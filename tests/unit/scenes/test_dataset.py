@@ -10,7 +10,7 @@ import torch
 
 from rmd.errors import RMDError
 from rmd.scenes import dataset
-from rmd.scenes.dataset import SceneSet, batches, make_scenes, to_uint8
+from rmd.scenes.dataset import BatchOrder, SceneSet, batches, make_scenes, to_uint8
 
 
 def assert_equal(found: SceneSet, expected: SceneSet) -> None:
@@ -102,3 +102,11 @@ def test_batches_are_a_function_of_the_seed() -> None:
 def test_too_few_scenes_for_a_batch() -> None:
     with pytest.raises(RMDError, match="3 scenes do not fill a batch of 4"):
         next(batches(3, 4, seed=0))
+
+
+def test_any_position_of_the_batches() -> None:
+    expected = [found.tolist() for found in islice(batches(10, 3, seed=1), 20)]
+    order = BatchOrder(10, 3, seed=1)
+    assert [order.at(position).tolist() for position in (0, 1, 5, 6, 2, 2, 19)] == [
+        expected[position] for position in (0, 1, 5, 6, 2, 2, 19)
+    ]

@@ -7,7 +7,6 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -29,7 +28,6 @@ from rmd.scenes.teacher import (
     LatentSets,
     Optimizers,
     _Order,
-    _Rewind,
     degrade,
     denoising_loss,
     prediction_target,
@@ -189,18 +187,6 @@ def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
     frames = torch.full((20 * 4, 3, 8, 8), 0.2)
     found = degrade(frames, torch.Generator().manual_seed(0), each=4).unflatten(0, (20, 4)).mean((-1, -2))
     assert float(found.std(1).max()) < 0.05 < float(found[:, 0].std(0).min())
-
-
-def test_any_position_of_an_endless_iterator() -> None:
-    made = SimpleNamespace(count=0)
-
-    def numbers():  # type: ignore[no-untyped-def]
-        made.count += 1
-        return (torch.tensor(i) for i in range(1000))
-
-    rewind = _Rewind(numbers)
-    assert [int(rewind.at(position)) for position in (0, 1, 5, 6, 2, 2, 900)] == [0, 1, 5, 6, 2, 2, 900]
-    assert made.count == 3  # anew only when going back
 
 
 def test_matrices_go_to_muon_and_all_else_to_adamw() -> None:

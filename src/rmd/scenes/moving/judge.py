@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from rmd.errors import RMDError
 from rmd.randomness import generator
-from rmd.scenes.checkpoint import Checkpoint
-from rmd.scenes.dataset import batches
+from rmd.scenes.dataset import BatchOrder
+from rmd.scenes.fitting import fit
 from rmd.scenes.judge import EMBEDDING, Judge
 from rmd.scenes.moving.dataset import ClipSet
 from rmd.scenes.moving.grammar import FRAME_ATTRIBUTES, SYMMETRY
@@ -93,30 +93,18 @@ def train_frame_judge(
         Seconds the training took, those before a kill included.
     """
     judge.train()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
-    rise = max(0.1, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
-    state = Checkpoint(checkpoint, every, judge=judge, optimizer=optimizer, schedule=schedule)
-    start = state.restore()
-    order = batches(len(clips), batch_size, seed=seed)
-    for _ in range(start):
-        next(order)
-    for step in range(start, iterations):
-        chosen, g = next(order), generator(seed, "frame-judge", step)
+    order = BatchOrder(len(clips), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        chosen, g = order.at(step), generator(seed, "frame-judge", step)
         time = torch.randint(clips.videos.shape[2], (batch_size,), generator=g)
         frames = clips.videos[chosen, :, time].float() / 127.5 - 1
         logits, place, _ = judge.read(frames + 0.03 * torch.randn(frames.shape, generator=g))
-        loss = frame_loss(logits, place, clips, chosen, time)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == iterations - 1:
-            log(f"judge step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
+        return frame_loss(logits, place, clips, chosen, time)
+
+    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
     judge.eval()
-    return state.seconds
+    return seconds
 
 
 def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: Tensor, time: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from rmd.randomness import generator
-from rmd.scenes.checkpoint import Checkpoint
-from rmd.scenes.dataset import batches
+from rmd.scenes.dataset import BatchOrder
+from rmd.scenes.fitting import fit
 from rmd.scenes.moving.dataset import ClipSet
 
 CLIP_CHANNELS = 8
@@ -51,36 +50,29 @@ def train_clip_vae(
         Seconds the training took, those before a kill included.
     """
     vae.train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    rise = max(0.05, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
-    state = Checkpoint(checkpoint, every, vae=vae, optimizer=optimizer, schedule=schedule)
-    start = state.restore()
-    index = islice(batches(len(clips), batch_size, seed=seed), start, None)
-    for step in range(start, iterations):
+    order = BatchOrder(len(clips), batch_size, seed=seed)
+    quarter = max(1, batch_size // 4)
+
+    def loss(step: int) -> Tensor:
         g = generator(seed, "clip-vae", step)
-        videos = _crops(clips.pixels(next(index)), g)
+        videos = _crops(clips.pixels(order.at(step)), g)
         posterior = vae.encode(videos).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        loss = clip_reconstruction_loss(vae.decode(latents).sample, videos)
-        quarter = max(1, batch_size // 4)
         small = vae.decode(_halve(latents[:quarter])).sample
-        loss = loss + 0.15 * clip_reconstruction_loss(small, _halve(videos[:quarter]))
-        loss = loss + 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0 or step == iterations - 1:
-            log(f"vae step {step}/{iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
+        whole = clip_reconstruction_loss(vae.decode(latents).sample, videos)
+        light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        return whole + 0.15 * clip_reconstruction_loss(small, _halve(videos[:quarter])) + light
+
+    seconds = fit(
+        vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log, log_every=50,
+    )  # fmt: skip
     vae.eval()
     found = encode_clips(vae, clips.pixels(torch.arange(min(128, len(clips)))))
     vae.register_to_config(
         latents_mean=found.mean((0, 2, 3, 4)).tolist(), latents_std=found.transpose(0, 1).flatten(1).std(1).tolist()
     )
-    return state.seconds
+    return seconds
 
 
 def clip_reconstruction_loss(decoded: Tensor, videos: Tensor) -> Tensor:
