@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rmd.config import Recipe, load_recipe
+from rmd.config import Recipe
 from rmd.data.prompts import clip_captions
 from rmd.demo import (
     SAMPLING_SEED,
@@ -95,10 +95,9 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
 
 def tdm_recipe(recipe: Recipe) -> Recipe:
     """The baseline of a recipe: TDM with as many iterations and steps, all at the final resolution."""
-    final = "x".join(map(str, recipe.plan.sides[-1]))
-    changes = ("method.name=tdm", f"plan.sides=[{final}]", "plan.thresholds=[]", "method.warmup_steps=0")
-    kept = {"train": recipe.train, "evaluation": recipe.evaluation, "optim": recipe.optim, "teacher": recipe.teacher}
-    return load_recipe("scenes-wan", changes).model_copy(update=kept)
+    plan = recipe.plan.model_copy(update={"sides": recipe.plan.sides[-1:], "thresholds": ()})
+    method = recipe.method.model_copy(update={"name": "tdm", "warmup_steps": 0})
+    return recipe.model_copy(update={"plan": plan, "method": method})
 
 
 def moving_prompts(count: int, *, seed: int) -> list[str]:
