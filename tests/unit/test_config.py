@@ -133,7 +133,7 @@ def test_training_crosses_as_sampling_does_unless_told_otherwise() -> None:
     same = load_recipe("scenes", ["crossing={rule: corrected, beta: 0.7, train_beta: null}"]).build_plan()
     assert same.training_crossing == same.crossing == plan.Crossing("bilinear", "corrected", 0.7)
     other = load_recipe("scenes", ["crossing={upsample: nearest, train_rule: plain, train_beta: 0}"]).build_plan()
-    assert other.crossing == plan.Crossing("nearest", "block", 0.5)
+    assert other.crossing == plan.Crossing("nearest", "block", 0.2)
     assert other.training_crossing == plan.Crossing("nearest", "plain", 0.0)
 
 
