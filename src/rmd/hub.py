@@ -50,7 +50,7 @@ def _sentence(source: str, what: str, error: BaseException) -> str:
             f"there is no {source}, neither a folder nor a repository on the Hub that you may read: check the name, "
             "or log in with `hf auth login` if it is private"
         )
-    if is_of(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or _no_connection(causes):
+    if is_of(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or no_connection(error):
         return (
             f"{source} is no folder and not in the cache of the Hub, which cannot be reached: go online (is "
             "HF_HUB_OFFLINE set?), or give a folder"
@@ -74,7 +74,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _no_connection(causes: list[BaseException]) -> bool:
+def no_connection(error: BaseException) -> bool:
     """Whether an HTTP library gave up; which one depends on the version of huggingface_hub."""
     libraries = ("httpx", "httpcore", "requests", "urllib3")
-    return any(type(cause).__module__.startswith(libraries) for cause in causes)
+    return any(type(cause).__module__.startswith(libraries) for cause in _causes(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
@@ -22,8 +23,8 @@ families = pytest.mark.parametrize("family", sorted(TINY))
 FULL = Stage(1, 32, 32)
 
 
-def built(backbone: Backbone, folder: Path, **options: object) -> PromptCache:
-    assert build_cache(backbone, PROMPTS, folder, shard_prompts=2, batch_size=2, **options)  # type: ignore[arg-type]
+def built(backbone: Backbone, folder: Path, **options: Any) -> PromptCache:
+    assert build_cache(backbone, PROMPTS, folder, shard_prompts=2, batch_size=2, **options)
     return PromptCache(folder)
 
 
@@ -65,10 +66,10 @@ def test_an_interrupted_build_that_goes_on_equals_one_in_one_go(
     built(backbone, tmp_path / "whole")
     real = module._write_shard
 
-    def fail(folder: Path, shard: int, *rest: object) -> None:
+    def fail(folder: Path, shard: int, *rest: Any) -> None:
         if shard == 1:
             raise KeyboardInterrupt
-        real(folder, shard, *rest)  # type: ignore[arg-type]
+        real(folder, shard, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_write_shard", fail)

@@ -7,7 +7,9 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet as parquet
@@ -164,17 +166,46 @@ def test_what_an_extra_reads_is_named_when_it_is_not_installed(tmp_path: Path, m
 def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
+    class Broken(Exception):
+        pass
+
+    class ConnectError(Exception):
+        __module__ = "httpx2"
+
     class Datasets:
+        exceptions = SimpleNamespace(DatasetsError=Broken)
+
         @staticmethod
-        def load_dataset(name: str, *, split: str, streaming: bool) -> list[dict[str, str]]:
+        def load_dataset(name: str, *, split: str, streaming: bool) -> Iterator[dict[str, str]]:
             asked.extend((name, split, streaming))
             if name == "owner/gone":
                 raise ValueError("it is not there\nwith a long story")
-            return [{"caption": text} for text in TEXTS]
+            yield from ({"caption": text} for text in TEXTS)
+            if name == "owner/torn":
+                raise Broken("a shard is damaged")
+            if name == "owner/far":
+                raise ConnectError("the line went dead")
+            if name == "owner/bug":
+                raise KeyError("text")
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
     assert read_source(Source("hf:owner/name", split="test")).texts == TEXTS
     assert asked == ["owner/name", "test", True]
     with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gone \(it is not there\): check name"):
         read_source(Source("hf:owner/gone"))
+    for name, reason in (("owner/torn", "a shard is damaged"), ("owner/far", "the line went dead")):
+        with pytest.raises(RMDError, match=rf"^cannot read the dataset {name} \({reason}\): check name"):
+            read_source(Source(f"hf:{name}"))
+    with pytest.raises(KeyError):  # no fault of the user's
+        read_source(Source("hf:owner/bug"))
+
+
+def test_damage_inside_a_parquet_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"text": [f"a prompt {i}" for i in range(5000)]}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[100:2000] = bytes(1900)  # pages of the column; the footer, which says what is where, stays whole
+    path.write_bytes(content)
+    with pytest.raises(RMDError, match=r"x\.parquet is not readable as Parquet: "):
+        read_source(Source(str(path)))
     assert set(sources._READERS) == set(sources.FORMATS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rmd.errors import RMDError
+from rmd.hub import no_connection
 
 HUB = "hf:"
 """Begins the name of a dataset on the Hub: hf:OWNER/NAME."""
@@ -175,6 +176,7 @@ def _table(path: Path, source: Source) -> Iterator[str]:
 
 def _parquet(path: Path, source: Source) -> Iterator[str]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise RMDError(f"{path}: reading Parquet needs `pip install 'rmd[data]'`") from error
@@ -182,11 +184,11 @@ def _parquet(path: Path, source: Source) -> Iterator[str]:
         raise FileNotFoundError(path)
     try:
         file = parquet.ParquetFile(path)
-    except Exception as error:  # pyarrow's own errors have no common class but this
+        column = _column(file.schema_arrow.names, str(path), source)
+        for batch in file.iter_batches(columns=[column]):
+            yield from (text for text in batch.column(0).to_pylist() if text is not None)
+    except (pyarrow.ArrowException, OSError) as error:
         raise RMDError(f"{path} is not readable as Parquet: {error}") from error
-    column = _column(file.schema_arrow.names, str(path), source)
-    for batch in file.iter_batches(columns=[column]):
-        yield from (text for text in batch.column(0).to_pylist() if text is not None)
 
 
 def _tar(path: Path, source: Source) -> Iterator[str]:
@@ -208,11 +210,14 @@ def _hub(source: Source) -> Iterator[str]:
     name = source.name.removeprefix(HUB)
     try:
         rows = datasets.load_dataset(name, split=source.split, streaming=True)
-    except Exception as error:  # whatever the Hub, the network or a dataset's own script raise
+        for number, row in enumerate(rows):
+            yield _of_record(row, f"{source.name}, row {number}", source)
+    except Exception as error:
+        told = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+        if not (isinstance(error, told) or no_connection(error)):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RMDError(f"cannot read the dataset {name} ({reason}): check name, split and connection") from error
-    for number, row in enumerate(rows):
-        yield _of_record(row, f"{source.name}, row {number}", source)
 
 
 def _of_record(record: Any, where: str, source: Source) -> str:

@@ -33,11 +33,10 @@ from rmd.scenes.record import (
     check_writable,
     checkpoint_path,
     disk_errors,
-    new_folder,
     read_record,
     record,
+    save_halved,
     seeded,
-    to_half,
     weights_key,
 )
 from rmd.scenes.references import References, load_references, save_references
@@ -88,14 +87,12 @@ def build_vae_weights(
         vae = build_vae()
     seconds = train_vae(vae, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     more = train_decoder(vae, scenes, iterations=further, seed=seed, checkpoint=second, log=log)
-    with new_folder(out / "vae") as partial:
-        to_half(vae)
-        vae.save_pretrained(partial)
+    folder = save_halved(out, "vae", vae, [vae])
     record(out, "vae", Part(seed, iterations, (data,), seconds))
     record(out, "decoder", Part(seed, further, (data,), more))
     for done in (checkpoint, second):
         done.unlink(missing_ok=True)
-    return out / "vae"
+    return folder
 
 
 def build_teacher(
@@ -122,12 +119,10 @@ def build_teacher(
         backbone = FAMILIES[family](encoder)
     data = still_latents(backbone.pipe.vae, clean.render(cache), poor.render(cache), seed=seed)
     seconds = train_teacher(backbone, data, curriculum, checkpoint=checkpoint, log=log)
-    with new_folder(out / "teacher") as partial:
-        to_half(*backbone.pipe.components.values())
-        backbone.pipe.save_pretrained(partial)
+    folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
     checkpoint.unlink(missing_ok=True)
-    return out / "teacher"
+    return folder
 
 
 def build_judge(

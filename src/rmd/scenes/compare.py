@@ -15,11 +15,19 @@ from rmd.crossing import upsample
 from rmd.generate import sample_latents
 from rmd.plan import Stage, StepPlan, build_plan
 from rmd.randomness import CounterNoise
-from rmd.report import Row
+from rmd.report import Motion, Row
 from rmd.roles import Role
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge
-from rmd.scenes.metrics import accuracy, diversity, frechet_distance, high_frequency, kernel_distance, standardise
+from rmd.scenes.metrics import (
+    Accuracy,
+    accuracy,
+    diversity,
+    frechet_distance,
+    high_frequency,
+    kernel_distance,
+    standardise,
+)
 from rmd.scenes.references import References
 
 SAMPLES_PER_PROMPT = 2
@@ -99,13 +107,34 @@ def measure(
     """
     truth = torch.tensor([found.to_tuple() for text in prompts if (found := parse(text)) is not None])
     right, features = judge.assess(samples.images, truth)
-    judged = accuracy(right, truth)
-    ours, renders = standardise(features, references.renders)
-    teacher, _ = standardise(references.teacher, references.renders)
-    runs = (SAMPLES_PER_PROMPT, 1)  # samples of one prompt are alike, which the estimate must know
+    return row_of(
+        contender,
+        samples,
+        right=accuracy(right, truth),
+        features=(features, references.renders, references.teacher),
+        detail=high_frequency(samples.images) / references.high_frequency,
+        teacher_seconds=teacher_seconds,
+    )
+
+
+def row_of(
+    contender: Contender, samples: Samples, *, right: Accuracy, features: tuple[Tensor, Tensor, Tensor],
+    detail: float, teacher_seconds: float, frames: int = 1, motion: Motion | None = None,
+) -> Row:  # fmt: skip
+    """The row of a contender whose samples have been judged.
+
+    Args:
+        features: of its samples, of renders, and of the teacher's own samples, a row each for every frame shown.
+        detail: high-frequency energy over that of renders.
+        frames: so many rows of `features` in a run are one sample's.
+    """
+    ours, renders = standardise(features[0], features[1])
+    teacher, _ = standardise(features[2], features[1])
+    # frames of one sample, and samples of one prompt, are alike, which the estimate must know
+    runs = (SAMPLES_PER_PROMPT * frames, frames)
     to_renders = kernel_distance(ours, renders, per_prompt=runs)
     to_teacher = kernel_distance(ours, teacher, per_prompt=runs)
-    count = len(prompts)
+    count = len(samples.images)
     seconds = samples.denoiser_seconds / count
     return Row(
         name=contender.name,
@@ -114,14 +143,15 @@ def measure(
         seconds_per_image=seconds,
         speedup=teacher_seconds / seconds,
         seconds_end_to_end=samples.total_seconds / count,
-        attributes=judged.all_right.value,
-        attributes_ci=(judged.all_right.low, judged.all_right.high),
-        attributes_by_name=judged.by_name,
+        attributes=right.all_right.value,
+        attributes_ci=(right.all_right.low, right.all_right.high),
+        attributes_by_name=right.by_name,
         kernel_distance=to_renders.value,
         kernel_distance_ci=(to_renders.low, to_renders.high),
         kernel_distance_to_teacher=to_teacher.value,
         kernel_distance_to_teacher_ci=(to_teacher.low, to_teacher.high),
         frechet_distance=frechet_distance(ours, renders),
-        high_frequency=high_frequency(samples.images) / references.high_frequency,
-        diversity=diversity(ours, torch.arange(count) // SAMPLES_PER_PROMPT),
+        high_frequency=detail,
+        diversity=diversity(ours.unflatten(0, (count, frames)).flatten(1), torch.arange(count) // SAMPLES_PER_PROMPT),
+        motion=motion,
     )

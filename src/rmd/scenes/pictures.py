@@ -10,7 +10,7 @@ from rmd.errors import RMDError
 from rmd.pictures import grid_image, to_image
 from rmd.scenes.dataset import to_uint8
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, Attributes, parse
-from rmd.scenes.record import new_folder
+from rmd.scenes.record import check_new_folder, new_folder
 from rmd.scenes.render import SceneBatch, render, sample_scenes, scenes_of
 
 SHEET_NAME = "sheet.png"
@@ -44,8 +44,7 @@ def write_scenes(scenes: SceneBatch, folder: Path, *, size: int = 64) -> Path:
     Raises:
         RMDError: the folder holds something, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")
+    check_new_folder(folder)
     images = to_uint8(render(scenes, size, chunk=max(1, 64 * 64**2 // size**2)))
     names = [f"{index:04d}.png" for index in range(len(scenes))]
     with new_folder(folder) as partial:

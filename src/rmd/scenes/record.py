@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -125,6 +126,26 @@ def new_folder(folder: Path) -> Iterator[Path]:
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """RMDError when a folder that is to be written holds something, or is a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")
+
+
+class Savable(Protocol):
+    """A diffusers model or pipeline."""
+
+    def save_pretrained(self, save_directory: Path, /) -> object: ...
+
+
+def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object]) -> Path:
+    """Write a trained model or pipeline into `<out>/<name>`, its networks in half precision; returns that folder."""
+    with new_folder(out / name) as partial:
+        to_half(*networks)
+        made.save_pretrained(partial)
+    return out / name
 
 
 @contextmanager

@@ -34,10 +34,9 @@ from rmd.scenes.record import (
     check_writable,
     checkpoint_path,
     disk_errors,
-    new_folder,
     record,
+    save_halved,
     seeded,
-    to_half,
     weights_key,
 )
 from rmd.scenes.references import load_features, save_features
@@ -92,12 +91,10 @@ def build_clip_vae_weights(
     with seeded(seed):
         vae = build_clip_vae()
     seconds = train_clip_vae(vae, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
-    with new_folder(out / "vae") as partial:
-        to_half(vae)
-        vae.save_pretrained(partial)
+    folder = save_halved(out, "vae", vae, [vae])
     record(out, "vae", Part(seed, iterations, (data,), seconds))
     checkpoint.unlink(missing_ok=True)
-    return out / "vae"
+    return folder
 
 
 def load_clip_vae(folder: Path) -> AutoencoderKLWan:
@@ -132,12 +129,10 @@ def build_clip_teacher(
     stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, latents_of)
     latents = _latents(stored, encoder, clean, poor, seed=seed, log=log)
     seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
-    with new_folder(out / "teacher") as partial:
-        to_half(*backbone.pipe.components.values())
-        backbone.pipe.save_pretrained(partial)
+    folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
     checkpoint.unlink(missing_ok=True)
-    return out / "teacher"
+    return folder
 
 
 def build_frame_judge(

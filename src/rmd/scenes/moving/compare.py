@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from rmd.report import Motion, Row
-from rmd.scenes.compare import SAMPLES_PER_PROMPT, Contender, Samples
-from rmd.scenes.metrics import diversity, frechet_distance, high_frequency, kernel_distance, standardise
+from rmd.scenes.compare import SAMPLES_PER_PROMPT, Contender, Samples, row_of
+from rmd.scenes.metrics import Accuracy, high_frequency, kernel_distance, standardise
 from rmd.scenes.moving.build import ClipReferences
 from rmd.scenes.moving.grammar import parse_clip
 from rmd.scenes.moving.judge import FrameJudge
@@ -28,34 +28,17 @@ def measure_clip_row(
     asked = torch.tensor([found.to_tuple() for text in prompts if (found := parse_clip(text)) is not None])
     track = judge.follow(samples.images)
     measured = measure_clips(samples.images, track, asked)
-    ours, renders = standardise(frame_features(track), references.render_frames)
-    teacher, _ = standardise(references.teacher_frames, references.render_frames)
-    # frames of one clip, and clips of one prompt, are alike, which the estimate must know
-    runs = (SAMPLES_PER_PROMPT * len(SHOWN), len(SHOWN))
-    to_renders = kernel_distance(ours, renders, per_prompt=runs)
-    to_teacher = kernel_distance(ours, teacher, per_prompt=runs)
     changes, usual = standardise(change_features(track), references.render_changes)
     of_changes = kernel_distance(changes, usual, per_prompt=(SAMPLES_PER_PROMPT, 1))
-    count = len(prompts)
-    seconds = samples.denoiser_seconds / count
-    clips = ours.unflatten(0, (count, len(SHOWN))).flatten(1)
-    return Row(
-        name=contender.name,
-        label=contender.label,
-        nfe=samples.evaluations / count,
-        seconds_per_image=seconds,
-        speedup=teacher_seconds / seconds,
-        seconds_end_to_end=samples.total_seconds / count,
-        attributes=measured.attributes.value,
-        attributes_ci=(measured.attributes.low, measured.attributes.high),
-        attributes_by_name=measured.attributes_by_name,
-        kernel_distance=to_renders.value,
-        kernel_distance_ci=(to_renders.low, to_renders.high),
-        kernel_distance_to_teacher=to_teacher.value,
-        kernel_distance_to_teacher_ci=(to_teacher.low, to_teacher.high),
-        frechet_distance=frechet_distance(ours, renders),
-        high_frequency=high_frequency(samples.images.transpose(1, 2).flatten(0, 1)) / references.high_frequency,
-        diversity=diversity(clips, torch.arange(count) // SAMPLES_PER_PROMPT),
+    detail = high_frequency(samples.images.transpose(1, 2).flatten(0, 1))
+    return row_of(
+        contender,
+        samples,
+        right=Accuracy(measured.attributes, measured.attributes_by_name),
+        features=(frame_features(track), references.render_frames, references.teacher_frames),
+        detail=detail / references.high_frequency,
+        teacher_seconds=teacher_seconds,
+        frames=len(SHOWN),
         motion=Motion(
             motion=measured.motion.value,
             motion_ci=(measured.motion.low, measured.motion.high),

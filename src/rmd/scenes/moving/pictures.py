@@ -15,7 +15,7 @@ from rmd.scenes.dataset import to_uint8
 from rmd.scenes.moving.grammar import CLIP_ATTRIBUTES, ClipAttributes, parse_clip
 from rmd.scenes.moving.path import FPS
 from rmd.scenes.moving.render import ClipBatch, clips_of, render_clips, sample_clips
-from rmd.scenes.record import new_folder
+from rmd.scenes.record import check_new_folder, new_folder
 
 SHEET = "sheet.webp"
 SHEET_LIMIT = 32
@@ -52,6 +52,7 @@ def write_clips(clips: ClipBatch, folder: Path, *, size: int = 64) -> Path:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")
+    check_new_folder(folder)
     videos = to_uint8(render_clips(clips, size, chunk=max(1, 32 * 64**2 // size**2)))
     names = [f"{index:04d}.webp" for index in range(len(clips))]
     lines = []

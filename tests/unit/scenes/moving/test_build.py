@@ -52,7 +52,9 @@ def test_everything_is_there_and_recorded(built: tuple[Path, list[str]]) -> None
     ]  # fmt: skip
     parts = read_record(out)
     assert sorted(parts) == ["judge", "references", "teacher", "vae"]
-    assert {"renders_motion", "teacher_motion", "steps"} <= set(parts["references"]["results"])  # type: ignore[call-overload]
+    results = parts["references"]["results"]
+    assert isinstance(results, dict)
+    assert {"renders_motion", "teacher_motion", "steps"} <= set(results)
     assert [path.name.rpartition("-")[0] for path in (built[0] / "cache").iterdir()] == ["clip-latents"]
     assert {line.split()[0] for line in built[1]} == {"vae", "encoding", "teacher", "judge"}
 
