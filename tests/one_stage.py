@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from families import frames_of
 from helpers import PROMPTS
 from torch import Tensor
@@ -28,9 +26,7 @@ def official(
     backbone: Backbone, size: tuple[int, int], guidance: float, *, steps: int = STEPS, output_type: str = "latent"
 ) -> Tensor:
     """The stock pipeline on the noise that `sample_images` draws for `SEED`."""
-    options: dict[str, Any] = {"num_inference_steps": steps}
-    if backbone.family == "pixart":
-        options |= {"use_resolution_binning": False, "clean_caption": False}
+    options = {"num_inference_steps": steps, **backbone.official_options(frames_of(backbone))}
     if backbone.family == "sd3":
         options["sigmas"] = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
         backbone.pipe.scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
@@ -41,7 +37,6 @@ def official(
         scheduler.set_timesteps = lambda count, device: type(scheduler).set_timesteps(
             scheduler, sigmas=sigmas, device=device
         )
-        options |= backbone.official_options(frames_of(backbone))
     shape = backbone.latent_shape(len(PROMPTS), *size, frames_of(backbone))
     start = CounterNoise(SEED, range(len(PROMPTS))).normal(shape, "start")
     start = start.to(next(backbone.denoiser.parameters()).dtype)  # the stock pipelines take latents as they are

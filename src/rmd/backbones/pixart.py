@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from rmd.backbones.base import Backbone, Cond, register
 from rmd.plan import Stage
 
+MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
+"""Of a prompt, as the official pipelines have it; what fills shorter prompts up is masked."""
+
 
 @register
 class PixArtBackbone(Backbone):
@@ -34,9 +37,19 @@ class PixArtBackbone(Backbone):
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         embeds, mask, _, _ = self.pipe.encode_prompt(
-            prompt=list(prompts), device=self.pipe._execution_device, do_classifier_free_guidance=False
+            prompt=list(prompts),
+            device=self.pipe._execution_device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._tokens,
         )
         return Cond({"embeds": embeds, "mask": mask})
+
+    def official_options(self, frames: int) -> dict[str, Any]:
+        return {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": self._tokens}
+
+    @property
+    def _tokens(self) -> int:
+        return int(min(MAX_TOKENS[type(self.pipe).__name__], self.pipe.tokenizer.model_max_length))
 
     def null(self, count: int) -> Cond:
         return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))

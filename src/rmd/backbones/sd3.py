@@ -13,6 +13,9 @@ from rmd.backbones.base import Backbone, Cond, register
 from rmd.errors import RMDError
 from rmd.plan import Stage
 
+MAX_TOKENS = 256
+"""That T5 reads of a prompt, as the official pipeline has it; its place is filled with zeros where it is left out."""
+
 
 @register
 class SD3Backbone(Backbone):
@@ -43,8 +46,17 @@ class SD3Backbone(Backbone):
             prompt_3=None,
             device=self.pipe._execution_device,
             do_classifier_free_guidance=False,
+            max_sequence_length=self._tokens,
         )
         return Cond({"embeds": embeds, "pooled": pooled})
+
+    def official_options(self, frames: int) -> dict[str, Any]:
+        return {"max_sequence_length": self._tokens}
+
+    @property
+    def _tokens(self) -> int:
+        tokenizer = self.pipe.tokenizer_3
+        return MAX_TOKENS if tokenizer is None else int(min(MAX_TOKENS, tokenizer.model_max_length))
 
     def null(self, count: int) -> Cond:
         return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))

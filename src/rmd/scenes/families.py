@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from rmd.backbones.base import Backbone
 from rmd.backbones.pixart import PixArtBackbone
@@ -47,16 +47,20 @@ def build_text_encoder(width: int = _TEXT_WIDTH) -> CLIPTextModelWithProjection:
     )
 
 
-def build_pixart(vae: AutoencoderKL) -> Backbone:
-    """An untrained PixArt-Sigma-type pipeline: T5, zero terminal SNR with v-prediction, no learned variance."""
-    tokenizer = build_t5_tokenizer()
-    text = T5EncoderModel(
+def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
+    """Three layers of T5's encoder, untrained."""
+    return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer), d_model=_TEXT_WIDTH, d_kv=24, d_ff=3 * _TEXT_WIDTH, num_layers=3, num_heads=4,
             feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
+
+
+def build_pixart(vae: AutoencoderKL) -> Backbone:
+    """An untrained PixArt-Sigma-type pipeline: T5, zero terminal SNR with v-prediction, no learned variance."""
+    tokenizer = build_t5_tokenizer()
     denoiser = PixArtTransformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=2,
@@ -80,14 +84,17 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
         clip_sample=False,
     )
     return PixArtBackbone(
-        PixArtSigmaPipeline(tokenizer=tokenizer, text_encoder=text, vae=vae, transformer=denoiser, scheduler=scheduler)
+        PixArtSigmaPipeline(
+            tokenizer=tokenizer, text_encoder=build_t5(tokenizer), vae=vae, transformer=denoiser, scheduler=scheduler
+        )
     )
 
 
 def build_sd3(vae: AutoencoderKL) -> Backbone:
-    """An untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIP encoders, no T5, dual attention."""
+    """An untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIP encoders and T5, dual attention."""
     width = _TEXT_WIDTH // 2
     first, second = build_text_encoder(width), build_text_encoder(width)
+    tokenizer = build_t5_tokenizer()
     denoiser = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=2,
@@ -112,8 +119,8 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
             tokenizer=build_tokenizer(),
             text_encoder_2=second,
             tokenizer_2=build_tokenizer(),
-            text_encoder_3=None,
-            tokenizer_3=None,
+            text_encoder_3=build_t5(tokenizer),
+            tokenizer_3=tokenizer,
         )
     )
 

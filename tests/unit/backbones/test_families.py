@@ -83,6 +83,33 @@ def test_half_precision_is_read_in_float32(family: str) -> None:
     assert backbone.decode(x0).shape == ((2, 3, 1, 32, 40) if backbone.moving else (2, 3, 32, 40))
 
 
+@pytest.mark.parametrize(("sigma", "most"), [(False, 120), (True, 300)])
+def test_pixart_reads_as_many_tokens_as_the_official_pipeline_unless_its_tokenizer_has_fewer(
+    sigma: bool, most: int
+) -> None:
+    backbone = tiny_pixart(sigma=sigma)
+    x = torch.randn(backbone.latent_shape(2, 32, 32), generator=torch.Generator().manual_seed(0))
+    found = []
+    for length, tokens in ((16, 16), (512, most)):
+        backbone.pipe.tokenizer.model_max_length = length
+        cond = backbone.encode(["a ball", "a red box"])
+        assert cond.tensors["embeds"].shape[1] == tokens == backbone.official_options(1)["max_sequence_length"]
+        arguments = backbone.stage_cond(cond, Stage(1, 32, 32), Stage(1, 32, 32))
+        with torch.no_grad():
+            found.append(backbone.predict(backbone.denoiser, x, 500.0, arguments)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)  # the filling is masked
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(16, 16), (512, 256)])
+def test_sd3s_t5_reads_as_many_tokens_as_the_official_pipelines(length: int, tokens: int) -> None:
+    backbone = tiny_sd3()
+    backbone.pipe.tokenizer_3.model_max_length = length
+    clip = backbone.pipe.tokenizer_max_length
+    assert backbone.encode(["a ball"]).tensors["embeds"].shape[1] == clip + tokens
+    assert backbone.official_options(1) == {"max_sequence_length": tokens}
+    assert tiny_sd3(t5=False).encode(["a ball"]).tensors["embeds"].shape[1] == clip + 256
+
+
 def test_pixart_is_told_the_stage_or_the_final_size() -> None:
     for target, expected in (("stage", [16.0, 20.0]), ("final", [32.0, 40.0])):
         backbone = tiny_pixart(told_size=True)

@@ -45,8 +45,9 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(family: str) -> None:
         curriculum = Curriculum(drop_caption=0.0)
         loss = denoising_loss(backbone, latents, CAPTIONS, stage, step=0, curriculum=curriculum)
         loss.backward()
-    encoder = backbone.pipe.text_encoder_2 if family == "sdxl" else backbone.pipe.text_encoder
-    for part in (backbone.denoiser, encoder):
+    encoders = [part for name, part in backbone.pipe.components.items() if name.startswith("text_encoder")]
+    assert len([part for part in encoders if part is not None]) == (3 if family == "sd3" else 1)
+    for part in (backbone.denoiser, *(part for part in encoders if part is not None)):
         assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
 
 
