@@ -32,3 +32,14 @@ def run_python() -> Run:
         return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Run:
+    """Run a script or `-m module` in two processes that torchrun starts."""
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+    return run

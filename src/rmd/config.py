@@ -188,11 +188,25 @@ class TrainConfig(_Model):
     sample_every: Count = 100
     checkpoint_every: Count = 100
     keep_last: Count = 2
+    """So many of the newest checkpoints are kept."""
+    keep_every: Count | None = None
+    """The checkpoints of every so many iterations are kept for good, too."""
     threads: Count | None = None
     """CPU threads; empty: torch decides."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
     """Activation checkpointing: keep the inputs of the network's blocks, and compute their insides anew when needed."""
+    accumulate: Count = 1
+    """Micro-batches that a device's part of the batch is computed in, one after another."""
+
+
+class ParallelConfig(_Model):
+    """How the processes of a run share it; of no effect in a process alone."""
+
+    replicas: Count = 1
+    """Groups of processes that hold all weights each (HSDP); 1: the weights are spread over all processes."""
+    context: Count = 1
+    """Processes that share the tokens of a sample (Wan)."""
 
 
 class DataConfig(_Model):
@@ -243,6 +257,7 @@ class Recipe(_Model):
     roles: RolesConfig = RolesConfig()
     optim: OptimConfig
     train: TrainConfig
+    parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -285,12 +300,16 @@ def config_hash(recipe: Recipe) -> str:
 
 
 def run_hash(recipe: Recipe) -> str:
-    """As `config_hash`, without what no iteration depends on: how long the run is, what is logged and kept.
+    """As `config_hash`, without what no iteration depends on: how long the run is, what is logged, who computes.
 
     Two recipes of one run hash are the same run: one may go on where the other stopped.
     """
-    free = {"iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "threads", "recompute"}
-    return _sha256(recipe.model_dump(mode="json", exclude={"name": True, "train": free, "evaluation": True}))
+    free = {
+        "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
+        "recompute", "accumulate",
+    }  # fmt: skip
+    values = recipe.model_dump(mode="json", exclude={"name": True, "train": free, "parallel": True, "evaluation": True})
+    return _sha256(values)
 
 
 def _sha256(values: dict[str, object]) -> str:

@@ -51,9 +51,11 @@ def renoise(eps_hat: Tensor, noise: Tensor, crossing: Crossing) -> Tensor:
     """Mix the predicted noise with fresh noise: the bracket of Eq. 10.
 
     `eps_hat` has the low resolution, `noise` ~ N(0, I) the high one; returns the high-resolution mixture
-    (at least float32). `crossing.beta` in [0, 1] weighs eps_hat: 0 returns `noise`.
+    (at least float32, the wider type of the two). `crossing.beta` in [0, 1] weighs eps_hat: 0 returns `noise`.
     """
     eps_hat, noise = widen(eps_hat), widen(noise)
+    dtype = torch.promote_types(eps_hat.dtype, noise.dtype)
+    eps_hat, noise = eps_hat.to(dtype), noise.to(dtype)
     if crossing.rule == "block":
         return _block(eps_hat, noise, crossing.beta)
     size = _size(noise)

@@ -51,6 +51,14 @@ class Roles(ABC):
     def frozen(self) -> list[nn.Parameter]:
         """Parameters that no update may touch."""
 
+    @abstractmethod
+    def networks(self) -> list[tuple[nn.Module, bool]]:
+        """Every network there is once, and whether all of its parameters are trained."""
+
+    def find_parameters(self) -> None:
+        """Take hold of the networks' parameters anew, after something has replaced them; masters are made from them."""
+        self._masters = {role: {n: _master(p) for n, p in self.in_network(role).items()} for role in TRAINED}
+
     def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
         """What an optimiser updates, at least float32, by the same names; none for the teacher."""
         return self._masters.get(role, {})
@@ -85,18 +93,24 @@ class Roles(ABC):
             for parameter in [*self.in_network(role).values(), *self.trainable(role)]:
                 parameter.grad = None
 
-    def backward(self, role: Literal["student", "fake"], loss: Tensor) -> None:
-        """Back-propagate with the role active, check the routing, and hand the gradients to the masters.
+    def backward(self, role: Literal["student", "fake"], loss: Tensor, *, more: bool = False) -> None:
+        """Back-propagate with the role active, check the routing, and add the gradients to those of the masters.
+
+        Args:
+            more: another micro-batch of the same update follows; gradients may still be on their way.
 
         Raises:
             GradientRoutingError: another role or the frozen base got a gradient, or one of the role's got none.
         """
         with self.use(role):
             loss.backward()
-        self.check_gradients(role)
+        if not more:
+            self.check_gradients(role)
         for parameter, master in self._copies(role):
             if parameter.grad is not None:
-                master.grad, parameter.grad = parameter.grad.to(master.dtype), None
+                gradient = parameter.grad.to(master.dtype)
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                parameter.grad = None
 
     def check_gradients(self, role: Literal["student", "fake"]) -> None:
         """Assert that `role`, and nothing else, holds gradients (DESIGN invariant: one frozen base)."""
@@ -113,10 +127,6 @@ class Roles(ABC):
             raise GradientRoutingError(f"the {role}'s update put gradients on the {other} ({strays[0]})")
         if any(parameter.grad is not None for parameter in self.frozen()):
             raise GradientRoutingError(f"the {role}'s update put gradients on frozen weights")
-
-    def _keep_masters(self) -> None:
-        """To be called once the networks are there; parameters of full precision are their own masters."""
-        self._masters = {role: {n: _master(p) for n, p in self.in_network(role).items()} for role in TRAINED}
 
     def _copies(self, role: Literal["student", "fake"]) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """(parameter, master) where they are two."""
@@ -135,17 +145,26 @@ class FullRoles(Roles):
             "student": deepcopy(denoiser).requires_grad_(True),
             "fake": deepcopy(denoiser).requires_grad_(True),
         }
-        self._keep_masters()
+        self.find_parameters()
 
     @contextmanager
     def use(self, role: Role) -> Iterator[nn.Module]:
         yield self._modules[role]
 
     def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        return {} if role == "teacher" else dict(self._modules[role].named_parameters())
+        return {} if role == "teacher" else self._trained[role]
+
+    def find_parameters(self) -> None:
+        self._trained: dict[Role, dict[str, nn.Parameter]] = {
+            role: dict(self._modules[role].named_parameters()) for role in TRAINED
+        }
+        super().find_parameters()
 
     def frozen(self) -> list[nn.Parameter]:
         return list(self._modules["teacher"].parameters())
+
+    def networks(self) -> list[tuple[nn.Module, bool]]:
+        return [(module, role != "teacher") for role, module in self._modules.items()]
 
 
 class LoraRoles(Roles):
@@ -173,8 +192,7 @@ class LoraRoles(Roles):
                 )
                 inject_adapter_in_model(config, self._base, adapter_name=name)
         self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
-        self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
-        self._keep_masters()
+        self.find_parameters()
         self._active: Role = "teacher"
         self._switch("teacher")
 
@@ -193,6 +211,13 @@ class LoraRoles(Roles):
     def frozen(self) -> list[nn.Parameter]:
         ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
         return [p for p in self._base.parameters() if id(p) not in ours]
+
+    def networks(self) -> list[tuple[nn.Module, bool]]:
+        return [(self._base, False)]
+
+    def find_parameters(self) -> None:
+        self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        super().find_parameters()
 
     def _adapter(self, name: str) -> dict[str, nn.Parameter]:
         mark = f".{name}."

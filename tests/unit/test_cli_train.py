@@ -22,6 +22,7 @@ from rmd.config import load_recipe, to_yaml
 from rmd.data.prompts import scene_captions
 from rmd.export.student import load_student
 from rmd.train.loop import Trainer
+from rmd.train.parallel import Parallel
 from rmd.train.tracking import read_metrics
 
 Captured = pytest.CaptureFixture[str]
@@ -146,7 +147,7 @@ def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path) -> None:
     loaded = load_recipe(str(recipe), [f"method.guidance={guidance}", "method.warmup_steps=0"])
-    trainer = command._trainer(loaded, Path("run"), None, "cpu")
+    trainer = command._trainer(loaded, Path("run"), None, "cpu", Parallel())
     line = calls_line(trainer.method)
     assert ("(with guidance: twice the batch)" in line) == (guidance != 1.0)
     for iteration in range(3):
@@ -157,7 +158,9 @@ def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path
 
 
 def test_calls_on_average_are_over_stages_then_steps(recipe: Path) -> None:
-    trainer = command._trainer(load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None, "cpu")
+    trainer = command._trainer(
+        load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None, "cpu", Parallel()
+    )
     assert "student 1 to 4 (2 on average)" in calls_line(trainer.method)  # (1 + (2 + 3 + 4) / 3) / 2
 
 
@@ -300,7 +303,7 @@ def test_the_packaged_teacher(
 
 
 def test_prompts_of_the_scenes(recipe: Path) -> None:
-    trainer = command._trainer(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None, "cpu")
+    trainer = command._trainer(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None, "cpu", Parallel())
     captions = scene_captions(64, seed=0, training=True)
     assert set(captions) <= set(trainer.prompts.texts) and not set(PROMPTS) & set(trainer.prompts.texts)
 

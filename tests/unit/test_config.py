@@ -205,7 +205,8 @@ CHANGES = {
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
     "train.iterations": "7", "train.batch_size": "7", "train.seed": "7", "train.log_every": "7",
     "train.sample_every": "7", "train.checkpoint_every": "7", "train.keep_last": "7", "train.threads": "7",
-    "train.dtype": "bfloat16", "train.recompute": "true", "data.prompts": "other", "data.column": "words",
+    "train.dtype": "bfloat16", "train.recompute": "true", "train.accumulate": "7", "train.keep_every": "7",
+    "parallel.replicas": "2", "parallel.context": "2", "data.prompts": "other", "data.column": "words",
     "data.split": "test", "data.journeydb": "true", "data.shortest": "7", "data.longest": "7",
     "data.exclude": "[bench.json]", "data.cache": "folder", "evaluation.n": "7",
 }  # fmt: skip
@@ -258,4 +259,6 @@ def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
         key for key, value in CHANGES.items() if run_hash(load_recipe("scenes", [f"{key}={value}"])) == run_hash(recipe)
     }
     every = {"log_every", "sample_every", "checkpoint_every", "keep_last", "iterations", "threads", "recompute"}
-    assert free == {"name", "evaluation.n", *(f"train.{key}" for key in every)}
+    every |= {"keep_every", "accumulate"}
+    places = {"parallel.replicas", "parallel.context"}
+    assert free == {"name", "evaluation.n", *places, *(f"train.{key}" for key in every)}

@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.errors import RMDError, one_of
 from rmd.hub import hub_errors
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
-from rmd.plan import Stage
+from rmd.plan import Stage, StepPlan
 from rmd.sampling import guided
 
 
@@ -126,6 +127,19 @@ class Backbone(ABC):
             raise RMDError(
                 f"the {self.family} network cannot recompute its activations: set train.recompute to false"
             ) from error
+
+    def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
+        """Let processes compute one sample together, each a part of its tokens.
+
+        Args:
+            network: a denoiser of this family; afterwards every process of a group must call it with the same inputs.
+            mesh: its dimension "ulysses" says which processes; "ring" is of size 1.
+            plan: whose latents are to be divided.
+
+        Raises:
+            RMDError: the family cannot, or tokens or heads do not divide.
+        """
+        raise RMDError(f"the {self.family} network cannot divide a sample's tokens: set parallel.context to 1")
 
     @property
     @abstractmethod

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import ContextParallelConfig, DiffusionPipeline
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.backbones.base import Backbone, Cond, Conditioning, register
 from rmd.errors import RMDError
-from rmd.plan import Stage
+from rmd.plan import Stage, StepPlan
 
 MAX_TOKENS = 512
 """Of a prompt, as the official pipeline has it; its networks saw shorter prompts filled up with zeros to this."""
@@ -82,6 +83,22 @@ class WanBackbone(Backbone):
         given = {name: value.to(dtype) for name, value in kwargs.items()}
         output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output
+
+    def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
+        config, count = self.pipe.transformer.config, int(mesh["ulysses"].size())
+        heads = config.num_attention_heads
+        if heads % count:
+            raise RMDError(f"{heads} attention heads do not divide into {count} processes: change parallel.context")
+        for stage in plan.stages:
+            shape = self.latent_shape(1, stage.height, stage.width, plan.frames)[2:]
+            tokens = math.prod(side // patch for side, patch in zip(shape, config.patch_size, strict=True))
+            if tokens % count:
+                raise RMDError(
+                    f"the {tokens} tokens of a sample of {stage.height}x{stage.width} do not divide into {count} "
+                    "processes: change parallel.context, plan.sides or frames"
+                )
+        wan: Any = network
+        wan.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, mesh=mesh))
 
     def official_options(self, frames: int) -> dict[str, Any]:
         return {"num_frames": frames, "max_sequence_length": self._tokens, "output_type": "pil"}

@@ -31,9 +31,8 @@ from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
 from rmd.bench.architectures import Architecture, architecture_of
 from rmd.bench.sampling import wait_for
 from rmd.config import FlowNoise, Recipe
-from rmd.methods import Batch
 from rmd.plan import Step
-from rmd.randomness import CounterNoise, generator
+from rmd.randomness import generator
 from rmd.train.loop import Trainer
 
 
@@ -54,11 +53,9 @@ class EncodedTrainer(Trainer):
         super().__init__(recipe, backbone, Path("unused"))
         self.architecture = architecture
 
-    def batch(self, iteration: int) -> Batch:
-        size, seed = self.recipe.train.batch_size, self.recipe.train.seed
-        noise = CounterNoise(seed, range(size), step=iteration, device=self.backbone.device)
-        cond, null = (self._cond(size, iteration, purpose) for purpose in ("cond", "null"))
-        return Batch(iteration, cond, null, noise)
+    def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
+        cond, null = (self._cond(len(texts), iteration, purpose) for purpose in ("cond", "null"))
+        return cond, null
 
     def _cond(self, count: int, iteration: int, purpose: str) -> Cond:
         g = generator(self.recipe.train.seed, "encoded", purpose, iteration)

@@ -7,6 +7,7 @@ top (import inside the function), so that `rmd --help` and a mistyped option ans
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -84,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, RMDError) and os.environ.get("LOCAL_RANK", "0") != "0":
+            return 1  # the first of a machine's processes says it
         if options.debug:
             traceback.print_exc()
         else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rmd.methods import Method
     from rmd.plan import StepPlan
     from rmd.train.loop import Trainer
+    from rmd.train.parallel import Parallel
 
 OnIteration = Callable[[int, dict[str, float]], None]
 
@@ -34,6 +35,10 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Folder of the run. By default: runs/<recipe's name>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    reset_optimizer: Annotated[
+        bool,
+        typer.Option("--reset-optimizer", help="With --resume: go on from the weights alone, with new optimisers."),
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. By default: the recipe's, or torch's own choice.")
     ] = None,
@@ -43,35 +48,48 @@ def train(
     ] = False,
 ) -> None:
     """Distil a recipe's teacher into a few-step student."""
+    if reset_optimizer and not resume:
+        raise RMDError("--reset-optimizer goes with --resume: it goes on from a checkpoint's weights")
     overrides = list(set_ or ())
     loaded = load_recipe(recipe, overrides)
     quiet_libraries()
     folder = Path("runs") / loaded.name if out is None else out
     plan = loaded.build_plan()
-    for warning in plan.warnings():
-        typer.echo(f"rmd: warning: {warning}", err=True)
-    if not dry_run:
-        check_folder(folder, resume=resume)
-    trainer = _trainer(loaded, folder, threads or loaded.train.threads, device)
-    typer.echo(f"{loaded.name}: {plan_line(plan)}")
-    if dry_run:
-        _print_dry_run(trainer)
-        return
-    from rmd.cli.progress import progress_bar
+    from rmd.cli.device import find_device
+    from rmd.train.parallel import local_device, processes
 
-    total = loaded.train.iterations
-    with progress_bar() as report:
-        trainer.on_iteration = _reporter(report, total)
-        done = trainer.train(resume=resume)
-    if done < total:
-        command = _resume_command(recipe, overrides, folder, threads, device)
-        typer.echo(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
-        return
-    from rmd.export.student import save_student
+    with processes(loaded.parallel, local_device(find_device(device))) as parallel:
+        say = typer.echo if parallel.main else _silent
+        for warning in plan.warnings():
+            say(f"rmd: warning: {warning}", err=True)
+        if not dry_run:
+            parallel.on_main(lambda: check_folder(folder, resume=resume))
+        trainer = _trainer(loaded, folder, threads or loaded.train.threads, device, parallel)
+        say(f"{loaded.name}: {plan_line(plan)}")
+        if dry_run:
+            if parallel.main:
+                _print_dry_run(trainer)
+            return
+        from rmd.cli.progress import progress_bar
 
-    student = save_student(trainer.backbone, trainer.student_state(), loaded, folder / "student")
-    typer.echo(f"student: {student} (for diffusers; its plan is in rmd_config.json)")
-    typer.echo(f"run: {folder} (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir {folder}")
+        total = loaded.train.iterations
+        with progress_bar() as report:
+            trainer.on_iteration = _reporter(report, total)
+            done = trainer.train(resume=resume, reset_optimizers=reset_optimizer)
+        if done < total:
+            command = _resume_command(recipe, overrides, folder, threads, device)
+            say(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
+            return
+        from rmd.export.student import save_student
+
+        state = trainer.gathered_student()
+        parallel.on_main(lambda: save_student(trainer.backbone, state, loaded, folder / "student"))
+        say(f"student: {folder / 'student'} (for diffusers; its plan is in rmd_config.json)")
+        say(f"run: {folder} (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir {folder}")
+
+
+def _silent(message: str, *, err: bool = False) -> None:
+    """What the other processes say instead of the first one."""
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
@@ -122,7 +140,7 @@ def calls_line(method: Method) -> str:
     )
 
 
-def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | None) -> Trainer:
+def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | None, parallel: Parallel) -> Trainer:
     """The run with its teacher loaded and checked; writes nothing."""
     import torch
 
@@ -130,14 +148,15 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     from rmd.data.prompts import load_prompts
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
+    from rmd.train.parallel import local_device
 
-    where = find_device(device)
+    where = local_device(find_device(device))
     if threads is not None:
         torch.set_num_threads(threads)
     load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
     backbone = load_teacher(recipe)
     backbone.pipe.to(where)
-    return Trainer(recipe, backbone, folder)
+    return Trainer(recipe, backbone, folder, parallel=parallel)
 
 
 def _print_dry_run(trainer: Trainer) -> None:

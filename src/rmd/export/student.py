@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from huggingface_hub import HfApi, hf_hub_download
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from rmd.backbones.base import Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
@@ -226,13 +228,21 @@ def _inject(backbone: Backbone, source: str) -> None:
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
-    denoiser = backbone.denoiser
-    teacher = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    """The teacher's pipeline with the student's weights, in the precision of the teacher's."""
+    teacher: Any = backbone.denoiser
+    dtypes = {name: tensor.dtype for name, tensor in teacher.named_parameters()}
+    # the class of the network itself, where FSDP has put its own in front
+    kind: Any = next(kind for kind in type(teacher).__mro__ if not issubclass(kind, FSDPModule))
+    with init_empty_weights():
+        student = kind.from_config(teacher.config)
+    weights = {name: tensor.to("cpu", dtypes[name]) for name, tensor in state.items()}
+    buffers = {name: tensor for name, tensor in teacher.state_dict().items() if name not in dtypes}
+    student.load_state_dict({**buffers, **weights}, assign=True)
+    setattr(backbone.pipe, backbone.denoiser_name, student)
     try:
-        denoiser.load_state_dict({**teacher, **state})
         backbone.pipe.save_pretrained(folder)
     finally:
-        denoiser.load_state_dict(teacher)
+        setattr(backbone.pipe, backbone.denoiser_name, teacher)
 
 
 def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Checkpoints that exist whole or not at all, and a resume that continues the same run.
 
-A checkpoint is a folder `step-000100/` with `state.safetensors` (student, fake score, average, both optimisers) and
-`meta.json` (iteration, recipe hash, plan). It is written under a temporary name and renamed.
+A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes (student, fake score, average, both
+optimisers, by name), with `meta.json` (iteration, recipe hash, plan) beside it. Every process writes its own part, in a
+thread, under a temporary name; the first one renames. Any number of processes can read it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from rmd.errors import RMDError
 from rmd.roles import TRAINED, Roles
+from rmd.train.parallel import Parallel
 
 _NAME = re.compile(r"step-(\d{6,})")
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -39,94 +49,224 @@ def checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / "meta.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return sorted(found, key=_iteration_of)
 
 
-def save_checkpoint(folder: Path, iteration: int, trained: Trained, meta: dict[str, object], *, keep: int) -> Path:
-    """Write `step-<iteration>` atomically, then remove all but the newest `keep` checkpoints.
+class CheckpointWriter:
+    """Writes a run's checkpoints one after another, beside the training; all processes take part."""
 
-    Raises:
-        RMDError: nothing could be written (full disk, no permission); the previous checkpoints are untouched.
-    """
-    final = folder / f"step-{iteration:06d}"
-    partial = folder / f".{final.name}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for killed in folder.glob(".step-*.partial"):  # a run killed while it saved left it behind
-            shutil.rmtree(killed, ignore_errors=True)
-        partial.mkdir()
-        save_file(_tensors(trained), partial / "state.safetensors")
-        (partial / "meta.json").write_text(json.dumps({"iteration": iteration, **meta}, indent=1), encoding="utf-8")
-        for name in ("state.safetensors", "meta.json"):
-            _flush(partial / name)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _flush(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error)
-        why = "the disk is full" if full else str(error)
-        raise RMDError(
-            f"cannot save {final}: {why}; earlier checkpoints are intact, make room and run again with --resume"
-        ) from error
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+    def __init__(
+        self, folder: Path, parallel: Parallel | None = None, *, keep_last: int, keep_every: int | None = None
+    ) -> None:
+        """Args:
+        keep_last: so many of the newest are kept.
+        keep_every: those of every so many iterations are kept for good, too.
+        """
+        self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
+        self.parallel = Parallel() if parallel is None else parallel
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, iteration: int, trained: Trained, meta: dict[str, object]) -> Path:
+        """Copy everything and begin to write `step-<iteration>`; the one begun before is waited for.
+
+        Raises:
+            RMDError: the one begun before could not be written (full disk, no permission); those before it are intact.
+        """
+        self.wait()
+        # written from a copy on the CPU: training goes on and changes what was given
+        copies = {name: _copied(tensor) for name, tensor in _tensors(trained).items()}
+        final = self.folder / f"step-{iteration:06d}"
+        self._pending = self._thread.submit(self._write, final, copies, {"iteration": iteration, **meta})
+        return final
+
+    def wait(self) -> None:
+        """Until what was begun lies there whole; RMDError if it could not be written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """As `wait`; to be called once."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, final: Path, tensors: dict[str, Tensor], meta: dict[str, object]) -> None:
+        partial = final.with_name(f".{final.name}.partial")
+        failure: BaseException | None = None
+        self._agree(_reason(lambda: _clear(self.folder, partial)) if self.parallel.main else None, final)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                group, alone = self.parallel.storage, self.parallel.weights is None
+                save(tensors, checkpoint_id=partial, process_group=group, no_dist=alone)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            failure = error
+        reason = None if failure is None else _why(failure)
+        if self.parallel.main:
+            reason = reason or _reason(lambda: _finish(partial, final, meta))
+            if reason is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+        self._agree(reason, final)
+        if self.parallel.main:
+            self._prune()
+
+    def _agree(self, reason: str | None, final: Path) -> None:
+        """RMDError on every process if there is a reason on the first."""
+        if self.parallel.weights is not None:
+            box = [reason]
+            dist.broadcast_object_list(box, src=0, group=self.parallel.storage, device=torch.device("cpu"))
+            reason = box[0]
+        if reason is not None:
+            raise RMDError(
+                f"cannot save {final}: {reason}; earlier checkpoints are intact, make room and run again with --resume"
+            )
+
+    def _prune(self) -> None:
+        for old in checkpoints(self.folder)[: -self.keep_last]:
+            if self.keep_every is None or _iteration_of(old) % self.keep_every:
+                shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(path: Path, trained: Trained, *, run_hash: str) -> int:
+def load_checkpoint(
+    path: Path, trained: Trained, *, run_hash: str, parallel: Parallel | None = None, reset_optimizers: bool = False
+) -> int:
     """Restore everything in place and return the iteration to go on from.
 
+    Args:
+        reset_optimizers: take weights and average alone, of whatever recipe they fit; the optimisers begin anew.
+
     Raises:
-        RMDError: the checkpoint is of another recipe, lacks state, or is damaged.
+        RMDError: the checkpoint is of another recipe, lacks state, holds state of something else, or is damaged.
     """
+    reader = FileSystemReader(path)
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        tensors = load_file(path / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        held = reader.read_metadata().state_dict_metadata
+    except Exception as error:  # the index is a pickle: damaged, it can raise anything
+        raise _damaged(path, error) from error
+    if meta.get("run_hash") != run_hash and not reset_optimizers:
         raise RMDError(
-            f"the checkpoint {path} is damaged: remove it to resume from the one before ({error})"
-        ) from error
-    if meta.get("run_hash") != run_hash:
-        raise RMDError(
-            f"the checkpoint {path} is of another recipe: resume with the settings it was made with, "
-            "or choose another --out"
+            f"the checkpoint {path} is of another recipe: resume with the settings it was made with, add "
+            "--reset-optimizer to go on from its weights, or choose another --out"
         )
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition("/")
-        groups.setdefault(group, {})[rest] = tensor
-    for group in [*TRAINED, "average", *(f"optimizer-{role}" for role in TRAINED)]:
-        if group not in groups and (group != "average" or trained.average):
-            raise RMDError(f"the checkpoint {path} has no {group} state: it cannot continue the same run")
+    if not reset_optimizers:
+        for role in TRAINED:
+            _fill_optimizer(trained.optimizers[role], trained.roles.trainable(role))
+    wanted = _tensors(trained)
+    found = {name: tuple(entry.size) for name, entry in held.items() if isinstance(entry, TensorStorageMetadata)}
+    if reset_optimizers:
+        found = {name: size for name, size in found.items() if not name.startswith("optimizer-")}
+    _check_fit(path, wanted, found)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(wanted, storage_reader=reader, no_dist=parallel is None or parallel.weights is None)
+    except (OSError, RuntimeError, EOFError, ValueError, CheckpointException) as error:
+        raise _damaged(path, error) from error
     for role in TRAINED:
-        trained.roles.load_state(role, groups[role])
-        _load_optimizer(trained.optimizers[role], trained.roles.named_trainable(role), groups[f"optimizer-{role}"])
-    for name, tensor in trained.average.items():
-        tensor.copy_(groups["average"][name])
+        trained.roles.sync(role)
     return int(meta["iteration"])
 
 
 def _tensors(trained: Trained) -> dict[str, Tensor]:
-    tensors = {f"average/{name}": value.contiguous() for name, value in trained.average.items()}
+    """Everything by name, as it lies in memory."""
+    tensors = {f"average/{name}": value for name, value in trained.average.items()}
     for role in TRAINED:
         named = trained.roles.named_trainable(role)
-        tensors |= {f"{role}/{name}": value.detach().contiguous() for name, value in named.items()}
+        tensors |= {f"{role}/{name}": value.detach() for name, value in named.items()}
         state = trained.optimizers[role].state
         for name, parameter in named.items():
-            for key, value in state[parameter].items():
-                tensors[f"optimizer-{role}/{name}/{key}"] = torch.as_tensor(value).detach().contiguous()
+            for key, value in state.get(parameter, {}).items():
+                tensors[f"optimizer-{role}/{name}/{key}"] = value.detach()
     return tensors
 
 
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], tensors: dict[str, Tensor]
-) -> None:
-    for name, parameter in named.items():
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        if any(f"{name}/{key}" not in tensors for key in keys):
-            raise RMDError(f"the checkpoint lacks the optimiser's state of {name}: it cannot continue the same run")
-        optimizer.state[parameter] = {key: tensors[f"{name}/{key}"].clone() for key in keys}
+def _fill_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """The state that AdamW makes at its first step, to load into."""
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter, requires_grad=False)
+            for key in _ADAMW
+        }
+
+
+def _check_fit(path: Path, wanted: dict[str, Tensor], found: dict[str, tuple[int, ...]]) -> None:
+    """RMDError unless the checkpoint holds what is wanted and nothing else."""
+    for group, names in _groups(wanted):
+        if not any(name.startswith(group) for name in found):
+            raise RMDError(f"the checkpoint {path} has no {group[:-1]} state: it cannot continue the same run")
+        held = {name for name in found if name.startswith(group)}
+        if group.startswith("optimizer-"):
+            missing = sorted(name.removeprefix(group).rsplit("/", 1)[0] for name in names - held)
+            if missing:
+                raise RMDError(
+                    f"the checkpoint {path} lacks the optimiser's state of {missing[0]}: it cannot continue the same "
+                    "run; add --reset-optimizer to begin with new optimisers"
+                )
+        elif names != held or any(tuple(wanted[name].shape) != found[name] for name in names):
+            raise RMDError(
+                f"the checkpoint {path} does not fit: its weights for the {group[:-1]} belong to another network or "
+                "another LoRA rank"
+            )
+    foreign = sorted(found.keys() - wanted.keys())
+    if foreign:
+        raise RMDError(f"the checkpoint {path} holds {foreign[0]}, which this run does not have: it is of another run")
+
+
+def _groups(wanted: dict[str, Tensor]) -> Iterator[tuple[str, set[str]]]:
+    groups: dict[str, set[str]] = {}
+    for name in wanted:
+        groups.setdefault(f"{name.partition('/')[0]}/", set()).add(name)
+    yield from groups.items()
+
+
+def _clear(folder: Path, partial: Path) -> None:
+    """Make room for a checkpoint to be; a run killed while it saved may have left its own behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(".step-*.partial"):
+        shutil.rmtree(killed, ignore_errors=True)
+    partial.mkdir()
+
+
+def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
+    """Make the written checkpoint the real one, in a step that no kill can halve."""
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    _flush(partial / "meta.json")
+    _flush(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _flush(final.parent)
+
+
+def _reason(work: Callable[[], None]) -> str | None:
+    """Do it; None, or why it could not be done."""
+    try:
+        work()
+    except OSError as error:
+        return _why(error)
+    return None
+
+
+def _why(error: BaseException) -> str:
+    causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
+    inner = causes[0][0] if causes else error
+    full = (isinstance(inner, OSError) and inner.errno == errno.ENOSPC) or "No space left" in str(inner)
+    return "the disk is full" if full else " ".join(str(inner).split())
+
+
+def _damaged(path: Path, error: BaseException) -> RMDError:
+    return RMDError(f"the checkpoint {path} is damaged: remove it to resume from the one before ({_why(error)})")
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
+
+
+def _iteration_of(path: Path) -> int:
+    return int(path.name.split("-")[1])
 
 
 def _flush(path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmd.backbones.base import Backbone, Encoder
+from rmd.backbones.base import Backbone, Cond, Encoder
 from rmd.config import Recipe, run_hash, to_yaml
 from rmd.data.cache import PromptCache
 from rmd.data.prompts import load_prompts
@@ -24,8 +23,9 @@ from rmd.methods import METHODS, Batch, Method, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
 from rmd.roles import TRAINED, Roles, build_roles
-from rmd.train.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
+from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint
 from rmd.train.panels import sample_panel, score_panel
+from rmd.train.parallel import Parallel, own, whole
 from rmd.train.tracking import Tracker
 
 PANEL_PROMPTS = 8
@@ -34,12 +34,16 @@ OnIteration = Callable[[int, dict[str, float]], None]
 
 @dataclass
 class Trainer:
-    """A run in one process: everything that a checkpoint holds, and the loop over it."""
+    """A run: everything that a checkpoint holds, and the loop over it; one in each of its processes.
+
+    The first process writes what is written once, and hears of every iteration.
+    """
 
     recipe: Recipe
     backbone: Backbone
     folder: Path
     on_iteration: OnIteration | None = None
+    parallel: Parallel = field(default_factory=Parallel)
     stop_requested: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +59,13 @@ class Trainer:
             alpha=recipe.roles.alpha,
             seed=recipe.train.seed,
         )
+        self.parallel.share(range(recipe.train.batch_size), recipe.train.accumulate)  # that it divides
+        for network, trained in self.roles.networks():
+            if self.parallel.tokens is not None:
+                self.backbone.share_tokens(network, self.parallel.tokens, self.plan)
+            units = self.backbone.shard_units(network)
+            self.parallel.spread(network, units, half=trained and recipe.train.dtype == "bfloat16")
+        self.roles.find_parameters()
         self.method: Method = METHODS[recipe.method.name](
             self.backbone, self.roles, self.plan, recipe.method, seed=recipe.train.seed
         )
@@ -82,78 +93,130 @@ class Trainer:
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints"
 
-    def start(self, *, resume: bool) -> int:
+    def start(self, *, resume: bool, reset_optimizers: bool = False) -> int:
         """The iteration to begin with: 0, or where the newest checkpoint left off.
+
+        Args:
+            reset_optimizers: go on from a checkpoint's weights alone, even those of another recipe.
 
         Raises:
             RMDError: there are checkpoints and `resume` is off, or none and it is on.
         """
-        found = checkpoints(self.checkpoint_folder)
+        found = self.parallel.from_main(checkpoints(self.checkpoint_folder))
         if resume and not found:
             raise RMDError(f"nothing to resume in {self.folder}: run without --resume")
         if found and not resume:
             raise RMDError(f"{self.folder} holds a run already: add --resume to go on with it, or choose another --out")
-        return load_checkpoint(found[-1], self.trained, run_hash=self.hash) if found else 0
+        if not found:
+            return 0
+        return load_checkpoint(
+            found[-1], self.trained, run_hash=self.hash, parallel=self.parallel, reset_optimizers=reset_optimizers
+        )
 
-    def train(self, *, resume: bool = False) -> int:
-        """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done."""
-        recipe, start = self.recipe, self.start(resume=resume)
-        self._make_folder()
+    def train(self, *, resume: bool = False, reset_optimizers: bool = False) -> int:
+        """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done.
+
+        Stops when any of the run's processes is asked to.
+        """
+        recipe, start = self.recipe, self.start(resume=resume, reset_optimizers=reset_optimizers)
         done = start
-        with Tracker(self.folder, start=start) as tracker, self._graceful_stop():
+        with ExitStack() as open_ones:
+            tracker = None
+            self.parallel.on_main(self._make_folder)
+            if self.parallel.main:
+                tracker = open_ones.enter_context(Tracker(self.folder, start=start))
+            writer = CheckpointWriter(
+                self.checkpoint_folder, self.parallel,
+                keep_last=recipe.train.keep_last, keep_every=recipe.train.keep_every,
+            )  # fmt: skip
+            open_ones.callback(writer.close)
+            open_ones.enter_context(self._graceful_stop())
             for iteration in range(start, recipe.train.iterations):
                 began = time.perf_counter()
                 values, rollout = self.iterate(iteration)
                 values["seconds"] = time.perf_counter() - began
                 done = iteration + 1
-                stop = self.stop_requested  # read once: asked for later than here, it waits for the next iteration
+                # read once: asked for later than here, it waits for the next iteration
+                (stop,) = self.parallel.any(self.stop_requested)
                 last = stop or done == recipe.train.iterations
-                if done % recipe.train.log_every == 0 or last:
+                if tracker is not None and (done % recipe.train.log_every == 0 or last):
                     tracker.metrics(done, values)
                 if done % recipe.train.sample_every == 0 or last:
                     self._pictures(tracker, done, rollout)
                 if done % recipe.train.checkpoint_every == 0 or last:
-                    self.save(done)
-                if self.on_iteration is not None:
+                    writer.save(done, self.trained, self._meta())
+                if self.on_iteration is not None and self.parallel.main:
                     self.on_iteration(done, values)
                 if stop:
                     break
         return done
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
-        """One student update and the fake score's updates after it; returns the iteration's numbers."""
-        batch = self.batch(iteration)
+        """One student update and the fake score's updates after it.
+
+        Returns:
+            The iteration's numbers, means over all samples of the batch, and the last micro-batch's roll-out.
+        """
+        batches = self.batches(iteration)
         step = self.method.draw_step(iteration)
-        loss, rollout = self.method.student_loss(batch, step)
-        values = {"step": float(step.index), "stage": float(step.stage), "student_loss": float(loss.detach())}
-        values["student_grad_norm"] = self._update("student", loss, iteration)
+        losses, rollouts = [], []
+        self.roles.zero_grad()
+        for batch in batches:
+            loss, rollout = self.method.student_loss(batch, step)
+            self._backward("student", loss, of=len(batches), last=batch is batches[-1])
+            losses.append(loss.detach())
+            rollouts.append(rollout)
+        values = {"step": float(step.index), "stage": float(step.stage)}
+        values |= self._update("student", losses, iteration)
         self._average()
         for update in range(self.recipe.method.fake_updates):
-            fake_loss = self.method.fake_loss(batch, rollout, update)
-            values["fake_loss"] = float(fake_loss.detach())
-            values["fake_grad_norm"] = self._update("fake", fake_loss, iteration)
-        values["gap"] = float((rollout.f_real - rollout.f_fake).abs().mean())
-        values["sample_std"] = float(rollout.y.std())
-        return values, rollout
+            losses = []
+            self.roles.zero_grad()
+            for batch, rollout in zip(batches, rollouts, strict=True):
+                loss = self.method.fake_loss(batch, rollout, update)
+                self._backward("fake", loss, of=len(batches), last=batch is batches[-1])
+                losses.append(loss.detach())
+            values |= self._update("fake", losses, iteration)
+        gaps = torch.stack([(rollout.f_real - rollout.f_fake).abs().mean() for rollout in rollouts])
+        spreads = torch.stack([rollout.y.flatten(1).std(1).mean() for rollout in rollouts])
+        values |= self.parallel.mean({"gap": float(gaps.mean()), "sample_std": float(spreads.mean())})
+        return values, rollouts[-1]
 
-    def batch(self, iteration: int) -> Batch:
-        """Prompts, encoded, and noise keyed by their global sample numbers: a function of the iteration alone."""
+    def batches(self, iteration: int) -> list[Batch]:
+        """This process's micro-batches of an iteration.
+
+        Prompts, encoded, and noise keyed by their global sample numbers: a function of the iteration alone.
+        """
         texts, samples = self.prompts.batch(iteration, self.recipe.train.batch_size)
-        with torch.no_grad():
-            cond, null = (
-                c.to(self.backbone.device) for c in (self.encoder.encode(texts), self.encoder.null(len(texts)))
-            )
-        noise = CounterNoise(self.recipe.train.seed, samples, step=iteration, device=self.backbone.device)
-        return Batch(iteration, cond, null, noise)
+        found = []
+        for part in self.parallel.share(list(zip(texts, samples, strict=True)), self.recipe.train.accumulate):
+            with torch.no_grad():
+                cond, null = (c.to(self.backbone.device) for c in self.encoded([text for text, _ in part], iteration))
+            numbers = [sample for _, sample in part]
+            noise = CounterNoise(self.recipe.train.seed, numbers, step=iteration, device=self.backbone.device)
+            found.append(Batch(iteration, cond, null, noise))
+        return found
 
-    def save(self, iteration: int) -> Path:
-        meta: dict[str, object] = {"run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}
-        keep = self.recipe.train.keep_last
-        return save_checkpoint(self.checkpoint_folder, iteration, self.trained, meta, keep=keep)
+    def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
+        """What a network is told of prompts, and what its unconditional branch is told."""
+        return self.encoder.encode(texts), self.encoder.null(len(texts))
+
+    def _meta(self) -> dict[str, object]:
+        """What a checkpoint says of its run."""
+        return {"run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}
 
     def student_state(self) -> dict[str, Tensor]:
-        """The student to sample with and to export: its moving average where one is kept."""
+        """The student to sample with and to export, spread as it is: its moving average where one is kept."""
         return self.trained.average or self.roles.state("student")
+
+    def gathered_student(self) -> dict[str, Tensor]:
+        """`student_state`, whole and on the CPU of the first process; all processes must ask for it."""
+        found = {}
+        for name, tensor in self.student_state().items():
+            full = whole(tensor)
+            if self.parallel.main:
+                found[name] = full.cpu()
+        return found
 
     @contextmanager
     def averaged_student(self) -> Iterator[torch.nn.Module]:
@@ -174,35 +237,50 @@ class Trainer:
         except OSError as error:
             raise RMDError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from error
 
-    def _update(self, role: Literal["student", "fake"], loss: Tensor, iteration: int) -> float:
-        """Back-propagate, clip and step one role; returns the gradient norm before clipping."""
-        self.roles.zero_grad()
-        if math.isfinite(float(loss.detach())):
-            self.roles.backward(role, loss)
-            norm = torch.nn.utils.clip_grad_norm_(self.roles.trainable(role), self.recipe.optim.clip_norm)
-            if math.isfinite(float(norm)):
-                self.trained.optimizers[role].step()
-                self.roles.sync(role)
-                return float(norm)
-        raise RMDError(
-            f"the {role}'s loss or gradient is not finite at iteration {iteration + 1}; stopped before its optimiser: "
-            f"lower optim.{role}_lr, or resume from the last checkpoint in {self.checkpoint_folder}"
-        )
+    def _backward(self, role: Literal["student", "fake"], loss: Tensor, *, of: int, last: bool) -> None:
+        """Add the gradients of one of `of` micro-batches; the last pass ends with their mean over the processes."""
+        with self.roles.use(role) as network:
+            self.parallel.synchronise(network, last)
+        # processes that share a sample hold parts of its gradient, which are to be added up
+        self.roles.backward(role, loss * (self.parallel.context / of), more=not last)
+
+    def _update(self, role: Literal["student", "fake"], losses: Sequence[Tensor], iteration: int) -> dict[str, float]:
+        """Clip and step one role, on all processes or on none; returns its loss, and the gradient norm before clipping.
+
+        Raises:
+            RMDError: on every process, when a loss or gradient of any is not finite.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.roles.trainable(role), self.recipe.optim.clip_norm)
+        found = torch.stack([torch.stack(list(losses)).mean(), whole(norm)])
+        (bad,) = self.parallel.any(not bool(found.isfinite().all()))
+        if bad:
+            raise RMDError(
+                f"the {role}'s loss or gradient is not finite at iteration {iteration + 1}; stopped before its "
+                f"optimiser: lower optim.{role}_lr and add --resume --reset-optimizer, or resume from the last "
+                f"checkpoint in {self.checkpoint_folder}"
+            )
+        self.trained.optimizers[role].step()
+        self.roles.sync(role)
+        loss, norm_value = found.tolist()
+        return {**self.parallel.mean({f"{role}_loss": loss}), f"{role}_grad_norm": norm_value}
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = self.recipe.optim.ema
         if decay > 0:
             now = self.roles.state("student")
-            torch._foreach_lerp_(list(self.trained.average.values()), [now[n] for n in self.trained.average], 1 - decay)
+            pairs = [(own(average), own(now[name])) for name, average in self.trained.average.items()]
+            torch._foreach_lerp_([average for average, _ in pairs], [value for _, value in pairs], 1 - decay)
 
-    def _pictures(self, tracker: Tracker, iteration: int, rollout: Rollout) -> None:
+    def _pictures(self, tracker: Tracker | None, iteration: int, rollout: Rollout) -> None:
+        """Sampled by all processes, which hold the weights together; written by the first."""
         prompts = self.prompts.batch(0, PANEL_PROMPTS)[0]
         with self.averaged_student() as student:
             cond = self.encoder.encode(prompts).to(self.backbone.device)
             picture = sample_panel(self.backbone, student, self.plan, cond, seed=self.recipe.train.seed)
-        tracker.picture("samples", iteration, picture)
-        tracker.picture("scores", iteration, score_panel(self.backbone, rollout))
+        if tracker is not None:
+            tracker.picture("samples", iteration, picture)
+            tracker.picture("scores", iteration, score_panel(self.backbone, rollout))
 
     @contextmanager
     def _graceful_stop(self) -> Iterator[None]:

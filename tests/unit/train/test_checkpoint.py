@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import LinearBackbone, Mixer, assert_same
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, load, save
 
 from rmd.errors import RMDError
 from rmd.roles import TRAINED, build_roles
 from rmd.train import checkpoint as module
-from rmd.train.checkpoint import Trained, checkpoints, load_checkpoint, save_checkpoint
+from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint
 
 HASH = "abc"
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
@@ -51,8 +53,11 @@ def everything(trained: Trained) -> dict[str, Tensor]:
     return found
 
 
-def save(folder: Path, iteration: int, trained: Trained, keep: int = 2) -> Path:
-    return save_checkpoint(folder, iteration, trained, {"run_hash": HASH}, keep=keep)
+def save_now(folder: Path, iteration: int, trained: Trained, keep: int = 2, keep_every: int | None = None) -> Path:
+    writer = CheckpointWriter(folder, keep_last=keep, keep_every=keep_every)
+    path = writer.save(iteration, trained, {"run_hash": HASH})
+    writer.close()
+    return path
 
 
 @modes
@@ -60,9 +65,9 @@ def save(folder: Path, iteration: int, trained: Trained, keep: int = 2) -> Path:
 def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None:
     source, target = make(mode, average=average), make(mode, average=average)
     advance(source)
-    path = save(tmp_path, 7, source)
+    path = save_now(tmp_path, 7, source)
     assert path == tmp_path / "step-000007"
-    assert sorted(entry.name for entry in path.iterdir()) == ["meta.json", "state.safetensors"]
+    assert sorted(entry.name for entry in path.iterdir()) == [".metadata", "__0_0.distcp", "meta.json"]
     assert load_checkpoint(path, target, run_hash=HASH) == 7
     assert_same(everything(target), everything(source))
     assert len(everything(source)) == len(source.roles.state("student")) * (8 + average)
@@ -77,7 +82,7 @@ def test_checkpoints_are_listed_in_order_and_the_newest_are_kept(tmp_path: Path)
     advance(trained)
     assert checkpoints(tmp_path / "none") == []
     for iteration in (5, 900_000, 1_000_000):
-        save(tmp_path, iteration, trained)
+        save_now(tmp_path, iteration, trained)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-900000", "step-1000000"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-900000"]
 
@@ -85,7 +90,7 @@ def test_checkpoints_are_listed_in_order_and_the_newest_are_kept(tmp_path: Path)
 def test_what_is_not_whole_is_never_listed(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    whole = save(tmp_path, 3, trained)
+    whole = save_now(tmp_path, 3, trained)
     for name in (".step-000004.partial", "step-000005", "step-6", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / ".step-000004.partial" / "meta.json").write_text("{}")
@@ -98,17 +103,17 @@ def test_the_next_save_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     advance(trained)
     left = tmp_path / ".step-000004.partial"
     left.mkdir()
-    (left / "state.safetensors").write_bytes(b"half")
-    save(tmp_path, 6, trained)
+    (left / "__0_0.distcp").write_bytes(b"half")
+    save_now(tmp_path, 6, trained)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
 
 
 def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    save(tmp_path, 3, trained)
+    save_now(tmp_path, 3, trained)
     advance(trained, seed=2)
-    path, target = save(tmp_path, 3, trained), make()
+    path, target = save_now(tmp_path, 3, trained), make()
     load_checkpoint(path, target, run_hash=HASH)
     assert_same(everything(target), everything(trained))
     assert checkpoints(tmp_path) == [path]
@@ -118,7 +123,7 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
     ("error", "why"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
-        (module.SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file: No space left on device"), "the disk is full"),
         (OSError(errno.EACCES, "Permission denied"), r"\[Errno 13\] Permission denied"),
     ],
 )
@@ -127,17 +132,17 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
 ) -> None:
     trained = make()
     advance(trained)
-    before = [save(tmp_path, 1, trained), save(tmp_path, 2, trained)]
+    before = [save_now(tmp_path, 1, trained), save_now(tmp_path, 2, trained)]
     kept = everything(trained)
 
-    def fail(tensors: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
+    def fail(tensors: object, *, checkpoint_id: Path, **options: object) -> None:
+        (checkpoint_id / "__0_0.distcp").write_bytes(b"half of it")
         raise error
 
-    monkeypatch.setattr(module, "save_file", fail)
+    monkeypatch.setattr(module, "save", fail)
     advance(trained, seed=1)
     with pytest.raises(RMDError, match=f"^cannot save .*step-000003: {why}; earlier checkpoints are intact"):
-        save(tmp_path, 3, trained)
+        save_now(tmp_path, 3, trained)
     assert checkpoints(tmp_path) == before
     assert sorted(tmp_path.iterdir()) == sorted(before)
     target = make()
@@ -148,13 +153,13 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(RMDError, match=r"^cannot save .*step-000001"):
-        save(tmp_path / "run", 1, make())
+        save_now(tmp_path / "run", 1, make())
 
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path, target = save(tmp_path, 1, trained), make()
+    path, target = save_now(tmp_path, 1, trained), make()
     before = everything(target)
     with pytest.raises(RMDError, match=r"is of another recipe: resume with the settings .* or choose another --out$"):
         load_checkpoint(path, target, run_hash="other")
@@ -163,15 +168,19 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
 
 def edit(path: Path, *dropped: str) -> None:
     """Rewrite a checkpoint without the tensors whose names start so."""
-    file = path / "state.safetensors"
-    save_file({name: tensor for name, tensor in load_file(file).items() if not name.startswith(dropped)}, file)
+    held = FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size) for name, entry in held.items() if not name.startswith(dropped)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected an existing checkpoint|torch.distributed is disabled")
+        load(tensors, checkpoint_id=path, no_dist=True)
+        save(tensors, checkpoint_id=path, no_dist=True)
 
 
 @pytest.mark.parametrize("group", ["student", "fake", "average", "optimizer-student", "optimizer-fake"])
 def test_missing_state_is_refused(group: str, tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save(tmp_path, 1, trained)
+    path = save_now(tmp_path, 1, trained)
     edit(path, f"{group}/")
     with pytest.raises(RMDError, match=f"has no {group} state: it cannot continue the same run"):
         load_checkpoint(path, make(), run_hash=HASH)
@@ -180,14 +189,14 @@ def test_missing_state_is_refused(group: str, tmp_path: Path) -> None:
 def test_the_state_of_a_single_parameter_may_not_be_missing_either(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save(tmp_path, 1, trained)
+    path = save_now(tmp_path, 1, trained)
     edit(path, "optimizer-fake/to_q.lora_A.weight/exp_avg_sq")
     with pytest.raises(RMDError, match=r"lacks the optimiser's state of to_q\.lora_A\.weight"):
         load_checkpoint(path, make(), run_hash=HASH)
 
 
 def test_optimisers_that_never_stepped_are_no_state(tmp_path: Path) -> None:
-    path = save(tmp_path, 1, make())
+    path = save_now(tmp_path, 1, make())
     with pytest.raises(RMDError, match="has no optimizer-student state"):
         load_checkpoint(path, make(), run_hash=HASH)
 
@@ -195,17 +204,17 @@ def test_optimisers_that_never_stepped_are_no_state(tmp_path: Path) -> None:
 def test_another_rank_is_refused(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save(tmp_path, 1, trained)
+    path = save_now(tmp_path, 1, trained)
     with pytest.raises(RMDError, match="another network or another LoRA rank"):
         load_checkpoint(path, make(rank=3), run_hash=HASH)
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "meta.json"])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "empty"])
 def test_damage_is_told(name: str, damage: str, tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save(tmp_path, 1, trained)
+    path = save_now(tmp_path, 1, trained)
     file = path / name
     content = file.read_bytes()
     file.unlink()
@@ -218,6 +227,58 @@ def test_damage_is_told(name: str, damage: str, tmp_path: Path) -> None:
 def test_meta_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    path = save_checkpoint(tmp_path, 4, trained, {"run_hash": HASH, "recipe": "tiny"}, keep=1)
+    writer = CheckpointWriter(tmp_path, keep_last=1)
+    path = writer.save(4, trained, {"run_hash": HASH, "recipe": "tiny"})
+    writer.close()
     meta = json.loads((path / "meta.json").read_text())
     assert meta == {"iteration": 4, "run_hash": HASH, "recipe": "tiny"}
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is what there was, whatever the training does meanwhile."""
+    trained, target = make("full"), make("full")
+    advance(trained)
+    kept, go_on = everything(trained), threading.Event()
+    real = module.save
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        assert go_on.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "save", slow)
+    writer = CheckpointWriter(tmp_path, keep_last=2)
+    path = writer.save(1, trained, {"run_hash": HASH})
+    advance(trained, seed=1)
+    assert checkpoints(tmp_path) == []
+    go_on.set()
+    writer.close()
+    load_checkpoint(path, target, run_hash=HASH)
+    assert_same(everything(target), kept)
+
+
+def test_milestones_are_kept_for_good(tmp_path: Path) -> None:
+    trained = make()
+    advance(trained)
+    for iteration in range(1, 8):
+        save_now(tmp_path, iteration, trained, keep=2, keep_every=3)
+    assert [path.name for path in checkpoints(tmp_path)] == [f"step-00000{i}" for i in (3, 6, 7)]
+
+
+def test_weights_alone_come_back_where_the_optimisers_are_reset(tmp_path: Path) -> None:
+    source, target = make(), make()
+    advance(source)
+    path = save_now(tmp_path, 5, source)
+    edit(path, "optimizer-fake/")  # none is asked for
+    assert load_checkpoint(path, target, run_hash="of another recipe", reset_optimizers=True) == 5
+    for role in TRAINED:
+        assert_same(target.roles.state(role), source.roles.state(role))
+        assert not target.optimizers[role].state
+    assert_same(target.average, source.average)
+
+
+def test_state_of_something_else_is_refused(tmp_path: Path) -> None:
+    source = make(average=True)
+    advance(source)
+    path = save_now(tmp_path, 1, source)
+    with pytest.raises(RMDError, match=r"holds average/.*, which this run does not have"):
+        load_checkpoint(path, make(average=False), run_hash=HASH)

@@ -95,7 +95,7 @@ def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Pa
         kept.append(0)
         recipe = make_recipe(prompts, "full", train={"recompute": recompute})
         trainer = toy(recipe, tmp_path / "run", tiny_sdxl())
-        batch = trainer.batch(0)
+        (batch,) = trainer.batches(0)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             trainer.method.student_loss(batch, trainer.plan.steps[-1])
     assert kept[1] < 0.5 * kept[0]
@@ -414,7 +414,7 @@ def test_an_iteration_updates_the_student_once_and_the_fake_score_as_often_as_as
 
 def test_a_batch_is_a_function_of_its_iteration(prompts: Path, tmp_path: Path) -> None:
     trainer = toy(make_recipe(prompts), tmp_path / "run")
-    first, other, again = trainer.batch(5), trainer.batch(6), trainer.batch(5)
+    ((first,), (other,), (again,)) = (trainer.batches(iteration) for iteration in (5, 6, 5))
     assert first.iteration == 5
     assert_same(dict(first.cond.tensors), dict(again.cond.tensors))
     draws = [batch.noise.normal((2, 3), "x") for batch in (first, again, other)]

@@ -1,0 +1,76 @@
+"""What torchrun starts for test_train.py: `rmd train` with something going wrong in the second process.
+
+torchrun --nproc-per-node 2 faults.py FAULT ARGUMENTS...
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from rmd.cli.app import main
+from rmd.train.loop import Trainer
+
+AT = 3
+"""The iteration, from 0, that it happens in."""
+
+
+def nan_loss() -> None:
+    """A loss that is not a number; whoever steps an optimiser afterwards says so."""
+    usual, step = Trainer.iterate, torch.optim.AdamW.step
+    happened = []
+
+    def stepped(self: Any, *arguments: Any) -> Any:
+        if happened:
+            print("an optimiser stepped")
+        return step(self, *arguments)
+
+    def iterate(self: Trainer, iteration: int) -> Any:
+        if iteration == AT:
+            happened.append(iteration)
+            if self.parallel.rank == 1:
+                loss = self.method.student_loss
+
+                def broken(*arguments: Any) -> Any:
+                    value, rollout = loss(*arguments)
+                    return value * float("nan"), rollout
+
+                self.method.student_loss = broken  # type: ignore[method-assign]
+        return usual(self, iteration)
+
+    torch.optim.AdamW.step = stepped  # type: ignore[method-assign]
+    Trainer.iterate = iterate  # type: ignore[method-assign]
+
+
+def pre_emption() -> None:
+    """SIGTERM to one process."""
+    usual = Trainer.iterate
+
+    def iterate(self: Trainer, iteration: int) -> Any:
+        if iteration == AT and self.parallel.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(self, iteration)
+
+    Trainer.iterate = iterate  # type: ignore[method-assign]
+
+
+def full_disk() -> None:
+    """No file of more than 2,000 bytes can be written from the given iteration on."""
+    usual = Trainer.iterate
+
+    def iterate(self: Trainer, iteration: int) -> Any:
+        if iteration == AT and self.parallel.rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        return usual(self, iteration)
+
+    Trainer.iterate = iterate  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    {"nan": nan_loss, "sigterm": pre_emption, "disk": full_disk}[sys.argv[1]]()
+    sys.exit(main(sys.argv[2:]))

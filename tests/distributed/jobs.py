@@ -1,0 +1,94 @@
+"""Runs that are made once by one process and once by two, and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from families import TINY, recipe_of
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.config import Recipe
+from rmd.roles import TRAINED
+from rmd.train.loop import Trainer
+from rmd.train.parallel import Parallel, whole
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some iterations of a tiny run, by whoever takes part."""
+
+    name: str
+    family: str = "sdxl"
+    mode: str = "lora"
+    accumulate: int = 1
+    recompute: bool = False
+    dtype: str = "float32"
+    replicas: int = 1
+    context: int = 1
+    iterations: int = 3
+
+    def recipe(self, prompts: Path) -> Recipe:
+        train = {
+            "batch_size": 4, "accumulate": self.accumulate, "recompute": self.recompute, "dtype": self.dtype,
+            "iterations": self.iterations,
+        }  # fmt: skip
+        recipe = recipe_of(self.family, Path("teacher"), self.mode, train=train)
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
+
+    def backbone(self) -> Backbone:
+        # in float64, what is compared is the arithmetic, not its rounding: AdamW makes a step of the same size from any
+        # gradient, so that of a gradient near zero, rounding decides
+        made = TINY[self.family]()
+        made.pipe.to(torch.float64 if self.dtype == "float32" else torch.bfloat16)
+        return made
+
+
+HALF = ("sd3", "wan")
+JOBS = [
+    *(Job(f"{family}-{mode}", family, mode) for family in sorted(TINY) for mode in ("lora", "full")),
+    Job("accumulated-lora", mode="lora", accumulate=2),
+    Job("accumulated-full", mode="full", accumulate=2),
+    Job("recomputed-lora", "pixart", "lora", recompute=True),
+    Job("recomputed-full", "pixart", "full", recompute=True),
+    Job("both", "sd3", "full", accumulate=2, recompute=True),
+    Job("replicas-lora", "sd3", "lora", replicas=2),
+    Job("replicas-full", "sd3", "full", replicas=2),
+    Job("context-lora", "wan", "lora", context=2),
+    Job("context-full", "wan", "full", context=2),
+    Job("context-recomputed", "wan", "lora", context=2, recompute=True),
+    *(Job(f"half-{family}-{mode}", family, mode, dtype="bfloat16") for family in HALF for mode in ("lora", "full")),
+]
+
+RESHARDED = [Job(f"resharded-{mode}", mode=mode) for mode in ("lora", "full")]
+
+
+def gathered(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights, average and optimiser states of all processes together; all must ask."""
+    found = {f"average/{name}": whole(value).clone() for name, value in trainer.trained.average.items()}
+    for role in TRAINED:
+        optimizer = trainer.trained.optimizers[role]
+        for name, parameter in trainer.roles.named_trainable(role).items():
+            found[f"{role}/{name}"] = whole(parameter.detach()).clone()
+            for key, value in optimizer.state[parameter].items():
+                found[f"{role}/{name}/{key}"] = whole(value).clone()
+    return found
+
+
+def run(job: Job, prompts: Path, folder: Path, parallel: Parallel) -> dict[str, Any]:
+    """The numbers of every iteration, and everything trained."""
+    trainer = Trainer(job.recipe(prompts), job.backbone(), folder, parallel=parallel)
+    values = [trainer.iterate(iteration)[0] for iteration in range(job.iterations)]
+    return {"values": values, "state": gathered(trainer)}
+
+
+def go_on(job: Job, prompts: Path, folder: Path, parallel: Parallel, *, until: int) -> dict[str, Tensor]:
+    """Begin a run, or go on with the one in the folder, to iteration `until`; everything trained."""
+    recipe = job.recipe(prompts)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": until})})
+    trainer = Trainer(recipe, job.backbone(), folder, parallel=parallel)
+    trainer.train(resume=folder.exists())
+    return gathered(trainer)

@@ -1,0 +1,126 @@
+"""`torchrun -m rmd train`: a run that changes its number of processes, and one end for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+from helpers import make_recipe, tiny_pipeline, write_prompts
+
+from rmd.cli.app import main
+from rmd.config import to_yaml
+from rmd.export.student import load_student
+from rmd.train.checkpoint import checkpoints
+from rmd.train.tracking import read_metrics
+
+FAULTS = str(Path(__file__).parent / "faults.py")
+Torchrun = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    tiny_pipeline().save_pretrained(folder / "teacher")
+    train = {"iterations": 6, "checkpoint_every": 2, "batch_size": 4, "keep_last": 9}
+    made = make_recipe(write_prompts(folder), mode="full", train=train)
+    path = folder / "tiny.yaml"
+    path.write_text(to_yaml(made.model_copy(update={"teacher": str(folder / "teacher")})), encoding="utf-8")
+    return path
+
+
+def command(recipe: Path, folder: Path, *more: str) -> list[str]:
+    return ["train", str(recipe), "--out", str(folder), "--threads", "1", *more]
+
+
+def student(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_student(folder / "student").backbone.denoiser.state_dict()
+    return state
+
+
+def assert_near(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    """Equal but for float32's rounding, which may turn AdamW's step round where a gradient is near zero.
+
+    Six steps go up to 6e-3 far.
+    """
+    assert left.keys() == right.keys()
+    apart = torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
+    assert float(apart.mean()) < 1e-6 and float((apart > 1e-5).float().mean()) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run by one process."""
+    folder: Path = tmp_path_factory.mktemp("alone") / "run"
+    assert main(command(recipe, folder)) == 0
+    return folder
+
+
+def test_a_run_goes_on_with_fewer_and_with_more_processes(
+    recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    first = torchrun("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("student: ") == 1  # one process speaks
+    assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0
+    last = torchrun("-m", "rmd", *command(recipe, folder, "--resume"))
+    assert last.returncode == 0, last.stderr
+    rows, expected = (read_metrics(each / "metrics.jsonl") for each in (folder, alone))
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, other in zip(rows, expected, strict=True):
+        assert row["student_loss"] == pytest.approx(other["student_loss"], rel=1e-3)
+        assert row["fake_loss"] == pytest.approx(other["fake_loss"], rel=1e-3)
+    assert_near(student(folder), student(alone))
+
+
+def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, torchrun: Torchrun, tmp_path: Path) -> None:
+    done = torchrun(FAULTS, "nan", *command(recipe, tmp_path / "run"))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and said[0].startswith("rmd: the student's loss or gradient is not finite at iteration 4;")
+    assert "an optimiser stepped" not in done.stdout
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000002"]
+
+
+def test_pre_emption_of_one_process_saves_the_run(
+    recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    done = torchrun(FAULTS, "sigterm", *command(recipe, folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stopped at iteration 4 of 6") == 1
+    assert checkpoints(folder / "checkpoints")[-1].name == "step-000004"
+    assert main(command(recipe, folder, "--resume")) == 0
+    assert_near(student(folder), student(alone))
+
+
+def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_before_intact(
+    recipe: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    done = torchrun(FAULTS, "disk", *command(recipe, folder))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and "cannot save" in said[0] and "earlier checkpoints are intact" in said[0]
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002"]
+    assert main(command(recipe, folder, "--resume", "--set", "train.iterations=3")) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
+        ("parallel.replicas=3", "2 processes do not divide into 3 replicas of 1"),
+    ],
+)
+def test_what_does_not_divide_is_told_once(
+    setting: str, sentence: str, recipe: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", setting))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and sentence in said[0]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,36 @@
+"""What torchrun starts for test_two_ranks.py: every job by two processes, the results written by the first.
+
+torchrun --nproc-per-node 2 worker.py PROMPTS OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from jobs import JOBS, RESHARDED, go_on, run  # noqa: E402
+
+from rmd.config import ParallelConfig  # noqa: E402
+from rmd.train.parallel import place, processes  # noqa: E402
+
+if __name__ == "__main__":
+    prompts, out = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    # diffusers divides by it where it shares tokens, and a CPU counts as none
+    torch.accelerator.device_count = lambda: 1
+    cpu = torch.device("cpu")
+    with processes(ParallelConfig(), cpu) as started:
+        if "finish" not in sys.argv:
+            for job in JOBS:
+                parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
+                found = run(job, prompts, out / "run", parallel)
+                if started.main:
+                    torch.save(found, out / f"{job.name}.pt")
+        for job in RESHARDED:
+            state = go_on(job, prompts, out / f"{job.name}-run", started, until=6 if "finish" in sys.argv else 2)
+            if started.main:
+                torch.save(state, out / f"{job.name}.pt")

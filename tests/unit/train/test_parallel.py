@@ -1,0 +1,93 @@
+"""Who takes which samples, and what a process alone does; two processes are in tests/distributed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import TINY, tiny_wan
+from helpers import cascade
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmd.config import ParallelConfig
+from rmd.errors import RMDError
+from rmd.train.parallel import Parallel, local_device, own, processes, whole
+
+CPU = torch.device("cpu")
+
+
+@given(world=st.integers(1, 8), accumulate=st.integers(1, 4), size=st.integers(1, 5))
+def test_shares_are_the_batch_in_its_order(world: int, accumulate: int, size: int) -> None:
+    batch = list(range(world * accumulate * size))
+    parts = [Parallel(rank, world).share(batch, accumulate) for rank in range(world)]
+    assert all(len(part) == accumulate and {len(piece) for piece in part} == {size} for part in parts)
+    assert [item for part in parts for piece in part for item in piece] == batch
+
+
+def test_a_batch_that_does_not_divide_is_told() -> None:
+    with pytest.raises(RMDError, match=r"^a batch of 6 does not divide into 2 processes with 2 micro-batches each: "):
+        Parallel(0, 2).share(range(6), 2)
+
+
+def test_a_process_alone_agrees_with_itself() -> None:
+    alone = Parallel()
+    assert alone.main and alone.context == alone.parts == 1 and alone.part == 0
+    assert alone.any(True, False) == (True, False)
+    assert alone.mean({"a": 1.5}) == {"a": 1.5}
+    assert alone.from_main("x") == "x"
+    network = torch.nn.Linear(2, 2)
+    alone.spread(network, [])
+    alone.synchronise(network, wanted=False)
+    assert type(network) is torch.nn.Linear
+    assert whole(network.weight) is network.weight and own(network.weight) is network.weight
+
+
+def test_what_fails_in_the_first_process_is_told() -> None:
+    def fail() -> None:
+        raise RMDError("the disk is full")
+
+    with pytest.raises(RMDError, match=r"^the disk is full$"):
+        Parallel().on_main(fail)
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with processes(ParallelConfig(), CPU) as parallel:
+        assert parallel == Parallel()
+    with (
+        pytest.raises(RMDError, match=r"ask for 6 processes: start them with torchrun"),
+        processes(ParallelConfig(replicas=2, context=3), CPU),
+    ):
+        pass
+    assert local_device(CPU) == CPU
+
+
+class Mesh:
+    """So many processes that share a sample."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __getitem__(self, name: str) -> Mesh:
+        return self
+
+    def size(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize("family", sorted(TINY.keys() - {"wan"}))
+def test_families_that_cannot_share_a_sample_say_so(family: str) -> None:
+    backbone = TINY[family]()
+    with pytest.raises(RMDError, match=rf"^the {family} network cannot divide a sample's tokens: set parallel.context"):
+        backbone.share_tokens(backbone.denoiser, Mesh(2), cascade(backbone))  # type: ignore[arg-type]
+
+
+def test_what_does_not_divide_among_those_who_share_a_sample_is_told() -> None:
+    backbone = tiny_wan()
+    plan = cascade(backbone, frames=5)
+    with pytest.raises(RMDError, match=r"^2 attention heads do not divide into 3 processes: change parallel.context$"):
+        backbone.share_tokens(backbone.denoiser, Mesh(3), plan)  # type: ignore[arg-type]
+    odd = cascade(backbone, sides=(20, 32), frames=5)  # 3 x 5 x 5 tokens
+    with pytest.raises(RMDError, match=r"^the 75 tokens of a sample of 20x20 do not divide into 2 processes"):
+        backbone.share_tokens(backbone.denoiser, Mesh(2), odd)  # type: ignore[arg-type]
