@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,18 @@ from rmd.scenes.assets import TEACHERS, teacher_folder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_teacher(recipe: Recipe) -> Backbone:
-    """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`)."""
+def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: Any) -> Backbone:
+    """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`).
+
+    Args:
+        source: where it lies, if not where the recipe says.
+        options: go to `DiffusionPipeline.from_pretrained`.
+    """
     backbone = load_backbone(
-        teacher_source(recipe.teacher),
+        teacher_source(recipe.teacher) if source is None else source,
         dtype=DTYPES[recipe.train.dtype],
         conditioning=Conditioning(**recipe.conditioning.model_dump()),
+        **options,
     )
     check_teacher(recipe, backbone)
     return backbone

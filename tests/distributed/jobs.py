@@ -13,8 +13,10 @@ from torch import Tensor
 from rmd.backbones import Backbone
 from rmd.config import Recipe
 from rmd.roles import TRAINED
+from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
-from rmd.train.parallel import Parallel, whole
+from rmd.train.parallel import Parallel, own, whole
+from rmd.train.weights import load_spread_teacher
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ JOBS = [
     *(Job(f"half-{family}-{mode}", family, mode, dtype="bfloat16") for family in HALF for mode in ("lora", "full")),
 ]
 
+UNLOADED = [Job(f"unloaded-{family}-{mode}", family, mode) for family in sorted(TINY) for mode in ("lora", "full")]
+UNLOADED += [Job(f"unloaded-half-{mode}", "wan", mode, dtype="bfloat16", replicas=2) for mode in ("lora", "full")]
 RESHARDED = [Job(f"resharded-{mode}", mode=mode) for mode in ("lora", "full")]
 
 
@@ -92,3 +96,14 @@ def go_on(job: Job, prompts: Path, folder: Path, parallel: Parallel, *, until: i
     trainer = Trainer(recipe, job.backbone(), folder, parallel=parallel)
     trainer.train(resume=folder.exists())
     return gathered(trainer)
+
+
+def load_in_parts(job: Job, prompts: Path, teacher: Path, parallel: Parallel) -> dict[str, Any]:
+    """An iteration with a teacher loaded as usual, and one with a teacher that each process reads its part of."""
+    recipe = job.recipe(prompts).model_copy(update={"teacher": str(teacher)})
+    usual = Trainer(recipe, load_teacher(recipe), teacher.parent, parallel=parallel)
+    backbone, weights = load_spread_teacher(recipe)
+    spread = Trainer(recipe, backbone, teacher.parent, parallel=parallel, weights=weights)
+    held = [own(parameter).numel() / parameter.numel() for parameter in backbone.denoiser.parameters()]
+    found = [(trainer.iterate(0)[0], gathered(trainer)) for trainer in (usual, spread)]
+    return {"values": [values for values, _ in found], "states": [state for _, state in found], "held": held}

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import write_prompts
+from helpers import assert_same, write_prompts
 
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import JOBS, RESHARDED, Job, go_on, run
+from jobs import JOBS, RESHARDED, UNLOADED, Job, go_on, run
 
 from rmd.train.parallel import Parallel
 
@@ -43,6 +43,15 @@ def test_two_processes_equal_one(job: Job, made: Path, tmp_path: Path) -> None:
         assert alone == pytest.approx(together, rel=1e-5, abs=1e-5)
     worst = {name: float((two["state"][name] - tensor).abs().max()) for name, tensor in one["state"].items()}
     assert not {name: value for name, value in worst.items() if value > 1e-5}
+
+
+@pytest.mark.parametrize("job", UNLOADED, ids=lambda job: job.name)
+def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) -> None:
+    found = torch.load(made / f"{job.name}.pt")
+    assert found["values"][0] == found["values"][1]
+    assert_same(*found["states"])
+    if job.replicas == 1:
+        assert sum(found["held"]) / len(found["held"]) < 0.6  # a half, but for rows that do not divide
 
 
 @pytest.fixture(scope="module")

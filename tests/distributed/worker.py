@@ -12,7 +12,8 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from jobs import JOBS, RESHARDED, go_on, run  # noqa: E402
+from families import TINY  # noqa: E402
+from jobs import JOBS, RESHARDED, UNLOADED, go_on, load_in_parts, run  # noqa: E402
 
 from rmd.config import ParallelConfig  # noqa: E402
 from rmd.train.parallel import place, processes  # noqa: E402
@@ -28,6 +29,15 @@ if __name__ == "__main__":
             for job in JOBS:
                 parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
                 found = run(job, prompts, out / "run", parallel)
+                if started.main:
+                    torch.save(found, out / f"{job.name}.pt")
+            for job in UNLOADED:
+                parallel = place(ParallelConfig(replicas=job.replicas), cpu)
+                teacher = out / f"teacher-{job.family}"
+                if started.main and not teacher.exists():
+                    TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")
+                started.any(False)  # until it is written
+                found = load_in_parts(job, prompts, teacher, parallel)
                 if started.main:
                     torch.save(found, out / f"{job.name}.pt")
         for job in RESHARDED:

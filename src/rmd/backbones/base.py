@@ -26,6 +26,9 @@ from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps
 from rmd.plan import Stage, StepPlan
 from rmd.sampling import guided
 
+INDEX = "model_index.json"
+"""What makes a folder a diffusers pipeline."""
+
 
 @dataclass(frozen=True)
 class Cond:
@@ -262,16 +265,8 @@ def load_backbone(
         RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for; or the Hub's
             repository is absent, gated, or out of reach.
     """
-    folder = Path(source)
-    if folder.exists():
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise RMDError(f"{folder} is no diffusers pipeline: it has no model_index.json")
-        try:
-            parts = json.loads(index.read_text(encoding="utf-8"))
-            name = str(parts["_class_name"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
+    if Path(source).exists():
+        name, parts = _model_index(Path(source))
         absent = [part for part in _family_of(name).optional_parts if not any(parts.get(part) or ())]
         options = dict.fromkeys(absent) | options
     with hub_errors(source, "the pipeline"), warnings.catch_warnings():
@@ -280,6 +275,23 @@ def load_backbone(
         pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
     pipe.set_progress_bar_config(disable=True)
     return wrap(pipe, conditioning)
+
+
+def class_of_pipeline(folder: Path) -> type[Backbone]:
+    """The backbone for a pipeline's folder; RMDError if it is no pipeline, or no family is registered for it."""
+    return _family_of(_model_index(folder)[0])
+
+
+def _model_index(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The class of a pipeline, and what its index says of its parts."""
+    index = folder / INDEX
+    if not index.is_file():
+        raise RMDError(f"{folder} is no diffusers pipeline: it has no {INDEX}")
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        return str(parts["_class_name"]), parts
+    except (ValueError, KeyError, TypeError) as error:
+        raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
 
 
 def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> Backbone:

@@ -149,14 +149,21 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
+    from rmd.train.weights import load_spread_teacher
 
     where = local_device(find_device(device))
     if threads is not None:
         torch.set_num_threads(threads)
     load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
-    backbone = load_teacher(recipe)
-    backbone.pipe.to(where)
-    return Trainer(recipe, backbone, folder, parallel=parallel)
+    if parallel.world == 1:
+        backbone, weights = load_teacher(recipe), None
+        backbone.pipe.to(where)
+    else:
+        backbone, weights = load_spread_teacher(recipe)
+        for name, part in backbone.pipe.components.items():
+            if isinstance(part, torch.nn.Module) and name != backbone.denoiser_name:
+                part.to(where)
+    return Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
 
 
 def _print_dry_run(trainer: Trainer) -> None:

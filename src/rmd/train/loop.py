@@ -27,6 +27,7 @@ from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_ch
 from rmd.train.panels import sample_panel, score_panel
 from rmd.train.parallel import Parallel, own, whole
 from rmd.train.tracking import Tracker
+from rmd.train.weights import TeacherWeights
 
 PANEL_PROMPTS = 8
 OnIteration = Callable[[int, dict[str, float]], None]
@@ -44,6 +45,8 @@ class Trainer:
     folder: Path
     on_iteration: OnIteration | None = None
     parallel: Parallel = field(default_factory=Parallel)
+    weights: TeacherWeights | None = None
+    """Of a backbone whose denoiser has none yet: each process reads its part."""
     stop_requested: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -63,8 +66,12 @@ class Trainer:
         for network, trained in self.roles.networks():
             if self.parallel.tokens is not None:
                 self.backbone.share_tokens(network, self.parallel.tokens, self.plan)
+            if self.weights is not None:
+                self.weights.drop(network)
             units = self.backbone.shard_units(network)
             self.parallel.spread(network, units, half=trained and recipe.train.dtype == "bfloat16")
+            if self.weights is not None:
+                self.weights.fill(network)
         self.roles.find_parameters()
         self.method: Method = METHODS[recipe.method.name](
             self.backbone, self.roles, self.plan, recipe.method, seed=recipe.train.seed
