@@ -191,6 +191,8 @@ class TrainConfig(_Model):
     """So many of the newest checkpoints are kept."""
     keep_every: Count | None = None
     """The checkpoints of every so many iterations are kept for good, too."""
+    guard: bool = True
+    """Stop when the student collapses: its samples lose their spread or blow up, the scores drift apart."""
     threads: Count | None = None
     """CPU threads; empty: torch decides."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -229,6 +231,10 @@ class DataConfig(_Model):
     """Files of prompts that are left out, those of benchmarks."""
     cache: str | None = None
     """A folder of encoded prompts that `rmd cache` wrote; empty: they are encoded as they are needed."""
+    remember: Annotated[int, Field(ge=0)] = 0
+    """Megabytes of main memory for prompts that have been encoded; 0: every batch is encoded anew, as a whole."""
+    offload: bool = False
+    """The text encoders lie in main memory but while they encode."""
 
 
 class EvaluationConfig(_Model):
@@ -306,9 +312,12 @@ def run_hash(recipe: Recipe) -> str:
     """
     free = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
-        "recompute", "accumulate",
+        "recompute", "accumulate", "guard",
     }  # fmt: skip
-    values = recipe.model_dump(mode="json", exclude={"name": True, "train": free, "parallel": True, "evaluation": True})
+    excluded: dict[str, bool | set[str]] = {
+        "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,
+    }  # fmt: skip
+    values = recipe.model_dump(mode="json", exclude=excluded)
     return _sha256(values)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +29,7 @@ from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
-from rmd.train.tracking import read_metrics
+from rmd.train.tracking import peak_memory_gb, read_metrics
 
 GRID_PROMPTS = 24
 SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
@@ -81,7 +79,7 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
         checks=targets({row.name: row for row in rows}, samples["rmd"].overhead, full_steps),
         quick=quick,
         seconds=time.perf_counter() - began,
-        peak_memory_gb=peak_memory_gb(),
+        peak_memory_gb=peak_memory_gb(torch.device("cpu")),
         config=recipe.model_dump(mode="json"),
         versions=versions(),
         plan=trainer.plan.to_dict(),
@@ -144,12 +142,6 @@ def versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in packages}
     threads = str(torch.get_num_threads())
     return {"rmd": rmd.__version__, "python": platform.python_version(), "threads": threads, **found}
-
-
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, in 10^9 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def contenders(backbone: Backbone, recipe: Recipe) -> list[Contender]:

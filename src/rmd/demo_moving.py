@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from rmd.config import Recipe
 from rmd.data.prompts import clip_captions
 from rmd.demo import (
@@ -13,7 +15,6 @@ from rmd.demo import (
     Progress,
     full_steps_seconds,
     panels,
-    peak_memory_gb,
     plan_png,
     sample,
     share_of,
@@ -30,7 +31,7 @@ from rmd.scenes.moving.judge import load_frame_judge
 from rmd.scenes.moving.pictures import save_sheet
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
-from rmd.train.tracking import read_metrics
+from rmd.train.tracking import peak_memory_gb, read_metrics
 
 GRID_PROMPTS = 16
 
@@ -77,7 +78,7 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
         checks=moving_targets({row.name: row for row in rows}, full_steps),
         quick=quick,
         seconds=time.perf_counter() - began,
-        peak_memory_gb=peak_memory_gb(),
+        peak_memory_gb=peak_memory_gb(torch.device("cpu")),
         config=recipe.model_dump(mode="json"),
         versions=versions(),
         plan=plan.to_dict(),

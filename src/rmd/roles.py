@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from rmd.errors import RMDError
 
 Role = Literal["student", "teacher", "fake"]
+ROLES: tuple[Role, ...] = ("student", "teacher", "fake")
 TRAINED: tuple[Literal["student", "fake"], ...] = ("student", "fake")
 
 

@@ -16,6 +16,7 @@ from rmd.roles import TRAINED
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel, own, whole
+from rmd.train.tracking import MACHINE
 from rmd.train.weights import load_spread_teacher
 
 
@@ -82,10 +83,14 @@ def gathered(trainer: Trainer) -> dict[str, Tensor]:
     return found
 
 
+def of_the_run(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name not in MACHINE}
+
+
 def run(job: Job, prompts: Path, folder: Path, parallel: Parallel) -> dict[str, Any]:
     """The numbers of every iteration, and everything trained."""
     trainer = Trainer(job.recipe(prompts), job.backbone(), folder, parallel=parallel)
-    values = [trainer.iterate(iteration)[0] for iteration in range(job.iterations)]
+    values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(job.iterations)]
     return {"values": values, "state": gathered(trainer)}
 
 
@@ -105,5 +110,5 @@ def load_in_parts(job: Job, prompts: Path, teacher: Path, parallel: Parallel) ->
     backbone, weights = load_spread_teacher(recipe)
     spread = Trainer(recipe, backbone, teacher.parent, parallel=parallel, weights=weights)
     held = [own(parameter).numel() / parameter.numel() for parameter in backbone.denoiser.parameters()]
-    found = [(trainer.iterate(0)[0], gathered(trainer)) for trainer in (usual, spread)]
+    found = [(of_the_run(trainer.iterate(0)[0]), gathered(trainer)) for trainer in (usual, spread)]
     return {"values": [values for values, _ in found], "states": [state for _, state in found], "held": held}

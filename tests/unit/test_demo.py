@@ -11,7 +11,7 @@ from rmd import demo
 from rmd.cli.app import main
 from rmd.cli.demo import _clear
 from rmd.config import load_recipe
-from rmd.demo import evaluation_prompts, peak_memory_gb, targets, versions
+from rmd.demo import evaluation_prompts, targets, versions
 from rmd.report import Row
 from rmd.scenes.compare import SAMPLES_PER_PROMPT
 from rmd.scenes.families import FAMILIES
@@ -70,9 +70,8 @@ def test_prompts_come_in_pairs_of_the_whole_grammar() -> None:
     assert prompts != evaluation_prompts(400, seed=1)
 
 
-def test_the_report_names_versions_and_memory() -> None:
+def test_the_report_names_versions() -> None:
     assert {"rmd", "python", "torch", "diffusers"} <= versions().keys()
-    assert 0.05 < peak_memory_gb() < 64
 
 
 @pytest.mark.parametrize(("part", "mark"), [("run", "recipe.yaml"), ("student", "rmd_config.json")])

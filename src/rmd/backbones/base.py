@@ -101,6 +101,7 @@ class Backbone(ABC):
     def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
         self.pipe = pipe
         self.conditioning = Conditioning() if conditioning is None else conditioning
+        self._device: torch.device | None = None
         scheduler = dict(pipe.scheduler.config)
         self.schedule: NoiseSchedule = schedule_from_config(scheduler)
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
@@ -114,7 +115,17 @@ class Backbone(ABC):
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes, which with offloading is not where its parts lie."""
-        return torch.device(self.pipe._execution_device)
+        return self._device if self._device is not None else torch.device(self.pipe._execution_device)
+
+    def computes_on(self, device: torch.device) -> None:
+        """Say where it computes, where some of its parts lie elsewhere and the pipeline would take it from them."""
+        self._device = device
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """The pipeline's networks that read prompts."""
+        parts = self.pipe.components
+        return [parts[name] for name in sorted(parts) if name.startswith("text_encoder") and parts[name] is not None]
 
     @classmethod
     def shard_units(cls, network: nn.Module) -> list[nn.Module]:

@@ -39,6 +39,10 @@ def train(
         bool,
         typer.Option("--reset-optimizer", help="With --resume: go on from the weights alone, with new optimisers."),
     ] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Trace N iterations into the folder's trace.json, and train no further."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. By default: the recipe's, or torch's own choice.")
     ] = None,
@@ -69,6 +73,9 @@ def train(
         if dry_run:
             if parallel.main:
                 _print_dry_run(trainer)
+            return
+        if profile is not None:
+            _profile(trainer, profile)
             return
         from rmd.cli.progress import progress_bar
 
@@ -157,12 +164,15 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
     if parallel.world == 1:
         backbone, weights = load_teacher(recipe), None
-        backbone.pipe.to(where)
     else:
         backbone, weights = load_spread_teacher(recipe)
-        for name, part in backbone.pipe.components.items():
-            if isinstance(part, torch.nn.Module) and name != backbone.denoiser_name:
-                part.to(where)
+    stay = [] if weights is None else [backbone.denoiser]  # which is moved while it is spread
+    if recipe.data.offload or recipe.data.cache is not None:
+        stay += backbone.text_encoders
+    for part in backbone.pipe.components.values():
+        if isinstance(part, torch.nn.Module) and part not in stay:
+            part.to(where)
+    backbone.computes_on(where)
     return Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
 
 
@@ -175,6 +185,27 @@ def _print_dry_run(trainer: Trainer) -> None:
     typer.echo(prompts_line(recipe.data))
     typer.echo(calls_line(trainer.method))
     typer.echo(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
+
+
+def _profile(trainer: Trainer, count: int) -> None:
+    """Trace iterations after one to warm up; all processes compute, the first writes."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = trainer.backbone.device.type == "cuda"
+    trainer.iterate(0)
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as found:
+        for iteration in range(1, count + 1):
+            trainer.iterate(iteration)
+        if gpu:
+            torch.cuda.synchronize()
+    if trainer.parallel.main:
+        path = trainer.folder / "trace.json"
+        trainer.folder.mkdir(parents=True, exist_ok=True)
+        found.export_chrome_trace(str(path))
+        order = "self_device_time_total" if gpu else "self_cpu_time_total"
+        typer.echo(found.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40))
+        typer.echo(f"trace of {count} iterations: {path} (open it in https://ui.perfetto.dev)")
 
 
 def _resume_command(

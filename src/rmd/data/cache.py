@@ -141,10 +141,7 @@ class PromptCache:
         """RMDError unless the backbone has the encoders that made the cache, or none at all."""
         if backbone.family != self.meta.family:
             raise RMDError(f"the cache {self.folder} is of the family {self.meta.family}, not {backbone.family}")
-        there = any(
-            name.startswith("text_encoder") and part is not None for name, part in backbone.pipe.components.items()
-        )
-        if there and encoders_key(backbone) != self.meta.encoders:
+        if backbone.text_encoders and encoders_key(backbone) != self.meta.encoders:
             raise RMDError(
                 f"the cache {self.folder} was made by other text encoders than this teacher's: build one with "
                 "`rmd cache` for this teacher"

@@ -104,7 +104,7 @@ def train_teacher(
     Returns:
         Seconds the training took, those before a kill included.
     """
-    trained = nn.ModuleList([backbone.denoiser, *_text_encoders(backbone)])
+    trained = nn.ModuleList([backbone.denoiser, *backbone.text_encoders])
     averaged = deepcopy(trained).requires_grad_(False)
     optimizers = Optimizers(trained, curriculum)
     order = _Order(data, curriculum)
@@ -239,9 +239,3 @@ class _Order:
             return self.data.low[index].float(), [self.data.low_captions[int(i)] for i in index], LOW
         index = self._high_index.at(step)
         return self.data.high[index].float(), [self.data.high_captions[int(i)] for i in index], HIGH
-
-
-def _text_encoders(backbone: Backbone) -> list[nn.Module]:
-    names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    parts = backbone.pipe.components
-    return [parts[name] for name in names if isinstance(parts.get(name), nn.Module)]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,6 +53,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=_iteration_of)
 
 
+def set_aside(folder: Path, since: int) -> None:
+    """Rename the checkpoints from an iteration on, so that no resume takes them: `collapsed-step-000120`."""
+    for path in checkpoints(folder):
+        if _iteration_of(path) >= since:
+            aside = path.with_name(f"collapsed-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
 class CheckpointWriter:
     """Writes a run's checkpoints one after another, beside the training; all processes take part."""
 
@@ -66,6 +76,8 @@ class CheckpointWriter:
         self.parallel = Parallel() if parallel is None else parallel
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self.good_until: int | None = None
+        """Since this iteration the run looks bad: the newest checkpoint before it is kept, too."""
 
     def save(self, iteration: int, trained: Trained, meta: dict[str, object]) -> Path:
         """Copy everything and begin to write `step-<iteration>`; the one begun before is waited for.
@@ -125,15 +137,18 @@ class CheckpointWriter:
             )
 
     def _prune(self) -> None:
-        for old in checkpoints(self.folder)[: -self.keep_last]:
-            if self.keep_every is None or _iteration_of(old) % self.keep_every:
+        found, until = checkpoints(self.folder), self.good_until
+        good = [path for path in found if until is not None and _iteration_of(path) < until]
+        for old in found[: -self.keep_last]:
+            kept = self.keep_every is not None and _iteration_of(old) % self.keep_every == 0
+            if not kept and old not in good[-1:]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(
     path: Path, trained: Trained, *, run_hash: str, parallel: Parallel | None = None, reset_optimizers: bool = False
-) -> int:
-    """Restore everything in place and return the iteration to go on from.
+) -> tuple[int, dict[str, Any]]:
+    """Restore everything in place; returns the iteration to go on from, and what else the checkpoint says of its run.
 
     Args:
         reset_optimizers: take weights and average alone, of whatever recipe they fit; the optimisers begin anew.
@@ -152,8 +167,10 @@ def load_checkpoint(
             f"the checkpoint {path} is of another recipe: resume with the settings it was made with, add "
             "--reset-optimizer to go on from its weights, or choose another --out"
         )
-    if not reset_optimizers:
-        for role in TRAINED:
+    for role in TRAINED:
+        if reset_optimizers:
+            trained.optimizers[role].state.clear()
+        else:
             _fill_optimizer(trained.optimizers[role], trained.roles.trainable(role))
     wanted = _tensors(trained)
     found = {name: tuple(entry.size) for name, entry in held.items() if isinstance(entry, TensorStorageMetadata)}
@@ -168,7 +185,7 @@ def load_checkpoint(
         raise _damaged(path, error) from error
     for role in TRAINED:
         trained.roles.sync(role)
-    return int(meta["iteration"])
+    return int(meta["iteration"]), meta
 
 
 def _tensors(trained: Trained) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,23 +14,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from rmd.backbones.base import Backbone, Cond, Encoder
 from rmd.config import Recipe, run_hash, to_yaml
 from rmd.data.cache import PromptCache
+from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
 from rmd.methods import METHODS, Batch, Method, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
-from rmd.roles import TRAINED, Roles, build_roles
-from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint
+from rmd.roles import ROLES, TRAINED, Roles, build_roles
+from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train.guard import CollapseGuard
 from rmd.train.panels import sample_panel, score_panel
 from rmd.train.parallel import Parallel, own, whole
-from rmd.train.tracking import Tracker
+from rmd.train.tracking import Tracker, peak_memory_gb
 from rmd.train.weights import TeacherWeights
 
 PANEL_PROMPTS = 8
+HELD_OUT = -1
+"""Stands for the iteration in the noise of samples that nothing is trained on."""
 OnIteration = Callable[[int, dict[str, float]], None]
 
 
@@ -94,7 +100,12 @@ class Trainer:
             cache = PromptCache(Path(recipe.data.cache))
             cache.check(self.backbone)
             self.encoder = cache
+        elif recipe.data.remember or recipe.data.offload:
+            self.encoder = OnlineEncoder(
+                self.backbone, remember=recipe.data.remember * 2**20, offload=recipe.data.offload
+            )
         self.hash = run_hash(recipe)
+        self.guard = CollapseGuard()
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -116,9 +127,12 @@ class Trainer:
             raise RMDError(f"{self.folder} holds a run already: add --resume to go on with it, or choose another --out")
         if not found:
             return 0
-        return load_checkpoint(
+        iteration, meta = load_checkpoint(
             found[-1], self.trained, run_hash=self.hash, parallel=self.parallel, reset_optimizers=reset_optimizers
         )
+        if not reset_optimizers:
+            self.guard.load(meta.get("guard", {}))
+        return iteration
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False) -> int:
         """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done.
@@ -142,14 +156,20 @@ class Trainer:
                 began = time.perf_counter()
                 values, rollout = self.iterate(iteration)
                 values["seconds"] = time.perf_counter() - began
+                values["images_per_second"] = recipe.train.batch_size / values["seconds"]
+                values["peak_memory_gb"] = peak_memory_gb(self.backbone.device)
                 done = iteration + 1
                 # read once: asked for later than here, it waits for the next iteration
                 (stop,) = self.parallel.any(self.stop_requested)
                 last = stop or done == recipe.train.iterations
-                if tracker is not None and (done % recipe.train.log_every == 0 or last):
-                    tracker.metrics(done, values)
-                if done % recipe.train.sample_every == 0 or last:
+                sampled = done % recipe.train.sample_every == 0 or last
+                if sampled:
                     self._pictures(tracker, done, rollout)
+                    values |= self.held_out()
+                if tracker is not None and (done % recipe.train.log_every == 0 or sampled):
+                    tracker.metrics(done, values)
+                if recipe.train.guard:
+                    self._watch(done, values, writer)
                 if done % recipe.train.checkpoint_every == 0 or last:
                     writer.save(done, self.trained, self._meta())
                 if self.on_iteration is not None and self.parallel.main:
@@ -164,30 +184,62 @@ class Trainer:
         Returns:
             The iteration's numbers, means over all samples of the batch, and the last micro-batch's roll-out.
         """
+        began, before = time.perf_counter(), Counter(self.method.evaluations)
         batches = self.batches(iteration)
+        waited = time.perf_counter() - began
         step = self.method.draw_step(iteration)
         losses, rollouts = [], []
         self.roles.zero_grad()
         for batch in batches:
-            loss, rollout = self.method.student_loss(batch, step)
-            self._backward("student", loss, of=len(batches), last=batch is batches[-1])
+            with record_function("student"):
+                loss, rollout = self.method.student_loss(batch, step)
+                self._backward("student", loss, of=len(batches), last=batch is batches[-1])
             losses.append(loss.detach())
             rollouts.append(rollout)
-        values = {"step": float(step.index), "stage": float(step.stage)}
-        values |= self._update("student", losses, iteration)
+        found = {"student": self._update("student", losses, iteration)}
         self._average()
         for update in range(self.recipe.method.fake_updates):
             losses = []
             self.roles.zero_grad()
             for batch, rollout in zip(batches, rollouts, strict=True):
-                loss = self.method.fake_loss(batch, rollout, update)
-                self._backward("fake", loss, of=len(batches), last=batch is batches[-1])
+                with record_function("fake"):
+                    loss = self.method.fake_loss(batch, rollout, update)
+                    self._backward("fake", loss, of=len(batches), last=batch is batches[-1])
                 losses.append(loss.detach())
-            values |= self._update("fake", losses, iteration)
-        gaps = torch.stack([(rollout.f_real - rollout.f_fake).abs().mean() for rollout in rollouts])
-        spreads = torch.stack([rollout.y.flatten(1).std(1).mean() for rollout in rollouts])
-        values |= self.parallel.mean({"gap": float(gaps.mean()), "sample_std": float(spreads.mean())})
+            found["fake"] = self._update("fake", losses, iteration)
+        gap = torch.stack([_gap(rollout) for rollout in rollouts]).mean()
+        spread = torch.stack([rollout.y.flatten(1).std(1).mean() for rollout in rollouts]).mean()
+        # all that is measured leaves the device at once
+        numbers = torch.stack([*found["student"], *found["fake"], gap, spread]).tolist()
+        names = ("student_loss", "student_grad_norm", "fake_loss", "fake_grad_norm", "gap", "sample_std")
+        calls = {f"calls_{role}": float(self.method.evaluations[role] - before[role]) for role in ROLES}
+        values = {
+            "step": float(step.index),
+            "stage": float(step.stage),
+            **self.parallel.mean(dict(zip(names, numbers, strict=True))),
+            **calls,
+            "data_seconds": waited,
+        }
         return values, rollouts[-1]
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """How well the fake score knows the student, by noise level: on samples that nothing is trained on.
+
+        Every step's sample of the panel's prompts is noised into the step's segment; `fake_error` is the fake score's
+        root mean square error in it, `gap` its mean distance from the teacher's reading.
+        """
+        count = PANEL_PROMPTS
+        noise = CounterNoise(self.recipe.train.seed, range(count), step=HELD_OUT, device=self.backbone.device)
+        texts = self.prompts.batch(0, count)[0]
+        cond, null = (c.to(self.backbone.device) for c in self.encoded(texts, HELD_OUT))
+        evaluations, found = Counter(self.method.evaluations), []
+        for step in self.plan.steps:
+            _, rollout = self.method.student_loss(Batch(HELD_OUT, cond, null, noise), step)
+            found += [(rollout.f_fake - rollout.y).square().mean().sqrt(), _gap(rollout)]
+        self.method.evaluations = evaluations
+        names = [f"held_out/{kind}/step-{step.index}" for step in self.plan.steps for kind in ("fake_error", "gap")]
+        return dict(zip(names, torch.stack(found).tolist(), strict=True))
 
     def batches(self, iteration: int) -> list[Batch]:
         """This process's micro-batches of an iteration.
@@ -210,7 +262,27 @@ class Trainer:
 
     def _meta(self) -> dict[str, object]:
         """What a checkpoint says of its run."""
-        return {"run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict()}
+        return {
+            "run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict(), "guard": self.guard.state()
+        }  # fmt: skip
+
+    def _watch(self, done: int, values: dict[str, float], writer: CheckpointWriter) -> None:
+        """RMDError, on every process, when the student collapses; what was saved since it began is set aside."""
+        wrong = self.guard.observe(done, values)
+        writer.good_until = self.guard.since
+        if wrong is None or self.guard.since is None:
+            return
+        since = self.guard.since
+        writer.wait()
+        self.parallel.on_main(lambda: set_aside(self.checkpoint_folder, since))
+        good = self.parallel.from_main(checkpoints(self.checkpoint_folder))
+        way = "no checkpoint is older: begin anew"
+        if good:
+            way = f"{good[-1]} is older: go on from it with --resume --reset-optimizer,"
+        raise RMDError(
+            f"the student is collapsing: {wrong}, and has been unusual since iteration {since}; stopped at {done}. "
+            f"{way} with a lower optim.student_lr or more method.fake_updates; train.guard=false goes on regardless"
+        )
 
     def student_state(self) -> dict[str, Tensor]:
         """The student to sample with and to export, spread as it is: its moving average where one is kept."""
@@ -251,8 +323,8 @@ class Trainer:
         # processes that share a sample hold parts of its gradient, which are to be added up
         self.roles.backward(role, loss * (self.parallel.context / of), more=not last)
 
-    def _update(self, role: Literal["student", "fake"], losses: Sequence[Tensor], iteration: int) -> dict[str, float]:
-        """Clip and step one role, on all processes or on none; returns its loss, and the gradient norm before clipping.
+    def _update(self, role: Literal["student", "fake"], losses: Sequence[Tensor], iteration: int) -> Tensor:
+        """Clip and step one role, on all processes or on none; its loss, and the gradient norm before clipping.
 
         Raises:
             RMDError: on every process, when a loss or gradient of any is not finite.
@@ -268,8 +340,7 @@ class Trainer:
             )
         self.trained.optimizers[role].step()
         self.roles.sync(role)
-        loss, norm_value = found.tolist()
-        return {**self.parallel.mean({f"{role}_loss": loss}), f"{role}_grad_norm": norm_value}
+        return found
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -308,3 +379,7 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _gap(rollout: Rollout) -> Tensor:
+    return (rollout.f_real - rollout.f_fake).abs().mean()

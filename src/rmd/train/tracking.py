@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
+
+MACHINE = ("seconds", "data_seconds", "images_per_second", "peak_memory_gb")
+"""What in a record is of the machine and its clock; the rest is the run's, and comes again."""
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most that torch has held on a GPU, or the process in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
 class Tracker:
@@ -33,6 +47,8 @@ class Tracker:
             file.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, iteration)
+        if "step" in values:  # each iteration trains one step, and the steps' gaps differ much
+            self._events.add_scalar(f"gap/step-{values['step']:.0f}", values["gap"], iteration)
 
     def picture(self, name: str, iteration: int, image: Image.Image) -> Path:
         """Save `<name>-<iteration>.png` and show it in TensorBoard."""

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader, load, save
 from rmd.errors import RMDError
 from rmd.roles import TRAINED, build_roles
 from rmd.train import checkpoint as module
-from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint
+from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint, set_aside
 
 HASH = "abc"
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
@@ -68,7 +68,7 @@ def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None
     path = save_now(tmp_path, 7, source)
     assert path == tmp_path / "step-000007"
     assert sorted(entry.name for entry in path.iterdir()) == [".metadata", "__0_0.distcp", "meta.json"]
-    assert load_checkpoint(path, target, run_hash=HASH) == 7
+    assert load_checkpoint(path, target, run_hash=HASH)[0] == 7
     assert_same(everything(target), everything(source))
     assert len(everything(source)) == len(source.roles.state("student")) * (8 + average)
     advance(source, seed=1)
@@ -146,7 +146,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
     assert checkpoints(tmp_path) == before
     assert sorted(tmp_path.iterdir()) == sorted(before)
     target = make()
-    assert load_checkpoint(before[-1], target, run_hash=HASH) == 2
+    assert load_checkpoint(before[-1], target, run_hash=HASH)[0] == 2
     assert_same(everything(target), kept)
 
 
@@ -256,6 +256,29 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     assert_same(everything(target), kept)
 
 
+def test_the_last_good_checkpoint_outlives_those_that_look_bad(tmp_path: Path) -> None:
+    trained = make()
+    advance(trained)
+    writer = CheckpointWriter(tmp_path, keep_last=1)
+    for iteration in range(1, 6):
+        writer.good_until = 4 if iteration > 3 else None
+        writer.save(iteration, trained, {"run_hash": HASH})
+    writer.close()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003", "step-000005"]
+
+
+def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
+    trained = make()
+    advance(trained)
+    for iteration in (1, 2, 3):
+        save_now(tmp_path, iteration, trained, keep=3)
+    set_aside(tmp_path, 2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001"]
+    assert sorted(path.name for path in tmp_path.glob("collapsed-*")) == [
+        "collapsed-step-000002", "collapsed-step-000003"
+    ]  # fmt: skip
+
+
 def test_milestones_are_kept_for_good(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
@@ -269,7 +292,7 @@ def test_weights_alone_come_back_where_the_optimisers_are_reset(tmp_path: Path) 
     advance(source)
     path = save_now(tmp_path, 5, source)
     edit(path, "optimizer-fake/")  # none is asked for
-    assert load_checkpoint(path, target, run_hash="of another recipe", reset_optimizers=True) == 5
+    assert load_checkpoint(path, target, run_hash="of another recipe", reset_optimizers=True)[0] == 5
     for role in TRAINED:
         assert_same(target.roles.state(role), source.roles.state(role))
         assert not target.optimizers[role].state

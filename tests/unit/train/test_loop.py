@@ -26,7 +26,7 @@ from rmd.errors import RMDError
 from rmd.roles import TRAINED
 from rmd.train.checkpoint import checkpoints
 from rmd.train.loop import PANEL_PROMPTS, Trainer
-from rmd.train.tracking import read_metrics
+from rmd.train.tracking import MACHINE, read_metrics
 
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
@@ -54,8 +54,12 @@ def everything(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """The run's records, without the one number that is of the clock."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder / "metrics.jsonl")]
+    """The run's records, without what is of the machine and its clock."""
+    return [of_the_run(row) for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def of_the_run(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name not in MACHINE}
 
 
 class Crash(Exception):
@@ -78,7 +82,7 @@ def test_recomputed_activations_change_no_number(family: str, mode: str, prompts
         recipe = recipe_of(family, tmp_path, mode, train={"recompute": recompute, "iterations": 3})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
         trainer = toy(recipe, tmp_path / str(recompute), TINY[family]())
-        values = [trainer.iterate(iteration)[0] for iteration in range(3)]
+        values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(3)]
         found.append((values, everything(trainer), trainer.hash))
     assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
     assert_same(found[0][1], found[1][1])
@@ -395,8 +399,13 @@ def test_a_run_leaves_its_recipe_metrics_pictures_and_checkpoints(prompts: Path,
         "fake_grad_norm",
         "gap",
         "sample_std",
-        "seconds",
+        "calls_student",
+        "calls_teacher",
+        "calls_fake",
+        *MACHINE,
     }
+    held_out = {f"held_out/{kind}/step-{step.index}" for kind in ("fake_error", "gap") for step in trainer.plan.steps}
+    assert [set(row) - set(rows[0]) for row in rows] == [set(), held_out, set(), held_out]
     steps = [trainer.method.draw_step(int(row["iteration"]) - 1) for row in rows]
     assert [(row["step"], row["stage"]) for row in rows] == [(step.index, step.stage) for step in steps]
 
@@ -442,3 +451,75 @@ def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monke
     trainer.train()
     assert len(shown) == 1
     assert_same(shown[0], trainer.trained.average)
+
+
+def test_every_call_of_a_network_is_counted_by_role(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, method={"guidance": 2.0, "fake_updates": 2}, train={"batch_size": 4, "accumulate": 2})
+    trainer = toy(recipe, tmp_path / "run")
+    for iteration in range(6):
+        values, _ = trainer.iterate(iteration)
+        assert values["calls_student"] == 2 * values["step"]
+        assert (values["calls_teacher"], values["calls_fake"]) == (2, 2 * (1 + 2))
+
+
+def test_held_out_samples_change_nothing(prompts: Path, tmp_path: Path) -> None:
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    trainer.iterate(0)
+    state, calls = everything(trainer), dict(trainer.method.evaluations)
+    found = trainer.held_out()
+    assert_same(everything(trainer), state)
+    assert trainer.method.evaluations == calls
+    assert found == trainer.held_out()
+    assert len(found) == 2 * len(trainer.plan.steps) and all(value >= 0 for value in found.values())
+    parameters = list(trainer.roles.trainable("fake"))
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter += 1.0
+    worse = trainer.held_out()
+    assert all(worse[name] != value for name, value in found.items())
+
+
+def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(prompts: Path, tmp_path: Path) -> None:
+    train = {"iterations": 300, "checkpoint_every": 10, "keep_last": 2}
+    recipe = make_recipe(prompts, plan={"steps": 1, "sides": [32], "thresholds": [], "multiple": 4}, train=train)
+    trainer = toy(recipe, tmp_path / "run")
+    usual, began = trainer.iterate, 24
+
+    def iterate(iteration: int) -> Any:
+        values, rollout = usual(iteration)
+        return (values | {"sample_std": 0.01 * values["sample_std"]} if iteration >= began else values), rollout
+
+    trainer.iterate = iterate  # type: ignore[method-assign]
+    with pytest.raises(RMDError) as caught:
+        trainer.train()
+    assert str(caught.value).startswith("the student is collapsing: the samples of step 1 spread 0.0")
+    assert "has been unusual since iteration 25; stopped at 29" in str(caught.value)
+    assert "step-000020 is older: go on from it with --resume --reset-optimizer" in str(caught.value)
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000010", "step-000020"]
+    unguarded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"guard": False, "iterations": 31})})
+    other = toy(unguarded, tmp_path / "run")
+    other.iterate = iterate  # type: ignore[method-assign]
+    assert other.train(resume=True) == 31
+
+
+def test_the_guard_remembers_across_a_resume(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts)
+    trainer = toy(recipe, tmp_path / "run")
+    trainer.train()
+    longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 8})})
+    resumed = toy(longer, tmp_path / "run")
+    resumed.start(resume=True)
+    assert resumed.guard.state() == trainer.guard.state() != {}
+    assert resumed.start(resume=True, reset_optimizers=True) == 6
+
+
+def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: Path, tmp_path: Path) -> None:
+    data = {"prompts": str(prompts), "remember": 1, "offload": True}
+    found = []
+    for name, parts in (("whole", (6,)), ("parts", (3, 6))):
+        for iterations in parts:
+            recipe = make_recipe(prompts, data=data, train={"iterations": iterations})
+            trainer = toy(recipe, tmp_path / name, tiny_sdxl())
+            trainer.train(resume=iterations != parts[0])
+        found.append(everything(trainer))
+    assert_same(*found)

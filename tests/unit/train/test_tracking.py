@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rmd.train.tracking import Tracker, read_metrics
+from rmd.train.tracking import Tracker, peak_memory_gb, read_metrics
 
 
 def iterations(folder: Path) -> list[float]:
@@ -28,6 +29,19 @@ def test_a_record_is_a_line_of_json(tmp_path: Path) -> None:
         # on disk at once: a killed run keeps it
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"iteration": 1, "loss": 0.1, "norm": None, "gap": None}]
+
+
+def test_the_memory_of_a_process_is_measured() -> None:
+    assert 0.05 < peak_memory_gb(torch.device("cpu")) < 64
+
+
+def test_the_gap_of_every_step_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    with Tracker(tmp_path, start=0) as tracker:
+        for iteration, step in enumerate((1, 3, 1), start=1):
+            tracker.metrics(iteration, {"step": float(step), "gap": iteration / 10})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("gap/step-1")] == [1, 3]
+    assert [event.step for event in events.Scalars("gap/step-3")] == [2]
 
 
 def test_a_resumed_run_keeps_what_is_done_and_drops_what_it_will_do_again(tmp_path: Path) -> None:

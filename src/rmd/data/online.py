@@ -1,0 +1,79 @@
+"""Prompts encoded as they are needed: the last ones are remembered, and the encoders may stay in main memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rmd.backbones.base import Backbone, Cond
+
+
+class OnlineEncoder:
+    """A backbone's `encode` and `null` with a memory.
+
+    Every prompt is encoded by itself, so that what it gives depends neither on its neighbours in a batch nor on what is
+    remembered: a resumed run sees the same bits.
+    """
+
+    def __init__(self, backbone: Backbone, *, remember: int, offload: bool) -> None:
+        """Args:
+        remember: bytes of main memory for encoded prompts; those used longest ago are forgotten.
+        offload: the encoders lie in main memory but while they encode.
+        """
+        self.backbone, self.remember, self.offload = backbone, remember, offload
+        self.held = 0
+        self._rows: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._null: Cond | None = None
+        if offload:
+            self._move(torch.device("cpu"))
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Encoded prompts, on the device that the backbone computes on."""
+        rows = {prompt: self._rows[prompt] for prompt in prompts if prompt in self._rows}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
+        for prompt, cond in zip(missing, self._encoded(missing), strict=True):
+            rows[prompt] = {name: tensor[0].cpu() for name, tensor in cond.tensors.items()}
+        for prompt in dict.fromkeys(prompts):
+            self._keep(prompt, rows[prompt])
+        names = rows[prompts[0]]
+        return Cond({name: torch.stack([rows[prompt][name] for prompt in prompts]) for name in names}).to(
+            self.backbone.device
+        )
+
+    def null(self, count: int) -> Cond:
+        """What the unconditional branch gets, `count` times."""
+        if self._null is None:
+            (self._null,) = self._encoded([None])
+        return self._null.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
+    @torch.no_grad()
+    def _encoded(self, prompts: Sequence[str | None]) -> list[Cond]:
+        """Each prompt by itself; None: the unconditional branch's."""
+        if not prompts:
+            return []
+        try:
+            if self.offload:
+                self._move(self.backbone.device)
+            return [self.backbone.null(1) if prompt is None else self.backbone.encode([prompt]) for prompt in prompts]
+        finally:
+            if self.offload:
+                self._move(torch.device("cpu"))
+
+    def _keep(self, prompt: str, row: dict[str, Tensor]) -> None:
+        if prompt not in self._rows:
+            self._rows[prompt] = row
+            self.held += _size(row)
+        self._rows.move_to_end(prompt)
+        while self.held > self.remember:
+            self.held -= _size(self._rows.popitem(last=False)[1])
+
+    def _move(self, device: torch.device) -> None:
+        for encoder in self.backbone.text_encoders:
+            encoder.to(device)
+
+
+def _size(row: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in row.values())

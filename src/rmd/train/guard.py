@@ -1,0 +1,81 @@
+"""Notices a collapse while it happens: samples that lose their spread or blow up, scores that drift apart.
+
+Losses do not show it: in distribution matching, good and bad runs have alike ones (`docs/runs.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+FIRST = 10
+"""Observations of a step whose median is what is usual."""
+PATIENCE = 5
+"""Observations in a row that must be unusual."""
+LOWEST, HIGHEST = 0.25, 4.0
+"""Spread of a step's samples over the usual one."""
+WIDEST = 5.0
+"""Gap between teacher and fake score over the usual one."""
+
+
+@dataclass
+class _Series:
+    """One number of one step: what was usual, and since when it is not."""
+
+    first: list[float] = field(default_factory=list)
+    unusual: int = 0
+    since: int | None = None
+
+    def add(self, iteration: int, value: float, lowest: float, highest: float) -> float | None:
+        """The value over the usual one, if it has been unusual for long enough."""
+        if len(self.first) < FIRST:
+            self.first.append(value)
+            return None
+        usual = median(self.first)
+        if lowest * usual <= value <= highest * usual:
+            self.unusual, self.since = 0, None
+            return None
+        self.since = iteration if self.since is None else self.since
+        self.unusual += 1
+        return value / usual if self.unusual >= PATIENCE else None
+
+
+class CollapseGuard:
+    """Watches the numbers of every iteration, step by step: a late step's samples differ from an early one's."""
+
+    def __init__(self) -> None:
+        self._series: dict[str, _Series] = {}
+
+    def observe(self, iteration: int, values: Mapping[str, float]) -> str | None:
+        """What is wrong, in half a sentence, or None.
+
+        Args:
+            values: `step`, `sample_std` and `gap` of the iteration.
+        """
+        step = int(values["step"])
+        spread = self._of("spread", step).add(iteration, values["sample_std"], LOWEST, HIGHEST)
+        gap = self._of("gap", step).add(iteration, values["gap"], 0.0, WIDEST)
+        if spread is not None:
+            return f"the samples of step {step} spread {spread:.2g} times as much as at the start"
+        if gap is not None:
+            return f"teacher and fake score are {gap:.2g} times as far apart at step {step} as at the start"
+        return None
+
+    @property
+    def since(self) -> int | None:
+        """The iteration since which something is unusual; None if nothing is."""
+        found = [series.since for series in self._series.values() if series.since is not None]
+        return min(found, default=None)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {name: asdict(series) for name, series in self._series.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._series = {name: _Series(**values) for name, values in state.items()}
+
+    def _of(self, kind: str, step: int) -> _Series:
+        return self._series.setdefault(f"{kind}-{step}", _Series())

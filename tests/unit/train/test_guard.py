@@ -1,0 +1,61 @@
+"""The collapse guard: silent on what varies, loud on what stays wrong, the same after a resume."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmd.train.guard import FIRST, PATIENCE, CollapseGuard
+
+
+def values(step: int = 1, spread: float = 1.0, gap: float = 0.5) -> dict[str, float]:
+    return {"step": float(step), "sample_std": spread, "gap": gap}
+
+
+def watched(*rows: dict[str, float]) -> list[str | None]:
+    guard = CollapseGuard()
+    return [guard.observe(iteration, row) for iteration, row in enumerate(rows, start=1)]
+
+
+@given(factors=st.lists(st.tuples(st.floats(0.6, 1.6), st.floats(0.0, 2.0)), min_size=1, max_size=60))
+def test_what_varies_as_usual_is_no_collapse(factors: list[tuple[float, float]]) -> None:
+    usual = [values(gap=0.5)] * FIRST
+    assert not any(watched(*usual, *(values(spread=a, gap=0.5 * b) for a, b in factors)))
+
+
+def test_samples_that_lose_their_spread_are_told_after_a_while() -> None:
+    said = watched(*[values()] * FIRST, *[values(spread=0.2)] * PATIENCE)
+    assert not any(said[:-1])
+    assert said[-1] == "the samples of step 1 spread 0.2 times as much as at the start"
+
+
+def test_samples_that_blow_up_and_scores_that_drift_apart_are_told() -> None:
+    assert watched(*[values()] * FIRST, *[values(spread=5.0)] * PATIENCE)[-1] is not None
+    said = watched(*[values(3)] * FIRST, *[values(3, gap=3.0)] * PATIENCE)[-1]
+    assert said == "teacher and fake score are 6 times as far apart at step 3 as at the start"
+
+
+def test_one_good_observation_calms_it() -> None:
+    bad = [values(spread=0.1)] * (PATIENCE - 1)
+    assert not any(watched(*[values()] * FIRST, *bad, values(), *bad))
+
+
+def test_every_step_has_its_own_measure() -> None:
+    rows = [values(1), values(2, spread=0.1)] * (FIRST + PATIENCE)
+    assert not any(watched(*rows))
+
+
+def test_it_knows_since_when_and_survives_a_resume() -> None:
+    guard = CollapseGuard()
+    for iteration in range(FIRST):
+        guard.observe(iteration, values())
+    assert guard.since is None
+    for iteration in range(100, 100 + PATIENCE - 1):
+        assert guard.observe(iteration, values(gap=50.0)) is None
+    assert guard.since == 100
+    resumed = CollapseGuard()
+    resumed.load(json.loads(json.dumps(guard.state())))
+    assert resumed.since == 100
+    assert resumed.observe(200, values(gap=50.0)) is not None
