@@ -218,7 +218,7 @@ def make_recipe(prompts: Path | str, mode: str = "lora", **changes: dict[str, An
         },
         "data": {"prompts": str(prompts)},
     }
-    merged = {group: values | changes.get(group, {}) for group, values in base.items()}
+    merged = {group: base.get(group, {}) | changes.get(group, {}) for group in {**base, **changes}}
     return Recipe.model_validate({"name": "tiny", "family": "sdxl", "teacher": "tiny", **merged})
 
 

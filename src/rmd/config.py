@@ -193,6 +193,8 @@ class TrainConfig(_Model):
     """The checkpoints of every so many iterations are kept for good, too."""
     guard: bool = True
     """Stop when the student collapses: its samples lose their spread or blow up, the scores drift apart."""
+    services: Annotated[tuple[Literal["wandb", "trackio"], ...], Field(strict=False)] = ()
+    """Where metrics and pictures are sent to, too."""
     threads: Count | None = None
     """CPU threads; empty: torch decides."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -241,6 +243,10 @@ class EvaluationConfig(_Model):
     """How much is sampled to judge a student."""
 
     n: Count = 1024
+    every: Count | None = None
+    """Iterations between looks of the judge at the student; empty: none. The still scenes have a judge."""
+    samples: Annotated[int, Field(ge=3)] = 64
+    """That the judge looks at."""
 
 
 class Recipe(_Model):
@@ -312,7 +318,7 @@ def run_hash(recipe: Recipe) -> str:
     """
     free = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
-        "recompute", "accumulate", "guard",
+        "recompute", "accumulate", "guard", "services",
     }  # fmt: skip
     excluded: dict[str, bool | set[str]] = {
         "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from helpers import PROMPTS, make_recipe, tiny_pipeline, write_prompts
 from rmd.cli import train as command
 from rmd.cli.app import main
 from rmd.cli.progress import progress_bar
-from rmd.cli.train import calls_line, plan_line
+from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
 from rmd.config import load_recipe, to_yaml
 from rmd.data.prompts import scene_captions
 from rmd.export.student import load_student
@@ -132,7 +133,7 @@ def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.
 def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--dry-run"]) == 0
     count = sum(parameter.numel() for parameter in tiny_pipeline().unet.parameters())
-    plan, trainable, prompts, calls, size = capsys.readouterr().out.splitlines()
+    plan, trainable, prompts, calls, batch, memory, time, size = capsys.readouterr().out.splitlines()
     assert plan.startswith("tiny: 16x16 at 1000, 857 -> ")
     assert trainable == f"trainable parameters: student {count:,}, fake {count:,} (mode full)"
     assert prompts.startswith(f"prompts: {len(PROMPTS)} of ")
@@ -140,8 +141,33 @@ def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
         "network calls per iteration: student 1 to 4 (2.5 on average), "
         "teacher 1 (with guidance: twice the batch), fake 3"
     )
+    assert batch == "batch 2: 2 samples at once"
+    assert re.match(r"memory: about \d+\.\d GB on a GPU in bfloat16, without the text encoders", memory)
+    assert re.match(r"time: [\d.]+ s an iteration here, 0:0\d:\d\d in all", time)
     assert size == "6 iterations of batch 2 into runs/tiny"
     assert written() == []
+
+
+def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> None:
+    settings = ["train.batch_size=32", "train.accumulate=2"]
+    loaded = load_recipe(str(recipe), settings)
+    assert batch_line(loaded, Parallel()) == "batch 32: 16 samples at once, in 2 micro-batches"
+    assert (
+        batch_line(loaded, Parallel(0, 8)) == "batch 32: 2 samples at once, by each of 8 processes, in 2 micro-batches"
+    )
+
+    def needed(world: int, *more: str) -> float:
+        found = re.search(
+            r"about ([\d.]+) GB", memory_line(load_recipe("sdxl-full", [*settings, *more]), Parallel(0, world))
+        )
+        assert found is not None
+        return float(found[1])
+
+    assert needed(8) < needed(2) < needed(1)
+    assert needed(8, "train.recompute=true") < needed(8)
+    assert needed(8, "parallel.replicas=2") > needed(8)
+    told = memory_line(load_recipe("sdxl", ["teacher=nobody/knows"]), Parallel())
+    assert told.startswith("memory: not known (")
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -320,3 +346,24 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
     names = {event.get("name") for event in json.loads(Path("run/trace.json").read_text())["traceEvents"]}
     assert {"student", "fake"} <= names
     assert written() == ["run", "run/trace.json"]
+
+
+def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
+    assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "train",
+                "scenes",
+                "--dry-run",
+                "--threads",
+                "2",
+                "--set",
+                "train.batch_size=2",
+                "--set",
+                "evaluation.every=5",
+            ]
+        )
+        == 0
+    )

@@ -206,11 +206,11 @@ CHANGES = {
     "train.iterations": "7", "train.batch_size": "7", "train.seed": "7", "train.log_every": "7",
     "train.sample_every": "7", "train.checkpoint_every": "7", "train.keep_last": "7", "train.threads": "7",
     "train.dtype": "bfloat16", "train.recompute": "true", "train.accumulate": "7", "train.keep_every": "7",
-    "train.guard": "false",
+    "train.guard": "false", "train.services": "[wandb]",
     "parallel.replicas": "2", "parallel.context": "2", "data.prompts": "other", "data.column": "words",
     "data.split": "test", "data.journeydb": "true", "data.shortest": "7", "data.longest": "7",
     "data.exclude": "[bench.json]", "data.cache": "folder", "data.remember": "7", "data.offload": "true",
-    "evaluation.n": "7",
+    "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7",
 }  # fmt: skip
 
 
@@ -261,6 +261,7 @@ def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
         key for key, value in CHANGES.items() if run_hash(load_recipe("scenes", [f"{key}={value}"])) == run_hash(recipe)
     }
     every = {"log_every", "sample_every", "checkpoint_every", "keep_last", "iterations", "threads", "recompute"}
-    every |= {"keep_every", "accumulate", "guard"}
+    every |= {"keep_every", "accumulate", "guard", "services"}
     places = {"parallel.replicas", "parallel.context"}
-    assert free == {"name", "evaluation.n", "data.offload", *places, *(f"train.{key}" for key in every)}
+    judged = {f"evaluation.{key}" for key in ("n", "every", "samples")}
+    assert free == {"name", *judged, "data.offload", *places, *(f"train.{key}" for key in every)}

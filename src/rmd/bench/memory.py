@@ -35,10 +35,15 @@ class Memory:
     parts: tuple[Part, ...]
     activations: Activations
 
-    def per_gpu(self, gpus: int, *, recompute: bool = False) -> float:
-        """Bytes on each of so many GPUs (fully sharded, one sample on each); `recompute` as in `train.recompute`."""
+    def per_gpu(self, gpus: int, *, recompute: bool = False, samples: float = 1) -> float:
+        """Bytes on each of so many GPUs, fully sharded.
+
+        Args:
+            recompute: as in `train.recompute`.
+            samples: that each computes at once; a part of one where several share its tokens.
+        """
         kept = self.activations.recomputed if recompute else self.activations.whole
-        return kept + sum(part.bytes / (gpus if part.shared else 1) for part in self.parts)
+        return samples * kept + sum(part.bytes / (gpus if part.shared else 1) for part in self.parts)
 
 
 def training_memory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,8 +72,7 @@ def train(
         trainer = _trainer(loaded, folder, threads or loaded.train.threads, device, parallel)
         say(f"{loaded.name}: {plan_line(plan)}")
         if dry_run:
-            if parallel.main:
-                _print_dry_run(trainer)
+            _dry_run(trainer, say)
             return
         if profile is not None:
             _profile(trainer, profile)
@@ -152,12 +152,14 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     import torch
 
     from rmd.cli.device import find_device
-    from rmd.data.prompts import load_prompts
+    from rmd.data.prompts import SCENES, load_prompts
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
     from rmd.train.weights import load_spread_teacher
 
+    if recipe.evaluation.every is not None and recipe.data.prompts != SCENES:
+        raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
     where = local_device(find_device(device))
     if threads is not None:
         torch.set_num_threads(threads)
@@ -173,18 +175,67 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
         if isinstance(part, torch.nn.Module) and part not in stay:
             part.to(where)
     backbone.computes_on(where)
-    return Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
+    trainer = Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
+    if recipe.evaluation.every is not None:
+        from rmd.scenes.watch import scene_watcher
+
+        trainer.judge = scene_watcher(backbone, trainer.plan, samples=recipe.evaluation.samples, seed=recipe.train.seed)
+    return trainer
 
 
-def _print_dry_run(trainer: Trainer) -> None:
-    recipe = trainer.recipe
+def _dry_run(trainer: Trainer, say: Callable[[str], None]) -> None:
+    """What a run would do, need and take; iterations are measured, and nothing is written."""
+    recipe, parallel = trainer.recipe, trainer.parallel
     trainable = {role: sum(p.numel() for p in trainer.roles.trainable(role)) for role in ("student", "fake")}
-    typer.echo(
+    say(
         f"trainable parameters: student {trainable['student']:,}, fake {trainable['fake']:,} (mode {recipe.roles.mode})"
     )
-    typer.echo(prompts_line(recipe.data))
-    typer.echo(calls_line(trainer.method))
-    typer.echo(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
+    say(prompts_line(recipe.data))
+    say(calls_line(trainer.method))
+    say(batch_line(recipe, parallel))
+    say(memory_line(recipe, parallel))
+    say(time_line(trainer))
+    say(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
+
+
+def batch_line(recipe: Recipe, parallel: Parallel) -> str:
+    """`batch 32: 8 samples at once, by each of 2 processes, in 2 micro-batches`."""
+    at_once = recipe.train.batch_size // (parallel.parts * recipe.train.accumulate)
+    who = "" if parallel.world == 1 else f", by each of {parallel.world} processes"
+    who += "" if parallel.context == 1 else f", {parallel.context} of which share every sample"
+    micro = "" if recipe.train.accumulate == 1 else f", in {recipe.train.accumulate} micro-batches"
+    return f"batch {recipe.train.batch_size}: {at_once} samples at once{who}{micro}"
+
+
+def memory_line(recipe: Recipe, parallel: Parallel) -> str:
+    """What each GPU would hold, by the arithmetic of `rmd plan --memory`."""
+    from rmd.backbones.base import family_class
+    from rmd.bench.architectures import architecture_of
+    from rmd.bench.memory import training_memory
+    from rmd.teacher import teacher_source
+
+    try:
+        architecture = architecture_of(teacher_source(recipe.teacher), recipe.family)
+    except RMDError as error:
+        return f"memory: not known ({error})"
+    ways = training_memory(
+        architecture, recipe.build_plan(), family=family_class(recipe.family), rank=recipe.roles.rank,
+        averaged=recipe.optim.ema > 0,
+    )  # fmt: skip
+    (way,) = (way for way in ways if way.mode.startswith(recipe.roles.mode))
+    samples = recipe.train.batch_size / (parallel.parts * parallel.context * recipe.train.accumulate)
+    gpus = parallel.world // recipe.parallel.replicas
+    needed = way.per_gpu(gpus, recompute=recipe.train.recompute, samples=samples) / 1e9
+    return f"memory: about {needed:.1f} GB on a GPU in bfloat16, without the text encoders (see rmd plan --memory)"
+
+
+def time_line(trainer: Trainer) -> str:
+    """How long the run would take here, by one iteration of every step; the trainer's weights change."""
+    from rmd.bench.training import mean_seconds, time_training
+
+    seconds = mean_seconds(time_training(trainer, repeats=1))
+    total = timedelta(seconds=round(seconds * trainer.recipe.train.iterations))
+    return f"time: {seconds:.3g} s an iteration here, {total} in all"
 
 
 def _profile(trainer: Trainer, count: int) -> None:

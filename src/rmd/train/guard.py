@@ -1,4 +1,4 @@
-"""Notices a collapse while it happens: samples that lose their spread or blow up, scores that drift apart.
+"""Notices a collapse while it happens: samples that lose their spread or blow up, scores that drift apart, bad marks.
 
 Losses do not show it: in distribution matching, good and bad runs have alike ones (`docs/runs.md`).
 """
@@ -18,6 +18,8 @@ LOWEST, HIGHEST = 0.25, 4.0
 """Spread of a step's samples over the usual one."""
 WIDEST = 5.0
 """Gap between teacher and fake score over the usual one."""
+JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
+"""What the judge finds right: twice in a row below this share of the best, which must be known to be one."""
 
 
 @dataclass
@@ -47,16 +49,25 @@ class CollapseGuard:
 
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
+        self._best = 0.0
+        self._low: list[int] = []
 
     def observe(self, iteration: int, values: Mapping[str, float]) -> str | None:
         """What is wrong, in half a sentence, or None.
 
         Args:
-            values: `step`, `sample_std` and `gap` of the iteration.
+            values: `step`, `sample_std` and `gap` of the iteration, and what the judge found, if it was asked.
         """
         step = int(values["step"])
         spread = self._of("spread", step).add(iteration, values["sample_std"], LOWEST, HIGHEST)
         gap = self._of("gap", step).add(iteration, values["gap"], 0.0, WIDEST)
+        judged = values.get(JUDGED)
+        if judged is not None:
+            self._best = max(self._best, judged)
+            low = self._best >= KNOWN and judged < DROP * self._best
+            self._low = [*self._low, iteration] if low else []
+            if len(self._low) > 1:
+                return f"the judge finds {judged:.0%} of its samples right, after {self._best:.0%}"
         if spread is not None:
             return f"the samples of step {step} spread {spread:.2g} times as much as at the start"
         if gap is not None:
@@ -67,15 +78,17 @@ class CollapseGuard:
     def since(self) -> int | None:
         """The iteration since which something is unusual; None if nothing is."""
         found = [series.since for series in self._series.values() if series.since is not None]
-        return min(found, default=None)
+        return min([*found, *self._low], default=None)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {name: asdict(series) for name, series in self._series.items()}
+        series = {name: asdict(each) for name, each in self._series.items()}
+        return {"series": series, "best": self._best, "low": self._low}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self._series = {name: _Series(**values) for name, values in state.items()}
+        self._series = {name: _Series(**values) for name, values in state["series"].items()}
+        self._best, self._low = float(state["best"]), list(state["low"])
 
     def _of(self, kind: str, step: int) -> _Series:
         return self._series.setdefault(f"{kind}-{step}", _Series())

@@ -37,6 +37,7 @@ PANEL_PROMPTS = 8
 HELD_OUT = -1
 """Stands for the iteration in the noise of samples that nothing is trained on."""
 OnIteration = Callable[[int, dict[str, float]], None]
+Judge = Callable[[torch.nn.Module], dict[str, float]]
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Trainer:
     folder: Path
     on_iteration: OnIteration | None = None
     parallel: Parallel = field(default_factory=Parallel)
+    judge: Judge | None = None
+    """Looks at the student's network every `evaluation.every` iterations."""
     weights: TeacherWeights | None = None
     """Of a backbone whose denoiser has none yet: each process reads its part."""
     stop_requested: bool = field(default=False, init=False)
@@ -131,7 +134,7 @@ class Trainer:
             found[-1], self.trained, run_hash=self.hash, parallel=self.parallel, reset_optimizers=reset_optimizers
         )
         if not reset_optimizers:
-            self.guard.load(meta.get("guard", {}))
+            self.guard.load(meta["guard"])
         return iteration
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False) -> int:
@@ -145,7 +148,9 @@ class Trainer:
             tracker = None
             self.parallel.on_main(self._make_folder)
             if self.parallel.main:
-                tracker = open_ones.enter_context(Tracker(self.folder, start=start))
+                settings = recipe.model_dump(mode="json")
+                opened = Tracker(self.folder, start=start, services=recipe.train.services, config=settings)
+                tracker = open_ones.enter_context(opened)
             writer = CheckpointWriter(
                 self.checkpoint_folder, self.parallel,
                 keep_last=recipe.train.keep_last, keep_every=recipe.train.keep_every,
@@ -166,7 +171,11 @@ class Trainer:
                 if sampled:
                     self._pictures(tracker, done, rollout)
                     values |= self.held_out()
-                if tracker is not None and (done % recipe.train.log_every == 0 or sampled):
+                judged = recipe.evaluation.every is not None and (done % recipe.evaluation.every == 0 or last)
+                if judged and self.judge is not None:
+                    with self.averaged_student() as student:
+                        values |= self.judge(student)
+                if tracker is not None and (done % recipe.train.log_every == 0 or sampled or judged):
                     tracker.metrics(done, values)
                 if recipe.train.guard:
                     self._watch(done, values, writer)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
+
+from rmd.errors import RMDError
 
 MACHINE = ("seconds", "data_seconds", "images_per_second", "peak_memory_gb")
 """What in a record is of the machine and its clock; the rest is the run's, and comes again."""
@@ -29,8 +34,19 @@ def peak_memory_gb(device: torch.device) -> float:
 class Tracker:
     """Writes metrics and pictures of a run into its folder; a resumed run goes on where the file must continue."""
 
-    def __init__(self, folder: Path, *, start: int) -> None:
-        """Open the run's files; records of iterations after the first `start` are dropped, to be made again."""
+    def __init__(
+        self, folder: Path, *, start: int, services: Sequence[str] = (), config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open the run's files; records of iterations after the first `start` are dropped, to be made again.
+
+        Args:
+            services: `wandb` or `trackio`, to be told everything too, under the folder's name.
+            config: what they show as the run's settings.
+
+        Raises:
+            RMDError: a service is not installed.
+        """
+        self._services = [Service(name, folder, config or {}) for name in services]
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / "metrics.jsonl"
@@ -47,6 +63,8 @@ class Tracker:
             file.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, iteration)
+        for service in self._services:
+            service.metrics(iteration, values)
         if "step" in values:  # each iteration trains one step, and the steps' gaps differ much
             self._events.add_scalar(f"gap/step-{values['step']:.0f}", values["gap"], iteration)
 
@@ -56,6 +74,8 @@ class Tracker:
         path.parent.mkdir(exist_ok=True)
         image.save(path)
         self._events.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
+        for service in self._services:
+            service.picture(name, iteration, image)
         return path
 
     def __enter__(self) -> Tracker:
@@ -65,6 +85,39 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._events.close()
+        for service in self._services:
+            service.close()
+
+
+class Service:
+    """A run's page at Weights & Biases or Trackio, whose functions are alike."""
+
+    def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        try:
+            self._module: Any = importlib.import_module(name)
+        except ImportError as error:
+            raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
+        # a resumed run goes on with its page
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {"dir": str(folder), "id": _page_id(folder)} if name == "wandb" else {}
+        self._module.init(project="rmd", name=folder.name, config=dict(config), resume="allow", **options)
+
+    def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        self._module.log(dict(values), step=iteration)
+
+    def picture(self, name: str, iteration: int, image: Image.Image) -> None:
+        self._module.log({name: self._module.Image(image)}, step=iteration)
+
+    def close(self) -> None:
+        self._module.finish()
+
+
+def _page_id(folder: Path) -> str:
+    """The same for every sitting of a run, another for another run in a folder of the same name."""
+    path = folder / "page-id"
+    if not path.is_file():
+        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

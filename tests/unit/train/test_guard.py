@@ -59,3 +59,20 @@ def test_it_knows_since_when_and_survives_a_resume() -> None:
     resumed.load(json.loads(json.dumps(guard.state())))
     assert resumed.since == 100
     assert resumed.observe(200, values(gap=50.0)) is not None
+
+
+def test_the_judges_marks_may_not_halve() -> None:
+    marks = [0.3, 0.5, 0.2, 0.4, 0.24, 0.2]
+    said = watched(*[values() | {"judge/all_right": mark} for mark in marks])
+    assert not any(said[:-1])
+    assert said[-1] == "the judge finds 20% of its samples right, after 50%"
+    assert not any(watched(*[values() | {"judge/all_right": mark} for mark in (0.1, 0.0, 0.0, 0.0)]))  # never was good
+
+
+def test_a_judge_is_remembered_across_a_resume() -> None:
+    guard, resumed = CollapseGuard(), CollapseGuard()
+    for iteration, mark in ((10, 0.5), (20, 0.1)):
+        guard.observe(iteration, values() | {"judge/all_right": mark})
+    resumed.load(json.loads(json.dumps(guard.state())))
+    assert resumed.since == 20
+    assert resumed.observe(30, values() | {"judge/all_right": 0.1}) is not None

@@ -157,8 +157,14 @@ trainer.train()
 """
 
 
-def test_a_killed_process_resumes_to_the_same_weights(prompts: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(prompts, train={"iterations": 60, "checkpoint_every": 1})
+@pytest.mark.parametrize(
+    ("mode", "moment"),
+    [("lora", 0), ("full", 1), ("lora", 2)]
+    + [pytest.param(("lora", "full")[moment % 2], moment, marks=pytest.mark.slow) for moment in range(3, 23)],
+)
+def test_a_killed_process_resumes_to_the_same_weights(mode: str, moment: int, prompts: Path, tmp_path: Path) -> None:
+    """At any moment: with a checkpoint after every iteration, most of the time one is being written."""
+    recipe = make_recipe(prompts, mode, train={"iterations": 60, "checkpoint_every": 1})
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     folder, helpers = tmp_path / "killed", Path(__file__).parents[2]
     arguments = [sys.executable, "-c", KILLED, str(helpers), str(tmp_path / "recipe.yaml"), str(folder)]
@@ -167,7 +173,7 @@ def test_a_killed_process_resumes_to_the_same_weights(prompts: Path, tmp_path: P
     try:
         while not checkpoints(folder / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(random.uniform(0.0, 0.8))  # any moment will do
+        time.sleep(random.Random(moment).uniform(0.0, 1.5))
     finally:
         process.kill()
         _, errors = process.communicate()
@@ -523,3 +529,20 @@ def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: P
             trainer.train(resume=iterations != parts[0])
         found.append(everything(trainer))
     assert_same(*found)
+
+
+def test_the_judge_looks_at_the_averaged_student_at_intervals(prompts: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(prompts, evaluation={"every": 4}, train={"iterations": 10, "log_every": 100})
+    trainer = toy(recipe, tmp_path / "run")
+    seen: list[Tensor] = []
+
+    def judge(network: torch.nn.Module) -> dict[str, float]:
+        seen.append(torch.cat([parameter.detach().flatten() for parameter in trainer.roles.trainable("student")]))
+        return {"judge/all_right": 0.5}
+
+    trainer.judge = judge
+    trainer.train()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["iteration"] for row in rows if "judge/all_right" in row] == [4, 8, 10]
+    average = torch.cat([value.flatten() for value in trainer.trained.average.values()])
+    assert torch.equal(seen[-1], average)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rmd.errors import RMDError
 from rmd.train.tracking import Tracker, peak_memory_gb, read_metrics
 
 
@@ -87,3 +92,32 @@ def test_a_picture_is_saved_and_shown(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Images("samples")] == [12]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_service_is_told_everything_and_goes_on_with_the_same_page(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    module = SimpleNamespace(
+        init=lambda **options: told.append(("init", options)),
+        log=lambda values, step: told.append(("log", values, step)),
+        Image=lambda image: ("picture", image.size),
+        finish=lambda: told.append(("finish",)),
+    )
+    monkeypatch.setitem(sys.modules, name, module)
+    for start in (0, 2):
+        with Tracker(tmp_path / "mine", start=start, services=[name], config={"a": 1}) as tracker:
+            tracker.metrics(start + 1, {"loss": 0.5})
+            tracker.picture("samples", start + 1, Image.new("RGB", (4, 2)))
+    assert [entry[0] for entry in told] == ["init", "log", "log", "finish"] * 2
+    assert told[0][1] == told[4][1] and told[0][1]["resume"] == "allow"
+    assert told[0][1].items() >= {"project": "rmd", "name": "mine", "config": {"a": 1}}.items()
+    assert told[1] == ("log", {"loss": 0.5}, 1) and told[6] == ("log", {"samples": ("picture", (4, 2))}, 3)
+
+
+def test_a_service_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(RMDError, match=r"^train.services: wandb needs `pip install 'rmd\[track\]'`$"):
+        Tracker(tmp_path / "run", start=0, services=["wandb"])
+    assert not (tmp_path / "run").exists()
