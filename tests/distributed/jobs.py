@@ -32,7 +32,7 @@ class Job:
     dtype: str = "float32"
     replicas: int = 1
     context: int = 1
-    iterations: int = 3
+    iterations: int = 2
 
     def recipe(self, prompts: Path) -> Recipe:
         train = {
@@ -50,25 +50,24 @@ class Job:
         return made
 
 
-HALF = ("sd3", "wan")
+MODES = ("lora", "full")
 JOBS = [
-    *(Job(f"{family}-{mode}", family, mode) for family in sorted(TINY) for mode in ("lora", "full")),
-    Job("accumulated-lora", mode="lora", accumulate=2),
-    Job("accumulated-full", mode="full", accumulate=2),
-    Job("recomputed-lora", "pixart", "lora", recompute=True),
-    Job("recomputed-full", "pixart", "full", recompute=True),
-    Job("both", "sd3", "full", accumulate=2, recompute=True),
-    Job("replicas-lora", "sd3", "lora", replicas=2),
-    Job("replicas-full", "sd3", "full", replicas=2),
-    Job("context-lora", "wan", "lora", context=2),
+    *(Job(f"sdxl-{mode}", "sdxl", mode) for mode in MODES),
+    Job("pixart", "pixart", "lora"),
+    Job("sd3", "sd3", "full"),
+    *(Job(f"wan-{mode}", "wan", mode) for mode in MODES),
+    *(Job(f"accumulated-and-recomputed-{mode}", "pixart", mode, accumulate=2, recompute=True) for mode in MODES),
+    Job("replicas", "sd3", "full", replicas=2),
+    Job("context-lora", "wan", "lora", context=2, recompute=True),
     Job("context-full", "wan", "full", context=2),
-    Job("context-recomputed", "wan", "lora", context=2, recompute=True),
-    *(Job(f"half-{family}-{mode}", family, mode, dtype="bfloat16") for family in HALF for mode in ("lora", "full")),
+    *(Job(f"half-{mode}", "wan", mode, dtype="bfloat16") for mode in MODES),
 ]
-
-UNLOADED = [Job(f"unloaded-{family}-{mode}", family, mode) for family in sorted(TINY) for mode in ("lora", "full")]
-UNLOADED += [Job(f"unloaded-half-{mode}", "wan", mode, dtype="bfloat16", replicas=2) for mode in ("lora", "full")]
-RESHARDED = [Job(f"resharded-{mode}", mode=mode) for mode in ("lora", "full")]
+UNLOADED = [
+    Job("unloaded-lora", "sdxl", "lora"),
+    Job("unloaded-full", "wan", "full"),
+    *(Job(f"unloaded-half-{mode}", "wan", mode, dtype="bfloat16", replicas=2) for mode in MODES),
+]
+RESHARDED = [Job(f"resharded-{mode}", mode=mode) for mode in MODES]
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:

@@ -351,19 +351,22 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
 def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
     assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
-    assert (
-        main(
-            [
-                "train",
-                "scenes",
-                "--dry-run",
-                "--threads",
-                "2",
-                "--set",
-                "train.batch_size=2",
-                "--set",
-                "evaluation.every=5",
-            ]
-        )
-        == 0
-    )
+    settings = ["evaluation.every=5", "evaluation.samples=3"]
+    judged = command._trainer(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
+    assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}
+
+
+@pytest.mark.parametrize(("mode", "form"), [("full", "diffusers-full"), ("lora", "diffusers-lora")])
+def test_a_checkpoint_is_exported_as_the_finished_run_is(mode: str, form: str, recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", f"roles.mode={mode}"]) == 0
+    for source in ("runs/tiny", "runs/tiny/checkpoints/step-000006"):
+        out = f"out-{len(source)}"
+        assert main(["export", source, "--to", "student", "--out", out]) == 0
+        assert_same(student_of(out), student_of("runs/tiny/student"))
+    assert main(["export", "runs/tiny/checkpoints/step-000003", "--to", form, "--out", "exported"]) == 0
+    assert "exported (loaded back: the same samples" in capsys.readouterr().out
+    assert main(["export", "runs", "--to", "student", "--out", "none"]) == 1
+    assert "rmd: runs is no checkpoint, nor the folder of a run that has one" in capsys.readouterr().err
+    Path("runs/tiny/recipe.yaml").unlink()
+    assert main(["export", "runs/tiny", "--to", "student", "--out", "none"]) == 1
+    assert "recipe.yaml: give a checkpoint that lies in its run's folder" in capsys.readouterr().err

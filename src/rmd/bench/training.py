@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,8 +31,9 @@ from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
 from rmd.bench.architectures import Architecture, architecture_of
 from rmd.bench.sampling import wait_for
 from rmd.config import FlowNoise, Recipe
-from rmd.plan import Step
+from rmd.plan import Stage, Step
 from rmd.randomness import generator
+from rmd.roles import Role
 from rmd.train.loop import Trainer
 
 
@@ -44,6 +45,42 @@ class StepTiming:
     seconds: float
     peak_bytes: int | None
     """The most that torch held on the GPU; None on a CPU."""
+
+
+@dataclass(frozen=True)
+class BarePasses:
+    """Seconds of the networks alone, for the batch of an iteration: forward, and forward with backward, by stage.
+
+    `guided` is the last stage's forward pass of both guidance branches, or of one where there is no guidance. Without
+    adapters, roll-outs and teacher need nothing else; what an iteration takes beyond these passes is overhead.
+    """
+
+    forward: Mapping[int, float]
+    trained: Mapping[int, float]
+    guided: float
+
+    def of_iteration(self, steps: Sequence[Step], step: Step, *, fake_updates: int) -> float:
+        """An iteration that trains a step: the steps before it, that step, teacher and fake score, and the updates."""
+        last = max(self.forward)
+        before = sum(self.forward[other.stage] for other in steps if other.index < step.index)
+        return before + self.trained[step.stage] + self.guided + self.forward[last] + fake_updates * self.trained[last]
+
+    def of_public_tdm(self, steps: int, *, fake_updates: int) -> float:
+        """TDM's public schedule at the last stage: every step rolled out, and the teacher asked for each update."""
+        last = max(self.forward)
+        updates = fake_updates * (self.trained[last] + self.guided)
+        return steps * self.forward[last] + self.trained[last] + self.guided + self.forward[last] + updates
+
+
+def evaluations(mean_student: float, *, fake_updates: int, guidance: bool) -> float:
+    """Network evaluations of a sample in an iteration, the branches of guidance counted one by one."""
+    return mean_student + (2 if guidance else 1) + 1 + fake_updates
+
+
+def public_tdm_evaluations(steps: int, *, fake_updates: int, guidance: bool) -> float:
+    """As `evaluations`, of TDM's public schedule: a whole roll-out, and a teacher's reading for every fake update."""
+    teacher = 2 if guidance else 1
+    return steps + 1 + teacher + 1 + fake_updates * (1 + teacher)
 
 
 class EncodedTrainer(Trainer):
@@ -134,6 +171,46 @@ def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         found.append(StepTiming(step, median(seconds[1:]), peak))
     return found
+
+
+def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
+    """Time the bare passes of a trainer's iterations: medians of `repeats` after one to warm up; gradients are dropped.
+
+    Roll-outs are timed with the teacher's network, so that what adapters cost there shows as overhead.
+    """
+    backbone, method = trainer.backbone, trainer.method
+    guided = method.config.guidance != 1.0
+    batches = trainer.batches(0)
+
+    def run(role: Role, stage: Stage, *, train: bool, both: bool = False) -> float:
+        taken = []
+        for _ in range(repeats + 1):
+            trainer.roles.zero_grad()
+            seconds = 0.0
+            for batch in batches:
+                cond = Cond.cat([batch.cond, batch.null]) if both else batch.cond
+                shape = method.latent_shape(len(cond), stage)
+                x = torch.randn(shape, generator=generator(0, "bare")).to(backbone.device)
+                t = torch.full((len(cond),), 500.0, device=backbone.device)
+                kwargs = backbone.stage_cond(cond, stage, method.final)
+                wait_for(backbone.device)
+                began = time.perf_counter()
+                with trainer.roles.use(role) as network, torch.set_grad_enabled(train):
+                    output = backbone.forward(network, x, t, kwargs)
+                    if train:
+                        output.float().square().mean().backward()
+                wait_for(backbone.device)
+                seconds += time.perf_counter() - began
+            taken.append(seconds)
+        trainer.roles.zero_grad()
+        return median(taken[1:])
+
+    stages = trainer.plan.stages
+    return BarePasses(
+        {stage.index: run("teacher", stage, train=False) for stage in stages},
+        {stage.index: run("student", stage, train=True) for stage in stages},
+        run("teacher", stages[-1], train=False, both=guided),
+    )
 
 
 def mean_seconds(timings: Sequence[StepTiming]) -> float:

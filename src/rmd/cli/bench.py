@@ -111,6 +111,7 @@ def train(
 
     quiet_libraries()
     import json
+    from dataclasses import replace
     from functools import partial
     from itertools import count as count_up
     from pathlib import Path
@@ -142,24 +143,49 @@ def train(
         timings = timed.time_training(
             trainer, repeats=repeats, progress=partial(_advance, show, "iterations", count_up(1), total)
         )
+        show("bare passes", 0, 1)
+        bare = timed.time_passes(trainer, repeats=repeats)
+        show("bare passes", 1, 1)
+    updates, guidance = loaded.method.fake_updates, loaded.method.guidance != 1.0
+    steps = trainer.plan.steps
+    passes = [bare.of_iteration(steps, timing.step, fake_updates=updates) for timing in timings]
     mean = timed.mean_seconds(timings)
+    mean_bare = timed.mean_seconds([replace(t, seconds=s) for t, s in zip(timings, passes, strict=True)])
+    student = timed.mean_seconds([replace(t, seconds=float(t.step.index)) for t in timings])
+    calls = timed.evaluations(student, fake_updates=updates, guidance=guidance)
+    tdm_calls = timed.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance)
+    tdm = bare.of_public_tdm(len(steps), fake_updates=updates)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     if as_json:
-        rows = [{"step": t.step.index, "seconds": t.seconds, "peak_bytes": t.peak_bytes} for t in timings]
+        rows = [
+            {"step": t.step.index, "seconds": t.seconds, "bare_seconds": s, "peak_bytes": t.peak_bytes}
+            for t, s in zip(timings, passes, strict=True)
+        ]
         facts = {"recipe": loaded.name, "device": name, "untrained": untrained, "batch": loaded.train.batch_size}
-        typer.echo(json.dumps({**facts, "mean_seconds": mean, "steps": rows}, indent=1))
+        means = {"mean_seconds": mean, "mean_bare_seconds": mean_bare, "evaluations": calls}
+        reference = {"evaluations": tdm_calls, "bare_seconds": tdm}
+        typer.echo(json.dumps({**facts, **means, "public_tdm": reference, "steps": rows}, indent=1))
         return
     weights = "random weights" if untrained else "the teacher's weights"
     settings = f"{loaded.roles.mode}, batch {loaded.train.batch_size}, {loaded.train.dtype}"
     table = Table(title=f"{loaded.name}: {settings}, {weights}; {name}")
-    for column in ("step that is trained", "side", "seconds an iteration", "peak memory, GB"):
+    for column in ("step that is trained", "side", "seconds an iteration", "bare passes", "over them", "peak, GB"):
         table.add_column(column, justify="right")
-    for timing in timings:
+    for timing, alone in zip(timings, passes, strict=True):
         peak = "" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e9:.2f}"
         size = trainer.plan.stage_of(timing.step).size
-        table.add_row(str(timing.step.index), size, f"{timing.seconds:.3f}", peak)
+        over = f"{timing.seconds / alone:.2f}x"
+        table.add_row(str(timing.step.index), size, f"{timing.seconds:.3f}", f"{alone:.3f}", over, peak)
     Console().print(table)
-    typer.echo(f"{mean:.3f} s an iteration on average over the steps as they are drawn")
+    typer.echo(
+        f"{mean:.3f} s an iteration on average over the steps as they are drawn, "
+        f"{mean / mean_bare:.2f}x the bare forward and backward passes of its networks"
+    )
+    typer.echo(
+        f"network evaluations per student update: {calls:.4g}; TDM's public schedule makes {tdm_calls:.4g}, all at "
+        f"{trainer.plan.stages[-1].size} ({tdm:.3f} s of bare passes): {calls / tdm_calls:.2f} of its evaluations, "
+        f"{mean / tdm:.2f} of its time"
+    )
 
 
 def _advance(show: Callable[[str, int, int], None], name: str, numbers: Iterator[int], total: int) -> None:

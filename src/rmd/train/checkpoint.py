@@ -49,8 +49,29 @@ def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / "meta.json").is_file()]
-    return sorted(found, key=_iteration_of)
+    return sorted((path for path in folder.iterdir() if is_checkpoint(path)), key=_iteration_of)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a complete checkpoint."""
+    return _NAME.fullmatch(path.name) is not None and (path / "meta.json").is_file()
+
+
+def read_student_state(path: Path) -> dict[str, Tensor]:
+    """The student of a checkpoint, whole: its moving average where one was kept; RMDError if it is damaged."""
+    reader = FileSystemReader(path)
+    try:
+        held = reader.read_metadata().state_dict_metadata
+        kind = "average/" if any(name.startswith("average/") for name in held) else "student/"
+        wanted = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in held.items()
+            if name.startswith(kind) and isinstance(entry, TensorStorageMetadata)
+        }
+        _read(wanted, reader, alone=True)
+    except Exception as error:  # the index is a pickle: damaged, it can raise anything
+        raise _damaged(path, error) from error
+    return {name.removeprefix(kind): tensor for name, tensor in wanted.items()}
 
 
 def set_aside(folder: Path, since: int) -> None:
@@ -178,14 +199,19 @@ def load_checkpoint(
         found = {name: size for name, size in found.items() if not name.startswith("optimizer-")}
     _check_fit(path, wanted, found)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load(wanted, storage_reader=reader, no_dist=parallel is None or parallel.weights is None)
+        _read(wanted, reader, alone=parallel is None or parallel.weights is None)
     except (OSError, RuntimeError, EOFError, ValueError, CheckpointException) as error:
         raise _damaged(path, error) from error
     for role in TRAINED:
         trained.roles.sync(role)
     return int(meta["iteration"]), meta
+
+
+def _read(tensors: dict[str, Tensor], reader: FileSystemReader, *, alone: bool) -> None:
+    """Fill tensors with what a checkpoint holds under their names."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(tensors, storage_reader=reader, no_dist=alone)
 
 
 def _tensors(trained: Trained) -> dict[str, Tensor]:

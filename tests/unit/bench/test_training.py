@@ -8,13 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 from families import TINY, recipe_of
-from helpers import PROMPTS, write_prompts
+from helpers import PROMPTS, assert_same, write_prompts
 
 from rmd.bench.architectures import architecture_of
-from rmd.bench.training import EncodedTrainer, StepTiming, mean_seconds, time_training, untrained
+from rmd.bench.training import (
+    BarePasses,
+    EncodedTrainer,
+    StepTiming,
+    evaluations,
+    mean_seconds,
+    public_tdm_evaluations,
+    time_passes,
+    time_training,
+    untrained,
+)
 from rmd.cli.app import main
 from rmd.config import Recipe, to_yaml
 from rmd.plan import Step
+from rmd.roles import TRAINED
 
 CPU = torch.device("cpu")
 families = pytest.mark.parametrize("family", sorted(TINY))
@@ -56,10 +67,46 @@ def test_the_encoded_prompts_have_the_names_and_widths_of_real_ones(family: str,
 
 def test_stages_weigh_alike_in_the_mean_and_steps_within_them() -> None:
     def timing(index: int, stage: int, seconds: float) -> StepTiming:
-        step = Step(index=index, stage=stage, teacher_time=0.0, model_time=0.0, logsnr=0.0, tau_low=0.0, tau_high=0.0)
-        return StepTiming(step, seconds, None)
+        return StepTiming(step(index, stage), seconds, None)
 
     assert mean_seconds([timing(1, 1, 1.0), timing(2, 1, 3.0), timing(3, 2, 10.0)]) == 6.0
+
+
+def step(index: int, stage: int) -> Step:
+    return Step(index=index, stage=stage, teacher_time=0.0, model_time=0.0, logsnr=0.0, tau_low=0.0, tau_high=0.0)
+
+
+def test_bare_passes_add_up_to_iterations() -> None:
+    steps = [step(1, 1), step(2, 1), step(3, 2), step(4, 2)]
+    passes = BarePasses({1: 1.0, 2: 10.0}, {1: 3.0, 2: 30.0}, 20.0)
+    scores = 20.0 + 10.0 + 2 * 30.0  # teacher, fake score, two updates of it
+    found = [passes.of_iteration(steps, each, fake_updates=2) for each in steps]
+    assert found == [3.0 + scores, 1.0 + 3.0 + scores, 2.0 + 30.0 + scores, 12.0 + 30.0 + scores]
+    assert passes.of_public_tdm(4, fake_updates=1) == 4 * 10.0 + 30.0 + 20.0 + 10.0 + 30.0 + 20.0
+
+
+def test_a_two_plus_two_student_makes_six_tenths_of_public_tdms_evaluations() -> None:
+    ours, tdm = (
+        evaluations(2.5, fake_updates=1, guidance=True),
+        public_tdm_evaluations(4, fake_updates=1, guidance=True),
+    )
+    assert (ours, tdm) == (6.5, 11)
+    assert ours / tdm <= 0.65
+    assert evaluations(1.0, fake_updates=2, guidance=False) == 1 + 1 + 1 + 2
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_timing_bare_passes_changes_nothing(mode: str, tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, "pixart", mode)
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
+    before = {role: {name: t.clone() for name, t in trainer.roles.state(role).items()} for role in TRAINED}
+    found = time_passes(trainer, repeats=1)
+    assert found.forward.keys() == found.trained.keys() == {1, 2}
+    assert all(seconds > 0 for seconds in (*found.forward.values(), *found.trained.values(), found.guided))
+    for role in TRAINED:
+        assert_same(trainer.roles.state(role), before[role])
+        assert all(parameter.grad is None for parameter in trainer.roles.trainable(role))
+    assert not trainer.method.evaluations
 
 
 @pytest.mark.parametrize("weights", [[], ["--untrained"]])
@@ -74,9 +121,13 @@ def test_the_command(weights: list[str], tmp_path: Path, capsys: pytest.CaptureF
     found = json.loads(capsys.readouterr().out)
     assert (found["untrained"], found["batch"]) == (bool(weights), 2)
     assert [row["step"] for row in found["steps"]] == [1, 2, 3, 4]
+    assert all(row["bare_seconds"] > 0 for row in found["steps"]) and found["mean_bare_seconds"] > 0
+    assert (found["evaluations"], found["public_tdm"]["evaluations"]) == (2.5 + 2 + 1 + 2, 4 + 1 + 2 + 1 + 2 * 3)
     assert main(["bench", "train", str(path), "--repeats", "1", *weights]) == 0
     shown = capsys.readouterr().out
     assert "16x16" in shown and "32x32" in shown and "s an iteration on average" in shown
+    assert "x the bare forward and backward passes of its networks" in shown
+    assert "network evaluations per student update: 7.5; TDM's public schedule makes 14, all at 32x32 (" in shown
 
 
 @pytest.mark.parametrize(
