@@ -212,7 +212,7 @@ def _hub(source: Source) -> Iterator[str]:
         rows = datasets.load_dataset(name, split=source.split, streaming=True)
         for number, row in enumerate(rows):
             yield _of_record(row, f"{source.name}, row {number}", source)
-    except Exception as error:
+    except Exception as error:  # the HTTP library, and so its errors' class, depends on the version of huggingface_hub
         told = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
         if not (isinstance(error, told) or no_connection(error)):
             raise

@@ -59,18 +59,14 @@ def is_checkpoint(path: Path) -> bool:
 
 def read_student_state(path: Path) -> dict[str, Tensor]:
     """The student of a checkpoint, whole: its moving average where one was kept; RMDError if it is damaged."""
-    reader = FileSystemReader(path)
-    try:
-        held = reader.read_metadata().state_dict_metadata
-        kind = "average/" if any(name.startswith("average/") for name in held) else "student/"
-        wanted = {
-            name: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in held.items()
-            if name.startswith(kind) and isinstance(entry, TensorStorageMetadata)
-        }
-        _read(wanted, reader, alone=True)
-    except Exception as error:  # the index is a pickle: damaged, it can raise anything
-        raise _damaged(path, error) from error
+    reader, held = _open(path)
+    kind = "average/" if any(name.startswith("average/") for name in held) else "student/"
+    wanted = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in held.items()
+        if name.startswith(kind)
+    }
+    _read(wanted, reader, path, alone=True)
     return {name.removeprefix(kind): tensor for name, tensor in wanted.items()}
 
 
@@ -177,11 +173,10 @@ def load_checkpoint(
     Raises:
         RMDError: the checkpoint is of another recipe, lacks state, holds state of something else, or is damaged.
     """
-    reader = FileSystemReader(path)
+    reader, held = _open(path)
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        held = reader.read_metadata().state_dict_metadata
-    except Exception as error:  # the index is a pickle: damaged, it can raise anything
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     if meta.get("run_hash") != run_hash and not reset_optimizers:
         raise RMDError(
@@ -194,24 +189,34 @@ def load_checkpoint(
         else:
             _fill_optimizer(trained.optimizers[role], trained.roles.trainable(role))
     wanted = _tensors(trained)
-    found = {name: tuple(entry.size) for name, entry in held.items() if isinstance(entry, TensorStorageMetadata)}
+    found = {name: tuple(entry.size) for name, entry in held.items()}
     if reset_optimizers:
         found = {name: size for name, size in found.items() if not name.startswith("optimizer-")}
     _check_fit(path, wanted, found)
-    try:
-        _read(wanted, reader, alone=parallel is None or parallel.weights is None)
-    except (OSError, RuntimeError, EOFError, ValueError, CheckpointException) as error:
-        raise _damaged(path, error) from error
+    _read(wanted, reader, path, alone=parallel is None or parallel.weights is None)
     for role in TRAINED:
         trained.roles.sync(role)
     return int(meta["iteration"]), meta
 
 
-def _read(tensors: dict[str, Tensor], reader: FileSystemReader, *, alone: bool) -> None:
-    """Fill tensors with what a checkpoint holds under their names."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load(tensors, storage_reader=reader, no_dist=alone)
+def _open(path: Path) -> tuple[FileSystemReader, dict[str, TensorStorageMetadata]]:
+    """A checkpoint's reader, and the tensors it holds; RMDError if its index is damaged."""
+    reader = FileSystemReader(path)
+    try:
+        held = reader.read_metadata().state_dict_metadata
+    except Exception as error:  # the index is a pickle: damaged, it can raise anything
+        raise _damaged(path, error) from error
+    return reader, {name: entry for name, entry in held.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+def _read(tensors: dict[str, Tensor], reader: FileSystemReader, path: Path, *, alone: bool) -> None:
+    """Fill tensors with what a checkpoint holds under their names; RMDError if it is damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(tensors, storage_reader=reader, no_dist=alone)
+    except (OSError, RuntimeError, EOFError, ValueError, CheckpointException) as error:
+        raise _damaged(path, error) from error
 
 
 def _tensors(trained: Trained) -> dict[str, Tensor]:

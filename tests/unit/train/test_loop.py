@@ -485,7 +485,9 @@ def test_held_out_samples_change_nothing(prompts: Path, tmp_path: Path) -> None:
     assert all(worse[name] != value for name, value in found.items())
 
 
-def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(prompts: Path, tmp_path: Path) -> None:
+def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = {"iterations": 300, "checkpoint_every": 10, "keep_last": 2}
     recipe = make_recipe(prompts, plan={"steps": 1, "sides": [32], "thresholds": [], "multiple": 4}, train=train)
     trainer = toy(recipe, tmp_path / "run")
@@ -495,7 +497,7 @@ def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(prompts: Pa
         values, rollout = usual(iteration)
         return (values | {"sample_std": 0.01 * values["sample_std"]} if iteration >= began else values), rollout
 
-    trainer.iterate = iterate  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer, "iterate", iterate)
     with pytest.raises(RMDError) as caught:
         trainer.train()
     assert str(caught.value).startswith("the student is collapsing: the samples of step 1 spread 0.0")
@@ -504,7 +506,7 @@ def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(prompts: Pa
     assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000010", "step-000020"]
     unguarded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"guard": False, "iterations": 31})})
     other = toy(unguarded, tmp_path / "run")
-    other.iterate = iterate  # type: ignore[method-assign]
+    monkeypatch.setattr(other, "iterate", iterate)
     assert other.train(resume=True) == 31
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from families import TINY, tiny_wan
@@ -63,31 +65,35 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert local_device(CPU) == CPU
 
 
-class Mesh:
+class Processes:
     """So many processes that share a sample."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def __getitem__(self, name: str) -> Mesh:
+    def __getitem__(self, name: str) -> Processes:
         return self
 
     def size(self) -> int:
         return self.count
 
 
+def mesh_of(count: int) -> Any:
+    return Processes(count)
+
+
 @pytest.mark.parametrize("family", sorted(TINY.keys() - {"wan"}))
 def test_families_that_cannot_share_a_sample_say_so(family: str) -> None:
     backbone = TINY[family]()
     with pytest.raises(RMDError, match=rf"^the {family} network cannot divide a sample's tokens: set parallel.context"):
-        backbone.share_tokens(backbone.denoiser, Mesh(2), cascade(backbone))  # type: ignore[arg-type]
+        backbone.share_tokens(backbone.denoiser, mesh_of(2), cascade(backbone))
 
 
 def test_what_does_not_divide_among_those_who_share_a_sample_is_told() -> None:
     backbone = tiny_wan()
     plan = cascade(backbone, frames=5)
     with pytest.raises(RMDError, match=r"^2 attention heads do not divide into 3 processes: change parallel.context$"):
-        backbone.share_tokens(backbone.denoiser, Mesh(3), plan)  # type: ignore[arg-type]
+        backbone.share_tokens(backbone.denoiser, mesh_of(3), plan)
     odd = cascade(backbone, sides=(20, 32), frames=5)  # 3 x 5 x 5 tokens
     with pytest.raises(RMDError, match=r"^the 75 tokens of a sample of 20x20 do not divide into 2 processes"):
-        backbone.share_tokens(backbone.denoiser, Mesh(2), odd)  # type: ignore[arg-type]
+        backbone.share_tokens(backbone.denoiser, mesh_of(2), odd)
