@@ -166,10 +166,14 @@ class RolesConfig(_Model):
 
 
 class OptimConfig(_Model):
-    """AdamW, at constant learning rates."""
+    """AdamW."""
 
     student_lr: Rate
     fake_lr: Rate
+    lr_warmup: Whole = 0
+    """Iterations over which both learning rates rise linearly to their values."""
+    lr_decay: Whole = 0
+    """Iterations, the run's last, over which both learning rates fall linearly towards zero."""
     betas: Pair = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip_norm: Rate = 1.0
@@ -324,6 +328,8 @@ def run_hash(recipe: Recipe) -> str:
         "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,
     }  # fmt: skip
     values = recipe.model_dump(mode="json", exclude=excluded)
+    if recipe.optim.lr_decay:  # its beginning depends on the run's end
+        values["train"]["iterations"] = recipe.train.iterations
     return _sha256(values)
 
 

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -40,11 +41,11 @@ def nan_loss() -> None:
                     value, rollout = loss(*arguments)
                     return value * float("nan"), rollout
 
-                self.method.student_loss = broken  # type: ignore[method-assign]
+                mock.patch.object(self.method, "student_loss", broken).start()
         return usual(self, iteration)
 
-    torch.optim.AdamW.step = stepped  # type: ignore[method-assign]
-    Trainer.iterate = iterate  # type: ignore[method-assign]
+    mock.patch.object(torch.optim.AdamW, "step", stepped).start()
+    mock.patch.object(Trainer, "iterate", iterate).start()
 
 
 def pre_emption() -> None:
@@ -56,7 +57,7 @@ def pre_emption() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return usual(self, iteration)
 
-    Trainer.iterate = iterate  # type: ignore[method-assign]
+    mock.patch.object(Trainer, "iterate", iterate).start()
 
 
 def full_disk() -> None:
@@ -68,7 +69,7 @@ def full_disk() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         return usual(self, iteration)
 
-    Trainer.iterate = iterate  # type: ignore[method-assign]
+    mock.patch.object(Trainer, "iterate", iterate).start()
 
 
 if __name__ == "__main__":

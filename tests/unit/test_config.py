@@ -203,6 +203,7 @@ CHANGES = {
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
+    "optim.lr_warmup": "20", "optim.lr_decay": "20",
     "train.iterations": "7", "train.batch_size": "7", "train.seed": "7", "train.log_every": "7",
     "train.sample_every": "7", "train.checkpoint_every": "7", "train.keep_last": "7", "train.threads": "7",
     "train.dtype": "bfloat16", "train.recompute": "true", "train.accumulate": "7", "train.keep_every": "7",
@@ -265,3 +266,10 @@ def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
     places = {"parallel.replicas", "parallel.context"}
     judged = {f"evaluation.{key}" for key in ("n", "every", "samples")}
     assert free == {"name", *judged, "data.offload", *places, *(f"train.{key}" for key in every)}
+
+
+def test_how_long_a_run_is_belongs_to_it_when_its_learning_rates_fall_at_its_end() -> None:
+    falling, longer = (
+        load_recipe("scenes", ["optim.lr_decay=50", f"train.iterations={iterations}"]) for iterations in (150, 200)
+    )
+    assert run_hash(falling) != run_hash(longer)

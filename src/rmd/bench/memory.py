@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmd.backbones.base import Backbone
-from rmd.bench.architectures import Activations, Architecture, activation_bytes, adapter_parameters, parameters
+from rmd.backbones.base import Backbone, family_class
+from rmd.bench.architectures import (
+    Activations,
+    Architecture,
+    activation_bytes,
+    adapter_parameters,
+    architecture_of,
+    parameters,
+)
+from rmd.config import Recipe
 from rmd.plan import StepPlan
+from rmd.teacher import teacher_source
 
 TRAINED, FROZEN, AVERAGE = 16, 2, 4
 """Bytes of a number that is trained, frozen, or averaged."""
@@ -44,6 +53,21 @@ class Memory:
         """
         kept = self.activations.recomputed if recompute else self.activations.whole
         return samples * kept + sum(part.bytes / (gpus if part.shared else 1) for part in self.parts)
+
+
+def recipe_memory(recipe: Recipe, plan: StepPlan) -> list[Memory]:
+    """`training_memory` of a recipe's teacher, by a plan that need not be its own.
+
+    Raises:
+        RMDError: the architecture of the teacher is not known.
+    """
+    return training_memory(
+        architecture_of(teacher_source(recipe.teacher), recipe.family),
+        plan,
+        family=family_class(recipe.family),
+        rank=recipe.roles.rank,
+        averaged=recipe.optim.ema > 0,
+    )
 
 
 def training_memory(

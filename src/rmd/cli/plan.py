@@ -142,20 +142,10 @@ def _title(name: str, plan: StepPlan) -> str:
 
 
 def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
-    from rmd.backbones.base import family_class
-    from rmd.bench.architectures import architecture_of
-    from rmd.bench.memory import training_memory
-    from rmd.teacher import teacher_source
+    from rmd.bench.memory import recipe_memory
 
-    found = training_memory(
-        architecture_of(teacher_source(recipe.teacher), recipe.family),
-        plan,
-        family=family_class(recipe.family),
-        rank=recipe.roles.rank,
-        averaged=recipe.optim.ema > 0,
-    )
     what = plan.stages[-1].size + (f", {plan.frames} frames" if plan.frames > 1 else "")
-    for way in found:
+    for way in recipe_memory(recipe, plan):
         typer.echo(f"\ntraining memory, {way.mode} (bfloat16, {what}, batch 1), GB:")
         for part in way.parts:
             typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else "  (each GPU)"))

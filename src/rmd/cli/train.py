@@ -88,10 +88,15 @@ def train(
             say(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
             return
         from rmd.export.student import save_student
+        from rmd.train.checkpoint import checkpoint_name
 
         state = trainer.gathered_student()
         parallel.on_main(lambda: save_student(trainer.backbone, state, loaded, folder / "student"))
         say(f"student: {folder / 'student'} (for diffusers; its plan is in rmd_config.json)")
+        if trainer.best is not None:
+            at, right = trainer.best.iteration, trainer.best.right
+            best = trainer.checkpoint_folder / checkpoint_name(at)
+            say(f"best by the judge: iteration {at} ({right:.0%} right), kept as {best}, which rmd export takes")
         say(f"run: {folder} (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir {folder}")
 
 
@@ -209,19 +214,12 @@ def batch_line(recipe: Recipe, parallel: Parallel) -> str:
 
 def memory_line(recipe: Recipe, parallel: Parallel) -> str:
     """What each GPU would hold, by the arithmetic of `rmd plan --memory`."""
-    from rmd.backbones.base import family_class
-    from rmd.bench.architectures import architecture_of
-    from rmd.bench.memory import training_memory
-    from rmd.teacher import teacher_source
+    from rmd.bench.memory import recipe_memory
 
     try:
-        architecture = architecture_of(teacher_source(recipe.teacher), recipe.family)
+        ways = recipe_memory(recipe, recipe.build_plan())
     except RMDError as error:
         return f"memory: not known ({error})"
-    ways = training_memory(
-        architecture, recipe.build_plan(), family=family_class(recipe.family), rank=recipe.roles.rank,
-        averaged=recipe.optim.ema > 0,
-    )  # fmt: skip
     (way,) = (way for way in ways if way.mode.startswith(recipe.roles.mode))
     samples = recipe.train.batch_size / (parallel.parts * parallel.context * recipe.train.accumulate)
     gpus = parallel.world // recipe.parallel.replicas

@@ -61,6 +61,8 @@ VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
 """Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
 CURRICULUM = Curriculum()
+ITERATIONS = {"pixart": 7200, "sd3": 7200}
+"""Of the teachers of families whose number is not the curriculum's: transformers, whose iterations take longer."""
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)
@@ -102,7 +104,7 @@ def build_teacher(
     """Train the scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision; returns that folder.
 
     Args:
-        iterations: of both phases together, split as in `Curriculum`, whose own number is the default.
+        iterations: of both phases together, split as in `Curriculum`; by default `ITERATIONS`, or `Curriculum`'s own.
         vae: folder of a trained VAE; without one, the default VAE is trained first.
 
     Raises:
@@ -112,7 +114,7 @@ def build_teacher(
     given = None if vae is None else load_vae(vae)
     check_writable(out)
     encoder = given if given is not None else _cached_vae(out, cache, log)
-    curriculum = curriculum_of(iterations, seed=seed)
+    curriculum = curriculum_of(ITERATIONS.get(family) if iterations is None else iterations, seed=seed)
     latents = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
     checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, latents)
     with seeded(seed):

@@ -52,6 +52,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if is_checkpoint(path)), key=_iteration_of)
 
 
+def checkpoint_name(iteration: int) -> str:
+    """Of the checkpoint after so many iterations."""
+    return f"step-{iteration:06d}"
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is a complete checkpoint."""
     return _NAME.fullmatch(path.name) is not None and (path / "meta.json").is_file()
@@ -95,6 +100,8 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
         self.good_until: int | None = None
         """Since this iteration the run looks bad: the newest checkpoint before it is kept, too."""
+        self.best: int | None = None
+        """The checkpoint of this iteration is kept, too."""
 
     def save(self, iteration: int, trained: Trained, meta: dict[str, object]) -> Path:
         """Copy everything and begin to write `step-<iteration>`; the one begun before is waited for.
@@ -105,7 +112,7 @@ class CheckpointWriter:
         self.wait()
         # written from a copy on the CPU: training goes on and changes what was given
         copies = {name: _copied(tensor) for name, tensor in _tensors(trained).items()}
-        final = self.folder / f"step-{iteration:06d}"
+        final = self.folder / checkpoint_name(iteration)
         self._pending = self._thread.submit(self._write, final, copies, {"iteration": iteration, **meta})
         return final
 
@@ -157,7 +164,8 @@ class CheckpointWriter:
         found, until = checkpoints(self.folder), self.good_until
         good = [path for path in found if until is not None and _iteration_of(path) < until]
         for old in found[: -self.keep_last]:
-            kept = self.keep_every is not None and _iteration_of(old) % self.keep_every == 0
+            iteration = _iteration_of(old)
+            kept = iteration == self.best or (self.keep_every is not None and iteration % self.keep_every == 0)
             if not kept and old not in good[-1:]:
                 shutil.rmtree(old, ignore_errors=True)
 

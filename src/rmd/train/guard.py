@@ -22,6 +22,22 @@ JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
 """What the judge finds right: twice in a row below this share of the best, which must be known to be one."""
 
 
+@dataclass(frozen=True)
+class Best:
+    """The iteration at which the judge found most of the samples right, and what share that was."""
+
+    iteration: int
+    right: float
+
+    @staticmethod
+    def of(before: Best | None, iteration: int, values: Mapping[str, float]) -> Best | None:
+        """The better of `before` and what the judge found at this iteration, the former when they are equal."""
+        found = values.get(JUDGED)
+        if found is None or (before is not None and found <= before.right):
+            return before
+        return Best(iteration, found)
+
+
 @dataclass
 class _Series:
     """One number of one step: what was usual, and since when it is not."""

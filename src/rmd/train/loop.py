@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from rmd.backbones.base import Backbone, Cond, Encoder
-from rmd.config import Recipe, run_hash, to_yaml
+from rmd.config import OptimConfig, Recipe, run_hash, to_yaml
 from rmd.data.cache import PromptCache
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
@@ -27,7 +27,7 @@ from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
 from rmd.roles import ROLES, TRAINED, Roles, build_roles
 from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint, set_aside
-from rmd.train.guard import CollapseGuard
+from rmd.train.guard import Best, CollapseGuard
 from rmd.train.panels import sample_panel, score_panel
 from rmd.train.parallel import Parallel, own, whole
 from rmd.train.tracking import Tracker, peak_memory_gb
@@ -85,11 +85,11 @@ class Trainer:
         self.method: Method = METHODS[recipe.method.name](
             self.backbone, self.roles, self.plan, recipe.method, seed=recipe.train.seed
         )
-        rates = {"student": recipe.optim.student_lr, "fake": recipe.optim.fake_lr}
+        self.rates = {"student": recipe.optim.student_lr, "fake": recipe.optim.fake_lr}
         optimizers: dict[str, torch.optim.Optimizer] = {
             role: torch.optim.AdamW(
                 self.roles.trainable(role),
-                lr=rates[role],
+                lr=self.rates[role],
                 betas=recipe.optim.betas,
                 weight_decay=recipe.optim.weight_decay,
             )
@@ -109,6 +109,7 @@ class Trainer:
             )
         self.hash = run_hash(recipe)
         self.guard = CollapseGuard()
+        self.best: Best | None = None
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -135,6 +136,7 @@ class Trainer:
         )
         if not reset_optimizers:
             self.guard.load(meta["guard"])
+        self.best = None if meta["best"] is None else Best(**meta["best"])
         return iteration
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False) -> int:
@@ -175,11 +177,14 @@ class Trainer:
                 if judged and self.judge is not None:
                     with self.averaged_student() as student:
                         values |= self.judge(student)
+                    self.best = Best.of(self.best, done, values)
                 if tracker is not None and (done % recipe.train.log_every == 0 or sampled or judged):
                     tracker.metrics(done, values)
                 if recipe.train.guard:
                     self._watch(done, values, writer)
-                if done % recipe.train.checkpoint_every == 0 or last:
+                best = self.best is not None and self.best.iteration == done
+                if done % recipe.train.checkpoint_every == 0 or last or best:
+                    writer.best = None if self.best is None else self.best.iteration
                     writer.save(done, self.trained, self._meta())
                 if self.on_iteration is not None and self.parallel.main:
                     self.on_iteration(done, values)
@@ -272,7 +277,8 @@ class Trainer:
     def _meta(self) -> dict[str, object]:
         """What a checkpoint says of its run."""
         return {
-            "run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict(), "guard": self.guard.state()
+            "run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict(),
+            "guard": self.guard.state(), "best": None if self.best is None else asdict(self.best),
         }  # fmt: skip
 
     def _watch(self, done: int, values: dict[str, float], writer: CheckpointWriter) -> None:
@@ -347,6 +353,9 @@ class Trainer:
                 f"optimiser: lower optim.{role}_lr and add --resume --reset-optimizer, or resume from the last "
                 f"checkpoint in {self.checkpoint_folder}"
             )
+        scale = lr_scale(self.recipe.optim, iteration, self.recipe.train.iterations)
+        for group in self.trained.optimizers[role].param_groups:
+            group["lr"] = self.rates[role] * scale
         self.trained.optimizers[role].step()
         self.roles.sync(role)
         return found
@@ -388,6 +397,13 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def lr_scale(optim: OptimConfig, iteration: int, iterations: int) -> float:
+    """The share of its learning rates that iteration `iteration` (from 0) of `iterations` steps with, in (0, 1]."""
+    rise = (iteration + 1) / (optim.lr_warmup + 1)
+    fall = (iterations - iteration) / (optim.lr_decay + 1)
+    return min(1.0, rise, fall)
 
 
 def _gap(rollout: Rollout) -> Tensor:

@@ -25,7 +25,8 @@ from rmd.config import Recipe, load_recipe, to_yaml
 from rmd.errors import RMDError
 from rmd.roles import TRAINED
 from rmd.train.checkpoint import checkpoints
-from rmd.train.loop import PANEL_PROMPTS, Trainer
+from rmd.train.guard import Best
+from rmd.train.loop import PANEL_PROMPTS, Trainer, lr_scale
 from rmd.train.tracking import MACHINE, read_metrics
 
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -105,6 +106,28 @@ def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Pa
     assert kept[1] < 0.5 * kept[0]
     with pytest.raises(RMDError, match=r"network cannot recompute its activations: set train\.recompute to false$"):
         toy(make_recipe(prompts, "full", train={"recompute": True}), tmp_path / "run")
+
+
+def test_learning_rates_rise_hold_and_fall(prompts: Path, tmp_path: Path) -> None:
+    optim = {"student_lr": 1e-2, "fake_lr": 3e-2, "lr_warmup": 2, "lr_decay": 3}
+    recipe = make_recipe(prompts, "full", train={"iterations": 8}, optim=optim)
+    trainer = toy(recipe, tmp_path / "run")
+    found: dict[str, list[float]] = {role: [] for role in TRAINED}
+    for iteration in range(8):
+        trainer.iterate(iteration)
+        for role in TRAINED:
+            found[role].append(trainer.trained.optimizers[role].param_groups[0]["lr"])
+    scales = [1 / 3, 2 / 3, 1, 1, 1, 3 / 4, 2 / 4, 1 / 4]
+    assert found["student"] == pytest.approx([1e-2 * scale for scale in scales])
+    assert found["fake"] == pytest.approx([3e-2 * scale for scale in scales])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5, 100])
+def test_learning_rates_are_constant_unless_asked_and_never_zero(iterations: int) -> None:
+    constant = load_recipe("scenes", ["optim.lr_decay=0", "optim.lr_warmup=0"]).optim
+    assert {lr_scale(constant, iteration, iterations) for iteration in range(iterations)} == {1.0}
+    both = load_recipe("scenes", ["optim.lr_decay=40", "optim.lr_warmup=7"]).optim
+    assert all(0 < lr_scale(both, iteration, iterations) <= 1 for iteration in range(iterations))
 
 
 @modes
@@ -548,3 +571,19 @@ def test_the_judge_looks_at_the_averaged_student_at_intervals(prompts: Path, tmp
     assert [row["iteration"] for row in rows if "judge/all_right" in row] == [4, 8, 10]
     average = torch.cat([value.flatten() for value in trainer.trained.average.values()])
     assert torch.equal(seen[-1], average)
+
+
+def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(prompts: Path, tmp_path: Path) -> None:
+    marks = {2: 0.25, 4: 0.75, 6: 0.5, 8: 0.75, 10: 0.5}
+    asked = iter(marks.values())
+    best = {}
+    for last in (6, 10):  # a resume remembers
+        recipe = make_recipe(
+            prompts, evaluation={"every": 2}, train={"iterations": last, "checkpoint_every": 3, "keep_last": 1}
+        )
+        trainer = toy(recipe, tmp_path / "run")
+        trainer.judge = lambda network: {"judge/all_right": next(asked)}
+        trainer.train(resume=last == 10)
+        best[last] = trainer.best
+    assert best == {6: Best(4, 0.75), 10: Best(4, 0.75)}
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000010"]
