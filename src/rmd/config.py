@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TimeMap = Literal["raise", "vp", "lower", "none"]
 Upsample = Literal["bilinear", "nearest", "bicubic"]
 NoiseRule = Literal["plain", "corrected", "block"]
+StepNoise = Literal["predicted", "fresh"]
 
 Count = Annotated[int, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
@@ -117,6 +118,8 @@ class CrossingConfig(_Model):
     rule: NoiseRule = "plain"
     beta: Share = 1.0
     """Weight of the predicted noise when sampling."""
+    within: StepNoise = "predicted"
+    """Noise of a step that stays at its resolution: the predicted one, or `fresh` (DMD2, scale-wise)."""
     train_rule: NoiseRule | None = None
     """Empty: as when sampling."""
     train_beta: Share | None = None
@@ -137,18 +140,18 @@ class ConditioningConfig(_Model):
 class MethodConfig(_Model):
     """The distillation objective (Sec. 3.2)."""
 
-    name: Literal["rmd", "tdm"] = "rmd"
+    name: Literal["rmd", "tdm", "dmd2", "stagewise"] = "rmd"
     guidance: Annotated[float, Field(ge=0)]
     """Of the teacher: uncond + guidance (cond - uncond); 1 turns it off."""
     metric: Literal["pseudo_huber", "l2"] = "pseudo_huber"
     weight: Literal["sample", "none"] = "sample"
     """`sample`: divide the generator's loss by mean |y - f_real| of the sample."""
-    tau: Literal["segment", "above"] = "segment"
-    """Teacher times for the scores: within the step's segment, or anywhere from its lower end up."""
+    tau: Literal["segment", "above", "all"] = "segment"
+    """Teacher times for the scores: within the step's segment, anywhere from its lower end up, or anywhere."""
     tau_noise: Literal["mixed", "fresh"] = "mixed"
     """The noise at those times: predicted and fresh as in a crossing (Eq. 10), or fresh alone."""
-    fake_weight: Literal["snr", "snr_plus_one"] = "snr"
-    """Weight of the fake score's loss (Eq. 9): min(SNR, snr_cap), or one more."""
+    fake_weight: Literal["snr", "snr_plus_one", "noise"] = "snr"
+    """Weight of the fake score's loss (Eq. 9): min(SNR, snr_cap), one more, or SNR itself: its error in the noise."""
     snr_cap: Rate = 5.0
     fake_updates: Count = 1
     """Updates of the fake score for one of the student."""
@@ -290,8 +293,8 @@ class Recipe(_Model):
             sides=self.plan.sides,
             thresholds=self.plan.thresholds,
             time_map=self.plan.map,
-            crossing=Crossing(upsample=ours.upsample, rule=ours.rule, beta=ours.beta),
-            training_crossing=Crossing(upsample=ours.upsample, rule=rule, beta=beta),
+            crossing=Crossing(upsample=ours.upsample, rule=ours.rule, beta=ours.beta, within=ours.within),
+            training_crossing=Crossing(upsample=ours.upsample, rule=rule, beta=beta, within=ours.within),
             grid_end=self.plan.grid_end,
             multiple=self.plan.multiple,
             frames=self.frames,

@@ -21,6 +21,7 @@ from rmd.noise import MAX_TIME, NoiseSchedule, shift_time
 TimeMap = Literal["raise", "vp", "lower", "none"]
 Upsample = Literal["bilinear", "nearest", "bicubic"]
 NoiseRule = Literal["plain", "corrected", "block"]
+StepNoise = Literal["predicted", "fresh"]
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Crossing:
-    """How a state moves to a higher resolution (Eq. 10); `beta` in [0, 1] weighs the predicted noise."""
+    """How a state moves to the next step: to a higher resolution (Eq. 10), or on at its own.
+
+    `beta` in [0, 1] weighs the predicted noise in a crossing. `within` is the noise of a step that stays at its
+    resolution: the predicted one, which makes it deterministic, or fresh noise (DMD2, scale-wise distillation).
+    """
 
     upsample: Upsample = "bilinear"
     rule: NoiseRule = "plain"
     beta: float = 1.0
+    within: StepNoise = "predicted"
 
     def __post_init__(self) -> None:
         one_of("upsample", self.upsample, get_args(Upsample))
         one_of("noise rule", self.rule, get_args(NoiseRule))
+        one_of("noise within a stage", self.within, get_args(StepNoise))
         if not 0.0 <= finite("beta", self.beta) <= 1.0:
             raise RMDError(f"beta must be between 0 (fresh noise) and 1 (predicted noise), got {self.beta}")
 
@@ -406,11 +413,12 @@ def _read_step(data: object, where: str) -> Step:
 
 
 def _read_crossing(data: object, where: str) -> Crossing:
-    values = _Record(data, where, ("upsample", "rule", "beta")).values
+    values = _Record(data, where, ("upsample", "rule", "beta", "within")).values
     return Crossing(
         upsample=one_of("upsample", values["upsample"], get_args(Upsample)),
         rule=one_of("noise rule", values["rule"], get_args(NoiseRule)),
         beta=finite(f"{where}.beta", values["beta"]),
+        within=one_of("noise within a stage", values["within"], get_args(StepNoise)),
     )
 
 

@@ -1,7 +1,8 @@
 """The one cascade loop (Alg. 2), used by training roll-outs and by inference alike.
 
 It starts from Gaussian noise at the first stage's resolution and evaluates the plan's steps in order. Between
-two steps at the same resolution it takes the deterministic step; into a higher resolution it crosses.
+two steps at the same resolution it takes the deterministic step, or renews the noise where the plan asks for it; into a
+higher resolution it crosses.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def run_cascade(
     steps 1..i-1 are evaluated and the state that step i's `predict` would be given is returned. `on_step`
     sees each evaluated step with its x0_hat and x_t; what it
     returns, if anything, takes x0_hat's place. `x` is the start noise, drawn for "start" if it is not
-    given; noise into step i is drawn for "crossing-i". Raises RMDError if `until` or x's shape does not fit.
+    given; noise into step i is drawn for "crossing-i", or for "within-i" at the same resolution. Raises RMDError if
+    `until` or x's shape does not fit.
     """
     if until is not None and not 1 <= until <= len(plan.steps):
         raise RMDError(f"cannot stop at step {until} of a plan of {len(plan.steps)} steps")
@@ -57,7 +59,9 @@ def run_cascade(
             break
         following = plan.steps[step.index]
         if following.stage == step.stage:
-            x_t = schedule.add_noise(x0_hat, eps_hat, following.model_time)
+            fresh = rule.within == "fresh"
+            eps = noise.normal(x0_hat.shape, f"within-{following.index}") if fresh else eps_hat
+            x_t = schedule.add_noise(x0_hat, eps, following.model_time)
         else:
             x_t = _cross_into(following, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
     return x0_hat

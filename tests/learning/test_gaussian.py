@@ -66,9 +66,9 @@ class Draws:
 
 def make(name: str, sides: Sequence[int]) -> Method:
     backbone = LinearBackbone(Colour(), channels=1, **SCHEDULER)
-    crossing = Crossing(rule="block", beta=0.5)
+    crossing = Crossing(rule="block", beta=0.5, within="fresh" if name == "dmd2" else "predicted")
     plan = cascade(backbone, sides=sides, crossing=crossing, training_crossing=crossing)
-    method = make_method(backbone, plan, name=name, guidance=1.0, fake_updates=FAKE_UPDATES)
+    method = make_method(backbone, plan, name=name, guidance=1.0, fake_updates=FAKE_UPDATES, **OWN.get(name, {}))
     with torch.no_grad():
         method.roles.trainable("student")[0][:, 1] += TOO_BRIGHT
     return method
@@ -108,7 +108,13 @@ def colours(method: Method, count: int = 4096) -> tuple[float, float]:
     return float(pooled.mean()), float(pooled.std())
 
 
-@pytest.mark.parametrize(("name", "sides"), [("tdm", (1,)), ("rmd", (1,)), ("rmd", (1, 2))])
+OWN: dict[str, dict[str, Any]] = {"dmd2": {"tau": "all", "metric": "l2", "fake_weight": "noise"}}
+"""The pseudo-Huber metric of the others would not do here: over all times at once its expectation is not zero where
+the scores agree on average, and the colours drift."""
+METHODS_AND_SIDES = [("tdm", (1,)), ("dmd2", (1,)), ("rmd", (1,)), ("rmd", (1, 2)), ("stagewise", (1, 2))]
+
+
+@pytest.mark.parametrize(("name", "sides"), METHODS_AND_SIDES)
 def test_training_moves_the_student_to_the_teachers_mean_and_spread(name: str, sides: tuple[int, ...]) -> None:
     method = make(name, sides)
     mean, std = colours(method)

@@ -196,7 +196,7 @@ CHANGES = {
     "plan.grid_end": "0.01", "plan.multiple": "2",
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
-    "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
+    "crossing.within": "fresh", "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
     "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -75,6 +77,22 @@ def gaussian(schedule: NoiseSchedule, mean: float, std: float) -> Predict:
         return x0, (x_t - a * x0) / s
 
     return predict
+
+
+@pytest.mark.parametrize("schedule", [VP, FLOW])
+def test_fresh_noise_within_a_stage_is_drawn_for_every_step(schedule: NoiseSchedule) -> None:
+    """A stochastic sampler in its own words: predict, noise anew to the next time, and so on."""
+    plan = replace(one_stage(schedule, 4), crossing=Crossing(within="fresh"))
+    noise, predict = CounterNoise(0, [0, 1]), toy(schedule)
+    x = noise.normal((2, 3, 8, 8), "start")
+    for step, following in pairwise(plan.steps):
+        x0_hat, _ = predict(x, step)
+        fresh = noise.normal((2, 3, 8, 8), f"within-{following.index}")
+        x = schedule.add_noise(x0_hat, fresh, following.model_time)
+    expected, _ = predict(x, plan.steps[-1])
+    assert torch.equal(run_cascade(predict, plan, schedule, shape(), noise), expected)
+    deterministic = run_cascade(predict, one_stage(schedule, 4), schedule, shape(), noise)
+    assert float((deterministic - expected).abs().mean()) > 0.01
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 10])

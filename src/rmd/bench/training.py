@@ -51,25 +51,29 @@ class StepTiming:
 class BarePasses:
     """Seconds of the networks alone, for the batch of an iteration: forward, and forward with backward, by stage.
 
-    `guided` is the last stage's forward pass of both guidance branches, or of one where there is no guidance. Without
-    adapters, roll-outs and teacher need nothing else; what an iteration takes beyond these passes is overhead.
+    `guided` is the forward pass of both guidance branches, or of one where there is no guidance. Without adapters,
+    roll-outs and teacher need nothing else; what an iteration takes beyond these passes is overhead.
     """
 
     forward: Mapping[int, float]
     trained: Mapping[int, float]
-    guided: float
+    guided: Mapping[int, float]
 
-    def of_iteration(self, steps: Sequence[Step], step: Step, *, fake_updates: int) -> float:
-        """An iteration that trains a step: the steps before it, that step, teacher and fake score, and the updates."""
-        last = max(self.forward)
+    def of_iteration(self, steps: Sequence[Step], step: Step, *, fake_updates: int, scored: int) -> float:
+        """An iteration that trains a step: the steps before it, that step, teacher and fake score, and the updates.
+
+        Args:
+            scored: the stage at which teacher and fake score look at the step's sample.
+        """
         before = sum(self.forward[other.stage] for other in steps if other.index < step.index)
-        return before + self.trained[step.stage] + self.guided + self.forward[last] + fake_updates * self.trained[last]
+        scores = self.guided[scored] + self.forward[scored] + fake_updates * self.trained[scored]
+        return before + self.trained[step.stage] + scores
 
     def of_public_tdm(self, steps: int, *, fake_updates: int) -> float:
         """TDM's public schedule at the last stage: every step rolled out, and the teacher asked for each update."""
         last = max(self.forward)
-        updates = fake_updates * (self.trained[last] + self.guided)
-        return steps * self.forward[last] + self.trained[last] + self.guided + self.forward[last] + updates
+        updates = fake_updates * (self.trained[last] + self.guided[last])
+        return steps * self.forward[last] + self.trained[last] + self.guided[last] + self.forward[last] + updates
 
 
 def evaluations(mean_student: float, *, fake_updates: int, guidance: bool) -> float:
@@ -209,7 +213,7 @@ def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
     return BarePasses(
         {stage.index: run("teacher", stage, train=False) for stage in stages},
         {stage.index: run("student", stage, train=True) for stage in stages},
-        run("teacher", stages[-1], train=False, both=guided),
+        {stage.index: run("teacher", stage, train=False, both=guided) for stage in stages},
     )
 
 

@@ -148,7 +148,8 @@ def train(
         show("bare passes", 1, 1)
     updates, guidance = loaded.method.fake_updates, loaded.method.guidance != 1.0
     steps = trainer.plan.steps
-    passes = [bare.of_iteration(steps, timing.step, fake_updates=updates) for timing in timings]
+    scored = trainer.method.score_stage
+    passes = [bare.of_iteration(steps, t.step, fake_updates=updates, scored=scored(t.step).index) for t in timings]
     mean = timed.mean_seconds(timings)
     mean_bare = timed.mean_seconds([replace(t, seconds=s) for t, s in zip(timings, passes, strict=True)])
     student = timed.mean_seconds([replace(t, seconds=float(t.step.index)) for t in timings])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond
 from rmd.config import MethodConfig
+from rmd.errors import RMDError
 from rmd.generate import predictor
 from rmd.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
 from rmd.plan import Stage, Step, StepPlan
@@ -34,9 +36,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A student's sample at the step being trained, in the teacher's space, all detached.
+    """A student's sample at the step being trained, as the scores see it, all detached.
 
-    y: clean sample at the teacher's resolution. eps_hat: the step's predicted noise at its own. f_real, f_fake: what
+    y: clean sample where the scores look at it. eps_hat: the step's predicted noise at its own. f_real, f_fake: what
     teacher and fake score read in x_tau, y noised to the teacher times tau (B,).
     """
 
@@ -60,18 +62,26 @@ class Method(ABC):
         self.final = plan.stages[-1]
         self.evaluations: Counter[Role] = Counter()
 
+    def score_stage(self, step: Step) -> Stage:
+        """Where teacher and fake score look at a step's sample: the teacher's own resolution."""
+        return self.final
+
     @abstractmethod
     def project(self, x0_hat: Tensor) -> Tensor:
-        """The step's clean prediction in the teacher's space; differentiable."""
+        """The step's clean prediction where the scores look at it; differentiable."""
 
     @abstractmethod
     def tau_noise(self, rollout_eps: Tensor, noise: Tensor, step: Step, tau: Tensor) -> Tensor:
         """The noise that takes the projected sample to tau, from the predicted and fresh unit noise."""
 
     def fake_weight(self, mixed: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        """Weight (B,) of the fake score's error in x0 (Eq. 9): min(SNR, cap), plus one for v-prediction's own."""
+        """Weight (B,) of the fake score's error in x0 (Eq. 9): min(SNR, cap), plus one for v-prediction's own.
+
+        SNR alone makes it the error in the predicted noise.
+        """
         schedule = self.backbone.schedule
-        snr = snr_weight(schedule.alpha(tau), schedule.sigma(tau), self.config.snr_cap)
+        cap = math.inf if self.config.fake_weight == "noise" else self.config.snr_cap
+        snr = snr_weight(schedule.alpha(tau), schedule.sigma(tau), cap)
         return snr + 1.0 if self.config.fake_weight == "snr_plus_one" else snr
 
     def draw_step(self, iteration: int) -> Step:
@@ -112,19 +122,20 @@ class Method(ABC):
             )
 
     @torch.no_grad()
-    def teacher_x0(self, x_tau: Tensor, tau: Tensor, batch: Batch) -> Tensor:
-        """f_real: the teacher's guided prediction, both branches in one call."""
+    def teacher_x0(self, x_tau: Tensor, tau: Tensor, batch: Batch, stage: Stage) -> Tensor:
+        """f_real: the teacher's guided prediction at a stage, both branches in one call."""
         guidance = self.config.guidance
         with self.roles.use("teacher") as teacher:
             if guidance == 1.0:
-                return self.predict("teacher", teacher, x_tau, tau, batch.cond, self.final)[0]
+                return self.predict("teacher", teacher, x_tau, tau, batch.cond, stage)[0]
             both = Cond.cat([batch.cond, batch.null])
-            return self.predict("teacher", teacher, x_tau, tau, both, self.final, guidance)[0]
+            return self.predict("teacher", teacher, x_tau, tau, both, stage, guidance)[0]
 
     def draw_tau(self, batch: Batch, step: Step, purpose: str) -> Tensor:
-        """Teacher times (B,) float64 for the scores, uniform in the step's segment or from its lower end up."""
+        """Teacher times (B,) float64 for the scores, uniform: in the step's segment, from its lower end, or in all."""
         high = step.tau_high if self.config.tau == "segment" else 1000.0
-        low = min(max(step.tau_low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
+        low = 0.0 if self.config.tau == "all" else step.tau_low
+        low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
         high = max(min(high, 1000.0 - TAU_MARGIN), low)
         drawn = batch.noise.uniform((len(batch.cond),), purpose).double()
         return low + (high - low) * drawn
@@ -142,9 +153,9 @@ class Method(ABC):
         with torch.no_grad():
             mixed = self.tau_noise(eps_hat, fresh, step, tau)
             x_tau = self.backbone.schedule.add_noise(y.detach(), mixed, tau)
-            f_real = self.teacher_x0(x_tau, tau, batch)
+            f_real = self.teacher_x0(x_tau, tau, batch, self.score_stage(step))
             with self.roles.use("fake") as fake:
-                f_fake, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.final)
+                f_fake, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(step))
         weight = sample_weight(y, f_real) if self.config.weight == "sample" else None
         loss = generator_loss(y, f_real, f_fake, weight=weight, metric=self.config.metric)
         return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
@@ -156,5 +167,14 @@ class Method(ABC):
         mixed = self.tau_noise(rollout.eps_hat, fresh, rollout.step, tau)
         x_tau = self.backbone.schedule.add_noise(rollout.y, mixed, tau)
         with self.roles.use("fake") as fake:
-            x0, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.final)
+            x0, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(rollout.step))
         return fake_score_loss(x0, rollout.y, self.fake_weight(mixed, fresh, tau))
+
+
+def check_one_resolution(name: str, plan: StepPlan) -> None:
+    """RMDError if a method that knows one resolution is given a plan of several."""
+    if len(plan.stages) > 1:
+        raise RMDError(
+            f"method {name} works at one resolution, but the plan has {len(plan.stages)} stages: "
+            "give one side and no threshold, or use method rmd"
+        )

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from rmd.backbones.base import Backbone
 from rmd.config import MethodConfig
-from rmd.errors import RMDError
-from rmd.methods.base import Method
+from rmd.methods.base import Method, check_one_resolution
 from rmd.noise import per_sample
 from rmd.plan import Step, StepPlan
 from rmd.roles import Roles
@@ -24,11 +23,7 @@ class TDM(Method):
 
     def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
         """As every method; RMDError if the plan has more than one stage."""
-        if len(plan.stages) > 1:
-            raise RMDError(
-                f"method tdm works at one resolution, but the plan has {len(plan.stages)} stages: "
-                "give one side and no threshold, or use method rmd"
-            )
+        check_one_resolution("tdm", plan)
         super().__init__(backbone, roles, plan, config, seed=seed)
 
     def project(self, x0_hat: Tensor) -> Tensor:

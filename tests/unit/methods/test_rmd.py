@@ -8,7 +8,7 @@ from helpers import LinearBackbone, cascade, make_batch, make_method
 from torch import Tensor
 
 from rmd.crossing import renoise, upsample
-from rmd.methods import METHODS, RMD, TDM
+from rmd.methods import DMD2, METHODS, RMD, TDM, Stagewise
 from rmd.plan import Crossing
 
 SHARP = Crossing(rule="block", beta=0.3)
@@ -19,7 +19,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_methods_are_found_by_their_names() -> None:
-    assert METHODS == {"rmd": RMD, "tdm": TDM}
+    assert {"rmd": RMD, "tdm": TDM, "dmd2": DMD2, "stagewise": Stagewise} == METHODS
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
