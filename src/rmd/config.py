@@ -157,6 +157,9 @@ class MethodConfig(_Model):
     """Updates of the fake score for one of the student."""
     warmup_steps: Whole = 0
     """Iterations on the lowest stage alone, at the start."""
+    scored: Side | None = None
+    """Resolution of teacher and fake score where it is not the plan's last: a student of one low resolution that is
+    matched at a higher one."""
 
 
 class RolesConfig(_Model):

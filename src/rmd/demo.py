@@ -17,14 +17,23 @@ from torch import Tensor
 import rmd
 from rmd.backbones.base import Backbone
 from rmd.config import Recipe
-from rmd.data.prompts import scene_captions
 from rmd.export.student import save_student
 from rmd.pictures import to_uint8
 from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
 from rmd.report import Check, Report, Row, write_report
 from rmd.scenes.assets import TEACHERS, assets_folder, teacher_home
-from rmd.scenes.compare import SAMPLES_PER_PROMPT, TEACHER_STEPS, Contender, Samples, full_plan, measure, run_contender
+from rmd.scenes.compare import (
+    SAMPLES_PER_PROMPT,
+    SAMPLING_SEED,
+    TEACHER_STEPS,
+    Contender,
+    Samples,
+    evaluation_prompts,
+    full_plan,
+    measure,
+    run_contender,
+)
 from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher
@@ -32,7 +41,6 @@ from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
 
 GRID_PROMPTS = 24
-SAMPLING_SEED = 1_000_003  # far from the training seeds: evaluation noise is never training noise
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -93,13 +101,6 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
     save_strips(grids, folder / "grids")
     page = write_report(report, grids, panels(folder / "run"), plan_png(trainer), folder)
     return DemoResult(report, page)
-
-
-def evaluation_prompts(count: int, *, seed: int) -> list[str]:
-    """Captions of the whole grammar, held-out combinations included, each `SAMPLES_PER_PROMPT` times in a row."""
-    distinct = -(-count // SAMPLES_PER_PROMPT)
-    captions = scene_captions(distinct, seed=SAMPLING_SEED + seed, training=False)
-    return [caption for caption in captions for _ in range(SAMPLES_PER_PROMPT)]
 
 
 def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Check]:

@@ -10,7 +10,6 @@ import torch
 from rmd.config import Recipe
 from rmd.data.prompts import clip_captions
 from rmd.demo import (
-    SAMPLING_SEED,
     DemoResult,
     Progress,
     full_steps_seconds,
@@ -24,7 +23,7 @@ from rmd.export.student import save_student
 from rmd.pictures import to_uint8
 from rmd.report import Check, Report, Row, write_report
 from rmd.scenes.assets import teacher_home
-from rmd.scenes.compare import SAMPLES_PER_PROMPT, TEACHER_STEPS, Contender, full_plan
+from rmd.scenes.compare import SAMPLES_PER_PROMPT, SAMPLING_SEED, TEACHER_STEPS, Contender, full_plan
 from rmd.scenes.moving.build import load_clip_references
 from rmd.scenes.moving.compare import measure_clip_row
 from rmd.scenes.moving.judge import load_frame_judge

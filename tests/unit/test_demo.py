@@ -11,9 +11,9 @@ from rmd import demo
 from rmd.cli.app import main
 from rmd.cli.demo import _clear
 from rmd.config import load_recipe
-from rmd.demo import evaluation_prompts, targets, versions
+from rmd.demo import targets, versions
 from rmd.report import Row
-from rmd.scenes.compare import SAMPLES_PER_PROMPT
+from rmd.scenes.compare import SAMPLES_PER_PROMPT, evaluation_prompts
 from rmd.scenes.families import FAMILIES
 from rmd.scenes.grammar import has_held_out, parse
 from rmd.scenes.vae import build_vae

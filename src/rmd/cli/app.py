@@ -19,6 +19,7 @@ import typer
 from rmd import __version__
 from rmd.cli.bench import bench
 from rmd.cli.cache import cache
+from rmd.cli.compare import compare
 from rmd.cli.demo import demo
 from rmd.cli.export import export
 from rmd.cli.generate import generate
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.command("cache")(cache)
+app.command("compare")(compare)
 app.command("demo")(demo)
 app.command("export")(export)
 app.command("generate")(generate)

@@ -59,7 +59,7 @@ class Method(ABC):
 
     def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
         self.backbone, self.roles, self.plan, self.config, self.seed = backbone, roles, plan, config, seed
-        self.final = plan.stages[-1]
+        self.final = plan.stages[-1] if config.scored is None else Stage(len(plan.stages), *config.scored)
         self.evaluations: Counter[Role] = Counter()
 
     def score_stage(self, step: Step) -> Stage:
@@ -112,7 +112,7 @@ class Method(ABC):
         self.evaluations["student"] += step.index - 1
         with self.roles.use("student") as student:
             return run_cascade(
-                predictor(self.backbone, student, self.plan, batch.cond),
+                predictor(self.backbone, student, self.plan, batch.cond, final=self.final),
                 self.plan,
                 self.backbone.schedule,
                 lambda stage: self.latent_shape(len(batch.cond), stage),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rmd.backbones.base import Backbone
 from rmd.bench.sampling import Stopwatch
 from rmd.crossing import upsample
+from rmd.data.prompts import scene_captions
 from rmd.generate import sample_latents
 from rmd.plan import Stage, StepPlan, build_plan
 from rmd.randomness import CounterNoise
@@ -31,6 +32,8 @@ from rmd.scenes.metrics import (
 from rmd.scenes.references import References
 
 SAMPLES_PER_PROMPT = 2
+SAMPLING_SEED = 1_000_003
+"""Far from the training seeds: evaluation noise is never training noise."""
 TEACHER_STEPS = 25
 """Steps of the teacher's own row, and of its reference samples."""
 
@@ -68,6 +71,13 @@ class Samples:
 def full_plan(backbone: Backbone, side: Stage, steps: int, *, frames: int = 1) -> StepPlan:
     """The teacher's own sampling: one resolution, steps uniform in its time."""
     return build_plan(backbone.schedule, steps=steps, sides=[(side.height, side.width)], thresholds=[], frames=frames)
+
+
+def evaluation_prompts(count: int, *, seed: int) -> list[str]:
+    """Captions of the whole grammar, held-out combinations included, each `SAMPLES_PER_PROMPT` times in a row."""
+    distinct = -(-count // SAMPLES_PER_PROMPT)
+    captions = scene_captions(distinct, seed=SAMPLING_SEED + seed, training=False)
+    return [caption for caption in captions for _ in range(SAMPLES_PER_PROMPT)]
 
 
 @torch.no_grad()

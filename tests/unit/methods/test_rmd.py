@@ -86,3 +86,14 @@ def test_the_scores_meet_the_upsampled_sample_under_that_noise(index: int) -> No
     mixed = 0.6 * upsample(eps_hat, size, "bilinear") + 0.8 * fresh
     expected = alpha * upsample(x0_hat, size, "bilinear") + sigma * mixed
     torch.testing.assert_close(rollout.x_tau, expected, rtol=0, atol=1e-4)
+
+
+def test_a_low_resolution_student_can_be_matched_at_a_higher_one() -> None:
+    backbone = LinearBackbone()
+    method = make_method(backbone, cascade(backbone, sides=(16,)), scored=(32, 32), tau_noise="fresh")
+    for step in method.plan.steps:
+        _, rollout = method.student_loss(make_batch(backbone), step)
+        assert rollout.eps_hat.shape[-2:] == method.latent_shape(1, method.plan.stages[0])[-2:]
+        assert rollout.y.shape == rollout.f_real.shape == method.latent_shape(2, method.final)
+        assert (method.final.height, method.final.width) == (32, 32)
+        assert method.score_stage(step) == method.final

@@ -1,0 +1,71 @@
+"""`rmd compare`: the paper's tables in miniature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.errors import one_of
+
+ALL = "all"
+
+
+def compare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="main, components, thresholds, stages, reinjection, mapping, warmup, roles; or all."
+        ),
+    ],
+    budget: Annotated[
+        str, typer.Option(help="default: three seeds, a night; or small: one seed, to see that it runs.")
+    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder of results; what is there already is not computed again.")] = Path(
+        "runs/compare"
+    ),
+    backbones: Annotated[
+        list[str] | None, typer.Option("--backbone", help="Of table main: sdxl, pixart, sd3. Default: all.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+) -> None:
+    """Train and judge every row of a table under one budget; a comparison that was stopped goes on where it was."""
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import torch
+    from rich.console import Console
+
+    from rmd.cli.progress import progress_bar
+    from rmd.compare.cells import BUDGETS, Bench, Stopped
+    from rmd.compare.run import run_table
+    from rmd.compare.tables import BACKBONES, TABLES
+    from rmd.compare.write import as_text, write_tables
+
+    one_of("table", name, (*TABLES, ALL))
+    one_of("budget", budget, tuple(BUDGETS))
+    for backbone in backbones or ():
+        one_of("backbone", backbone, tuple(BACKBONES))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    chosen = list(TABLES.values()) if name == ALL else [TABLES[name]]
+    results = []
+    with progress_bar() as report:
+        bench = Bench(out, report)
+        for table in chosen:
+            wanted = [family for family in table.backbones if not backbones or family in backbones]
+            try:
+                results.append(run_table(table, BUDGETS[budget], bench, backbones=wanted, folder=out))
+            except Stopped:
+                typer.echo(f"stopped; what is done is kept in {out}, run the same command to go on")
+                return
+    page = write_tables(results, out)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    for result in results:
+        for family in result.backbones:
+            console.print(as_text(result, family))
+    console.print(f"tables: {out}/*.json, .csv, .tex   page: {page}")

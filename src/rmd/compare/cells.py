@@ -1,0 +1,281 @@
+"""Cells of a comparison: a setting, a backbone and a seed, trained, sampled and judged once and kept by their content.
+
+A cell's file is named by everything that decides its numbers (recipe, plan, weights of teacher and judge, samples), so
+tables share cells, and a comparison that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone
+from rmd.bench.training import evaluations
+from rmd.compare.tables import BACKBONES, Setting
+from rmd.config import Recipe, load_recipe, run_hash
+from rmd.noise import NoiseSchedule
+from rmd.pictures import to_uint8
+from rmd.plan import Stage, StepPlan
+from rmd.report import Row
+from rmd.scenes.assets import assets_folder, teacher_home
+from rmd.scenes.compare import (
+    SAMPLES_PER_PROMPT,
+    SAMPLING_SEED,
+    Contender,
+    Samples,
+    evaluation_prompts,
+    measure,
+    run_contender,
+)
+from rmd.scenes.grammar import NONE, parse
+from rmd.scenes.judge import Judge, load_judge
+from rmd.scenes.record import weights_key
+from rmd.scenes.references import load_references
+from rmd.teacher import load_teacher
+from rmd.train.loop import Trainer
+
+SHOWN = 12
+"""Captions whose pictures a cell keeps."""
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every cell may spend.
+
+    Attributes:
+        evaluations: of networks in its training, for every sample of a batch; both guidance branches count.
+        seeds: of trainings and evaluations alike.
+        samples: that are judged.
+    """
+
+    name: str
+    evaluations: int
+    seeds: tuple[int, ...]
+    samples: int
+
+
+BUDGETS = {
+    "small": Budget("small", 260, (0,), 128),
+    "default": Budget("default", 975, (0, 1, 2), 384),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A setting with a backbone and a seed: the recipe it is trained by, and the plan it is sampled by."""
+
+    setting: Setting
+    backbone: str
+    seed: int
+    samples: int
+    recipe: Recipe
+    plan: StepPlan
+
+    @property
+    def guidance(self) -> float:
+        """Of the sampling: a student needs none."""
+        return 1.0 if self.setting.trained else self.recipe.method.guidance
+
+
+class Training(BaseModel):
+    """What a student's training took."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    iterations: int
+    evaluations: float
+    """Of networks, for every sample of a batch, counted while it trained."""
+
+
+class CellResult(BaseModel):
+    """What a cell came to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    row: Row
+    right: tuple[bool, ...]
+    """Of every sample, whether all that its caption asks for is there."""
+    prompts: tuple[str, ...]
+    """Of the pictures that are kept beside this file."""
+    training: Training | None
+
+
+def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cell:
+    """Everything that decides a cell's numbers; RMDError where the setting does not fit the backbone's recipe."""
+    name = BACKBONES[backbone]
+    schedule = load_recipe(name).noise.schedule()
+    common = [*_divided(schedule, setting.split, setting.sides), *setting.changes, f"train.seed={seed}"]
+    recipe = load_recipe(name, common)
+    if setting.trained:
+        count = iterations_of(recipe, setting, budget)
+        warm_up = round(setting.warm_up * count) if len(setting.split) > 1 else 0
+        common += [f"train.iterations={count}", f"method.warmup_steps={warm_up}"]
+        recipe = load_recipe(name, common)
+    again = [] if setting.switched is None else _divided(schedule, *setting.switched)
+    sampled = load_recipe(name, [*common, *again, *setting.sampled])
+    return Cell(setting, backbone, seed, budget.samples, recipe, sampled.build_plan())
+
+
+def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
+    """So many iterations that the network evaluations of a training come to the budget, on average over its draws."""
+    plan, method = recipe.build_plan(), recipe.method
+    stages = [[step.index for step in plan.steps if step.stage == stage.index] for stage in plan.stages]
+    means = [sum(indices) / len(indices) for indices in stages]
+    share = setting.warm_up if len(stages) > 1 else 0.0
+    student = share * means[0] + (1 - share) * sum(means) / len(means)
+    one = evaluations(student, fake_updates=method.fake_updates, guidance=method.guidance != 1.0)
+    return max(1, round(budget.evaluations / one))
+
+
+def _divided(schedule: NoiseSchedule, split: Sequence[int], sides: Sequence[int]) -> list[str]:
+    """Overrides that give every stage its steps: thresholds halfway between the logSNRs of neighbouring steps."""
+    steps = sum(split)
+    levels = [float(schedule.logsnr(t)) for t in schedule.grid(steps)]
+    levels[0] = levels[1] - 2.0 if steps > 1 else 0.0  # pure noise: any level below the others will do
+    ends = [sum(split[:count]) for count in range(1, len(split))]
+    thresholds = [round((levels[end - 1] + levels[end]) / 2, 4) for end in ends]
+    return [f"plan.steps={steps}", f"plan.sides={list(sides)}", f"plan.thresholds={thresholds}"]
+
+
+class Stopped(Exception):
+    """A signal asked a training to stop: its cell begins anew the next time."""
+
+
+class Bench:
+    """Runs cells in a folder, and keeps what they come to; weights are loaded once a backbone."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder, self.progress = folder, progress
+        self._teachers: dict[str, Backbone] = {}
+        self._judge: Judge | None = None
+
+    def result(self, cell: Cell) -> CellResult:
+        """What a cell came to: read if it is there, computed and kept if it is not."""
+        path = self.path(cell)
+        if path.is_file():
+            return CellResult.model_validate_json(path.read_text(encoding="utf-8"))
+        found, pictures = self._run(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _picture(pictures).save(path.with_suffix(".png"))
+        _write(path, found.model_dump_json(indent=1) + "\n")
+        return found
+
+    def path(self, cell: Cell) -> Path:
+        """Where a cell's result is kept; its pictures have the same name."""
+        decides: dict[str, object] = {
+            "plan": cell.plan.to_dict(), "guidance": cell.guidance, "samples": cell.samples, "seed": cell.seed,
+            **(self._training(cell) if cell.setting.trained else self._weights(cell.backbone)),
+        }  # fmt: skip
+        return self.folder / "cells" / f"{_key(decides)}.json"
+
+    def teacher(self, backbone: str) -> Backbone:
+        """The untouched teacher of a backbone."""
+        if backbone not in self._teachers:
+            self._teachers[backbone] = load_teacher(load_recipe(BACKBONES[backbone]))
+        return self._teachers[backbone]
+
+    @property
+    def judge(self) -> Judge:
+        if self._judge is None:
+            self._judge = load_judge(assets_folder())
+        return self._judge
+
+    def _weights(self, backbone: str) -> dict[str, str]:
+        return {"teacher": weights_key(self.teacher(backbone).denoiser), "judge": weights_key(self.judge)}
+
+    def _run(self, cell: Cell) -> tuple[CellResult, Tensor]:
+        prompts = evaluation_prompts(cell.samples, seed=cell.seed)
+        contender = Contender(cell.setting.name, cell.setting.label, "student", cell.plan, cell.guidance)
+        training: Training | None = None
+        if cell.setting.trained:
+            trainer, training = self._trained(cell)
+            with trainer.roles.use("student") as network:
+                samples = self._samples(cell, contender, trainer.backbone, network, prompts)
+        else:
+            teacher = self.teacher(cell.backbone)
+            samples = self._samples(cell, contender, teacher, teacher.denoiser, prompts)
+        references = load_references(teacher_home(BACKBONES[cell.backbone]))
+        row = measure(contender, samples, prompts, judge=self.judge, references=references, teacher_seconds=1.0)
+        truth = torch.tensor([found.to_tuple() for text in prompts if (found := parse(text)) is not None])
+        right, _ = self.judge.assess(samples.images, truth)
+        whole = (right | (truth == NONE)).all(1)
+        shown = slice(0, SHOWN * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
+        result = CellResult(row=row, right=tuple(whole.tolist()), prompts=tuple(prompts[shown]), training=training)
+        return result, samples.images[shown]
+
+    def _samples(
+        self, cell: Cell, contender: Contender, backbone: Backbone, network: nn.Module, prompts: Sequence[str]
+    ) -> Samples:
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self.progress("sampling", done, len(prompts))
+
+        seed = SAMPLING_SEED + cell.seed
+        return run_contender(backbone, network, contender, prompts, seed=seed, size=_told(cell), progress=count)
+
+    def _trained(self, cell: Cell) -> tuple[Trainer, Training]:
+        """The cell's run with its student in place, trained if it has not been; Stopped when a signal ends it."""
+        key = _key(self._training(cell))
+        weights, facts = (self.folder / "students" / f"{key}.{kind}" for kind in ("safetensors", "json"))
+        run = self.folder / "running" / key
+        shutil.rmtree(run, ignore_errors=True)
+        trainer = Trainer(cell.recipe, load_teacher(cell.recipe), run)
+        if not facts.is_file():
+            total = cell.recipe.train.iterations
+            trainer.on_iteration = lambda done, _: self.progress("distilling", done, total)
+            if trainer.train() < total:
+                raise Stopped
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in trainer.student_state().items()}, weights)
+            guided = cell.recipe.method.guidance != 1.0
+            spent = sum(
+                (2 if role == "teacher" and guided else 1) * n for role, n in trainer.method.evaluations.items()
+            )
+            _write(facts, Training(iterations=total, evaluations=spent).model_dump_json() + "\n")
+            shutil.rmtree(run, ignore_errors=True)
+        trainer.roles.load_state("student", load_file(weights))
+        return trainer, Training.model_validate_json(facts.read_text(encoding="utf-8"))
+
+    def _training(self, cell: Cell) -> dict[str, object]:
+        """What decides a student."""
+        iterations = cell.recipe.train.iterations
+        return {"training": run_hash(cell.recipe), "iterations": iterations, **self._weights(cell.backbone)}
+
+
+def _told(cell: Cell) -> Stage:
+    """The size that networks are told and pictures are judged at: the teacher's own."""
+    last = load_recipe(BACKBONES[cell.backbone]).build_plan().stages[-1]
+    return Stage(len(cell.plan.stages), last.height, last.width)
+
+
+def _key(values: dict[str, object]) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _picture(images: Tensor) -> Image.Image:
+    """Pictures side by side at their own size."""
+    return Image.fromarray(torch.cat(list(to_uint8(images)), dim=2).permute(1, 2, 0).numpy())
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,144 @@
+"""Runs a table: its cells one after another, and what they come to as one frozen result."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+import rmd
+from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
+from rmd.compare.statistics import MEASURES, summarise
+from rmd.compare.tables import Setting, Table
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Number(_Model):
+    """A measure of a row over its seeds."""
+
+    mean: float
+    low: float | None
+    """Lower end of the 95 % interval; None where one seed gives none."""
+    high: float | None
+    difference: float | None
+    """From the row it is compared with; None for that row itself."""
+    p: float | None
+    """Two-sided, that the difference is none; None where it cannot be tested."""
+    values: tuple[float, ...]
+    """Of each seed."""
+
+
+class Line(_Model):
+    """A row of a table for one backbone."""
+
+    name: str
+    label: str
+    plan: str
+    """Stages and steps: `32x32 x2, 64x64 x2`."""
+    nfe: float
+    """Network evaluations per image."""
+    seconds_per_image: float
+    """Of the denoiser, measured; mean over seeds."""
+    iterations: int | None
+    evaluations: float | None
+    """Of networks in the training, for every sample of a batch; mean over seeds."""
+    numbers: dict[str, Number]
+    paper: dict[str, str]
+    prompts: tuple[str, ...]
+    """Of its pictures, of the first seed."""
+    picture: str
+    """File name of these, side by side."""
+
+
+class TableResult(_Model):
+    """A table as measured."""
+
+    name: str
+    title: str
+    source: str
+    question: str
+    against: str
+    budget: str
+    """Its name."""
+    evaluations: int
+    seeds: tuple[int, ...]
+    samples: int
+    backbones: dict[str, tuple[Line, ...]]
+    versions: dict[str, str]
+
+
+def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence[str], folder: Path) -> TableResult:
+    """Compute what is missing of a table's cells, and summarise them; pictures are copied into `folder`.
+
+    Raises:
+        RMDError: a teacher is not there, or a setting does not fit it.
+        Stopped: a signal ended a training.
+    """
+    cells = {
+        backbone: {row.name: [make_cell(row, backbone, seed, budget) for seed in budget.seeds] for row in table.rows}
+        for backbone in backbones
+    }
+    total = sum(len(found) for rows in cells.values() for found in rows.values())
+    done, lines = 0, {}
+    for backbone, rows in cells.items():
+        results: dict[str, list[CellResult]] = {}
+        for name, found in rows.items():
+            results[name] = []
+            for cell in found:
+                results[name].append(bench.result(cell))
+                done += 1
+                bench.progress(f"table {table.name}", done, total)
+        lines[backbone] = tuple(
+            _line(row, rows[row.name], results[row.name], results[table.against] if row.name != table.against else None,
+                  bench, folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
+            for row in table.rows
+        )  # fmt: skip
+    return TableResult(
+        name=table.name, title=table.title, source=table.source, question=table.question, against=table.against,
+        budget=budget.name, evaluations=budget.evaluations, seeds=budget.seeds, samples=budget.samples,
+        backbones=lines, versions=_versions(),
+    )  # fmt: skip
+
+
+def _line(
+    row: Setting, cells: Sequence[Cell], results: Sequence[CellResult], others: Sequence[CellResult] | None,
+    bench: Bench, picture: Path,
+) -> Line:  # fmt: skip
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(bench.path(cells[0]).with_suffix(".png").read_bytes())
+    trainings = [result.training for result in results if result.training is not None]
+    numbers = {}
+    for measure in MEASURES:
+        found = summarise(measure, results, others)
+        values = tuple(measure.read(result.row) for result in results)
+        numbers[measure.name] = Number(
+            mean=found.mean, low=found.low, high=found.high, difference=found.difference, p=found.p, values=values
+        )
+    plan = cells[0].plan
+    counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
+    return Line(
+        name=row.name,
+        label=row.label,
+        plan=", ".join(f"{stage.size} x{count}" for stage, count in zip(plan.stages, counts, strict=True)),
+        nfe=results[0].row.nfe,
+        seconds_per_image=fmean(result.row.seconds_per_image for result in results),
+        iterations=trainings[0].iterations if trainings else None,
+        evaluations=fmean(training.evaluations for training in trainings) if trainings else None,
+        numbers=numbers,
+        paper=dict(row.paper),
+        prompts=results[0].prompts,
+        picture=picture.name,
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "diffusers", "transformers", "peft", "numpy", "scipy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"rmd": rmd.__version__, "threads": str(torch.get_num_threads()), **found}

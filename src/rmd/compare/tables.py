@@ -1,0 +1,172 @@
+"""The tables: their rows as changes of one recipe, what they are compared with, and the paper's own numbers.
+
+A row changes the recipe of a backbone's scenes. Numbers of the paper are of other models, data and measures: they stand
+beside ours to say which way its claim points, not to be equalled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3"}
+"""Recipes of the scenes' teachers by their family."""
+WARM_UP = 0.2
+"""Share of a cascade's iterations that trains its first stage alone."""
+SHARES = (0.0, 0.1, 0.2, 0.4)
+"""Of the run, for the warm-ups that are compared."""
+FRESH = ("crossing.rule=plain", "crossing.beta=0", "crossing.train_beta=0", "crossing.within=fresh")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of a table: a student, trained and sampled by a changed recipe; or the teacher, sampled by one.
+
+    Attributes:
+        split: steps of every stage; one number is one resolution.
+        sides: of the stages, in pixels.
+        changes: of the recipe, `key=value`.
+        sampled: more changes, for sampling alone.
+        switched: another split and its sides, for sampling alone.
+        trained: False for the teacher's own weights, sampled with guidance.
+        warm_up: share of the iterations that trains the first stage alone, where there are several.
+        paper: what the paper measured: column to number.
+    """
+
+    name: str
+    label: str
+    split: tuple[int, ...] = (2, 2)
+    sides: tuple[int, ...] = (32, 64)
+    changes: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    switched: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    trained: bool = True
+    warm_up: float = WARM_UP
+    paper: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that belong together.
+
+    Attributes:
+        source: the paper's table or figure.
+        question: what the table asks.
+        against: the row that every other one is compared with.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str
+    rows: tuple[Setting, ...]
+    against: str
+    backbones: tuple[str, ...] = ("sdxl",)
+
+
+def _hps(value: float, speed: float | None = None) -> dict[str, str]:
+    found = {"HPSv2.1": f"{value:.2f}"}
+    return found if speed is None else {**found, "speed-up": f"{speed:.2f}x"}
+
+
+RMD = Setting("rmd", "RMD, 2+2")
+TEACHER = Setting("teacher", "teacher, 25 steps", split=(25,), sides=(64,), trained=False)
+TEACHER_4 = Setting("teacher-4", "teacher, 4 steps", split=(4,), sides=(64,), trained=False)
+UNDISTILLED = Setting("cascade-undistilled", "teacher as a 2+2 cascade", trained=False)
+TDM = Setting("tdm", "TDM, 4 steps", split=(4,), sides=(64,), changes=("method.name=tdm",))
+SWITCHED = replace(TDM, name="switched", label="TDM's student run as 2+2, training-free", switched=((2, 2), (32, 64)))
+DMD2 = Setting(
+    "dmd2", "DMD2, 4 steps", split=(4,), sides=(64,),
+    changes=("method.name=dmd2", "crossing.within=fresh", "method.tau=all", "method.metric=l2",
+             "method.fake_weight=noise", "method.fake_updates=5"),
+)  # fmt: skip
+NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.name=stagewise",))
+SCALE_WISE = Setting(
+    "swd", "scale-wise (SwD's matching), 2+1+1", split=(2, 1, 1), sides=(32, 48, 64),
+    changes=("method.name=stagewise", *FRESH, "method.tau=all"),
+)  # fmt: skip
+
+
+def _rmd(name: str, label: str, *changes: str, paper: Mapping[str, str] | None = None, **other: object) -> Setting:
+    return replace(RMD, name=name, label=label, changes=changes, paper=paper or {}, **other)  # type: ignore[arg-type]
+
+
+def _re_injection() -> tuple[Setting, ...]:
+    rows = []
+    for rule in ("plain", "corrected", "block"):
+        for trained in (0.2, 0.5, 1.0):
+            for beta in (0.0, 0.2, 0.5, 1.0):
+                changes = (f"crossing.rule={rule}", f"crossing.train_beta={trained}", f"crossing.beta={trained}")
+                name, label = f"{rule}-{trained:g}-{beta:g}", f"{rule}, trained at {trained:g}, sampled at {beta:g}"
+                rows.append(_rmd(name, label, *changes, sampled=(f"crossing.beta={beta}",)))
+    return tuple(rows)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "main", "Methods under one budget", "Tab. 1",
+            "Does RMD at 2+2 steps keep what TDM and DMD2 reach with four full-resolution steps, on every backbone?",
+            (TEACHER, TEACHER_4, UNDISTILLED, replace(DMD2, paper={"HPSv2.1": "31.30 / 31.36 / 30.42"}),
+             replace(TDM, paper={"HPSv2.1": "31.93 / 32.05 / 30.03"}), SWITCHED, SCALE_WISE, NAIVE,
+             replace(RMD, paper={"HPSv2.1": "31.99 / 32.23 / 30.56"})),
+            against="rmd", backbones=("sdxl", "pixart", "sd3"),
+        ),
+        Table(
+            "components", "Cross-resolution matching and upsampling", "Tab. 3",
+            "What do the matching (RM) and the upsampling (UP) bring, each alone and together?",
+            (Setting("low", "neither: 4 steps at 32 px", split=(4,), sides=(32,), changes=("method.name=tdm",)),
+             Setting("rm", "RM alone: 4 steps at 32 px, matched at 64 px", split=(4,), sides=(32,),
+                     changes=("method.scored=[64, 64]",)),
+             replace(NAIVE, label="UP alone: naive cascade", paper=_hps(29.57)),
+             replace(RMD, label="RM and UP: RMD", paper=_hps(31.99))),
+            against="rmd",
+        ),
+        Table(
+            "thresholds", "Steps at the low resolution", "Tab. 4",
+            "How many of four steps can run at the low resolution?",
+            (_rmd("0+4", "0+4", split=(4,), sides=(64,), paper=_hps(32.05, 1.0)),
+             _rmd("1+3", "1+3", split=(1, 3), paper=_hps(32.12, 1.25)),
+             replace(RMD, label="2+2", paper=_hps(32.13, 1.68)),
+             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54))),
+            against="rmd",
+        ),
+        Table(
+            "stages", "Two stages and three", "Tab. 5",
+            "Does a third, lower resolution save more without a loss?",
+            (_rmd("0+4", "one stage: 4 steps at 64 px", split=(4,), sides=(64,)),
+             replace(RMD, label="2+2: 32, 64 px", paper=_hps(31.99, 1.56)),
+             _rmd("1+1+2", "1+1+2: 16, 32, 64 px", split=(1, 1, 2), sides=(16, 32, 64), paper={"speed-up": "1.73x"}),
+             _rmd("1+2+1", "1+2+1: 16, 32, 64 px", split=(1, 2, 1), sides=(16, 32, 64), paper={"speed-up": "2.54x"}),
+             _rmd("2+1+1", "2+1+1: 16, 32, 64 px", split=(2, 1, 1), sides=(16, 32, 64), paper={"speed-up": "2.90x"})),
+            against="rmd",
+        ),
+        Table(
+            "reinjection", "Noise between resolutions", "Fig. 8",
+            "Which noise rule and which beta, in training and in sampling?",
+            _re_injection(), against="block-0.2-0.2",
+        ),
+        Table(
+            "mapping", "Timestep map of the low resolution", "Eq. 2",
+            "Should the low-resolution steps run at a raised time, the schedule's own, a lower one or the same?",
+            tuple(_rmd(f"map-{name}", name, f"plan.map={name}") for name in ("raise", "vp", "lower", "none")),
+            against="map-raise",
+        ),
+        Table(
+            "warmup", "Warm-up on the low resolution", "Sec. 3.4",
+            "How much of the run should train the first stage alone?",
+            tuple(_rmd(f"warm-up-{share:g}", f"{share:.0%} of the run", warm_up=share) for share in SHARES),
+            against="warm-up-0.2",
+        ),
+        Table(
+            "roles", "How student, fake score and teacher share weights", "App. B",
+            "Do two adapters on one frozen base do what three networks do?",
+            (replace(RMD, label="three networks"),
+             *(_rmd(f"lora-{rank}", f"adapters of rank {rank}", "roles.mode=lora", f"roles.rank={rank}",
+                    f"roles.alpha={rank}", "optim.student_lr=1e-3", "optim.fake_lr=2e-3") for rank in (8, 16, 32))),
+            against="rmd",
+        ),
+    )
+}  # fmt: skip
+"""All tables by name."""

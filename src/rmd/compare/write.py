@@ -1,0 +1,186 @@
+"""Writes a comparison: JSON, CSV and LaTeX a table, one HTML page for all, and a table for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from rich import box
+from rich.table import Table as TextTable
+
+from rmd.compare.run import Line, Number, TableResult
+from rmd.compare.statistics import MEASURES, Measure
+from rmd.report.html import folded, image_data, section, table
+from rmd.report.tables import fixed, percent, significant
+from rmd.report.template import PAGE, STYLE
+
+SMALL = (
+    "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
+)
+PAPER = (
+    "Grey columns are the paper's own numbers, of other models and measures: look at their order, not at their size."
+)
+SIGNIFICANT = 0.05
+
+
+def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
+    """Write every table's files and the page of all; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for result in results:
+        _write(folder / f"{result.name}.json", result.model_dump_json(indent=1) + "\n")
+        _write(folder / f"{result.name}.csv", as_csv(result))
+        _write(folder / f"{result.name}.tex", as_latex(result))
+    path = folder / "compare.html"
+    _write(path, as_page(results, folder))
+    return path
+
+
+def as_text(result: TableResult, backbone: str) -> TextTable:
+    """A table for the terminal."""
+    found = TextTable(title=_title(result, backbone), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    found.add_column("")
+    shown = [measure for measure in MEASURES if measure.name != "frechet_distance"]
+    for heading in ("NFE", "s/image", *(measure.title for measure in shown)):
+        found.add_column(heading, justify="right", no_wrap=True)
+    for line in result.backbones[backbone]:
+        cells = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in shown]
+        style = "bold" if line.name == result.against else None
+        found.add_row(line.label, f"{line.nfe:g}", significant(line.seconds_per_image), *cells, style=style)
+    found.caption = _caption(result)
+    return found
+
+
+def as_csv(result: TableResult) -> str:
+    """A line for every row, backbone and measure."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = ["backbone", "row", "plan", "nfe", "seconds_per_image", "iterations", "training_evaluations", "measure"]
+    writer.writerow([*heads, "mean", "low", "high", "difference", "p", "seeds"])
+    for backbone, lines in result.backbones.items():
+        for line in lines:
+            about = [
+                backbone,
+                line.name,
+                line.plan,
+                line.nfe,
+                line.seconds_per_image,
+                line.iterations,
+                line.evaluations,
+            ]
+            for name, number in line.numbers.items():
+                values = [number.mean, number.low, number.high, number.difference, number.p, len(number.values)]
+                writer.writerow(["" if value is None else value for value in (*about, name, *values)])
+    return out.getvalue()
+
+
+def as_latex(result: TableResult) -> str:
+    """A tabular for every backbone; needs no package."""
+    parts = [f"% {_title(result, ', '.join(result.backbones))}", f"% {_caption(result)}"]
+    for backbone, lines in result.backbones.items():
+        heads = ["NFE", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
+        parts += [f"% {backbone}", f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
+        parts += [" & ".join(["", *map(_tex, heads)]) + r" \\", "\\hline"]
+        for line in lines:
+            numbers = [number_text(measure, line.numbers[measure.name]) for measure in MEASURES]
+            papers = [line.paper.get(name, "") for name in _paper_columns(lines)]
+            cells = [line.label, f"{line.nfe:g}", *numbers, *papers]
+            parts.append(" & ".join(map(_tex, cells)) + r" \\")
+        parts += ["\\hline", "\\end{tabular}", ""]
+    return "\n".join(parts)
+
+
+def as_page(results: Sequence[TableResult], folder: Path) -> str:
+    """All tables with their pictures on one self-contained page."""
+    parts = ["<h1>RMD compared, in miniature</h1>"]
+    if any(result.budget == "small" for result in results):
+        parts.append(f'<p class="smoke">{SMALL}</p>')
+    parts.append(f'<p class="soft">{escape(PAPER)}</p>')
+    for result in results:
+        for backbone in result.backbones:
+            parts.append(section(escape(_title(result, backbone)), _part(result, backbone, folder)))
+    return PAGE.substitute(title="RMD compared, in miniature", style=STYLE, body="\n".join(parts))
+
+
+def number_text(measure: Measure, number: Number, *, interval: bool = True) -> str:
+    """`52.6% [47.6, 57.5]`, with a star where the difference from the row compared with is significant."""
+    write = percent if measure.name == "attributes" else lambda value: fixed(value, _digits(number))
+    text = write(number.mean)
+    if interval and number.low is not None and number.high is not None:
+        low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
+        text += f" [{low}, {high}]"
+    return text + ("*" if number.p is not None and number.p < SIGNIFICANT else "")
+
+
+def _part(result: TableResult, backbone: str, folder: Path) -> str:
+    lines = result.backbones[backbone]
+    papers = _paper_columns(lines)
+    heads = ["", "NFE", "s/image", "trained", *(measure.title for measure in MEASURES)]
+    heads += [f'<span class="soft">paper: {escape(name)}</span>' for name in papers]
+    rows = []
+    for line in lines:
+        trained = "" if line.iterations is None else f"{line.iterations} it."
+        cells = [escape(line.label) + f"<br><small>{escape(line.plan)}</small>", f"{line.nfe:g}"]
+        cells += [significant(line.seconds_per_image), trained]
+        cells += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
+        cells += [f'<span class="soft">{escape(line.paper.get(name, ""))}</span>' for name in papers]
+        rows.append((cells, line.name == result.against))
+    pictures = "\n".join(
+        f'<figure><img alt="{escape(line.label)}" style="width:100%;image-rendering:pixelated" '
+        f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}">'
+        f"<figcaption>{escape(line.label)}</figcaption></figure>"
+        for line in lines
+    )
+    captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
+    note = f'<p class="soft">{escape(result.question)}</p>'
+    return note + table(heads, rows) + f'<p class="soft">{escape(_caption(result))}</p>' + pictures + folded(
+        "captions, from left to right", captions
+    )  # fmt: skip
+
+
+def _cell(text: str) -> str:
+    """A number with its interval below it."""
+    value, bracket, rest = text.partition(" [")
+    if not bracket:
+        return escape(text)
+    interval, _, star = rest.partition("]")
+    return f"{escape(value + star)}<small>[{escape(interval)}]</small>"
+
+
+def _title(result: TableResult, backbone: str) -> str:
+    return f"{result.title} ({result.source}), {backbone}-type teacher"
+
+
+def _caption(result: TableResult) -> str:
+    seeds = len(result.seeds)
+    against = next(line.label for lines in result.backbones.values() for line in lines if line.name == result.against)
+    how = "over seeds, by Student's t" if seeds > 1 else "of its samples; one seed"
+    return (
+        f"Budget {result.budget}: {result.evaluations} network evaluations a sample in training, {seeds} "
+        f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals are 95 %, {how}. "
+        f"* differs from {against!r} (p < {SIGNIFICANT}, paired)."
+        + (" " + SMALL if result.budget == "small" else "")
+    )  # fmt: skip
+
+
+def _paper_columns(lines: Sequence[Line]) -> list[str]:
+    return list(dict.fromkeys(name for line in lines for name in line.paper))
+
+
+def _digits(number: Number) -> int:
+    size = max(abs(value) for value in (number.mean, number.low or 0.0, number.high or 0.0))
+    return 0 if size >= 100 else 1 if size >= 10 else 2
+
+
+def _tex(text: str) -> str:
+    for character in "&%#_":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,77 @@
+"""Cells on the packaged teacher: computed once, the same when computed again, and gone on with after a stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
+from rmd.compare.run import run_table
+from rmd.compare.tables import TDM, UNDISTILLED, Setting, Table
+from rmd.compare.write import write_tables
+
+BUDGET = Budget("small", 20, (0,), 6)
+LIGHT = ("train.batch_size=2", "method.guidance=2.0")
+OURS = Setting("rmd", "ours", changes=LIGHT)
+TABLE = Table("tiny", "Tiny", "none", "Does it run?", (OURS, UNDISTILLED), against="rmd")
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def numbers(found: CellResult) -> dict[str, object]:
+    """All but times."""
+    row = found.row.model_dump(exclude={"seconds_per_image", "seconds_end_to_end", "speedup"})
+    return {**row, "right": found.right, "training": found.training}
+
+
+def test_a_table_is_run_once_and_again_gives_the_same(tmp_path: Path) -> None:
+    said: list[str] = []
+    bench = Bench(tmp_path / "a", lambda what, done, total: said.append(what))
+    first = run_table(TABLE, BUDGET, bench, backbones=["sdxl"], folder=tmp_path / "a")
+    assert {"distilling", "sampling", "table tiny"} <= set(said)
+    said.clear()
+    again = Bench(tmp_path / "a", lambda what, done, total: said.append(what))
+    assert run_table(TABLE, BUDGET, again, backbones=["sdxl"], folder=tmp_path / "a") == first
+    assert set(said) == {"table tiny"}  # nothing was computed
+    cell = make_cell(OURS, "sdxl", 0, BUDGET)
+    anew = Bench(tmp_path / "b", quiet).result(cell)
+    assert numbers(anew) == numbers(bench.result(cell))
+    training = anew.training
+    assert training is not None and training.iterations == cell.recipe.train.iterations == 3
+    assert abs(training.evaluations - BUDGET.evaluations) < 2 * 6.5  # so few draws differ from their average
+    page = write_tables([first], tmp_path / "a")
+    assert page.read_text(encoding="utf-8").count("data:image/png") == 2
+    line = first.backbones["sdxl"][0]
+    picture = Image.open(tmp_path / "a" / "pictures" / line.picture)
+    assert picture.size == (64 * min(SHOWN, 3), 64) and len(line.prompts) == 3
+
+
+def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, quiet)
+    tdm = Setting("tdm", "tdm", split=(4,), sides=(64,), changes=(*TDM.changes, *LIGHT))
+    switched = Setting("switched", "switched", tdm.split, tdm.sides, tdm.changes, switched=((2, 2), (32, 64)))
+    results = [bench.result(make_cell(row, "sdxl", 0, BUDGET)) for row in (tdm, switched)]
+    assert len(list((tmp_path / "students").glob("*.safetensors"))) == 1
+    assert results[0].training == results[1].training
+    assert results[0].row.kernel_distance != results[1].row.kernel_distance
+
+
+def test_a_stopped_training_leaves_no_cell_and_is_made_anew(tmp_path: Path) -> None:
+    cell = make_cell(OURS, "sdxl", 0, BUDGET)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what == "distilling" and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):
+        Bench(tmp_path, stop).result(cell)
+    assert not Bench(tmp_path, quiet).path(cell).exists()
+    assert not list(tmp_path.glob("students/*"))
+    found = Bench(tmp_path, quiet).result(cell)
+    assert found.training is not None and found.training.iterations == 3

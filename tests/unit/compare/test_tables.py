@@ -1,0 +1,77 @@
+"""The tables: rows that can be run on every backbone, with the splits and budgets that they name."""
+
+from __future__ import annotations
+
+import pytest
+
+from rmd.bench.training import evaluations
+from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
+from rmd.compare.tables import TABLES, Setting, Table
+from rmd.config import run_hash
+
+BUDGET = BUDGETS["default"]
+CASES = [(table, backbone, row) for table in TABLES.values() for backbone in table.backbones for row in table.rows]
+IDS = [f"{table.name}-{backbone}-{row.name}" for table, backbone, row in CASES]
+
+
+def row_of(table: str, name: str) -> Setting:
+    return next(row for row in TABLES[table].rows if row.name == name)
+
+
+def decides(cell: Cell) -> tuple[object, ...]:
+    return run_hash(cell.recipe), cell.recipe.train.iterations, cell.plan
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_rows_have_names_of_their_own_and_one_is_compared_with(table: Table) -> None:
+    names = [row.name for row in table.rows]
+    assert len(set(names)) == len(names)
+    assert table.against in names
+    assert len({row.label for row in table.rows}) == len(names)
+
+
+@pytest.mark.parametrize(("table", "backbone", "row"), CASES, ids=IDS)
+def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, backbone: str, row: Setting) -> None:
+    cell = make_cell(row, backbone, 3, BUDGET)
+    split, sides = (row.split, row.sides) if row.switched is None else row.switched
+    counts = tuple(sum(step.stage == stage.index for step in cell.plan.steps) for stage in cell.plan.stages)
+    assert counts == split
+    assert tuple(stage.height for stage in cell.plan.stages) == sides
+    assert cell.recipe.train.seed == 3
+    assert cell.guidance == (1.0 if row.trained else cell.recipe.method.guidance)
+    if row.trained:
+        iterations, method = cell.recipe.train.iterations, cell.recipe.method
+        plan = cell.recipe.build_plan()
+        stages = [[step.index for step in plan.steps if step.stage == stage.index] for stage in plan.stages]
+        means = [sum(indices) / len(indices) for indices in stages]
+        warm = method.warmup_steps
+        student = (warm * means[0] + (iterations - warm) * sum(means) / len(means)) / iterations
+        one = evaluations(student, fake_updates=method.fake_updates, guidance=True)
+        assert abs(iterations * one - BUDGET.evaluations) <= one
+
+
+def test_tables_share_their_cells() -> None:
+    def cell(table: str, row: str) -> tuple[object, ...]:
+        return decides(make_cell(row_of(table, row), "sdxl", 0, BUDGET))
+
+    ours = cell("main", "rmd")
+    same = [("components", "rmd"), ("thresholds", "rmd"), ("stages", "rmd"), ("roles", "rmd"), ("mapping", "map-lower")]
+    assert all(cell(*other) == ours for other in [*same, ("warmup", "warm-up-0.2"), ("reinjection", "block-0.2-0.2")])
+    assert cell("main", "naive") == cell("components", "naive") != ours
+    assert cell("stages", "0+4") == cell("thresholds", "0+4")
+
+
+def test_one_training_is_sampled_at_every_beta() -> None:
+    rows = [row for row in TABLES["reinjection"].rows if row.name.startswith("plain-0.5-")]
+    cells = [make_cell(row, "sdxl", 0, BUDGET) for row in rows]
+    assert len({run_hash(cell.recipe) for cell in cells}) == 1
+    assert [cell.plan.crossing.beta for cell in cells] == [0.0, 0.2, 0.5, 1.0]
+    assert {cell.plan.training_crossing.beta for cell in cells} == {0.5}
+
+
+def test_a_warm_up_is_a_share_of_the_run() -> None:
+    budget = Budget("b", 6500, (0,), 8)
+    found = {row.warm_up: make_cell(row, "sdxl", 0, budget).recipe for row in TABLES["warmup"].rows}
+    for share, recipe in found.items():
+        assert recipe.method.warmup_steps == pytest.approx(share * recipe.train.iterations, abs=0.5)
+    assert make_cell(row_of("main", "tdm"), "sdxl", 0, budget).recipe.method.warmup_steps == 0
