@@ -27,17 +27,19 @@ from rmd.noise import NoiseSchedule
 from rmd.pictures import to_uint8
 from rmd.plan import Stage, StepPlan
 from rmd.report import Row
+from rmd.report.write import write_text
 from rmd.scenes.assets import assets_folder, teacher_home
 from rmd.scenes.compare import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     Contender,
     Samples,
+    assess,
     evaluation_prompts,
-    measure,
+    judged_row,
     run_contender,
 )
-from rmd.scenes.grammar import NONE, parse
+from rmd.scenes.grammar import NONE
 from rmd.scenes.judge import Judge, load_judge
 from rmd.scenes.record import weights_key
 from rmd.scenes.references import load_references
@@ -169,7 +171,7 @@ class Bench:
         found, pictures = self._run(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
         _picture(pictures).save(path.with_suffix(".png"))
-        _write(path, found.model_dump_json(indent=1) + "\n")
+        write_text(path, found.model_dump_json(indent=1) + "\n")
         return found
 
     def path(self, cell: Cell) -> Path:
@@ -207,9 +209,8 @@ class Bench:
             teacher = self.teacher(cell.backbone)
             samples = self._samples(cell, contender, teacher, teacher.denoiser, prompts)
         references = load_references(teacher_home(BACKBONES[cell.backbone]))
-        row = measure(contender, samples, prompts, judge=self.judge, references=references, teacher_seconds=1.0)
-        truth = torch.tensor([found.to_tuple() for text in prompts if (found := parse(text)) is not None])
-        right, _ = self.judge.assess(samples.images, truth)
+        right, truth, features = assess(samples.images, prompts, self.judge)
+        row = judged_row(contender, samples, right, truth, features, references=references, teacher_seconds=1.0)
         whole = (right | (truth == NONE)).all(1)
         shown = slice(0, SHOWN * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
         result = CellResult(row=row, right=tuple(whole.tolist()), prompts=tuple(prompts[shown]), training=training)
@@ -246,7 +247,7 @@ class Bench:
             spent = sum(
                 (2 if role == "teacher" and guided else 1) * n for role, n in trainer.method.evaluations.items()
             )
-            _write(facts, Training(iterations=total, evaluations=spent).model_dump_json() + "\n")
+            write_text(facts, Training(iterations=total, evaluations=spent).model_dump_json() + "\n")
             shutil.rmtree(run, ignore_errors=True)
         trainer.roles.load_state("student", load_file(weights))
         return trainer, Training.model_validate_json(facts.read_text(encoding="utf-8"))
@@ -271,11 +272,3 @@ def _key(values: dict[str, object]) -> str:
 def _picture(images: Tensor) -> Image.Image:
     """Pictures side by side at their own size."""
     return Image.fromarray(torch.cat(list(to_uint8(images)), dim=2).permute(1, 2, 0).numpy())
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

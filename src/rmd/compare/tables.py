@@ -87,8 +87,11 @@ SCALE_WISE = Setting(
 )  # fmt: skip
 
 
-def _rmd(name: str, label: str, *changes: str, paper: Mapping[str, str] | None = None, **other: object) -> Setting:
-    return replace(RMD, name=name, label=label, changes=changes, paper=paper or {}, **other)  # type: ignore[arg-type]
+def _rmd(
+    name: str, label: str, *changes: str, split: tuple[int, ...] = RMD.split, sides: tuple[int, ...] = RMD.sides,
+    sampled: tuple[str, ...] = (), warm_up: float = WARM_UP, paper: Mapping[str, str] | None = None,
+) -> Setting:  # fmt: skip
+    return Setting(name, label, split, sides, changes, sampled, warm_up=warm_up, paper=paper or {})
 
 
 def _re_injection() -> tuple[Setting, ...]:

@@ -16,6 +16,7 @@ from rmd.compare.statistics import MEASURES, Measure
 from rmd.report.html import folded, image_data, section, table
 from rmd.report.tables import fixed, percent, significant
 from rmd.report.template import PAGE, STYLE
+from rmd.report.write import write_text
 
 SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
@@ -30,11 +31,11 @@ def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
     """Write every table's files and the page of all; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
-        _write(folder / f"{result.name}.json", result.model_dump_json(indent=1) + "\n")
-        _write(folder / f"{result.name}.csv", as_csv(result))
-        _write(folder / f"{result.name}.tex", as_latex(result))
+        write_text(folder / f"{result.name}.json", result.model_dump_json(indent=1) + "\n")
+        write_text(folder / f"{result.name}.csv", as_csv(result))
+        write_text(folder / f"{result.name}.tex", as_latex(result))
     path = folder / "compare.html"
-    _write(path, as_page(results, folder))
+    write_text(path, as_page(results, folder))
     return path
 
 
@@ -178,9 +179,3 @@ def _tex(text: str) -> str:
     for character in "&%#_":
         text = text.replace(character, "\\" + character)
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

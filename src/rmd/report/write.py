@@ -35,13 +35,13 @@ def write_report(
     """
     html = page(report, Pictures(grids, panels, plan_png))
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_text(folder / "report.json", report.model_dump_json(indent=2) + "\n")
     path = folder / "report.html"
-    _write(path, html)
+    write_text(path, html)
     return path
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, then rename: a reader never sees half a file."""
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -115,8 +115,24 @@ def measure(
         prompts: captions of the scenes' grammar, `SAMPLES_PER_PROMPT` samples of each in a row.
         teacher_seconds: denoiser seconds per image of the teacher's row.
     """
+    right, truth, features = assess(samples.images, prompts, judge)
+    return judged_row(
+        contender, samples, right, truth, features, references=references, teacher_seconds=teacher_seconds
+    )
+
+
+def assess(images: Tensor, prompts: Sequence[str], judge: Judge) -> tuple[Tensor, Tensor, Tensor]:
+    """What a judge reads in pictures of captions: right (n, 9) bool, the truth (n, 9) asked for, features (n, d)."""
     truth = torch.tensor([found.to_tuple() for text in prompts if (found := parse(text)) is not None])
-    right, features = judge.assess(samples.images, truth)
+    right, features = judge.assess(images, truth)
+    return right, truth, features
+
+
+def judged_row(
+    contender: Contender, samples: Samples, right: Tensor, truth: Tensor, features: Tensor, *,
+    references: References, teacher_seconds: float,
+) -> Row:  # fmt: skip
+    """The row of samples that `assess` has judged."""
     return row_of(
         contender,
         samples,

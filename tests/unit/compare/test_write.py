@@ -14,7 +14,7 @@ from comparisons import result
 from PIL import Image
 from rich.console import Console
 
-from rmd.compare.cells import Budget, Cell, CellResult, Training
+from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
 from rmd.compare.write import PAPER, SMALL, as_csv, as_latex, as_page, as_text, write_tables
@@ -25,14 +25,8 @@ TABLE = Table(
 MARKS = {"tdm": (0.6, 0.62, 0.61), "rmd": (0.5, 0.51, 0.52)}
 
 
-class Known:
+class Known(Bench):
     """A bench whose cells are known."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        pass
 
     def path(self, cell: Cell) -> Path:
         path = self.folder / f"{cell.setting.name}.json"
@@ -46,7 +40,8 @@ class Known:
 
 @pytest.fixture
 def compared(tmp_path: Path) -> TableResult:
-    return run_table(TABLE, Budget("default", 975, (0, 1, 2), 8), Known(tmp_path), backbones=["sdxl"], folder=tmp_path)  # type: ignore[arg-type]
+    bench = Known(tmp_path, lambda what, done, total: None)
+    return run_table(TABLE, Budget("default", 975, (0, 1, 2), 8), bench, backbones=["sdxl"], folder=tmp_path)
 
 
 def test_the_terminal_shows_means_intervals_and_what_differs(compared: TableResult) -> None:
