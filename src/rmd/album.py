@@ -10,24 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import rmd
-from rmd.backbones.base import Backbone
 from rmd.clips import check_suffix, save_clip
 from rmd.errors import RMDError
-from rmd.pipeline import RMDPipeline
+from rmd.makers import Made, Maker
 
 KEY = "rmd"
 """Name of the PNG text chunk that holds a picture's making, as JSON."""
-Made = Image.Image | Sequence[Image.Image]
-"""A picture, or a clip's frames."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,9 @@ class Picture:
     seed: int
     path: Path
 
-    def beside(self, what: str) -> Path:
-        """The file of a picture that belongs to this one."""
-        return self.path.with_name(f"{self.path.stem}-{what}{self.path.suffix}")
+    def beside(self, what: str) -> Picture:
+        """Another picture of the same prompt and seed, in a file beside this one's."""
+        return replace(self, path=self.path.with_name(f"{self.path.stem}-{what}{self.path.suffix}"))
 
 
 def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> list[Picture]:
@@ -72,69 +67,29 @@ def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, s
 
 
 def make_album(
-    pipe: RMDPipeline, pictures: Sequence[Picture], *, height: int | None = None, width: int | None = None,
-    frames: int | None = None, fps: int = 16, batch_size: int = 4, stages: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> int:  # fmt: skip
+    maker: Maker, pictures: Sequence[Picture], *, batch_size: int = 4, progress: Callable[[int], None] | None = None
+) -> int:
     """Make the pictures that are not there yet; returns how many were made.
 
-    Args:
-        fps: frames a second at which clips play.
-        stages: also write what every stage ended with, as NAME-stage1.png and so on.
+    What every stage ended with, where the maker gives it, lies beside as NAME-stage1.png and so on.
 
     Raises:
         RMDError: a file of that name is another picture, or a file cannot be written.
     """
-    final = pipe.plan.stages[-1]
-    size = {"height": height or final.height, "width": width or final.width}
-    if pipe.backbone.moving:
-        size |= {"frames": frames or pipe.plan.frames, "fps": fps}
-    model = {"version": rmd.__version__, "model": pipe.config.source, "steps": len(pipe.plan.steps), **size}
-    wanted = [picture for picture in pictures if not _is_there(picture, model | _making(picture))]
+    making = dict(maker.making)
+    wanted = [picture for picture in pictures if not _is_there(picture, making | _own(picture))]
     if progress is not None:
         progress(len(pictures) - len(wanted))
     for batch in _batches(wanted, batch_size):
-        output = pipe(
-            [picture.prompt for picture in batch],
-            generator=[torch.Generator().manual_seed(picture.seed) for picture in batch],
-            return_stages=stages,
-            height=size["height"],
-            width=size["width"],
-            num_frames=frames,
-        )
-        for index, picture in enumerate(batch):
-            making = model | _making(picture)
-            for stage, images in enumerate(output.stages, start=1):
-                _save(images[index], picture.beside(f"stage{stage}"), making | {"stage": stage})
-            _save(output.images[index], picture.path, making)
+        samples = maker.make([picture.prompt for picture in batch], [picture.seed for picture in batch])
+        for picture, sample in zip(batch, samples, strict=True):
+            whole = making | _own(picture)
+            for stage, made in enumerate(sample.stages, start=1):
+                _save(made, picture.beside(f"stage{stage}").path, whole | {"stage": stage})
+            _save(sample.made, picture.path, whole)
         if progress is not None:
             progress(len(batch))
     return len(wanted)
-
-
-def add_teacher(
-    teacher: Backbone, pictures: Sequence[Picture], *, steps: int, guidance: float, height: int, width: int,
-    frames: int = 1, fps: int = 16, progress: Callable[[int], None] | None = None,
-) -> None:  # fmt: skip
-    """Write NAME-teacher beside every picture: the official pipeline with its own scheduler and the same seed."""
-    size = {"height": height, "width": width} | ({"frames": frames, "fps": fps} if teacher.moving else {})
-    for picture in pictures:
-        making = _making(picture) | {"teacher steps": steps, "guidance": guidance} | size
-        path = picture.beside("teacher")
-        if not _is_there(Picture(picture.prompt, picture.seed, path), making):
-            options = teacher.official_options(frames)
-            made = teacher.pipe(
-                prompt=picture.prompt,
-                height=height,
-                width=width,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=torch.Generator().manual_seed(picture.seed),
-                **options,
-            )
-            _save((made.frames if teacher.moving else made.images)[0], path, making)
-        if progress is not None:
-            progress(1)
 
 
 def read_making(path: Path) -> dict[str, Any] | None:
@@ -150,7 +105,7 @@ def read_making(path: Path) -> dict[str, Any] | None:
     return None if text is None else dict(json.loads(text))
 
 
-def _making(picture: Picture) -> dict[str, Any]:
+def _own(picture: Picture) -> dict[str, Any]:
     return {"prompt": picture.prompt, "seed": picture.seed}
 
 

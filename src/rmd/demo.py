@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import rmd
 from rmd.backbones.base import Backbone
 from rmd.config import Recipe
 from rmd.export.student import save_student
@@ -22,6 +19,7 @@ from rmd.pictures import to_uint8
 from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
 from rmd.report import Check, Report, Row, write_report
+from rmd.report.versions import versions
 from rmd.scenes.assets import TEACHERS, assets_folder, teacher_home
 from rmd.scenes.compare import (
     SAMPLES_PER_PROMPT,
@@ -135,14 +133,6 @@ def targets(rows: dict[str, Row], overhead: float, full_steps: float) -> list[Ch
 def share_of(part: float, whole: float) -> float:
     """part / whole, where the whole may be nothing (a teacher that gets nothing right)."""
     return part / max(whole, 1e-9)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers, and CPU threads."""
-    packages = ("torch", "diffusers", "transformers", "peft", "numpy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    threads = str(torch.get_num_threads())
-    return {"rmd": rmd.__version__, "python": platform.python_version(), "threads": threads, **found}
 
 
 def contenders(backbone: Backbone, recipe: Recipe) -> list[Contender]:

@@ -17,11 +17,11 @@ from rmd.demo import (
     plan_png,
     sample,
     share_of,
-    versions,
 )
 from rmd.export.student import save_student
 from rmd.pictures import to_uint8
 from rmd.report import Check, Report, Row, write_report
+from rmd.report.versions import versions
 from rmd.scenes.assets import teacher_home
 from rmd.scenes.compare import SAMPLES_PER_PROMPT, SAMPLING_SEED, TEACHER_STEPS, Contender, full_plan
 from rmd.scenes.moving.build import load_clip_references

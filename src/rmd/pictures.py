@@ -93,6 +93,11 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(picture.detach().cpu().permute(1, 2, 0).numpy()))
 
 
+def from_image(image: Image.Image) -> Tensor:
+    """A PIL image as (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
+
+
 def png(image: Image.Image) -> bytes:
     """The image as a PNG file."""
     buffer = io.BytesIO()

@@ -277,15 +277,30 @@ def load_backbone(
             repository is absent, gated, or out of reach.
     """
     if Path(source).exists():
+        class_of_pipeline(Path(source))
+    return wrap(load_pipeline(source, dtype=dtype, **options), conditioning)
+
+
+def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> DiffusionPipeline:
+    """Load a diffusers pipeline of any family from a folder or the Hub.
+
+    Args:
+        options: go to `DiffusionPipeline.from_pretrained`.
+
+    Raises:
+        RMDError: the folder is no diffusers pipeline; or the Hub's repository is absent, gated, or out of reach.
+    """
+    if Path(source).exists():
         name, parts = _model_index(Path(source))
-        absent = [part for part in _family_of(name).optional_parts if not any(parts.get(part) or ())]
-        options = dict.fromkeys(absent) | options
+        _register_all()
+        optional = _REGISTRY[name].optional_parts if name in _REGISTRY else ()
+        options = dict.fromkeys(part for part in optional if not any(parts.get(part) or ())) | options
     with hub_errors(source, "the pipeline"), warnings.catch_warnings():
         # its new name is unknown to the older versions of diffusers that work too
         warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
         pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
     pipe.set_progress_bar_config(disable=True)
-    return wrap(pipe, conditioning)
+    return pipe
 
 
 def class_of_pipeline(folder: Path) -> type[Backbone]:

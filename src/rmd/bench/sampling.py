@@ -17,27 +17,43 @@ from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
 
 
-class Stopwatch(nn.Module):
-    """A network that counts its evaluations (rows of a batch) and the seconds of each call."""
+class Stopwatch:
+    """Counts evaluations of networks (rows of a batch), and the seconds of each call, within its `with` block."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module, self.calls, self.evaluations = module, list[float](), 0
+    def __init__(self, *networks: nn.Module) -> None:
+        self.calls, self.evaluations = list[float](), 0
+        self._networks, self._began, self._device = networks, 0.0, torch.device("cpu")
 
     @property
     def seconds(self) -> float:
         return sum(self.calls)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def __enter__(self) -> Stopwatch:
+        self._hooks = [
+            hook
+            for network in self._networks
+            for hook in (
+                network.register_forward_pre_hook(self._start, with_kwargs=True),
+                network.register_forward_hook(self._stop),
+            )
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _start(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # the noisy latents come first, by position or by name
         x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        wait_for(x.device)
-        began = time.perf_counter()
-        output = self.module(*args, **kwargs)
-        wait_for(x.device)
-        self.calls.append(time.perf_counter() - began)
         self.evaluations += x.shape[0]
-        return output
+        self._device = x.device
+        wait_for(x.device)
+        self._began = time.perf_counter()
+
+    def _stop(self, *_: object) -> None:
+        wait_for(self._device)
+        self.calls.append(time.perf_counter() - self._began)
 
 
 @dataclass(frozen=True)
@@ -68,12 +84,12 @@ def time_sampling(
     null = backbone.null(len(prompts)) if guidance != 1.0 else None
     runs = []
     for repeat in range(repeats + 1):
-        watch = Stopwatch(module)
         noise = CounterNoise(0, range(len(prompts)), step=repeat, device=backbone.device)
-        began = time.perf_counter()
-        latents = sample_latents(backbone, watch, plan, cond, noise, null=null, guidance=guidance)
-        wait_for(latents.device)
-        loop = time.perf_counter() - began
+        with Stopwatch(module) as watch:
+            began = time.perf_counter()
+            latents = sample_latents(backbone, module, plan, cond, noise, null=null, guidance=guidance)
+            wait_for(latents.device)
+            loop = time.perf_counter() - began
         began = time.perf_counter()
         with torch.no_grad():
             backbone.decode(latents)

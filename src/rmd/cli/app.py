@@ -21,6 +21,7 @@ from rmd.cli.bench import bench
 from rmd.cli.cache import cache
 from rmd.cli.compare import compare
 from rmd.cli.demo import demo
+from rmd.cli.evaluate import evaluate
 from rmd.cli.export import export
 from rmd.cli.generate import generate
 from rmd.cli.plan import plan
@@ -42,6 +43,7 @@ app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("compare")(compare)
 app.command("demo")(demo)
+app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("generate")(generate)
 app.command("plan")(plan)

@@ -1,19 +1,24 @@
-"""`rmd generate`: pictures or clips from a distilled student."""
+"""`rmd generate`: pictures or clips from a distilled student, or from any diffusers pipeline."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rmd.cli.options import check_options
 from rmd.errors import RMDError, one_of
+
+if TYPE_CHECKING:
+    from rmd.album import Picture
 
 
 def generate(
     prompt: Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="One or several prompts.")] = None,
     model: Annotated[
-        str, typer.Option(metavar="DIR", help="A student: a folder, or a repository of the Hub.")
+        str,
+        typer.Option(metavar="DIR", help="A student, or any diffusers pipeline: a folder, or a repository of the Hub."),
     ] = "runs/demo/student",
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt a line; or .json, .jsonl, .csv, .parquet, .tar.")
@@ -23,14 +28,20 @@ def generate(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again. For one clip, also a file.")
     ] = Path("runs/pictures"),
-    height: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the student's.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. By default: the student's.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the model's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the model's.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. By default: the model's.")] = None,
     fps: Annotated[int, typer.Option(min=1, help="Frames a second at which clips play.")] = 16,
     clips: Annotated[
         str | None, typer.Option("--format", help="Of clips: mp4, webp or gif. By default: as --out ends, or mp4.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of a pipeline that is no student, which has its own.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
+    ] = None,
     stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
     compare_teacher: Annotated[
         bool, typer.Option("--compare-teacher", help="Also make each picture with the teacher.")
@@ -42,19 +53,20 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. By default: cuda if there is one.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
 ) -> None:
-    """Make pictures of prompts with a distilled student."""
+    """Make pictures of prompts with a distilled student, or with any diffusers pipeline beside it."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
     import torch
 
-    from rmd.album import add_teacher, make_album, plan_album
+    from rmd.album import make_album, plan_album
     from rmd.backbones import load_backbone
-    from rmd.backbones.base import family_class
+    from rmd.backbones.base import family_class, load_pipeline
     from rmd.cli.device import find_device
-    from rmd.cli.progress import progress_bar
+    from rmd.cli.progress import counter, progress_bar
     from rmd.data.prompts import read_prompts
-    from rmd.export.student import read_student
+    from rmd.export.student import holds_student, read_student
+    from rmd.makers import Maker, PipelineMaker, StudentMaker
     from rmd.pipeline import RMDPipeline
     from rmd.teacher import teacher_source
 
@@ -63,56 +75,45 @@ def generate(
     texts = list(prompt) if prompt else read_prompts(prompts or Path())
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32
-    family = family_class(read_student(model).family)
-    moving = family.moving
-    if clips is not None and not moving:
-        raise RMDError(f"--format is of clips, but {family.family} makes single pictures: leave it out")
-    pictures = plan_album(texts, out, count=count, seed=seed, suffix=_suffix(out, clips) if moving else ".png")
-    pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
-    pipe.pipe.set_progress_bar_config(disable=True)
-    done = 0
+    student = holds_student(model)
+    check_options(
+        model, student, {"--stages": stages, "--compare-teacher": compare_teacher, "--teacher": teacher is not None},
+        {"--steps": steps is not None, "--guidance": guidance is not None},
+    )  # fmt: skip
+    size: dict[str, Any] = {"height": height, "width": width, "frames": frames, "fps": fps}
+
+    def plan(moving: bool) -> list[Picture]:
+        if clips is not None and not moving:
+            raise RMDError(f"--format is of clips, but {model} makes single pictures: leave it out")
+        return plan_album(texts, out, count=count, seed=seed, suffix=_suffix(out, clips) if moving else ".png")
+
+    maker: Maker
+    if student:
+        pictures = plan(family_class(read_student(model).family).moving)
+        pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
+        pipe.pipe.set_progress_bar_config(disable=True)
+        maker = StudentMaker(pipe, **size, stages=stages)
+    else:
+        found = load_pipeline(model, dtype=dtype).to(where)
+        maker = PipelineMaker(found, model, steps=steps, guidance=guidance, **size)
+        pictures = plan(maker.moving)
     with progress_bar() as report:
-
-        def count_up(more: int) -> None:
-            nonlocal done
-            done += more
-            report("pictures", done, len(pictures))
-
-        made = make_album(
-            pipe,
-            pictures,
-            height=height,
-            width=width,
-            frames=frames,
-            fps=fps,
-            batch_size=batch_size,
-            stages=stages,
-            progress=count_up,
-        )
-        if compare_teacher:
-            final = pipe.plan.stages[-1]
-            base = load_backbone(teacher_source(teacher or pipe.config.teacher), dtype=dtype)
+        made = make_album(maker, pictures, batch_size=batch_size, progress=counter(report, "pictures", len(pictures)))
+        if isinstance(maker, StudentMaker) and compare_teacher:
+            config, final = pipe.config, pipe.plan.stages[-1]
+            base = load_backbone(teacher_source(teacher or config.teacher), dtype=dtype)
             base.pipe.to(where)
-            compared = 0
-
-            def count_teacher(more: int) -> None:
-                nonlocal compared
-                compared += more
-                report("teacher", compared, len(pictures))
-
-            add_teacher(
-                base,
-                pictures,
-                steps=teacher_steps,
-                guidance=pipe.config.guidance,
-                height=height or final.height,
-                width=width or final.width,
-                frames=frames or pipe.plan.frames,
-                fps=fps,
-                progress=count_teacher,
-            )
+            length = frames or pipe.plan.frames
+            size |= {"height": height or final.height, "width": width or final.width}
+            size |= {"frames": length if base.moving else None}
+            official = PipelineMaker(
+                base.pipe, config.teacher, steps=teacher_steps, guidance=config.guidance, **size,
+                options=base.official_options(length),
+            )  # fmt: skip
+            beside = [picture.beside("teacher") for picture in pictures]
+            make_album(official, beside, batch_size=1, progress=counter(report, "teacher", len(beside)))
     there = len(pictures) - made
-    what = ("clip" if moving else "picture") + "s" * (made != 1)
+    what = ("clip" if maker.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {out}" + (f" ({there} were there already)" if there else ""))
 
 

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
+from rmd.errors import RMDError
+
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
+
+
+def check_options(model: str, student: bool, students: Mapping[str, bool], pipelines: Mapping[str, bool]) -> None:
+    """RMDError for an option that is of the other kind of model."""
+    for option, given in (pipelines if student else students).items():
+        if given and student:
+            raise RMDError(
+                f"{option} is of diffusers pipelines, but {model} is a student with its own plan: leave it out"
+            )
+        if given:
+            raise RMDError(f"{option} is of students, but {model} is a diffusers pipeline: leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -53,6 +53,18 @@ def progress_bar() -> Iterator[ReportProgress]:
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
+
+
+def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], None]:
+    """A function that is told how many more are done, and shows how many there are."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(what, done, total)
+
+    return count
 
 
 def _line_printer() -> ReportProgress:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone
 from rmd.bench.training import evaluations
+from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
 from rmd.config import Recipe, load_recipe, run_hash
 from rmd.noise import NoiseSchedule
@@ -38,6 +40,7 @@ from rmd.scenes.compare import (
     evaluation_prompts,
     judged_row,
     run_contender,
+    run_maker,
 )
 from rmd.scenes.grammar import NONE
 from rmd.scenes.judge import Judge, load_judge
@@ -163,21 +166,34 @@ class Bench:
         self._teachers: dict[str, Backbone] = {}
         self._judge: Judge | None = None
 
-    def result(self, cell: Cell) -> CellResult:
-        """What a cell came to: read if it is there, computed and kept if it is not."""
+    def result(self, cell: Cell, *, wait: bool = True) -> CellResult | None:
+        """What a cell came to: read if it is there, computed and kept if it is not.
+
+        Processes that work in the same folder compute no cell twice, nor the student that several share. None if
+        another one is at it and we shall not wait.
+        """
         path = self.path(cell)
         if path.is_file():
             return CellResult.model_validate_json(path.read_text(encoding="utf-8"))
-        found, pictures = self._run(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _picture(pictures).save(path.with_suffix(".png"))
-        write_text(path, found.model_dump_json(indent=1) + "\n")
-        return found
+        lock = self.folder / "running" / f"{_key(self._training(cell)) if cell.setting.trained else path.stem}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, blocking=wait):
+                if path.is_file():
+                    return self.result(cell)
+                found, pictures = self._run(cell)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _picture(pictures).save(path.with_suffix(".png"))
+                write_text(path, found.model_dump_json(indent=1) + "\n")
+                return found
+        except Timeout:
+            return None
 
     def path(self, cell: Cell) -> Path:
         """Where a cell's result is kept; its pictures have the same name."""
         decides: dict[str, object] = {
             "plan": cell.plan.to_dict(), "guidance": cell.guidance, "samples": cell.samples, "seed": cell.seed,
+            "official": cell.setting.official,
             **(self._training(cell) if cell.setting.trained else self._weights(cell.backbone)),
         }  # fmt: skip
         return self.folder / "cells" / f"{_key(decides)}.json"
@@ -226,8 +242,11 @@ class Bench:
             done += more
             self.progress("sampling", done, len(prompts))
 
-        seed = SAMPLING_SEED + cell.seed
-        return run_contender(backbone, network, contender, prompts, seed=seed, size=_told(cell), progress=count)
+        seed, size = SAMPLING_SEED + cell.seed, _told(cell)
+        if cell.setting.official:
+            maker = FlowLCMMaker.of(backbone, network, cell.plan)
+            return run_maker(maker, [network], prompts, seed=seed, size=size, progress=count)
+        return run_contender(backbone, network, contender, prompts, seed=seed, size=size, progress=count)
 
     def _trained(self, cell: Cell) -> tuple[Trainer, Training]:
         """The cell's run with its student in place, trained if it has not been; Stopped when a signal ends it."""

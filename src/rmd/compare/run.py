@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
-import rmd
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
 from rmd.compare.statistics import MEASURES, summarise
 from rmd.compare.tables import Setting, Table
+from rmd.report.versions import versions
 
 
 class _Model(BaseModel):
@@ -46,6 +45,8 @@ class Line(_Model):
     """Network evaluations per image."""
     seconds_per_image: float
     """Of the denoiser, measured; mean over seeds."""
+    speedup: float
+    """Over the slowest row of the table, in measured seconds."""
     iterations: int | None
     evaluations: float | None
     """Of networks in the training, for every sample of a batch; mean over seeds."""
@@ -82,45 +83,55 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
         Stopped: a signal ended a training.
     """
     cells = {
-        backbone: {row.name: [make_cell(row, backbone, seed, budget) for seed in budget.seeds] for row in table.rows}
+        backbone: {
+            row.name: [make_cell(row, backbone, seed, budget) for seed in budget.seeds]
+            for row in table.rows_of(backbone)
+        }
         for backbone in backbones
     }
-    total = sum(len(found) for rows in cells.values() for found in rows.values())
-    done, lines = 0, {}
+    results = _compute([cell for rows in cells.values() for found in rows.values() for cell in found], table, bench)
+    lines = {}
     for backbone, rows in cells.items():
-        results: dict[str, list[CellResult]] = {}
-        for name, found in rows.items():
-            results[name] = []
-            for cell in found:
-                results[name].append(bench.result(cell))
-                done += 1
-                bench.progress(f"table {table.name}", done, total)
+        found = {name: [results[backbone, name, cell.seed] for cell in row] for name, row in rows.items()}
         lines[backbone] = tuple(
-            _line(row, rows[row.name], results[row.name], results[table.against] if row.name != table.against else None,
-                  bench, folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
-            for row in table.rows
+            _line(row, rows[row.name], found, table.against, bench,
+                  folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
+            for row in table.rows_of(backbone)
         )  # fmt: skip
     return TableResult(
         name=table.name, title=table.title, source=table.source, question=table.question, against=table.against,
         budget=budget.name, evaluations=budget.evaluations, seeds=budget.seeds, samples=budget.samples,
-        backbones=lines, versions=_versions(),
+        backbones=lines, versions=versions(),
     )  # fmt: skip
 
 
+def _compute(cells: Sequence[Cell], table: Table, bench: Bench) -> dict[tuple[str, str, int], CellResult]:
+    """Results by backbone, row and seed; what another process is at comes last."""
+    results: dict[tuple[str, str, int], CellResult] = {}
+    left = list(cells)
+    for wait in (False, True):
+        for cell in tuple(left):
+            found = bench.result(cell, wait=wait)
+            if found is not None:
+                results[cell.backbone, cell.setting.name, cell.seed] = found
+                left.remove(cell)
+                bench.progress(f"table {table.name}", len(cells) - len(left), len(cells))
+    return results
+
+
 def _line(
-    row: Setting, cells: Sequence[Cell], results: Sequence[CellResult], others: Sequence[CellResult] | None,
-    bench: Bench, picture: Path,
+    row: Setting, cells: Sequence[Cell], found: Mapping[str, Sequence[CellResult]], against: str, bench: Bench,
+    picture: Path,
 ) -> Line:  # fmt: skip
+    results, others = found[row.name], None if row.name == against else found[against]
+    seconds = {name: fmean(result.row.seconds_per_image for result in its) for name, its in found.items()}
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(bench.path(cells[0]).with_suffix(".png").read_bytes())
     trainings = [result.training for result in results if result.training is not None]
     numbers = {}
     for measure in MEASURES:
-        found = summarise(measure, results, others)
         values = tuple(measure.read(result.row) for result in results)
-        numbers[measure.name] = Number(
-            mean=found.mean, low=found.low, high=found.high, difference=found.difference, p=found.p, values=values
-        )
+        numbers[measure.name] = Number(**asdict(summarise(measure, results, others)), values=values)
     plan = cells[0].plan
     counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
     return Line(
@@ -128,7 +139,8 @@ def _line(
         label=row.label,
         plan=", ".join(f"{stage.size} x{count}" for stage, count in zip(plan.stages, counts, strict=True)),
         nfe=results[0].row.nfe,
-        seconds_per_image=fmean(result.row.seconds_per_image for result in results),
+        seconds_per_image=seconds[row.name],
+        speedup=max(seconds.values()) / seconds[row.name],
         iterations=trainings[0].iterations if trainings else None,
         evaluations=fmean(training.evaluations for training in trainings) if trainings else None,
         numbers=numbers,
@@ -136,9 +148,3 @@ def _line(
         prompts=results[0].prompts,
         picture=picture.name,
     )
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "diffusers", "transformers", "peft", "numpy", "scipy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"rmd": rmd.__version__, "threads": str(torch.get_num_threads()), **found}

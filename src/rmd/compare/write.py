@@ -44,12 +44,13 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
     found = TextTable(title=_title(result, backbone), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     found.add_column("")
     shown = [measure for measure in MEASURES if measure.name != "frechet_distance"]
-    for heading in ("NFE", "s/image", *(measure.title for measure in shown)):
+    for heading in ("NFE", "s/image", "speed", *(measure.title for measure in shown)):
         found.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
         cells = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in shown]
         style = "bold" if line.name == result.against else None
-        found.add_row(line.label, f"{line.nfe:g}", significant(line.seconds_per_image), *cells, style=style)
+        cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
+        found.add_row(line.label, *cost, *cells, style=style)
     found.caption = _caption(result)
     return found
 
@@ -58,7 +59,17 @@ def as_csv(result: TableResult) -> str:
     """A line for every row, backbone and measure."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    heads = ["backbone", "row", "plan", "nfe", "seconds_per_image", "iterations", "training_evaluations", "measure"]
+    heads = [
+        "backbone",
+        "row",
+        "plan",
+        "nfe",
+        "seconds_per_image",
+        "speedup",
+        "iterations",
+        "training_evaluations",
+        "measure",
+    ]
     writer.writerow([*heads, "mean", "low", "high", "difference", "p", "seeds"])
     for backbone, lines in result.backbones.items():
         for line in lines:
@@ -68,6 +79,7 @@ def as_csv(result: TableResult) -> str:
                 line.plan,
                 line.nfe,
                 line.seconds_per_image,
+                line.speedup,
                 line.iterations,
                 line.evaluations,
             ]
@@ -81,13 +93,13 @@ def as_latex(result: TableResult) -> str:
     """A tabular for every backbone; needs no package."""
     parts = [f"% {_title(result, ', '.join(result.backbones))}", f"% {_caption(result)}"]
     for backbone, lines in result.backbones.items():
-        heads = ["NFE", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
+        heads = ["NFE", "speed", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
         parts += [f"% {backbone}", f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
         parts += [" & ".join(["", *map(_tex, heads)]) + r" \\", "\\hline"]
         for line in lines:
             numbers = [number_text(measure, line.numbers[measure.name]) for measure in MEASURES]
             papers = [line.paper.get(name, "") for name in _paper_columns(lines)]
-            cells = [line.label, f"{line.nfe:g}", *numbers, *papers]
+            cells = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
             parts.append(" & ".join(map(_tex, cells)) + r" \\")
         parts += ["\\hline", "\\end{tabular}", ""]
     return "\n".join(parts)
@@ -118,13 +130,13 @@ def number_text(measure: Measure, number: Number, *, interval: bool = True) -> s
 def _part(result: TableResult, backbone: str, folder: Path) -> str:
     lines = result.backbones[backbone]
     papers = _paper_columns(lines)
-    heads = ["", "NFE", "s/image", "trained", *(measure.title for measure in MEASURES)]
+    heads = ["", "NFE", "s/image", "speed", "trained", *(measure.title for measure in MEASURES)]
     heads += [f'<span class="soft">paper: {escape(name)}</span>' for name in papers]
     rows = []
     for line in lines:
         trained = "" if line.iterations is None else f"{line.iterations} it."
         cells = [escape(line.label) + f"<br><small>{escape(line.plan)}</small>", f"{line.nfe:g}"]
-        cells += [significant(line.seconds_per_image), trained]
+        cells += [significant(line.seconds_per_image), _speed(line), trained]
         cells += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
         cells += [f'<span class="soft">{escape(line.paper.get(name, ""))}</span>' for name in papers]
         rows.append((cells, line.name == result.against))
@@ -139,6 +151,10 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
     return note + table(heads, rows) + f'<p class="soft">{escape(_caption(result))}</p>' + pictures + folded(
         "captions, from left to right", captions
     )  # fmt: skip
+
+
+def _speed(line: Line) -> str:
+    return f"{fixed(line.speedup, 2)}x"
 
 
 def _cell(text: str) -> str:
@@ -161,7 +177,7 @@ def _caption(result: TableResult) -> str:
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations a sample in training, {seeds} "
         f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals are 95 %, {how}. "
-        f"* differs from {against!r} (p < {SIGNIFICANT}, paired)."
+        f"* differs from {against!r} (p < {SIGNIFICANT}, paired). Speed: over the slowest row."
         + (" " + SMALL if result.budget == "small" else "")
     )  # fmt: skip
 

@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from rmd.backbones.base import Backbone, Conditioning, load_backbone
+from rmd.backbones.base import INDEX, Backbone, Conditioning, load_backbone
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
 from rmd.hub import hub_errors
@@ -138,6 +139,31 @@ def load_student(
     backbone = load_backbone(base, dtype=dtype, conditioning=config.conditioning, **options)
     apply_student(backbone, config)
     return Student(backbone, config)
+
+
+def holds_student(source: str | Path) -> bool:
+    """Whether a folder or a repository of the Hub holds a student, and not a diffusers pipeline alone.
+
+    Raises:
+        RMDError: it holds neither, or cannot be reached.
+    """
+    folder = Path(source)
+    if folder.exists():
+        if not (folder / CONFIG_NAME).is_file() and not (folder / INDEX).is_file():
+            raise RMDError(
+                f"{source} holds neither a student nor a diffusers pipeline: it has no {CONFIG_NAME} and no {INDEX}"
+            )
+        return (folder / CONFIG_NAME).is_file()
+    with hub_errors(source, "the student"):
+        try:
+            hf_hub_download(str(source), CONFIG_NAME)
+        except RemoteEntryNotFoundError:
+            return False
+        except LocalEntryNotFoundError:
+            if not isinstance(try_to_load_from_cache(str(source), INDEX), str):
+                raise
+            return False
+    return True
 
 
 def read_student(source: str | Path) -> StudentConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmd.report.model import Check, Motion, Report, Row
-from rmd.report.tables import markdown_table, print_table
+from rmd.report.tables import markdown_table, print_rows, print_table
 from rmd.report.write import write_report
 
-__all__ = ["Check", "Motion", "Report", "Row", "markdown_table", "print_table", "write_report"]
+__all__ = ["Check", "Motion", "Report", "Row", "markdown_table", "print_rows", "print_table", "write_report"]

@@ -96,8 +96,8 @@ def _of(row: Row, write: Callable[[Motion], str]) -> str:
     return "" if row.motion is None else write(row.motion)
 
 
-def _columns(report: Report) -> Sequence[_Column]:
-    if not report.moving:
+def _columns(moving: bool) -> Sequence[_Column]:
+    if not moving:
         return (*_COST, *_DISTANCE, *_LOOKS)
     cost = [_Column(column.title.replace("image", "clip"), column.write) for column in _COST]
     return (*cost, *_MOTION, *_DISTANCE, _CHANGES, _LOOKS[0])
@@ -118,21 +118,27 @@ _CLIP_LEGEND = (
 )
 
 
-def print_table(report: Report, console: Console) -> None:
-    """Print one line a sampler and, below, the checks; legible in 100 columns."""
-    if report.quick:
-        console.print(Text(SMOKE, style="bold"))
+def print_rows(rows: Sequence[Row], console: Console) -> None:
+    """Print one line a sampler and what its columns are; legible in 100 columns."""
+    moving = any(row.motion is not None for row in rows)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    columns = _columns(report)
+    columns = _columns(moving)
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
-    for row in report.rows:
+    for row in rows:
         # Text, not str: brackets of an interval are not rich's markup.
         cells = [Text(row.name), *(Text(column.write(row)) for column in columns)]
         table.add_row(*cells, style="bold" if row.name == STUDENT else None)
     console.print(table)
-    console.print(Text(f"\n{_CLIP_LEGEND if report.moving else _LEGEND}", style="dim"))
+    console.print(Text(f"\n{_CLIP_LEGEND if moving else _LEGEND}", style="dim"))
+
+
+def print_table(report: Report, console: Console) -> None:
+    """Print the rows and, below, the checks."""
+    if report.quick:
+        console.print(Text(SMOKE, style="bold"))
+    print_rows(report.rows, console)
     if report.checks:
         console.print()
     for check in report.checks:
@@ -141,7 +147,7 @@ def print_table(report: Report, console: Console) -> None:
 
 def markdown_table(report: Report) -> str:
     """The same table in Markdown, with the rows' labels; the student's row is bold."""
-    columns = _columns(report)
+    columns = _columns(report.moving)
     titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in columns)]
     lines = [_markdown_line(titles), _markdown_line(["---", *["---:"] * len(columns)])]
     for row in report.rows:

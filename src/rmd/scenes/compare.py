@@ -7,13 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rmd.backbones.base import Backbone
 from rmd.bench.sampling import Stopwatch
 from rmd.crossing import upsample
 from rmd.data.prompts import scene_captions
+from rmd.errors import RMDError
 from rmd.generate import sample_latents
+from rmd.makers import Made, Maker
+from rmd.pictures import from_image
 from rmd.plan import Stage, StepPlan, build_plan
 from rmd.randomness import CounterNoise
 from rmd.report import Motion, Row
@@ -39,14 +44,20 @@ TEACHER_STEPS = 25
 
 
 @dataclass(frozen=True)
-class Contender:
+class Entry:
+    """What a row is called: shortly and uniquely, and as a person reads it."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Contender(Entry):
     """One way of sampling: whose network, a plan and a guidance scale (1: none).
 
     A plan that ends below `size` has its pictures enlarged bilinearly; the network is told `size` all the same.
     """
 
-    name: str
-    label: str
     role: Role
     plan: StepPlan
     guidance: float = 1.0
@@ -86,39 +97,71 @@ def run_contender(
     seed: int, size: Stage, batch_size: int = 64, progress: Callable[[int], None] | None = None,
 ) -> Samples:  # fmt: skip
     """Sample every prompt; sample i's start noise depends on (seed, i) alone, so contenders share it stage by stage."""
-    watch, loop, began, images = Stopwatch(module), 0.0, time.perf_counter(), []
-    for start in range(0, len(prompts), batch_size):
-        part = list(prompts[start : start + batch_size])
-        cond = backbone.encode(part)
-        null = backbone.null(len(part)) if contender.guidance != 1.0 else None
-        noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
-        entered = time.perf_counter()
-        latents = sample_latents(
-            backbone, watch, contender.plan, cond, noise, null=null, guidance=contender.guidance, final=size
-        )
-        loop += time.perf_counter() - entered
-        decoded = backbone.decode(latents).clamp(-1, 1)
-        images.append(upsample(decoded, (size.height, size.width), "bilinear"))
-        if progress is not None:
-            progress(len(part))
+    loop, began, images = 0.0, time.perf_counter(), []
+    with Stopwatch(module) as watch:
+        for start in range(0, len(prompts), batch_size):
+            part = list(prompts[start : start + batch_size])
+            cond = backbone.encode(part)
+            null = backbone.null(len(part)) if contender.guidance != 1.0 else None
+            noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
+            entered = time.perf_counter()
+            latents = sample_latents(
+                backbone, module, contender.plan, cond, noise, null=null, guidance=contender.guidance, final=size
+            )
+            loop += time.perf_counter() - entered
+            decoded = backbone.decode(latents).clamp(-1, 1)
+            images.append(upsample(decoded, (size.height, size.width), "bilinear"))
+            if progress is not None:
+                progress(len(part))
     total = time.perf_counter() - began
     return Samples(torch.cat(images), watch.seconds, loop, total, watch.evaluations)
 
 
+@torch.no_grad()
+def run_maker(
+    maker: Maker, networks: Sequence[nn.Module], prompts: Sequence[str], *,
+    seed: int, size: Stage, batch_size: int = 64, progress: Callable[[int], None] | None = None,
+) -> Samples:  # fmt: skip
+    """Sample every prompt by a pipeline's own call, sample i with the seed `seed + i`.
+
+    Pictures of another size are scaled to `size`.
+
+    Args:
+        networks: the denoisers of the pipeline, which are timed; what its loop adds is part of `loop_seconds`, as are
+            its encoders and its VAE.
+    """
+    began, images = time.perf_counter(), []
+    with Stopwatch(*networks) as watch:
+        for start in range(0, len(prompts), batch_size):
+            part = list(prompts[start : start + batch_size])
+            made = maker.make(part, range(seed + start, seed + start + len(part)))
+            images += [_scaled(sample.made, size) for sample in made]
+            if progress is not None:
+                progress(len(part))
+    total = time.perf_counter() - began
+    return Samples(torch.stack(images), watch.seconds, total, total, watch.evaluations)
+
+
+def _scaled(made: Made, size: Stage) -> Tensor:
+    """A picture (3, H, W) at a size: enlarged bilinearly, or reduced by the same filter with antialiasing."""
+    if not isinstance(made, Image.Image):
+        raise RMDError("the scenes' judge looks at single pictures, not at clips")
+    image, shape = from_image(made)[None], (size.height, size.width)
+    return F.interpolate(image, shape, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
 def measure(
-    contender: Contender, samples: Samples, prompts: Sequence[str], *, judge: Judge, references: References,
+    entry: Entry, samples: Samples, prompts: Sequence[str], *, judge: Judge, references: References,
     teacher_seconds: float,
 ) -> Row:  # fmt: skip
-    """Judge a contender's samples against captions, fresh renders and the teacher's own samples.
+    """Judge samples against captions, fresh renders and the teacher's own samples.
 
     Args:
         prompts: captions of the scenes' grammar, `SAMPLES_PER_PROMPT` samples of each in a row.
         teacher_seconds: denoiser seconds per image of the teacher's row.
     """
     right, truth, features = assess(samples.images, prompts, judge)
-    return judged_row(
-        contender, samples, right, truth, features, references=references, teacher_seconds=teacher_seconds
-    )
+    return judged_row(entry, samples, right, truth, features, references=references, teacher_seconds=teacher_seconds)
 
 
 def assess(images: Tensor, prompts: Sequence[str], judge: Judge) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,12 +172,12 @@ def assess(images: Tensor, prompts: Sequence[str], judge: Judge) -> tuple[Tensor
 
 
 def judged_row(
-    contender: Contender, samples: Samples, right: Tensor, truth: Tensor, features: Tensor, *,
+    entry: Entry, samples: Samples, right: Tensor, truth: Tensor, features: Tensor, *,
     references: References, teacher_seconds: float,
 ) -> Row:  # fmt: skip
     """The row of samples that `assess` has judged."""
     return row_of(
-        contender,
+        entry,
         samples,
         right=accuracy(right, truth),
         features=(features, references.renders, references.teacher),
@@ -144,10 +187,10 @@ def judged_row(
 
 
 def row_of(
-    contender: Contender, samples: Samples, *, right: Accuracy, features: tuple[Tensor, Tensor, Tensor],
+    entry: Entry, samples: Samples, *, right: Accuracy, features: tuple[Tensor, Tensor, Tensor],
     detail: float, teacher_seconds: float, frames: int = 1, motion: Motion | None = None,
 ) -> Row:  # fmt: skip
-    """The row of a contender whose samples have been judged.
+    """The row of samples that have been judged.
 
     Args:
         features: of its samples, of renders, and of the teacher's own samples, a row each for every frame shown.
@@ -163,8 +206,8 @@ def row_of(
     count = len(samples.images)
     seconds = samples.denoiser_seconds / count
     return Row(
-        name=contender.name,
-        label=contender.label,
+        name=entry.name,
+        label=entry.label,
         nfe=samples.evaluations / count,
         seconds_per_image=seconds,
         speedup=teacher_seconds / seconds,

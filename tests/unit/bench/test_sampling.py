@@ -13,10 +13,12 @@ from rmd.plan import build_plan
 
 
 def test_stopwatch_changes_nothing_and_counts_rows() -> None:
-    layer = nn.Linear(3, 2)
-    watch, x = Stopwatch(layer), torch.randn(5, 3)
-    assert torch.equal(watch(x), layer(x))
-    watch(x[:2])
+    layer, x = nn.Linear(3, 2), torch.randn(5, 3)
+    expected = layer(x)
+    with Stopwatch(layer) as watch:
+        assert torch.equal(layer(x), expected)
+        layer(x[:2])
+    layer(x)  # nobody looks any more
     assert watch.evaluations == 7
     assert len(watch.calls) == 2
     assert watch.seconds == sum(watch.calls) > 0

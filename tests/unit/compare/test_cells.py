@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
@@ -60,6 +61,16 @@ def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> N
     assert len(list((tmp_path / "students").glob("*.safetensors"))) == 1
     assert results[0].training == results[1].training
     assert results[0].row.kernel_distance != results[1].row.kernel_distance
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    bench, cell = Bench(tmp_path, quiet), make_cell(UNDISTILLED, "sdxl", 0, BUDGET)
+    lock = tmp_path / "running" / f"{bench.path(cell).stem}.lock"
+    lock.parent.mkdir()
+    with FileLock(lock):  # as another process holds it
+        assert Bench(tmp_path, quiet).result(cell, wait=False) is None
+    found = bench.result(cell, wait=False)
+    assert found is not None and bench.result(cell) == found
 
 
 def test_a_stopped_training_leaves_no_cell_and_is_made_anew(tmp_path: Path) -> None:

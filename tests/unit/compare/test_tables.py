@@ -10,7 +10,12 @@ from rmd.compare.tables import TABLES, Setting, Table
 from rmd.config import run_hash
 
 BUDGET = BUDGETS["default"]
-CASES = [(table, backbone, row) for table in TABLES.values() for backbone in table.backbones for row in table.rows]
+CASES = [
+    (table, backbone, row)
+    for table in TABLES.values()
+    for backbone in table.backbones
+    for row in table.rows_of(backbone)
+]
 IDS = [f"{table.name}-{backbone}-{row.name}" for table, backbone, row in CASES]
 
 
@@ -75,3 +80,12 @@ def test_a_warm_up_is_a_share_of_the_run() -> None:
     for share, recipe in found.items():
         assert recipe.method.warmup_steps == pytest.approx(share * recipe.train.iterations, abs=0.5)
     assert make_cell(row_of("main", "tdm"), "sdxl", 0, budget).recipe.method.warmup_steps == 0
+
+
+def test_diffusers_own_switching_is_a_row_of_rectified_flows_alone() -> None:
+    main = TABLES["main"]
+    assert {row.name for row in main.rows_of("sd3")} - {row.name for row in main.rows_of("sdxl")} == {
+        "switched-official"
+    }
+    ours, official = (make_cell(row_of("main", name), "sd3", 0, BUDGET) for name in ("switched", "switched-official"))
+    assert decides(ours) == decides(official)

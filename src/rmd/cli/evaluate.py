@@ -1,0 +1,90 @@
+"""`rmd eval`: any student or diffusers pipeline as a row of numbers on the scenes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.cli.options import Device, check_options
+from rmd.errors import RMDError, one_of
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A student, or any diffusers pipeline: a folder, or a Hub repository."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the row. By default: the end of MODEL.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of a pipeline that is no student, which has its own.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=4, help="Pictures, two of each caption.")] = 384,
+    seed: Annotated[int, typer.Option(min=0, help="Of captions and noise.")] = 0,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose samples are the reference: scenes, scenes-pixart, scenes-sd3. Default: a student's own."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Rows that are there already stand beside this one.")] = Path(
+        "runs/eval"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 64,
+    device: Device = None,
+) -> None:
+    """Judge a model's pictures of the scenes' captions; models that were judged before stand in the same table."""
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    import torch
+    from rich.console import Console
+
+    from rmd.backbones.base import load_pipeline
+    from rmd.cli.device import find_device
+    from rmd.cli.progress import counter, progress_bar
+    from rmd.export.student import holds_student
+    from rmd.makers import Maker, PipelineMaker, StudentMaker
+    from rmd.pipeline import RMDPipeline
+    from rmd.report import print_rows
+    from rmd.scenes.assets import TEACHERS
+    from rmd.scenes.compare import Entry
+    from rmd.scenes.evaluate import DENOISERS, evaluate, read_evaluations, save_evaluation
+
+    where = find_device(device)
+    torch.set_flush_denormal(True)
+    called = name or re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+    if not re.fullmatch(r"[\w.+-]+", called):
+        raise RMDError(f"a row cannot be called {called!r}: give --name with letters, digits and . _ + - only")
+    if teacher is not None:
+        one_of("teacher", teacher, tuple(TEACHERS))
+    maker: Maker
+    if holds_student(model):
+        check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
+        student = RMDPipeline.from_pretrained(model).to(where)
+        student.pipe.set_progress_bar_config(disable=True)
+        maker, pipe = StudentMaker(student), student.pipe
+        reference = teacher or (student.config.teacher if student.config.teacher in TEACHERS else "scenes")
+    else:
+        pipe = load_pipeline(model).to(where)
+        maker = PipelineMaker(pipe, model, steps=steps, guidance=guidance)
+        reference = teacher or "scenes"
+    if maker.moving:
+        raise RMDError(f"{model} makes clips, but the scenes' judge looks at single pictures")
+    networks = [pipe.components[part] for part in DENOISERS if pipe.components.get(part) is not None]
+    with progress_bar() as report:
+        found, images = evaluate(
+            maker, networks, Entry(called, called), teacher=reference, samples=samples, seed=seed,
+            batch_size=batch_size, progress=counter(report, "pictures", samples),
+        )  # fmt: skip
+    save_evaluation(found, images, out)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=110)
+    print_rows(read_evaluations(out, found), console)
+    typer.echo(f"row: {out / called}.json   pictures: {out / called}.png")
