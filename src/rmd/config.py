@@ -157,6 +157,10 @@ class MethodConfig(_Model):
     """Updates of the fake score for one of the student."""
     warmup_steps: Whole = 0
     """Iterations on the lowest stage alone, at the start."""
+    adversarial: Annotated[float, Field(ge=0)] = 0.0
+    """DMD2: weight of the student's adversarial loss, which needs `data.images`; 0: none."""
+    adversarial_fake: Rate = 1.0
+    """Weight of the adversarial loss in the fake score's."""
     scored: Side | None = None
     """Resolution of teacher and fake score where it is not the plan's last: a student of one low resolution that is
     matched at a higher one."""
@@ -224,7 +228,7 @@ class ParallelConfig(_Model):
 
 
 class DataConfig(_Model):
-    """Prompts; no images."""
+    """Prompts; and images where a method asks for them."""
 
     prompts: Annotated[str, Field(min_length=1)]
     """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset of the
@@ -241,6 +245,9 @@ class DataConfig(_Model):
     """Characters that a prompt may have."""
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Files of prompts that are left out, those of benchmarks."""
+    images: str | None = None
+    """Real images, for method.adversarial: a folder of pictures, each with its caption beside it in a file of the same
+    name that ends in .txt; or `scenes`."""
     cache: str | None = None
     """A folder of encoded prompts that `rmd cache` wrote; empty: they are encoded as they are needed."""
     remember: Annotated[int, Field(ge=0)] = 0

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rmd.errors import RMDError
 from rmd.noise import per_sample, widen
@@ -59,6 +60,16 @@ def generator_loss(
     if weight is not None:
         value = per_sample(weight.detach(), value) * value
     return value.mean()
+
+
+def adversarial_student_loss(logits: Tensor) -> Tensor:
+    """-log D of the student's samples, mean over the batch: the non-saturating objective; logits are (B,)."""
+    return functional.softplus(-widen(logits)).mean()
+
+
+def adversarial_fake_loss(of_student: Tensor, of_real: Tensor) -> Tensor:
+    """-log D of real samples and -log(1 - D) of the student's, means over their batches; logits are (B,)."""
+    return functional.softplus(-widen(of_real)).mean() + functional.softplus(widen(of_student)).mean()
 
 
 def sample_weight(y: Tensor, f_real: Tensor, floor: float = 1e-5) -> Tensor:

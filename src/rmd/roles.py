@@ -53,6 +53,22 @@ class Roles(ABC):
         """Parameters that no update may touch."""
 
     @abstractmethod
+    def attach(self, name: str, module: nn.Module) -> None:
+        """Make a module part of the fake score, under a name in its network: trained and saved with it."""
+
+    @contextmanager
+    def held(self, role: Role) -> Iterator[None]:
+        """What a role's network computes within the block leaves no gradient on its parameters, only on its inputs."""
+        parameters = list(self.in_network(role).values())
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    @abstractmethod
     def networks(self) -> list[tuple[nn.Module, bool]]:
         """Every network there is once, and whether all of its parameters are trained."""
 
@@ -164,6 +180,10 @@ class FullRoles(Roles):
     def frozen(self) -> list[nn.Parameter]:
         return list(self._modules["teacher"].parameters())
 
+    def attach(self, name: str, module: nn.Module) -> None:
+        self._modules["fake"].add_module(name, module)
+        self.find_parameters()
+
     def networks(self) -> list[tuple[nn.Module, bool]]:
         return [(module, role != "teacher") for role, module in self._modules.items()]
 
@@ -212,6 +232,10 @@ class LoraRoles(Roles):
     def frozen(self) -> list[nn.Parameter]:
         ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
         return [p for p in self._base.parameters() if id(p) not in ours]
+
+    def attach(self, name: str, module: nn.Module) -> None:
+        self._base.add_module(name, nn.ModuleDict({"fake": module}))  # found by this mark, as adapters are
+        self.find_parameters()
 
     def networks(self) -> list[tuple[nn.Module, bool]]:
         return [(self._base, False)]

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rmd.errors import RMDError
-from rmd.losses import Metric, fake_score_loss, generator_loss, pseudo_huber, sample_weight, snr_weight
+from rmd.losses import (
+    Metric,
+    adversarial_fake_loss,
+    adversarial_student_loss,
+    fake_score_loss,
+    generator_loss,
+    pseudo_huber,
+    sample_weight,
+    snr_weight,
+)
 
 METRICS: list[Metric] = ["pseudo_huber", "l2"]
 
@@ -231,3 +240,19 @@ def test_equal_errors_weigh_alike_at_every_resolution() -> None:
     low = fake_score_loss(torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, 3, 8, 8), one)
     high = fake_score_loss(torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, 3, 32, 32), one)
     torch.testing.assert_close(low, high)
+
+
+def test_adversarial_losses_in_closed_form() -> None:
+    """-log D and -log(1 - D) of D = sigmoid(logit); their gradients are D - 1 and D."""
+    logits = torch.tensor([-3.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    d = torch.sigmoid(logits.detach())
+    loss = adversarial_student_loss(logits)
+    torch.testing.assert_close(loss.detach(), -d.log().mean())
+    (found,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(found, (d - 1) / 3)
+    both = adversarial_fake_loss(logits, -logits)
+    torch.testing.assert_close(both.detach(), -(1 - d).log().mean() - (1 - d).log().mean())
+    (found,) = torch.autograd.grad(both, logits)
+    torch.testing.assert_close(found, 2 * d / 3)
+    assert float(adversarial_fake_loss(torch.zeros(2), torch.zeros(5))) == pytest.approx(2 * math.log(2))
+    assert adversarial_student_loss(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -132,6 +133,13 @@ class Backbone(ABC):
         """The blocks of a denoiser that are gathered one at a time when its weights are spread over GPUs."""
         return [module for module in network.modules() if type(module).__name__ in cls.shard_classes]
 
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        """The layer in the middle of a denoiser and the width of what it gives, for an adversarial head.
+
+        RMDError where the family has none.
+        """
+        raise RMDError(f"method.adversarial does not know the {self.family} network: set it to 0")
+
     def enable_recompute(self) -> None:
         """Turn on the denoiser's own activation checkpointing; RMDError where it has none."""
         network: Any = self.denoiser
@@ -219,15 +227,32 @@ class Backbone(ABC):
             latents = latents * std + mean
         if config.shift_factor is not None:
             latents = latents + config.shift_factor
-        upcast = dtype == torch.float16 and config.force_upcast
-        if upcast:
-            vae.to(torch.float32)
-        try:
+        with _in_float32(vae, dtype == torch.float16 and config.force_upcast):
             images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        finally:
-            if upcast:
-                vae.to(dtype)
         return images
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to clean latents: what `decode` undoes; means of the VAE's posterior.
+
+        RMDError from a family of videos.
+        """
+        if self.moving:
+            raise RMDError(f"{self.family} makes clips: real images are of no use to it")
+        vae = self.pipe.vae
+        config, dtype = vae.config, vae.dtype
+        with _in_float32(vae, dtype == torch.float16 and config.force_upcast):
+            latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mode().float()
+        if config.shift_factor is not None:
+            latents = latents - config.shift_factor
+        if config.latents_mean is not None and config.latents_std is not None:
+            mean, std = (
+                torch.tensor(values, device=latents.device).view(1, -1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
+            latents = (latents - mean) / std
+        scaled: Tensor = latents * config.scaling_factor
+        return scaled
 
     def predict(
         self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any], *, guidance: float | None = None
@@ -349,6 +374,18 @@ def _family_of(class_name: str) -> type[Backbone]:
         known = ", ".join(sorted(_REGISTRY))
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")
     return _REGISTRY[class_name]
+
+
+@contextmanager
+def _in_float32(vae: nn.Module, needed: bool) -> Iterator[None]:
+    """A VAE that overflows in float16 works in float32 for the time of the block."""
+    if needed:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if needed:
+            vae.to(torch.float16)
 
 
 def _prediction(scheduler: Mapping[str, object]) -> Prediction:

@@ -73,6 +73,12 @@ class PixArtBackbone(Backbone):
             "added_cond_kwargs": added,
         }
 
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        transformer: Any = network
+        return transformer.transformer_blocks[len(transformer.transformer_blocks) // 2], int(
+            transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        )
+
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
         output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **kwargs)[0]

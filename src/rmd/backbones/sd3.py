@@ -79,6 +79,12 @@ class SD3Backbone(Backbone):
             kwargs["positions"] = self.latent_shape(1, final.height, final.width)[-2:]
         return kwargs
 
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        transformer: Any = network
+        return transformer.transformer_blocks[len(transformer.transformer_blocks) // 2], int(
+            transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        )
+
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
         given = {name: value for name, value in kwargs.items() if name != "positions"}

@@ -56,6 +56,10 @@ class SDXLBackbone(Backbone):
             "added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids},
         }
 
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        unet: Any = network
+        return unet.mid_block, int(unet.config.block_out_channels[-1])
+
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         # the state stays in float32 between steps, also around a network in half precision
         dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` walks through all modules, at every call

@@ -76,9 +76,14 @@ class BarePasses:
         return steps * self.forward[last] + self.trained[last] + self.guided[last] + self.forward[last] + updates
 
 
-def evaluations(mean_student: float, *, fake_updates: int, guidance: bool) -> float:
-    """Network evaluations of a sample in an iteration, the branches of guidance counted one by one."""
-    return mean_student + (2 if guidance else 1) + 1 + fake_updates
+def evaluations(mean_student: float, *, fake_updates: int, guidance: bool, adversarial: bool = False) -> float:
+    """Network evaluations of a sample in an iteration, the branches of guidance counted one by one.
+
+    DMD2's adversarial losses look at the student's sample once more in every update, and at a real one in the fake
+    score's.
+    """
+    updates = 1 + 3 * fake_updates if adversarial else fake_updates
+    return mean_student + (2 if guidance else 1) + 1 + updates
 
 
 def public_tdm_evaluations(steps: int, *, fake_updates: int, guidance: bool) -> float:

@@ -140,7 +140,12 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
     means = [sum(indices) / len(indices) for indices in stages]
     share = setting.warm_up if len(stages) > 1 else 0.0
     student = share * means[0] + (1 - share) * sum(means) / len(means)
-    one = evaluations(student, fake_updates=method.fake_updates, guidance=method.guidance != 1.0)
+    one = evaluations(
+        student,
+        fake_updates=method.fake_updates,
+        guidance=method.guidance != 1.0,
+        adversarial=method.adversarial > 0,
+    )
     return max(1, round(budget.evaluations / one))
 
 

@@ -25,9 +25,14 @@ class Prompts:
     def batch(self, iteration: int, batch_size: int) -> tuple[list[str], list[int]]:
         """Prompts of an iteration and the global numbers of their samples, which key their noise."""
         samples = range(iteration * batch_size, (iteration + 1) * batch_size)
-        orders = {p // len(self.texts): None for p in samples}
-        order = {epoch: permutation(len(self.texts), seed=self.seed, epoch=epoch).tolist() for epoch in orders}
-        return [self.texts[order[p // len(self.texts)][p % len(self.texts)]] for p in samples], list(samples)
+        return [self.texts[i] for i in positions(len(self.texts), samples, seed=self.seed)], list(samples)
+
+
+def positions(count: int, samples: Sequence[int], *, seed: int) -> list[int]:
+    """Which of `count` things global samples get: each of them once an epoch, in another order every epoch."""
+    epochs = dict.fromkeys(p // count for p in samples)
+    order = {epoch: permutation(count, seed=seed, epoch=epoch).tolist() for epoch in epochs}
+    return [order[p // count][p % count] for p in samples]
 
 
 def load_prompts(data: DataConfig, *, seed: int) -> Prompts:

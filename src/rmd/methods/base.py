@@ -25,13 +25,25 @@ TAU_MARGIN = 20.0
 
 
 @dataclass(frozen=True)
+class Real:
+    """Real images of an iteration: clean latents at the teacher's resolution, and their own captions, encoded."""
+
+    x0: Tensor
+    cond: Cond
+
+
+@dataclass(frozen=True)
 class Batch:
-    """The prompts of one iteration, encoded, and its noise; `null` is what the unconditional branch gets."""
+    """The prompts of one iteration, encoded, and its noise; `null` is what the unconditional branch gets.
+
+    `real` is there where the method asks for images.
+    """
 
     iteration: int
     cond: Cond
     null: Cond
     noise: NoiseSource
+    real: Real | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ class Method(ABC):
                 f_fake, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(step))
         weight = sample_weight(y, f_real) if self.config.weight == "sample" else None
         loss = generator_loss(y, f_real, f_fake, weight=weight, metric=self.config.metric)
+        loss = loss + self.more_of_student(y, batch)
         return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
     def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
@@ -168,7 +181,16 @@ class Method(ABC):
         x_tau = self.backbone.schedule.add_noise(rollout.y, mixed, tau)
         with self.roles.use("fake") as fake:
             x0, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(rollout.step))
-        return fake_score_loss(x0, rollout.y, self.fake_weight(mixed, fresh, tau))
+        loss = fake_score_loss(x0, rollout.y, self.fake_weight(mixed, fresh, tau))
+        return loss + self.more_of_fake(batch, rollout, update)
+
+    def more_of_student(self, y: Tensor, batch: Batch) -> Tensor:
+        """What a method adds to the student's loss, of its sample with gradient."""
+        return y.new_zeros(())
+
+    def more_of_fake(self, batch: Batch, rollout: Rollout, update: int) -> Tensor:
+        """What a method adds to the fake score's loss."""
+        return rollout.y.new_zeros(())
 
 
 def check_one_resolution(name: str, plan: StepPlan) -> None:

@@ -19,10 +19,11 @@ from torch.profiler import record_function
 from rmd.backbones.base import Backbone, Cond, Encoder
 from rmd.config import OptimConfig, Recipe, run_hash, to_yaml
 from rmd.data.cache import PromptCache
+from rmd.data.images import load_images
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
-from rmd.methods import METHODS, Batch, Method, Rollout
+from rmd.methods import METHODS, Batch, Method, Real, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
 from rmd.roles import ROLES, TRAINED, Roles, build_roles
@@ -97,6 +98,9 @@ class Trainer:
         }
         average = {name: value.clone() for name, value in self.roles.state("student").items()}
         self.trained = Trained(self.roles, optimizers, average if recipe.optim.ema > 0 else {})
+        self.images = load_images(recipe)
+        if self.images is not None and self.parallel.world > 1:
+            raise RMDError("method.adversarial works in one process: start the run without torchrun")
         self.prompts = load_prompts(recipe.data, seed=recipe.train.seed)
         self.encoder: Encoder = self.backbone
         if recipe.data.cache is not None:
@@ -267,8 +271,16 @@ class Trainer:
                 cond, null = (c.to(self.backbone.device) for c in self.encoded([text for text, _ in part], iteration))
             numbers = [sample for _, sample in part]
             noise = CounterNoise(self.recipe.train.seed, numbers, step=iteration, device=self.backbone.device)
-            found.append(Batch(iteration, cond, null, noise))
+            found.append(Batch(iteration, cond, null, noise, self._real(numbers, iteration)))
         return found
+
+    @torch.no_grad()
+    def _real(self, samples: Sequence[int], iteration: int) -> Real | None:
+        if self.images is None:
+            return None
+        pixels, captions = self.images.batch(samples)
+        cond, _ = self.encoded(captions, iteration)
+        return Real(self.backbone.encode_images(pixels), cond.to(self.backbone.device))
 
     def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
         """What a network is told of prompts, and what its unconditional branch is told."""
