@@ -99,8 +99,12 @@ class Service:
             raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
         # a resumed run goes on with its page
         folder.mkdir(parents=True, exist_ok=True)
-        options = {"dir": str(folder), "id": _page_id(folder)} if name == "wandb" else {}
-        self._module.init(project="rmd", name=folder.name, config=dict(config), resume="allow", **options)
+        page = _page_id(folder)
+        if name == "wandb":
+            about = {"name": folder.name, "dir": str(folder), "id": page}
+        else:
+            about = {"name": f"{folder.name}-{page[:6]}"}  # which is all that Trackio tells runs apart by
+        self._module.init(project="rmd", config=dict(config), resume="allow", **about)
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         self._module.log(dict(values), step=iteration)

@@ -112,7 +112,11 @@ def test_a_service_is_told_everything_and_goes_on_with_the_same_page(
             tracker.picture("samples", start + 1, Image.new("RGB", (4, 2)))
     assert [entry[0] for entry in told] == ["init", "log", "log", "finish"] * 2
     assert told[0][1] == told[4][1] and told[0][1]["resume"] == "allow"
-    assert told[0][1].items() >= {"project": "rmd", "name": "mine", "config": {"a": 1}}.items()
+    assert told[0][1].items() >= {"project": "rmd", "config": {"a": 1}}.items()
+    with Tracker(tmp_path / "other" / "mine", start=0, services=[name]):
+        pass
+    marks = [(told[i][1]["name"], told[i][1].get("id")) for i in (0, -2)]
+    assert marks[0] != marks[1] and all(name.startswith("mine") for name, _ in marks)
     assert told[1] == ("log", {"loss": 0.5}, 1) and told[6] == ("log", {"samples": ("picture", (4, 2))}, 3)
 
 
