@@ -16,12 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rmd.errors import RMDError
 
@@ -43,6 +44,10 @@ class Roles(ABC):
     @abstractmethod
     def use(self, role: Role) -> AbstractContextManager[nn.Module]:
         """Context manager that yields the network of a role."""
+
+    def fused(self, role: Role) -> AbstractContextManager[nn.Module]:
+        """As `use`, for passes without gradient: what adapters would cost at every call is paid once."""
+        return self.use(role)
 
     @abstractmethod
     def in_network(self, role: Role) -> dict[str, nn.Parameter]:
@@ -226,6 +231,30 @@ class LoraRoles(Roles):
         finally:
             self._switch(previous)
 
+    @contextmanager
+    def fused(self, role: Role) -> Iterator[nn.Module]:
+        """The base with a role's adapter merged into copies of its weights, which the block works with.
+
+        In half precision the sum is rounded to it, as in a student exported with its adapter merged. Weights that are
+        spread over processes, or quantised, are not merged: their adapter is used as ever.
+        """
+        fixed = any(isinstance(w := layer.weight, DTensor) or not w.is_floating_point() for layer in self._layers)
+        if role == "teacher" or fixed:
+            with self.use(role) as network:
+                yield network
+            return
+        weights = [layer.weight for layer in self._layers]
+        kept = [weight.data for weight in weights]
+        merged = [_merged(layer, role) for layer in self._layers]
+        try:
+            for weight, value in zip(weights, merged, strict=True):
+                weight.data = value
+            with self.use("teacher") as network:
+                yield network
+        finally:
+            for weight, value in zip(weights, kept, strict=True):
+                weight.data = value
+
     def in_network(self, role: Role) -> dict[str, nn.Parameter]:
         return {} if role == "teacher" else self._trained[role]
 
@@ -259,6 +288,15 @@ class LoraRoles(Roles):
         for name in TRAINED:
             for parameter in self._trained[name].values():
                 parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def _merged(layer: Any, role: Role) -> Tensor:
+    """W + s B A of an adapted linear layer, summed in at least float32, in the precision of W."""
+    weight, a, b = layer.weight, layer.lora_A[role].weight, layer.lora_B[role].weight
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    found: Tensor = torch.addmm(weight.to(wide), b.to(wide), a.to(wide), alpha=layer.scaling[role])
+    return found.to(weight.dtype)
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

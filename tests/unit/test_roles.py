@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from helpers import LinearBackbone, Mixer, assert_same, copy_state, tiny_denoiser
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rmd.errors import RMDError
@@ -205,6 +206,40 @@ def test_use_restores_after_an_exception(mode: Mode) -> None:
         with pytest.raises(ZeroDivisionError), roles.use("fake"):
             raise ZeroDivisionError
         assert torch.equal(network(X, TIME, CONTEXT), student)
+
+
+@both_modes
+def test_fused_a_role_computes_what_it_does_in_use_and_leaves_no_trace(mode: Mode) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    frozen = [parameter.detach().clone() for parameter in roles.frozen()]
+    for role in ROLES:
+        expected = output(roles, role).detach()
+        with pytest.raises(KeyError), torch.no_grad(), roles.fused(role) as network:
+            torch.testing.assert_close(network(X, TIME, CONTEXT), expected, rtol=0, atol=1e-6)
+            assert mode == "full" or not any(layer.lora_A for layer in _adapted(network) if not layer.disable_adapters)
+            raise KeyError
+        assert torch.equal(output(roles, role).detach(), expected)
+    assert all(torch.equal(one, two) for one, two in zip(frozen, roles.frozen(), strict=True))
+    step(roles, "student")  # and gradients go where they did
+
+
+def _adapted(network: nn.Module) -> list[BaseTunerLayer]:
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def test_fused_in_half_precision_is_the_rounded_sum() -> None:
+    network = nn.ModuleDict({"to_q": nn.Linear(3, 5, bias=False)}).to(torch.bfloat16)
+    roles = LoraRoles(network, targets=["to_q"], rank=2, alpha=4.0, seed=0)
+    perturb(roles, "student")
+    roles.sync("student")
+    own = roles.in_network("student")
+    (a,), (b,) = ([p.float() for n, p in own.items() if mark in n] for mark in ("lora_A", "lora_B"))
+    (layer,) = _adapted(network)
+    expected = (layer.weight.float() + 2.0 * b @ a).to(torch.bfloat16)
+    with roles.fused("student"):
+        assert torch.equal(layer.weight, expected)
+    assert not torch.equal(layer.weight, expected)
 
 
 @both_modes

@@ -122,7 +122,8 @@ class Method(ABC):
     def state_before(self, batch: Batch, step: Step) -> Tensor:
         """The student's state entering `step`: the sampler's own loop, no further than needed (Alg. 1)."""
         self.evaluations["student"] += step.index - 1
-        with self.roles.use("student") as student:
+        # merging adapters pays where the network is called at all
+        with (self.roles.fused if step.index > 1 else self.roles.use)("student") as student:
             return run_cascade(
                 predictor(self.backbone, student, self.plan, batch.cond, final=self.final),
                 self.plan,

@@ -137,7 +137,7 @@ def test_the_head_learns_to_tell_images_from_samples_and_the_student_follows() -
         real = head(method.features(fake, batch.real.x0, batch.real.cond, batch, "a"))
         ours = head(method.features(fake, y, batch.cond, batch, "b"))
         (gradient,) = torch.autograd.grad(torch.nn.functional.softplus(-ours).mean(), y)
-    assert float(real.mean()) > float(ours.mean()) + 1
+    assert real.mean().item() > ours.mean().item() + 1
     assert float((gradient * (batch.real.x0 - rollout.y)).sum()) < 0  # descending, samples come nearer to the images
 
 

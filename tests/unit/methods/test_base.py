@@ -51,7 +51,7 @@ def test_a_training_roll_out_is_the_sampler_bit_for_bit(mode: str, sides: tuple[
         states[step.index] = x_t
 
     def sample(**options: Any) -> Tensor:
-        with method.roles.use("student") as student, torch.no_grad():
+        with method.roles.fused("student") as student, torch.no_grad():
             return run_cascade(
                 predictor(backbone, student, plan, backbone.encode(PROMPTS[:2])),
                 plan,
