@@ -16,7 +16,8 @@ def compare(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="TABLE", help="main, components, thresholds, stages, reinjection, mapping, warmup, roles; or all."
+            metavar="TABLE",
+            help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies; or all.",
         ),
     ],
     budget: Annotated[

@@ -146,7 +146,7 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
         guidance=method.guidance != 1.0,
         adversarial=method.adversarial > 0,
     )
-    return max(1, round(budget.evaluations / one))
+    return max(1, round(setting.budget * budget.evaluations / one))
 
 
 def _divided(schedule: NoiseSchedule, split: Sequence[int], sides: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ from statistics import fmean
 from pydantic import BaseModel, ConfigDict
 
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
-from rmd.compare.statistics import MEASURES, summarise
+from rmd.compare.statistics import MEASURES, Measure, part, summarise
 from rmd.compare.tables import Setting, Table
 from rmd.report.versions import versions
 
@@ -51,6 +51,8 @@ class Line(_Model):
     evaluations: float | None
     """Of networks in the training, for every sample of a batch; mean over seeds."""
     numbers: dict[str, Number]
+    parts: dict[str, Number]
+    """Of each attribute alone, the share of samples in which it is right."""
     paper: dict[str, str]
     prompts: tuple[str, ...]
     """Of its pictures, of the first seed."""
@@ -128,10 +130,6 @@ def _line(
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(bench.path(cells[0]).with_suffix(".png").read_bytes())
     trainings = [result.training for result in results if result.training is not None]
-    numbers = {}
-    for measure in MEASURES:
-        values = tuple(measure.read(result.row) for result in results)
-        numbers[measure.name] = Number(**asdict(summarise(measure, results, others)), values=values)
     plan = cells[0].plan
     counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
     return Line(
@@ -143,8 +141,20 @@ def _line(
         speedup=max(seconds.values()) / seconds[row.name],
         iterations=trainings[0].iterations if trainings else None,
         evaluations=fmean(training.evaluations for training in trainings) if trainings else None,
-        numbers=numbers,
+        numbers={measure.name: _number(measure, results, others) for measure in MEASURES},
+        parts={name: _number(part(name), results, others) for name in _attributes(found)},
         paper=dict(row.paper),
         prompts=results[0].prompts,
         picture=picture.name,
     )
+
+
+def _number(measure: Measure, results: Sequence[CellResult], others: Sequence[CellResult] | None) -> Number:
+    values = tuple(measure.read(result.row) for result in results)
+    return Number(**asdict(summarise(measure, results, others)), values=values)
+
+
+def _attributes(found: Mapping[str, Sequence[CellResult]]) -> list[str]:
+    """Attributes that every cell's captions ask for somewhere."""
+    rows = [result.row for results in found.values() for result in results]
+    return [name for name in rows[0].attributes_by_name if all(name in row.attributes_by_name for row in rows)]

@@ -30,10 +30,12 @@ class Measure:
     interval: Callable[[Row], tuple[float, float]] | None
     higher: bool | None
     """Whether more is better; None where neither is."""
+    share: bool = False
+    """A number from 0 to 1."""
 
 
 MEASURES = (
-    Measure("attributes", "all right", lambda row: row.attributes, lambda row: row.attributes_ci, True),
+    Measure("attributes", "all right", lambda row: row.attributes, lambda row: row.attributes_ci, True, share=True),
     Measure(
         "kernel_distance", "kernel distance", lambda row: row.kernel_distance, lambda row: row.kernel_distance_ci, False
     ),
@@ -45,6 +47,11 @@ MEASURES = (
     Measure("high_frequency", "detail", lambda row: row.high_frequency, None, None),
     Measure("diversity", "diversity", lambda row: row.diversity, None, None),
 )  # fmt: skip
+
+
+def part(name: str) -> Measure:
+    """The share of samples in which one attribute alone is right, among those that have it."""
+    return Measure(name, name.replace("_", " "), lambda row: row.attributes_by_name[name], None, True, share=True)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def _interval(
 ) -> tuple[float, float] | tuple[None, None]:
     if len(values) > 1:
         low, high = t_interval(values)
-        return (max(low, 0.0), min(high, 1.0)) if measure.name == "attributes" else (low, high)
+        return (max(low, 0.0), min(high, 1.0)) if measure.share else (low, high)
     return (None, None) if measure.interval is None else measure.interval(cells[0].row)
 
 

@@ -30,6 +30,7 @@ class Setting:
         switched: another split and its sides, for sampling alone.
         official: sampled by diffusers' `FlowMatchLCMScheduler`, with the plan's teacher times and sides.
         backbones: that the row is of; all of the table's by default.
+        budget: of the training, over that of the other rows.
         trained: False for the teacher's own weights, sampled with guidance.
         warm_up: share of the iterations that trains the first stage alone, where there are several.
         paper: what the paper measured: column to number.
@@ -44,6 +45,7 @@ class Setting:
     switched: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     official: bool = False
     backbones: tuple[str, ...] | None = None
+    budget: float = 1.0
     trained: bool = True
     warm_up: float = WARM_UP
     paper: Mapping[str, str] = field(default_factory=dict)
@@ -178,6 +180,18 @@ TABLES = {
             "How much of the run should train the first stage alone?",
             tuple(_rmd(f"warm-up-{share:g}", f"{share:.0%} of the run", warm_up=share) for share in SHARES),
             against="warm-up-0.2",
+        ),
+        Table(
+            "remedies", "What brings RMD nearer to TDM and to the teacher", "not in the paper",
+            "What do a larger first stage, more fake updates, other times and noise of the scores, longer runs bring?",
+            (TDM, RMD,
+             _rmd("first-48", "first stage at 48 px", sides=(48, 64)),
+             _rmd("fake-2", "two fake updates", "method.fake_updates=2"),
+             _rmd("tau-above", "scores from the segment upwards", "method.tau=above"),
+             _rmd("tau-fresh", "scores with fresh noise alone", "method.tau_noise=fresh"),
+             replace(RMD, name="longer", label="RMD, twice the training", budget=2.0),
+             replace(TDM, name="tdm-longer", label="TDM, twice the training", budget=2.0)),
+            against="rmd",
         ),
         Table(
             "roles", "How student, fake score and teacher share weights", "App. B",

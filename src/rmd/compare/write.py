@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table as TextTable
 
 from rmd.compare.run import Line, Number, TableResult
-from rmd.compare.statistics import MEASURES, Measure
+from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.report.html import folded, image_data, section, table
 from rmd.report.tables import fixed, percent, significant
 from rmd.report.template import PAGE, STYLE
@@ -83,7 +83,7 @@ def as_csv(result: TableResult) -> str:
                 line.iterations,
                 line.evaluations,
             ]
-            for name, number in line.numbers.items():
+            for name, number in (line.numbers | line.parts).items():
                 values = [number.mean, number.low, number.high, number.difference, number.p, len(number.values)]
                 writer.writerow(["" if value is None else value for value in (*about, name, *values)])
     return out.getvalue()
@@ -119,7 +119,7 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
 
 def number_text(measure: Measure, number: Number, *, interval: bool = True) -> str:
     """`52.6% [47.6, 57.5]`, with a star where the difference from the row compared with is significant."""
-    write = percent if measure.name == "attributes" else lambda value: fixed(value, _digits(number))
+    write = percent if measure.share else lambda value: fixed(value, _digits(number))
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
@@ -140,6 +140,13 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
         cells += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
         cells += [f'<span class="soft">{escape(line.paper.get(name, ""))}</span>' for name in papers]
         rows.append((cells, line.name == result.against))
+    names = list(lines[0].parts)
+    shares = [
+        ([escape(line.label), *(_cell(number_text(part(name), line.parts[name])) for name in names)],
+         line.name == result.against)
+        for line in lines
+    ]  # fmt: skip
+    by_attribute = folded("each attribute alone", table(["", *(part(name).title for name in names)], shares))
     pictures = "\n".join(
         f'<figure><img alt="{escape(line.label)}" style="width:100%;image-rendering:pixelated" '
         f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}">'
@@ -147,10 +154,9 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
         for line in lines
     )
     captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
-    note = f'<p class="soft">{escape(result.question)}</p>'
-    return note + table(heads, rows) + f'<p class="soft">{escape(_caption(result))}</p>' + pictures + folded(
-        "captions, from left to right", captions
-    )  # fmt: skip
+    question, caption = (f'<p class="soft">{escape(text)}</p>' for text in (result.question, _caption(result)))
+    captions = folded("captions, from left to right", captions)
+    return question + table(heads, rows) + caption + by_attribute + pictures + captions
 
 
 def _speed(line: Line) -> str:

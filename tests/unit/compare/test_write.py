@@ -60,7 +60,7 @@ def test_the_terminal_shows_means_intervals_and_what_differs(compared: TableResu
 
 def test_the_csv_has_a_line_for_every_measure(compared: TableResult) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
-    assert len(rows) == 2 * 6
+    assert len(rows) == 2 * (6 + 1)  # six measures, and one attribute
     (tdm,) = (row for row in rows if row["row"] == "tdm" and row["measure"] == "attributes")
     assert float(tdm["mean"]) == pytest.approx(0.61) and float(tdm["difference"]) == pytest.approx(0.1)
     (ours,) = (row for row in rows if row["row"] == "rmd" and row["measure"] == "attributes")
