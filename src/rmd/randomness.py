@@ -103,15 +103,10 @@ def generator(seed: int, *key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def choice_index(n: int, *, seed: int, step: int, purpose: str) -> int:
-    """One of 0..n-1, uniformly; the same on every rank."""
-    return int(torch.randint(n, (), generator=generator(seed, step, "choice", purpose), device="cpu"))
-
-
-def choice_uniform(*, seed: int, step: int, purpose: str) -> float:
-    """A number in [0, 1), uniformly; the same on every rank."""
-    source = generator(seed, step, "choice", purpose)
-    return float(torch.rand((), generator=source, device="cpu", dtype=torch.float64))
+def choice_in_turn(n: int, *, seed: int, count: int, purpose: str) -> int:
+    """One of 0..n-1, uniformly, but in shuffled rounds: each once in every n choices; the same on every rank."""
+    round_, place = divmod(count, n)
+    return int(torch.randperm(n, generator=generator(seed, round_, "round", purpose), device="cpu")[place])
 
 
 def permutation(n: int, *, seed: int, epoch: int) -> Tensor:

@@ -11,8 +11,7 @@ from rmd.randomness import (
     CounterNoise,
     GeneratorNoise,
     NoiseSource,
-    choice_index,
-    choice_uniform,
+    choice_in_turn,
     generator,
     permutation,
 )
@@ -24,7 +23,7 @@ PINNED_NORMAL = [[-0.0772241, -1.5065618], [1.3751774, 1.5421517]]
 PINNED_UNIFORM = [[0.7770363, 0.9234522], [0.4280656, 0.5982072]]
 PINNED_LARGE = [-0.6248354, -0.8367539, 0.6569288, -0.1565078]
 PINNED_SEED = 4174031835982214785
-PINNED_CHOICES = [9, 5, 4, 3, 8, 9, 9, 3]
+PINNED_CHOICES = [2, 6, 4, 7, 8, 3, 1, 5]
 PINNED_PERMUTATION = [3, 5, 2, 1, 0, 4]
 
 
@@ -103,11 +102,11 @@ def test_dtype_changes_the_precision_and_not_the_draw() -> None:
 
 
 def test_draws_ignore_torchs_default_dtype_and_device() -> None:
-    expected = draw(), choice_index(9, seed=0, step=0, purpose="p"), permutation(5, seed=0, epoch=0)
+    expected = draw(), choice_in_turn(9, seed=0, count=0, purpose="p"), permutation(5, seed=0, epoch=0)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            found = draw(), choice_index(9, seed=0, step=0, purpose="p"), permutation(5, seed=0, epoch=0)
+            found = draw(), choice_in_turn(9, seed=0, count=0, purpose="p"), permutation(5, seed=0, epoch=0)
     finally:
         torch.set_default_dtype(torch.float32)
     assert found[0].dtype == torch.float32
@@ -125,7 +124,7 @@ def test_values_are_pinned_for_ever() -> None:
     torch.testing.assert_close(uniform, torch.tensor(PINNED_UNIFORM), rtol=0, atol=1e-6)
     torch.testing.assert_close(large[0, :, 0, 0], torch.tensor(PINNED_LARGE), rtol=0, atol=1e-5)
     assert generator(0, "pinned", 1).initial_seed() == PINNED_SEED
-    assert [choice_index(10, seed=0, step=step, purpose="step") for step in range(8)] == PINNED_CHOICES
+    assert [choice_in_turn(10, seed=0, count=count, purpose="step") for count in range(8)] == PINNED_CHOICES
     assert permutation(6, seed=0, epoch=0).tolist() == PINNED_PERMUTATION
 
 
@@ -160,21 +159,24 @@ def test_both_sources_are_noise_sources() -> None:
     assert [source.normal((1, 2), "start").shape for source in sources] == [(1, 2), (1, 2)]
 
 
-def test_choices_cover_their_range_evenly_and_depend_on_the_key() -> None:
-    picks = [choice_index(4, seed=0, step=step, purpose="step") for step in range(2000)]
+def test_choices_take_turns_in_an_order_of_the_key() -> None:
+    def picks(seed: int = 0, purpose: str = "step") -> list[int]:
+        return [choice_in_turn(4, seed=seed, count=count, purpose=purpose) for count in range(400)]
+
+    found = picks()
+    rounds = [tuple(found[start : start + 4]) for start in range(0, 400, 4)]
+    assert all(sorted(one) == [0, 1, 2, 3] for one in rounds)
+    assert len(set(rounds)) == 24  # every order comes
+    assert found == picks()
+    assert found != picks(seed=1)
+    assert found != picks(purpose="stage")
+
+
+def test_every_single_choice_is_uniform() -> None:
+    picks = [choice_in_turn(4, seed=seed, count=6, purpose="step") for seed in range(2000)]
     counts = [picks.count(i) for i in range(4)]
     assert min(counts) > 430
     assert max(counts) < 570
-    assert picks != [choice_index(4, seed=1, step=step, purpose="step") for step in range(2000)]
-    assert picks != [choice_index(4, seed=0, step=step, purpose="stage") for step in range(2000)]
-
-
-def test_uniform_choices_are_in_range_and_repeatable() -> None:
-    values = [choice_uniform(seed=0, step=step, purpose="u") for step in range(1000)]
-    assert all(0.0 <= value < 1.0 for value in values)
-    assert abs(sum(values) / 1000 - 0.5) < 0.04
-    assert values[3] == choice_uniform(seed=0, step=3, purpose="u")
-    assert len(set(values)) == 1000
 
 
 def test_permutations_hold_every_index_once_and_differ_by_epoch_and_seed() -> None:

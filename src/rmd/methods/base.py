@@ -16,7 +16,7 @@ from rmd.errors import RMDError
 from rmd.generate import predictor
 from rmd.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
 from rmd.plan import Stage, Step, StepPlan
-from rmd.randomness import NoiseSource, choice_index
+from rmd.randomness import NoiseSource, choice_in_turn
 from rmd.roles import Role, Roles
 from rmd.sampling import run_cascade
 
@@ -99,12 +99,18 @@ class Method(ABC):
     def draw_step(self, iteration: int) -> Step:
         """The step this iteration trains: a stage, then one of its steps, uniformly; stage 1 alone in the warm-up.
 
-        Keyed by the iteration, so every rank draws the same (shapes differ between steps).
+        In shuffled rounds: every stage comes once in as many iterations as there are stages, so that even a short run
+        trains all steps as often as it should. Keyed by the iteration, so every rank draws the same (shapes differ
+        between steps).
         """
-        stages = self.plan.stages[:1] if iteration < self.config.warmup_steps else self.plan.stages
-        stage = stages[choice_index(len(stages), seed=self.seed, step=iteration, purpose="stage")]
+        stage, visit, after = self.plan.stages[0], iteration, iteration - self.config.warmup_steps
+        if after >= 0:
+            count = len(self.plan.stages)
+            stage = self.plan.stages[choice_in_turn(count, seed=self.seed, count=after, purpose="stage")]
+            visit = after // count
         steps = [step for step in self.plan.steps if step.stage == stage.index]
-        return steps[choice_index(len(steps), seed=self.seed, step=iteration, purpose="step")]
+        purpose = f"step of stage {stage.index}"
+        return steps[choice_in_turn(len(steps), seed=self.seed, count=visit, purpose=purpose)]
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
         return self.backbone.latent_shape(batch, stage.height, stage.width, self.plan.frames)

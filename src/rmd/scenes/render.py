@@ -237,7 +237,7 @@ def draw_object(
     base = (_PALETTE[colour] + torch.stack([u.column(1 + c, -0.05, 0.05) for c in range(3)], 1))[:, :, None, None]
     dark = (u.column(4) < 0.6) | (colour == 5)  # white takes dark marks only
     second = torch.where(dark.view(-1, 1, 1, 1), 0.30 * base, 0.25 * base + 0.75)
-    marks = _texture(texture, a, b, u, edge)[:, None]
+    marks = _texture(texture, x - cx, y - cy, u, edge)[:, None]
     surface = base * (1 - marks) + second * marks
     slope = (lx * (x - cx) + ly * (y - cy)) / radius
     depth = (-distance / radius).clamp(0, 1)
@@ -307,10 +307,12 @@ _SHAPE_DISTANCES = (_ball, _box, _triangle, _cross, _star, _ring)
 
 
 def _texture(texture: Tensor, a: Tensor, b: Tensor, u: Uniforms, edge: float) -> Tensor:
-    """Share of the second colour (n, side, side) in [0, 1]: marks of three to five units, blurred at half the size."""
+    """Share of the second colour (n, side, side) in [0, 1]: marks of three to five units, blurred at half the size.
+
+    `a` and `b` are seen from the object's centre, along the picture's axes: stripes are level whatever the object's
+    angle, so that a small network can learn to draw them straight.
+    """
     flat = (1, 1, 1)
-    turn = u.map(5, flat, 0, math.pi)
-    p, q = torch.cos(turn) * a + torch.sin(turn) * b, -torch.sin(turn) * a + torch.cos(turn) * b
     phase_p, phase_q = u.map(6, flat, 0, 2 * math.pi), u.map(7, flat, 0, 2 * math.pi)
     scale = u.map(8, flat, 0.92, 1.12)
     wave = 2 * math.pi / scale
@@ -319,15 +321,15 @@ def _texture(texture: Tensor, a: Tensor, b: Tensor, u: Uniforms, edge: float) ->
         return torch.sin(wave * distance / 6.0 + phase_p) / (2 * math.pi / 6.0)
 
     def dots() -> Tensor:
-        bumps = torch.cos(wave * p / 7.6 + phase_p) + torch.cos(wave * q / 7.6 + phase_q)
+        bumps = torch.cos(wave * a / 7.6 + phase_p) + torch.cos(wave * b / 7.6 + phase_q)
         return (bumps - 0.75) / (2.6 * math.pi / 7.6)
 
     def checks() -> Tensor:
-        return torch.sin(wave * p / 9.6 + phase_p) * torch.sin(wave * q / 9.6 + phase_q) / (2 * math.pi / 9.6)
+        return torch.sin(wave * a / 9.6 + phase_p) * torch.sin(wave * b / 9.6 + phase_q) / (2 * math.pi / 9.6)
 
     fields: tuple[Callable[[], Tensor], ...] = (
         lambda: torch.full_like(a, -1.0),
-        lambda: stripes(p),
+        lambda: stripes(b),
         dots,
         checks,
         lambda: stripes(torch.sqrt(a**2 + b**2 + 1e-6)),

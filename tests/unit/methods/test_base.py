@@ -281,13 +281,29 @@ def test_warm_up_trains_the_first_stage_alone() -> None:
 
 
 def test_steps_are_drawn_uniformly_over_stages_then_steps() -> None:
-    count = 6000
-    steps = Counter(THREE.draw_step(i).index for i in range(20, 20 + count))
+    count, seeds = 40, 300
     in_stage = Counter(step.stage for step in THREE.plan.steps)
     assert len(set(in_stage.values())) > 1, "with equally many steps in each stage the order would not matter"
-    for step in THREE.plan.steps:
-        expected = 1 / 3 / in_stage[step.stage]
-        assert steps[step.index] / count == pytest.approx(expected, abs=5 * (expected / count) ** 0.5)
+    for iteration in range(20, 20 + count, 13):  # each iteration by itself, over seeds
+        methods = (make_method(LinearBackbone(), THREE.plan, warmup_steps=20, seed=seed) for seed in range(seeds))
+        steps = Counter(method.draw_step(iteration).index for method in methods)
+        for step in THREE.plan.steps:
+            expected = 1 / 3 / in_stage[step.stage]
+            assert steps[step.index] / seeds == pytest.approx(expected, abs=5 * (expected / seeds) ** 0.5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_stage_and_step_comes_in_its_turn(seed: int) -> None:
+    method = make_method(LinearBackbone(), THREE.plan, warmup_steps=20, seed=seed)
+    drawn = [method.draw_step(20 + i) for i in range(60)]
+    for start in range(0, 60, 3):
+        assert {step.stage for step in drawn[start : start + 3]} == {1, 2, 3}
+    for stage in THREE.plan.stages:
+        steps = {step.index for step in THREE.plan.steps if step.stage == stage.index}
+        visits = [step.index for step in drawn if step.stage == stage.index]
+        for start in range(0, len(visits) - len(steps) + 1, len(steps)):
+            assert set(visits[start : start + len(steps)]) == steps
+    assert [step.index for step in drawn[:30]] != [step.index for step in drawn[30:]]  # not a fixed cycle
 
 
 def test_the_step_is_a_function_of_seed_and_iteration() -> None:
