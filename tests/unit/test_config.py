@@ -197,7 +197,7 @@ CHANGES = {
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
     "crossing.within": "fresh", "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
-    "method.scored": "[96, 96]",
+    "method.scored": "[96, 96]", "method.adversarial": "0.5", "method.adversarial_fake": "0.5", "data.images": "folder",
     "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7",

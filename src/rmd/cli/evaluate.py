@@ -24,7 +24,7 @@ def evaluate(
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=4, help="Pictures, two of each caption.")] = 384,
+    samples: Annotated[int, typer.Option(min=6, help="Pictures, two of each caption.")] = 384,
     seed: Annotated[int, typer.Option(min=0, help="Of captions and noise.")] = 0,
     teacher: Annotated[
         str | None,

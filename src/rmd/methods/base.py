@@ -100,17 +100,21 @@ class Method(ABC):
         """The step this iteration trains: a stage, then one of its steps, uniformly; stage 1 alone in the warm-up.
 
         In shuffled rounds: every stage comes once in as many iterations as there are stages, so that even a short run
-        trains all steps as often as it should. Keyed by the iteration, so every rank draws the same (shapes differ
-        between steps).
+        trains all steps as often as it should. Independently where steps share the times of the scores: the fake score
+        would meet each step when it has just learned all the others. Keyed by the iteration, so every rank draws the
+        same (shapes differ between steps).
         """
+        rounds = self.config.tau == "segment"
         stage, visit, after = self.plan.stages[0], iteration, iteration - self.config.warmup_steps
         if after >= 0:
-            count = len(self.plan.stages)
-            stage = self.plan.stages[choice_in_turn(count, seed=self.seed, count=after, purpose="stage")]
-            visit = after // count
+            stage = self.plan.stages[self._choice(len(self.plan.stages), after, "stage", rounds=rounds)]
+            visit = after // len(self.plan.stages) if rounds else iteration
         steps = [step for step in self.plan.steps if step.stage == stage.index]
-        purpose = f"step of stage {stage.index}"
-        return steps[choice_in_turn(len(steps), seed=self.seed, count=visit, purpose=purpose)]
+        return steps[self._choice(len(steps), visit, f"step of stage {stage.index}", rounds=rounds)]
+
+    def _choice(self, n: int, count: int, purpose: str, *, rounds: bool) -> int:
+        """One of 0..n-1: the next of its round, or the first of a round of its own, which no other draw knows of."""
+        return choice_in_turn(n, seed=self.seed, count=count if rounds else count * n, purpose=purpose)
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
         return self.backbone.latent_shape(batch, stage.height, stage.width, self.plan.frames)

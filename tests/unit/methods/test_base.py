@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -358,3 +359,12 @@ def test_a_loss_is_a_function_of_the_batch() -> None:
         {"y": again[1].y, "tau": again[1].tau, "x_tau": again[1].x_tau},
     )
     assert not torch.equal(first[1].tau, other[1].tau)
+
+
+def test_steps_that_share_the_times_of_the_scores_are_drawn_independently() -> None:
+    backbone = LinearBackbone()
+    method = make_method(backbone, cascade(backbone, sides=(32,)), name="tdm", tau="all")
+    drawn = [method.draw_step(iteration).index for iteration in range(4000)]
+    again = sum(a == b for a, b in pairwise(drawn)) / 3999
+    assert abs(again - 1 / 4) < 5 * (0.25 * 0.75 / 3999) ** 0.5
+    assert all(abs(drawn.count(i) / 4000 - 1 / 4) < 5 * (0.25 * 0.75 / 4000) ** 0.5 for i in (1, 2, 3, 4))
