@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.options import Device, check_options
+from rmd.cli.options import Device, Guidance, Steps, check_options
 from rmd.errors import RMDError, one_of
 
 
@@ -18,12 +18,8 @@ def evaluate(
         typer.Argument(metavar="MODEL", help="A student, or any diffusers pipeline: a folder, or a Hub repository."),
     ],
     name: Annotated[str | None, typer.Option(help="Of the row. By default: the end of MODEL.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of a pipeline that is no student, which has its own.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
-    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     samples: Annotated[int, typer.Option(min=6, help="Pictures, two of each caption.")] = 384,
     seed: Annotated[int, typer.Option(min=0, help="Of captions and noise.")] = 0,
     teacher: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmd.cli.options import check_options
+from rmd.cli.options import Guidance, Steps, check_options
 from rmd.errors import RMDError, one_of
 
 if TYPE_CHECKING:
@@ -36,12 +36,8 @@ def generate(
         str | None, typer.Option("--format", help="Of clips: mp4, webp or gif. By default: as --out ends, or mp4.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of a pipeline that is no student, which has its own.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
-    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
     compare_teacher: Annotated[
         bool, typer.Option("--compare-teacher", help="Also make each picture with the teacher.")
