@@ -9,6 +9,7 @@ from families import tiny_sd3
 from helpers import PROMPTS, tiny_sdxl
 from torch import Tensor, nn
 
+from rmd.backbones import Backbone
 from rmd.compare.official import FlowLCMMaker, flow_lcm_pipeline
 from rmd.errors import RMDError
 from rmd.plan import StepPlan, build_plan
@@ -16,7 +17,7 @@ from rmd.plan import StepPlan, build_plan
 SEEDS = range(3)
 
 
-def plan_of(backbone, *sides: int, steps: int = 4) -> StepPlan:  # type: ignore[no-untyped-def]
+def plan_of(backbone: Backbone, *sides: int, steps: int = 4) -> StepPlan:
     thresholds = [-1.0][: len(sides) - 1]
     return build_plan(backbone.schedule, steps=steps, sides=[(side, side) for side in sides], thresholds=thresholds)
 
