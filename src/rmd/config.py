@@ -331,7 +331,8 @@ def config_hash(recipe: Recipe) -> str:
 def run_hash(recipe: Recipe) -> str:
     """As `config_hash`, without what no iteration depends on: how long the run is, what is logged, who computes.
 
-    Two recipes of one run hash are the same run: one may go on where the other stopped.
+    Two recipes of one run hash are the same run: one may go on where the other stopped. Values that are the defaults do
+    not enter, so a key that a later version adds leaves the runs of the earlier ones what they were.
     """
     free = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
@@ -340,9 +341,9 @@ def run_hash(recipe: Recipe) -> str:
     excluded: dict[str, bool | set[str]] = {
         "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,
     }  # fmt: skip
-    values = recipe.model_dump(mode="json", exclude=excluded)
+    values = recipe.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
     if recipe.optim.lr_decay:  # its beginning depends on the run's end
-        values["train"]["iterations"] = recipe.train.iterations
+        values["iterations"] = recipe.train.iterations
     return _sha256(values)
 
 

@@ -269,8 +269,59 @@ def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
     assert free == {"name", *judged, "data.offload", *places, *(f"train.{key}" for key in every)}
 
 
+def test_every_other_key_makes_another_run() -> None:
+    others = [run_hash(load_recipe("scenes", [f"{key}={value}"])) for key, value in CHANGES.items()]
+    same = run_hash(load_recipe("scenes"))
+    assert len({found for found in others if found != same}) == sum(found != same for found in others)
+
+
 def test_how_long_a_run_is_belongs_to_it_when_its_learning_rates_fall_at_its_end() -> None:
     falling, longer = (
         load_recipe("scenes", ["optim.lr_decay=50", f"train.iterations={iterations}"]) for iterations in (150, 200)
     )
     assert run_hash(falling) != run_hash(longer)
+
+
+DEFAULTS = {
+    "frames": 1,
+    "noise": {"shift": 1.0},
+    "plan": {"thresholds": [], "map": "raise", "grid_end": 0.0, "multiple": 8},
+    "crossing": {
+        "upsample": "bilinear", "rule": "plain", "beta": 1.0, "within": "predicted", "train_rule": None,
+        "train_beta": None,
+    },
+    "conditioning": {"original": "final", "target": "stage", "pos_rescale": False},
+    "method": {
+        "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
+        "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "adversarial": 0.0,
+        "adversarial_fake": 1.0, "scored": None,
+    },
+    "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
+    "optim": {
+        "lr_warmup": 0, "lr_decay": 0, "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0, "ema": 0.0,
+    },
+    "train": {"seed": 0, "dtype": "float32"},
+    "data": {
+        "column": None, "split": "train", "journeydb": False, "shortest": 1, "longest": None, "exclude": [],
+        "images": None, "cache": None, "remember": 0,
+    },
+}  # fmt: skip
+"""That the hashes of runs rest on: with another value, a run of before would look like one of after."""
+
+
+def test_defaults_that_hashes_leave_out_stay_what_they_are() -> None:
+    least = {
+        "name": "n", "family": "f", "teacher": "t", "noise": {"kind": "flow"}, "plan": {"steps": 1, "sides": [64]},
+        "method": {"guidance": 3.0}, "optim": {"student_lr": 0.1, "fake_lr": 0.1},
+        "train": {"iterations": 1, "batch_size": 1}, "data": {"prompts": "p"},
+    }  # fmt: skip
+    written = Recipe.model_validate(least)
+    spelt_out = Recipe.model_validate(
+        {**least, **{k: {**least[k], **v} if isinstance(least.get(k), dict) else v for k, v in DEFAULTS.items()}}
+    )
+    assert spelt_out == written
+    assert run_hash(spelt_out) == run_hash(written)
+    vp = load_recipe("scenes").noise.model_copy(
+        update={"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2}
+    )
+    assert vp.model_dump(exclude_defaults=True) == {"kind": "vp", "rescale_betas_zero_snr": True}

@@ -56,8 +56,8 @@ class Line(_Model):
     paper: dict[str, str]
     prompts: tuple[str, ...]
     """Of its pictures, of the first seed."""
-    picture: str
-    """File name of these, side by side."""
+    picture: str | None
+    """File name of these, side by side; None where the folder has them no more."""
 
 
 class TableResult(_Model):
@@ -127,8 +127,10 @@ def _line(
 ) -> Line:  # fmt: skip
     results, others = found[row.name], None if row.name == against else found[against]
     seconds = {name: fmean(result.row.seconds_per_image for result in its) for name, its in found.items()}
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(bench.path(cells[0]).with_suffix(".png").read_bytes())
+    made = bench.path(cells[0]).with_suffix(".png")
+    if made.is_file():
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(made.read_bytes())
     trainings = [result.training for result in results if result.training is not None]
     plan = cells[0].plan
     counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
@@ -145,7 +147,7 @@ def _line(
         parts={name: _number(part(name), results, others) for name in _attributes(found)},
         paper=dict(row.paper),
         prompts=results[0].prompts,
-        picture=picture.name,
+        picture=picture.name if made.is_file() else None,
     )
 
 

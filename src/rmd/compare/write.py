@@ -105,6 +105,20 @@ def as_latex(result: TableResult) -> str:
     return "\n".join(parts)
 
 
+def as_markdown(result: TableResult, backbone: str) -> str:
+    """The table of a backbone, with a line below it that says how it was measured."""
+    lines = result.backbones[backbone]
+    papers = _paper_columns(lines)
+    heads = ["", "NFE", "speed", *(measure.title for measure in MEASURES), *(f"paper: {name}" for name in papers)]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for line in lines:
+        numbers = [number_text(measure, line.numbers[measure.name]).replace("*", r"\*") for measure in MEASURES]
+        label = f"**{line.label}**" if line.name == result.against else line.label
+        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *(line.paper.get(name, "") for name in papers)])
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return f"{body}\n\n{_caption(result).replace('*', chr(92) + '*')}\n"
+
+
 def as_page(results: Sequence[TableResult], folder: Path) -> str:
     """All tables with their pictures on one self-contained page."""
     parts = ["<h1>RMD compared, in miniature</h1>"]
@@ -117,14 +131,14 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
     return PAGE.substitute(title="RMD compared, in miniature", style=STYLE, body="\n".join(parts))
 
 
-def number_text(measure: Measure, number: Number, *, interval: bool = True) -> str:
+def number_text(measure: Measure, number: Number, *, interval: bool = True, star: bool = True) -> str:
     """`52.6% [47.6, 57.5]`, with a star where the difference from the row compared with is significant."""
     write = percent if measure.share else lambda value: fixed(value, _digits(number))
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
         text += f" [{low}, {high}]"
-    return text + ("*" if number.p is not None and number.p < SIGNIFICANT else "")
+    return text + ("*" if star and number.p is not None and number.p < SIGNIFICANT else "")
 
 
 def _part(result: TableResult, backbone: str, folder: Path) -> str:
@@ -152,6 +166,7 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
         f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}">'
         f"<figcaption>{escape(line.label)}</figcaption></figure>"
         for line in lines
+        if line.picture is not None
     )
     captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
     question, caption = (f'<p class="soft">{escape(text)}</p>' for text in (result.question, _caption(result)))

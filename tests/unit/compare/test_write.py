@@ -90,3 +90,10 @@ def test_what_is_written_reads_back(compared: TableResult, tmp_path: Path) -> No
     again = TableResult.model_validate(json.loads((tmp_path / "tiny.json").read_text()))
     assert again.model_dump() == compared.model_dump()
     assert {path.suffix for path in tmp_path.glob("tiny.*")} == {".json", ".csv", ".tex"}
+
+
+def test_pictures_that_are_gone_are_left_out(compared: TableResult, tmp_path: Path) -> None:
+    lines = tuple(line.model_copy(update={"picture": None}) for line in compared.backbones["sdxl"])
+    without = compared.model_copy(update={"backbones": {"sdxl": lines}})
+    assert "<figure>" in as_page([compared], tmp_path)
+    assert "<figure>" not in as_page([without], tmp_path)

@@ -1,0 +1,96 @@
+"""A text with marks: its numbers are those of the results, and it stays as it is otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rmd.compare.findings import fill, read_results
+from rmd.compare.run import Line, Number, TableResult
+from rmd.compare.statistics import MEASURES
+from rmd.compare.write import write_tables
+from rmd.errors import RMDError
+
+
+def line(name: str, attributes: float, *, p: float | None) -> Line:
+    numbers = {
+        measure.name: Number(mean=2.5, low=2.0, high=3.0, difference=None, p=None, values=(2.5,))
+        for measure in MEASURES
+    }
+    numbers["attributes"] = Number(
+        mean=attributes, low=attributes - 0.05, high=attributes + 0.05, difference=None if p is None else -0.1, p=p,
+        values=(attributes,),
+    )  # fmt: skip
+    return Line(
+        name=name, label=f"row {name}", plan="64x64 x4", nfe=4, seconds_per_image=0.02, speedup=1.5, iterations=150,
+        evaluations=975.0, numbers=numbers, parts={"shape_a": numbers["attributes"]}, paper={}, prompts=("a ball",),
+        picture=None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results() -> dict[str, TableResult]:
+    lines = (line("rmd", 0.9, p=None), line("beta-0.2", 0.8, p=0.01), line("beta-0.2.5", 0.7, p=0.0001))
+    table = TableResult(
+        name="main", title="Methods", source="Tab. 1", question="Which?", against="rmd", budget="default",
+        evaluations=975, seeds=(0, 1, 2), samples=384, backbones={"sdxl": lines}, versions={},
+    )  # fmt: skip
+    return {"main": table}
+
+
+def test_numbers_are_put_where_the_text_marks_them(results: dict[str, TableResult]) -> None:
+    text = (
+        "RMD: <!-- main.sdxl.rmd.attributes -->x<!-- end --> <!-- other -->, "
+        "<!-- main.sdxl.rmd.attributes.interval --><!-- end -->; "
+        "<!-- main.sdxl.beta-0.2.attributes -->y<!-- end -->, <!-- main.sdxl.beta-0.2.5.shape_a -->z<!-- end --> "
+        "(<!-- main.sdxl.beta-0.2.attributes.difference --><!-- end -->, "
+        "p <!-- main.sdxl.beta-0.2.5.attributes.p --><!-- end -->), "
+        "<!-- main.sdxl.rmd.speedup -->\n<!-- end -->, <!-- main.sdxl.rmd.kernel_distance.low -->.<!-- end -->"
+    )
+    filled = fill(text, results)
+    assert filled == (
+        "RMD: <!-- main.sdxl.rmd.attributes -->90.0%<!-- end --> <!-- other -->, "
+        "<!-- main.sdxl.rmd.attributes.interval -->90.0% [85.0, 95.0]<!-- end -->; "
+        "<!-- main.sdxl.beta-0.2.attributes -->80.0%<!-- end -->, "
+        "<!-- main.sdxl.beta-0.2.5.shape_a -->70.0%<!-- end --> "
+        "(<!-- main.sdxl.beta-0.2.attributes.difference -->-10.0%<!-- end -->, "
+        "p <!-- main.sdxl.beta-0.2.5.attributes.p -->below 0.001<!-- end -->), "
+        "<!-- main.sdxl.rmd.speedup -->1.50x<!-- end -->, <!-- main.sdxl.rmd.kernel_distance.low -->2.00<!-- end -->"
+    )
+    assert fill(filled, results) == filled
+
+
+def test_a_table_is_markdown_with_a_row_for_every_line(results: dict[str, TableResult]) -> None:
+    filled = fill("before\n<!-- table main sdxl --><!-- end -->\nafter\n", results)
+    assert fill(filled, results) == filled
+    body = [text for text in filled.splitlines() if text.startswith("|")]
+    assert len(body) == 2 + 3 and len({text.count("|") for text in body}) == 1
+    assert "**row rmd**" in body[2] and r"80.0% [75.0, 85.0]\*" in body[3]
+    assert "3 seeds, 384 samples each" in filled and filled.endswith("<!-- end -->\nafter\n")
+
+
+@pytest.mark.parametrize(
+    ("mark", "sentence"),
+    [
+        ("mian.sdxl.rmd.attributes", "unknown table 'mian' (did you mean 'main'?): use one of main"),
+        ("main.pixart.rmd.attributes", "unknown backbone of main 'pixart'"),
+        ("main.sdxl.rdm.attributes", "unknown row of main"),
+        ("main.sdxl.rmd.atributes", "unknown measure 'atributes'"),
+        ("main.sdxl.rmd.attributes.hgih", "unknown part of a number 'hgih'"),
+        ("main.sdxl.rmd.attributes.p", "main.sdxl.rmd.attributes.p: these results have none"),
+        ("table main sd3", "unknown backbone of main 'sd3'"),
+    ],
+)
+def test_a_mark_that_names_nothing_is_one_sentence(results: dict[str, TableResult], mark: str, sentence: str) -> None:
+    with pytest.raises(RMDError) as caught:
+        fill(f"<!-- {mark} --><!-- end -->", results)
+    assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
+
+
+def test_results_are_read_back_as_they_were_written(results: dict[str, TableResult], tmp_path: Path) -> None:
+    write_tables(list(results.values()), tmp_path)
+    assert read_results(tmp_path) == results
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(RMDError, match=r"other\.json is no table of rmd compare"):
+        read_results(tmp_path)
