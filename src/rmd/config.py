@@ -157,6 +157,8 @@ class MethodConfig(_Model):
     """Updates of the fake score for one of the student."""
     warmup_steps: Whole = 0
     """Iterations on the lowest stage alone, at the start."""
+    stage_draws: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    """How often each stage is trained in a round of iterations, as [1, 2]; empty: all as often."""
     adversarial: Annotated[float, Field(ge=0)] = 0.0
     """DMD2: weight of the student's adversarial loss, which needs `data.images`; 0: none."""
     adversarial_fake: Rate = 1.0

@@ -200,7 +200,7 @@ CHANGES = {
     "method.scored": "[96, 96]", "method.adversarial": "0.5", "method.adversarial_fake": "0.5", "data.images": "folder",
     "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
-    "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7",
+    "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7", "method.stage_draws": "[1, 2]",
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
@@ -293,8 +293,8 @@ DEFAULTS = {
     "conditioning": {"original": "final", "target": "stage", "pos_rescale": False},
     "method": {
         "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
-        "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "adversarial": 0.0,
-        "adversarial_fake": 1.0, "scored": None,
+        "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
+        "adversarial": 0.0, "adversarial_fake": 1.0, "scored": None,
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {

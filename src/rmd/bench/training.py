@@ -222,11 +222,9 @@ def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
     )
 
 
-def mean_seconds(timings: Sequence[StepTiming]) -> float:
-    """Seconds of an iteration on average: stages are drawn alike, then the steps of a stage."""
-    stages = sorted({timing.step.stage for timing in timings})
-    by_stage = [[t.seconds for t in timings if t.step.stage == stage] for stage in stages]
-    return sum(sum(seconds) / len(seconds) for seconds in by_stage) / len(by_stage)
+def mean_seconds(timings: Sequence[StepTiming], shares: Sequence[float]) -> float:
+    """Seconds of an iteration on average over the steps as they are drawn (`rmd.methods.base.draw_shares`)."""
+    return sum(share * timing.seconds for share, timing in zip(shares, timings, strict=True))
 
 
 def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:

@@ -124,6 +124,7 @@ def train(
     from rmd.cli.device import find_device
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
+    from rmd.methods.base import draw_shares
     from rmd.teacher import DTYPES, load_teacher
     from rmd.train.loop import Trainer
 
@@ -150,9 +151,10 @@ def train(
     steps = trainer.plan.steps
     scored = trainer.method.score_stage
     passes = [bare.of_iteration(steps, t.step, fake_updates=updates, scored=scored(t.step).index) for t in timings]
-    mean = timed.mean_seconds(timings)
-    mean_bare = timed.mean_seconds([replace(t, seconds=s) for t, s in zip(timings, passes, strict=True)])
-    student = timed.mean_seconds([replace(t, seconds=float(t.step.index)) for t in timings])
+    shares = draw_shares(trainer.plan, loaded.method)
+    mean = timed.mean_seconds(timings, shares)
+    mean_bare = timed.mean_seconds([replace(t, seconds=s) for t, s in zip(timings, passes, strict=True)], shares)
+    student = sum(share * step.index for share, step in zip(shares, steps, strict=True))
     calls = timed.evaluations(student, fake_updates=updates, guidance=guidance)
     tdm_calls = timed.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance)
     tdm = bare.of_public_tdm(len(steps), fake_updates=updates)

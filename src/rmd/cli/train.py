@@ -141,10 +141,12 @@ def prompts_line(data: DataConfig) -> str:
 def calls_line(method: Method) -> str:
     """Network calls (batches) of one iteration by role: what the roll-out, the two scores and the updates take.
 
-    The student runs the steps before the drawn one and that one; stages are drawn alike, then steps of the stage.
+    The student runs the steps before the drawn one and that one.
     """
-    stages = [[s.index for s in method.plan.steps if s.stage == stage.index] for stage in method.plan.stages]
-    mean = sum(sum(indices) / len(indices) for indices in stages) / len(stages)
+    from rmd.methods.base import draw_shares
+
+    shares = draw_shares(method.plan, method.config)
+    mean = sum(share * step.index for share, step in zip(shares, method.plan.steps, strict=True))
     both = "" if method.config.guidance == 1.0 else " (with guidance: twice the batch)"
     return (
         f"network calls per iteration: student 1 to {len(method.plan.steps)} ({mean:.4g} on average), "
@@ -230,8 +232,10 @@ def memory_line(recipe: Recipe, parallel: Parallel) -> str:
 def time_line(trainer: Trainer) -> str:
     """How long the run would take here, by one iteration of every step; the trainer's weights change."""
     from rmd.bench.training import mean_seconds, time_training
+    from rmd.methods.base import draw_shares
 
-    seconds = mean_seconds(time_training(trainer, repeats=1))
+    shares = draw_shares(trainer.plan, trainer.recipe.method)
+    seconds = mean_seconds(time_training(trainer, repeats=1), shares)
     total = timedelta(seconds=round(seconds * trainer.recipe.train.iterations))
     return f"time: {seconds:.3g} s an iteration here, {total} in all"
 

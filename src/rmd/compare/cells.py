@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,6 +26,7 @@ from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
 from rmd.config import Recipe, load_recipe, run_hash
+from rmd.methods.base import draw_shares
 from rmd.noise import NoiseSchedule
 from rmd.pictures import to_uint8
 from rmd.plan import Stage, StepPlan
@@ -73,7 +75,7 @@ class Budget:
 
 BUDGETS = {
     "small": Budget("small", 260, (0,), 128),
-    "default": Budget("default", 975, (0, 1, 2), 384),
+    "default": Budget("default", 975, (0, 1, 2), 1024),
 }
 
 
@@ -136,10 +138,10 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
 def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
     """So many iterations that the network evaluations of a training come to the budget, on average over its draws."""
     plan, method = recipe.build_plan(), recipe.method
-    stages = [[step.index for step in plan.steps if step.stage == stage.index] for stage in plan.stages]
-    means = [sum(indices) / len(indices) for indices in stages]
-    share = setting.warm_up if len(stages) > 1 else 0.0
-    student = share * means[0] + (1 - share) * sum(means) / len(means)
+    first = [step.index for step in plan.steps if step.stage == 1]
+    share = setting.warm_up if len(plan.stages) > 1 else 0.0
+    drawn = sum(part * step.index for part, step in zip(draw_shares(plan, method), plan.steps, strict=True))
+    student = share * fmean(first) + (1 - share) * drawn
     one = evaluations(
         student,
         fake_updates=method.fake_updates,

@@ -183,10 +183,11 @@ TABLES = {
         ),
         Table(
             "remedies", "What brings RMD nearer to TDM and to the teacher", "not in the paper",
-            "What do a larger first stage, more fake updates, other times and noise of the scores, longer runs bring?",
+            "What do a larger first stage, more updates, other times and noise of the scores, longer runs bring?",
             (TDM, RMD,
              _rmd("first-48", "first stage at 48 px", sides=(48, 64)),
              _rmd("fake-2", "two fake updates", "method.fake_updates=2"),
+             _rmd("second-2", "second stage trained twice as often", "method.stage_draws=[1, 2]"),
              _rmd("tau-above", "scores from the segment upwards", "method.tau=above"),
              _rmd("tau-fresh", "scores with fresh noise alone", "method.tau_noise=fresh"),
              replace(RMD, name="longer", label="RMD, twice the training", budget=2.0),

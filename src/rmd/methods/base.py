@@ -73,6 +73,7 @@ class Method(ABC):
         self.backbone, self.roles, self.plan, self.config, self.seed = backbone, roles, plan, config, seed
         self.final = plan.stages[-1] if config.scored is None else Stage(len(plan.stages), *config.scored)
         self.evaluations: Counter[Role] = Counter()
+        self.stage_draws = stage_draws(plan, config)
 
     def score_stage(self, step: Step) -> Stage:
         """Where teacher and fake score look at a step's sample: the teacher's own resolution."""
@@ -99,16 +100,17 @@ class Method(ABC):
     def draw_step(self, iteration: int) -> Step:
         """The step this iteration trains: a stage, then one of its steps, uniformly; stage 1 alone in the warm-up.
 
-        In shuffled rounds: every stage comes once in as many iterations as there are stages, so that even a short run
-        trains all steps as often as it should. Independently where steps share the times of the scores: the fake score
-        would meet each step when it has just learned all the others. Keyed by the iteration, so every rank draws the
-        same (shapes differ between steps).
+        Stages are drawn as often as `method.stage_draws` says, in shuffled rounds: every stage comes so often in each,
+        so that even a short run trains all steps as it should. Independently where steps share the times of the scores:
+        the fake score would meet each step when it has just learned all the others. Keyed by the iteration, so every
+        rank draws the same (shapes differ between steps).
         """
         rounds = self.config.tau == "segment"
         stage, visit, after = self.plan.stages[0], iteration, iteration - self.config.warmup_steps
         if after >= 0:
-            stage = self.plan.stages[self._choice(len(self.plan.stages), after, "stage", rounds=rounds)]
-            visit = after // len(self.plan.stages) if rounds else iteration
+            round_ = [(stage, turn) for stage in self.plan.stages for turn in range(self.stage_draws[stage.index - 1])]
+            stage, turn = round_[self._choice(len(round_), after, "stage", rounds=rounds)]
+            visit = after // len(round_) * self.stage_draws[stage.index - 1] + turn if rounds else iteration
         steps = [step for step in self.plan.steps if step.stage == stage.index]
         return steps[self._choice(len(steps), visit, f"step of stage {stage.index}", rounds=rounds)]
 
@@ -202,6 +204,23 @@ class Method(ABC):
     def more_of_fake(self, batch: Batch, rollout: Rollout, update: int) -> Tensor:
         """What a method adds to the fake score's loss."""
         return rollout.y.new_zeros(())
+
+
+def stage_draws(plan: StepPlan, config: MethodConfig) -> tuple[int, ...]:
+    """How often each stage is trained in a round; RMDError where the recipe's numbers are not those of its stages."""
+    draws = config.stage_draws or (1,) * len(plan.stages)
+    if len(draws) != len(plan.stages):
+        raise RMDError(
+            f"method.stage_draws has {len(draws)} numbers, but the plan {len(plan.stages)} stages: give one for each"
+        )
+    return draws
+
+
+def draw_shares(plan: StepPlan, config: MethodConfig) -> tuple[float, ...]:
+    """Share of the iterations after the warm-up that trains each step."""
+    draws = stage_draws(plan, config)
+    sizes = Counter(step.stage for step in plan.steps)
+    return tuple(draws[step.stage - 1] / sum(draws) / sizes[step.stage] for step in plan.steps)
 
 
 def check_one_resolution(name: str, plan: StepPlan) -> None:

@@ -65,11 +65,9 @@ def test_the_encoded_prompts_have_the_names_and_widths_of_real_ones(family: str,
         assert len(shape) == real[name].ndim - 1
 
 
-def test_stages_weigh_alike_in_the_mean_and_steps_within_them() -> None:
-    def timing(index: int, stage: int, seconds: float) -> StepTiming:
-        return StepTiming(step(index, stage), seconds, None)
-
-    assert mean_seconds([timing(1, 1, 1.0), timing(2, 1, 3.0), timing(3, 2, 10.0)]) == 6.0
+def test_the_mean_weighs_steps_as_they_are_drawn() -> None:
+    timings = [StepTiming(step(1, 1), 1.0, None), StepTiming(step(2, 1), 3.0, None), StepTiming(step(3, 2), 10.0, None)]
+    assert mean_seconds(timings, (0.25, 0.25, 0.5)) == 6.0
 
 
 def step(index: int, stage: int) -> Step:

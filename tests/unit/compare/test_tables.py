@@ -49,8 +49,10 @@ def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, 
         plan = cell.recipe.build_plan()
         stages = [[step.index for step in plan.steps if step.stage == stage.index] for stage in plan.stages]
         means = [sum(indices) / len(indices) for indices in stages]
+        draws = method.stage_draws or (1,) * len(means)
+        usual = sum(n * mean for n, mean in zip(draws, means, strict=True)) / sum(draws)
         warm = method.warmup_steps
-        student = (warm * means[0] + (iterations - warm) * sum(means) / len(means)) / iterations
+        student = (warm * means[0] + (iterations - warm) * usual) / iterations
         one = evaluations(student, fake_updates=method.fake_updates, guidance=True, adversarial=method.adversarial > 0)
         assert abs(iterations * one - row.budget * BUDGET.evaluations) <= one
 

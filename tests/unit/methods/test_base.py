@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rmd.backbones import Backbone, Cond
+from rmd.errors import RMDError
 from rmd.generate import predictor
 from rmd.methods import Method
-from rmd.methods.base import TAU_MARGIN
+from rmd.methods.base import TAU_MARGIN, draw_shares
 from rmd.plan import Step
 from rmd.randomness import CounterNoise
 from rmd.roles import TRAINED
@@ -305,6 +306,31 @@ def test_every_stage_and_step_comes_in_its_turn(seed: int) -> None:
         for start in range(0, len(visits) - len(steps) + 1, len(steps)):
             assert set(visits[start : start + len(steps)]) == steps
     assert [step.index for step in drawn[:30]] != [step.index for step in drawn[30:]]  # not a fixed cycle
+
+
+@pytest.mark.parametrize("draws", [(1, 2, 1), (3, 1, 2)])
+def test_stages_are_drawn_as_often_as_asked(draws: tuple[int, ...]) -> None:
+    method = make_method(LinearBackbone(), THREE.plan, warmup_steps=20, stage_draws=draws)
+    drawn = [method.draw_step(20 + i) for i in range(sum(draws) * 12)]
+    for start in range(0, len(drawn), sum(draws)):
+        of_stage = Counter(step.stage for step in drawn[start : start + sum(draws)])
+        assert of_stage == dict(zip((1, 2, 3), draws, strict=True))
+    steps = Counter(step.index for step in drawn)
+    shares = draw_shares(THREE.plan, method.config)
+    assert sum(shares) == pytest.approx(1)
+    for step, share in zip(THREE.plan.steps, shares, strict=True):
+        assert steps[step.index] == pytest.approx(share * len(drawn))
+
+
+def test_without_a_wish_every_stage_is_drawn_alike() -> None:
+    alike = make_method(LinearBackbone(), THREE.plan, warmup_steps=20, stage_draws=(1, 1, 1))
+    assert [alike.draw_step(i) for i in range(100)] == [THREE.draw_step(i) for i in range(100)]
+    assert draw_shares(THREE.plan, alike.config) == draw_shares(THREE.plan, THREE.config)
+
+
+def test_a_number_for_every_stage() -> None:
+    with pytest.raises(RMDError, match=r"method\.stage_draws has 2 numbers, but the plan 3 stages: give one for each"):
+        make_method(LinearBackbone(), THREE.plan, stage_draws=(1, 2))
 
 
 def test_the_step_is_a_function_of_seed_and_iteration() -> None:
