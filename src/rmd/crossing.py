@@ -106,10 +106,10 @@ def _embedding(low: int, high: int) -> Tensor:
     if high % low == 0:
         identity = torch.eye(low, dtype=torch.float64, device="cpu")
         return identity.repeat_interleave(high // low, dim=0) / math.sqrt(high // low)
-    return _cosine_basis(high)[:low].T @ _cosine_basis(low)
+    return cosine_basis(high)[:low].T @ cosine_basis(low)
 
 
-def _cosine_basis(n: int) -> Tensor:
+def cosine_basis(n: int) -> Tensor:
     """Orthonormal DCT-II matrix (n, n): row k is the k-th cosine; float64."""
     k = torch.arange(n, dtype=torch.float64, device="cpu")
     basis = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)

@@ -193,3 +193,29 @@ def test_a_figure_as_vectors_says_what_it_shows(tmp_path: Path, monkeypatch: pyt
     text = path.read_text(encoding="utf-8")
     for words in ("threshold -2.5", "stage 1: 512 x 512", "750 \N{RIGHTWARDS ARROW} 857", ">500<"):
         assert words in text
+
+
+def test_fit_weighs_every_split() -> None:
+    result = run("scenes", "--fit", "--sides=16,32,64", "--steps=3", "--samples=2", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["splits"]
+    assert {(*split["steps"], split["sides"][0][0]) for split in found} == {
+        (3, 64), (1, 2, 16), (2, 1, 16), (1, 2, 32), (2, 1, 32), (1, 1, 1, 16)
+    }  # fmt: skip
+    (whole,) = (split for split in found if split["steps"] == [3])
+    assert whole["missing_bits"] == 0 and whole["frontier"] and whole["thresholds"] == []
+    by_steps = {(*split["steps"], split["sides"][0][0]): split for split in found}
+    assert 0 < by_steps[1, 2, 32]["missing_bits"] < by_steps[2, 1, 32]["missing_bits"]
+    assert by_steps[2, 1, 16]["missing_bits"] > by_steps[2, 1, 32]["missing_bits"]
+    # what it proposes is a plan
+    three = by_steps[1, 1, 1, 16]
+    again = run("scenes", "--steps=3", "--sides=16,32,64", f"--thresholds={','.join(map(str, three['thresholds']))}")
+    assert again.stdout.splitlines()[-1].startswith("1+1+1:")
+
+
+def test_fit_needs_a_step_for_every_side_and_a_teacher(tmp_path: Path) -> None:
+    few = run("scenes", "--fit", "--sides=16,32,64", "--steps=2")
+    assert isinstance(few.exception, RMDError)
+    assert str(few.exception) == "3 sides need at least 3 steps, and plan.steps is 2"
+    absent = run("sdxl", "--fit", "--set", f"teacher={tmp_path / 'none'}", "--set", "data.prompts=scenes")
+    assert isinstance(absent.exception, RMDError) and "\n" not in str(absent.exception)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rmd.cli.options import Device
 from rmd.config import TimeMap, load_recipe, parse_side
 from rmd.errors import RMDError
 
@@ -43,6 +44,11 @@ def plan(
         bool, typer.Option("--memory", help="Also print what training needs in memory; needs no weights.")
     ] = False,
     gpus: Annotated[int, typer.Option(min=1, help="With --memory: how many GPUs share the weights.")] = 8,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Weigh every split of the steps over --sides by its measured cost.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=2, help="With --fit: pictures that the teacher makes for it.")] = 16,
+    device: Device = None,
 ) -> None:
     """Show the step plan of a recipe: times, stages and cost of every step."""
     named = {"steps": steps, "map": map}
@@ -51,6 +57,14 @@ def plan(
     overrides += [f"plan.{key}={value}" for key, value in named.items() if value is not None]
     overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
     loaded = load_recipe(recipe, overrides)
+    if fit:
+        from rmd.cli.quiet import quiet_libraries
+
+        quiet_libraries()
+        from rmd.cli.fit import print_fit
+
+        print_fit(loaded, samples=samples, device=device, as_json=as_json)
+        return
     built = loaded.build_plan()
     if size is not None:
         built = built.resized(*_final_size(size), loaded.plan.multiple)

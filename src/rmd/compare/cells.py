@@ -26,6 +26,7 @@ from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
 from rmd.config import Recipe, load_recipe, run_hash
+from rmd.fit import split_thresholds
 from rmd.methods.base import draw_shares
 from rmd.noise import NoiseSchedule
 from rmd.pictures import to_uint8
@@ -152,13 +153,9 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
 
 
 def _divided(schedule: NoiseSchedule, split: Sequence[int], sides: Sequence[int]) -> list[str]:
-    """Overrides that give every stage its steps: thresholds halfway between the logSNRs of neighbouring steps."""
-    steps = sum(split)
-    levels = [float(schedule.logsnr(t)) for t in schedule.grid(steps)]
-    levels[0] = levels[1] - 2.0 if steps > 1 else 0.0  # pure noise: any level below the others will do
-    ends = [sum(split[:count]) for count in range(1, len(split))]
-    thresholds = [round((levels[end - 1] + levels[end]) / 2, 4) for end in ends]
-    return [f"plan.steps={steps}", f"plan.sides={list(sides)}", f"plan.thresholds={thresholds}"]
+    """Overrides that give every stage its steps."""
+    thresholds = split_thresholds(schedule, split)
+    return [f"plan.steps={sum(split)}", f"plan.sides={list(sides)}", f"plan.thresholds={thresholds}"]
 
 
 class Stopped(Exception):

@@ -1,0 +1,48 @@
+"""What the choice of a split rests on, measured: the teacher's spectrum, and what a step costs at each resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rmd.backbones.base import Backbone
+from rmd.bench.sampling import time_sampling
+from rmd.fit import Side, power_spectrum, split_thresholds
+from rmd.generate import sample_latents
+from rmd.plan import build_plan
+from rmd.randomness import CounterNoise
+
+BATCH = 8
+TEACHER_STEPS = 25
+
+
+@torch.no_grad()
+def teacher_spectrum(
+    backbone: Backbone, side: Side, prompts: Sequence[str], *, seed: int, guidance: float, frames: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean power (H, W) of clean latents that the teacher makes of prompts, in 25 steps with its guidance."""
+    plan = build_plan(backbone.schedule, steps=TEACHER_STEPS, sides=[side], thresholds=[], frames=frames)
+    made = []
+    for start in range(0, len(prompts), BATCH):
+        part = list(prompts[start : start + BATCH])
+        noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
+        null = backbone.null(len(part)) if guidance != 1.0 else None
+        cond = backbone.encode(part)
+        made.append(sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance).cpu())
+        if progress is not None:
+            progress(start + len(part))
+    return power_spectrum(torch.cat(made))
+
+
+def side_seconds(
+    backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], *, repeats: int, frames: int = 1,
+    progress: Callable[[], None] | None = None,
+) -> dict[Side, float]:  # fmt: skip
+    """Seconds a picture of one network call without guidance at each side, the median of `repeats`."""
+    thresholds = split_thresholds(backbone.schedule, (1,) * len(sides))
+    plan = build_plan(backbone.schedule, steps=len(sides), sides=sides, thresholds=thresholds, frames=frames)
+    timing = time_sampling("", backbone, backbone.denoiser, plan, prompts, repeats=repeats, progress=progress)
+    return {side: seconds / len(prompts) for side, seconds in zip(sides, timing.by_stage, strict=True)}
