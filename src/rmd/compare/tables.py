@@ -151,7 +151,8 @@ TABLES = {
             (_rmd("0+4", "0+4", split=(4,), sides=(64,), paper=_hps(32.05, 1.0)),
              _rmd("1+3", "1+3", split=(1, 3), paper=_hps(32.12, 1.25)),
              replace(RMD, label="2+2", paper=_hps(32.13, 1.68)),
-             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54))),
+             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54)),
+             replace(NAIVE, name="naive-3+1", label="3+1 without cross-resolution matching", split=(3, 1))),
             against="rmd",
         ),
         Table(

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from rmd.compare.cells import CellResult
 from rmd.compare.findings import fill, read_results
 from rmd.compare.run import Line, Number, TableResult
 from rmd.compare.statistics import MEASURES
 from rmd.compare.write import write_tables
 from rmd.errors import RMDError
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def line(name: str, attributes: float, *, p: float | None) -> Line:
@@ -94,3 +97,19 @@ def test_results_are_read_back_as_they_were_written(results: dict[str, TableResu
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(RMDError, match=r"other\.json is no table of rmd compare"):
         read_results(tmp_path)
+
+
+def test_the_findings_have_the_numbers_of_their_results() -> None:
+    text, results = (DOCS / "findings.md").read_text(encoding="utf-8"), read_results(DOCS / "findings")
+    assert fill(text, results) == text
+    assert all(f"<!-- table {name} " in text for name in results), "every table that is there is shown"
+    assert {result.budget for result in results.values()} == {"default"}
+
+
+def test_the_findings_tables_follow_from_their_cells() -> None:
+    cells = [CellResult.model_validate_json(path.read_text()) for path in (DOCS / "findings" / "cells").glob("*.json")]
+    measured = {(cell.row.attributes, cell.row.kernel_distance) for cell in cells}
+    for table in read_results(DOCS / "findings").values():
+        for line in (line for lines in table.backbones.values() for line in lines):
+            pairs = zip(line.numbers["attributes"].values, line.numbers["kernel_distance"].values, strict=True)
+            assert set(pairs) <= measured, f"{table.name}, {line.name}"
