@@ -142,7 +142,9 @@ TABLES = {
              Setting("rm", "RM alone: 4 steps at 32 px, matched at 64 px", split=(4,), sides=(32,),
                      changes=("method.scored=[64, 64]",)),
              replace(NAIVE, label="UP alone: naive cascade", paper=_hps(29.57)),
-             replace(RMD, label="RM and UP: RMD", paper=_hps(31.99))),
+             replace(RMD, label="RM and UP: RMD", paper=_hps(31.99)),
+             replace(NAIVE, name="naive-3+1", label="UP alone, three steps at 32 px", split=(3, 1)),
+             _rmd("rmd-3+1", "RM and UP, three steps at 32 px", split=(3, 1))),
             against="rmd",
         ),
         Table(
@@ -151,8 +153,7 @@ TABLES = {
             (_rmd("0+4", "0+4", split=(4,), sides=(64,), paper=_hps(32.05, 1.0)),
              _rmd("1+3", "1+3", split=(1, 3), paper=_hps(32.12, 1.25)),
              replace(RMD, label="2+2", paper=_hps(32.13, 1.68)),
-             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54)),
-             replace(NAIVE, name="naive-3+1", label="3+1 without cross-resolution matching", split=(3, 1))),
+             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54))),
             against="rmd",
         ),
         Table(
