@@ -5,7 +5,7 @@ Training roll-outs, the demo, the judge and the pipeline all come through `predi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,18 +52,29 @@ def sample_latents(
 
 
 @torch.no_grad()
+def latent_batches(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
+    batch_size: int = 64, first: int = 0,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Clean latents of prompts, batch by batch; sample i's noise depends on (seed, first + i) alone."""
+    for start in range(0, len(prompts), batch_size):
+        part = list(prompts[start : start + batch_size])
+        noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
+        null = backbone.null(len(part)) if guidance != 1.0 else None
+        yield sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
+
+
+@torch.no_grad()
 def sample_images(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; sample i's noise depends on (seed, first + i) alone."""
     images = []
-    for start in range(0, len(prompts), batch_size):
-        part = list(prompts[start : start + batch_size])
-        noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
-        null = backbone.null(len(part)) if guidance != 1.0 else None
-        latents = sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
+    for latents in latent_batches(
+        backbone, module, plan, prompts, seed=seed, guidance=guidance, batch_size=batch_size, first=first
+    ):
         images.append(backbone.decode(latents).clamp(-1, 1))
         if progress is not None:
-            progress(len(part))
+            progress(len(latents))
     return torch.cat(images)

@@ -10,30 +10,26 @@ from torch import Tensor
 from rmd.backbones.base import Backbone
 from rmd.bench.sampling import time_sampling
 from rmd.fit import Side, power_spectrum, split_thresholds
-from rmd.generate import sample_latents
+from rmd.generate import latent_batches
 from rmd.plan import build_plan
-from rmd.randomness import CounterNoise
 
 BATCH = 8
 TEACHER_STEPS = 25
 
 
-@torch.no_grad()
 def teacher_spectrum(
     backbone: Backbone, side: Side, prompts: Sequence[str], *, seed: int, guidance: float, frames: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean power (H, W) of clean latents that the teacher makes of prompts, in 25 steps with its guidance."""
     plan = build_plan(backbone.schedule, steps=TEACHER_STEPS, sides=[side], thresholds=[], frames=frames)
-    made = []
-    for start in range(0, len(prompts), BATCH):
-        part = list(prompts[start : start + BATCH])
-        noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
-        null = backbone.null(len(part)) if guidance != 1.0 else None
-        cond = backbone.encode(part)
-        made.append(sample_latents(backbone, backbone.denoiser, plan, cond, noise, null=null, guidance=guidance).cpu())
+    made: list[Tensor] = []
+    for latents in latent_batches(
+        backbone, backbone.denoiser, plan, prompts, seed=seed, guidance=guidance, batch_size=BATCH
+    ):
+        made.append(latents.cpu())
         if progress is not None:
-            progress(start + len(part))
+            progress(sum(map(len, made)))
     return power_spectrum(torch.cat(made))
 
 
