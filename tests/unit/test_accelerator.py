@@ -1,0 +1,139 @@
+"""Training and sampling on another device than the CPU: nothing is left behind, and the numbers are the CPU's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerator import DEVICE, OnDevice, accelerator
+from families import TINY, make_student, recipe_of
+from helpers import PROMPTS, write_prompts
+from torch import Tensor, nn
+
+from rmd.backbones import Backbone
+from rmd.bench.sampling import time_sampling
+from rmd.config import Recipe, load_recipe
+from rmd.data.cache import build_cache
+from rmd.pipeline import RMDPipeline
+from rmd.scenes.watch import scene_watcher
+from rmd.teacher import load_teacher
+from rmd.train.loop import Trainer
+
+families = pytest.mark.parametrize("family", sorted(TINY))
+pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
+ADVERSARIAL = (
+    "method.name=dmd2", "method.tau=all", "crossing.within=fresh", "method.adversarial=0.1",
+    "method.adversarial_fake=0.1", "data.images=scenes", "plan.sides=[64]", "plan.thresholds=[]",
+)  # fmt: skip
+
+
+def recipe_at(folder: Path, family: str, mode: str, **changes: dict[str, Any]) -> Recipe:
+    """Two iterations at sides that every family takes, with everything that is done at intervals."""
+    base: dict[str, dict[str, Any]] = {
+        "data": {"prompts": str(write_prompts(folder))},
+        "plan": {"sides": [16, 32], "multiple": 16},
+        "train": {"iterations": 2, "sample_every": 2, "checkpoint_every": 2},
+    }
+    merged = {group: base.get(group, {}) | changes.get(group, {}) for group in {**base, **changes}}
+    return recipe_of(family, folder, mode, **merged)
+
+
+def move(backbone: Backbone, dtype: torch.dtype = torch.float32, *, but: list[nn.Module] | None = None) -> Backbone:
+    for part in backbone.pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.to(dtype)
+            if part not in (but or []):
+                part.to(DEVICE)
+    backbone.computes_on(DEVICE)
+    return backbone
+
+
+def trained(recipe: Recipe, backbone: Backbone, folder: Path) -> dict[str, Tensor]:
+    """The student after a run, on the CPU; training it must leave it where it was."""
+    trainer = Trainer(recipe, backbone, folder)
+    trainer.train()
+    away = backbone.device == DEVICE
+    assert all(isinstance(parameter, OnDevice) == away for parameter in trainer.roles.trainable("student"))
+    return trainer.gathered_student()
+
+
+@families
+def test_training_there_gives_what_it_gives_on_the_cpu(family: str, tmp_path: Path) -> None:
+    recipe = recipe_at(tmp_path, family, "lora")
+    expected = trained(recipe, TINY[family](), tmp_path / "cpu")
+    with accelerator():
+        found = trained(recipe, move(TINY[family]()), tmp_path / "there")
+    for name, value in expected.items():
+        # attention is computed in another order, and AdamW's first steps divide by the gradient
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+
+
+@families
+def test_training_in_half_precision_goes_on_from_its_checkpoint(family: str, tmp_path: Path) -> None:
+    recipe = recipe_at(tmp_path, family, "full", train={"iterations": 1, "dtype": "bfloat16"})
+    longer = recipe_at(tmp_path, family, "full", train={"iterations": 2, "dtype": "bfloat16"})
+    with accelerator():
+        trained(recipe, move(TINY[family](), torch.bfloat16), tmp_path / "run")
+        trainer = Trainer(longer, move(TINY[family](), torch.bfloat16), tmp_path / "run")
+        assert trainer.train(resume=True) == 2
+
+
+@families
+def test_text_encoders_and_cached_prompts_may_stay_on_the_cpu(family: str, tmp_path: Path) -> None:
+    recipe = recipe_at(tmp_path, family, "lora", train={"iterations": 1}, data={"offload": True, "remember": 1})
+    build_cache(TINY[family](), PROMPTS, tmp_path / "cache")
+    cached = recipe_at(tmp_path, family, "lora", train={"iterations": 1}, data={"cache": str(tmp_path / "cache")})
+    with accelerator():
+        for name, one in (("offload", recipe), ("cache", cached)):
+            backbone = TINY[family]()
+            trained(one, move(backbone, but=backbone.text_encoders), tmp_path / name)
+
+
+def test_the_judge_and_an_adversarial_head_get_what_they_need(tmp_path: Path) -> None:
+    recipe = load_recipe("scenes", ["train.iterations=1", "train.batch_size=2", "evaluation.every=1", *ADVERSARIAL])
+    with accelerator():
+        trainer = Trainer(recipe, move(load_teacher(recipe)), tmp_path)
+        trainer.judge = scene_watcher(trainer.backbone, trainer.plan, samples=3, seed=0)
+        trainer.train()
+    assert trainer.best is not None
+
+
+@families
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_students_pictures_there_are_those_of_the_cpu(family: str, mode: str, tmp_path: Path) -> None:
+    student = make_student(tmp_path, family, mode)
+
+    def picture(pipe: RMDPipeline) -> Tensor:
+        pipe.pipe.set_progress_bar_config(disable=True)
+        made: Tensor = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(1), output_type="pt").images
+        return made.cpu()
+
+    expected = picture(RMDPipeline.from_pretrained(student))
+    pipe = RMDPipeline.from_pretrained(student)
+    with accelerator() as device:
+        torch.testing.assert_close(picture(pipe.to(device)), expected, rtol=0, atol=1e-4)
+
+
+@families
+def test_sampling_is_timed_there(family: str, tmp_path: Path) -> None:
+    pipe = RMDPipeline.from_pretrained(make_student(tmp_path, family, "full"))
+    with accelerator() as device:
+        backbone = pipe.to(device).backbone
+        found = time_sampling("student", backbone, backbone.denoiser, pipe.plan, PROMPTS[:1], repeats=1)
+    assert found.calls == len(pipe.plan.steps)
+
+
+def test_the_stand_in_refuses_what_a_gpu_refuses() -> None:
+    with accelerator() as device:
+        there, here = torch.ones(2, device=device), torch.ones(2)
+        with pytest.raises(RuntimeError, match="on standin:0 and on the CPU"):
+            there + here
+        with pytest.raises(RuntimeError, match="on standin:0 and on the CPU"):
+            here[torch.zeros(1, dtype=torch.long, device=device)]
+        with pytest.raises(RuntimeError, match="numpy"):
+            there.numpy()
+        assert (there * torch.tensor(2.0)).tolist() == [2.0, 2.0]
+        there.data = there + 1
+        assert there[torch.tensor([0])].cpu().tolist() == [2.0]
