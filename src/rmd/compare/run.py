@@ -44,9 +44,9 @@ class Line(_Model):
     nfe: float
     """Network evaluations per image."""
     seconds_per_image: float
-    """Of the denoiser, measured; mean over seeds."""
+    """Of the denoiser: its calls at each side, timed together for the whole table."""
     speedup: float
-    """Over the slowest row of the table, in measured seconds."""
+    """Over the slowest row of the table, in these seconds."""
     iterations: int | None
     evaluations: float | None
     """Of networks in the training, for every sample of a batch; mean over seeds."""
@@ -95,8 +95,9 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
     lines = {}
     for backbone, rows in cells.items():
         found = {name: [results[backbone, name, cell.seed] for cell in row] for name, row in rows.items()}
+        seconds = dict(zip(rows, bench.seconds([row[0] for row in rows.values()]), strict=True))
         lines[backbone] = tuple(
-            _line(row, rows[row.name], found, table.against, bench,
+            _line(row, rows[row.name], found, table.against, bench, seconds,
                   folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
             for row in table.rows_of(backbone)
         )  # fmt: skip
@@ -123,10 +124,9 @@ def _compute(cells: Sequence[Cell], table: Table, bench: Bench) -> dict[tuple[st
 
 def _line(
     row: Setting, cells: Sequence[Cell], found: Mapping[str, Sequence[CellResult]], against: str, bench: Bench,
-    picture: Path,
+    seconds: Mapping[str, float], picture: Path,
 ) -> Line:  # fmt: skip
     results, others = found[row.name], None if row.name == against else found[against]
-    seconds = {name: fmean(result.row.seconds_per_image for result in its) for name, its in found.items()}
     made = bench.path(cells[0]).with_suffix(".png")
     if made.is_file():
         picture.parent.mkdir(parents=True, exist_ok=True)
