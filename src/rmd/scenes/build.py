@@ -61,8 +61,8 @@ VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
 """Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
 CURRICULUM = Curriculum()
-ITERATIONS = {"pixart": 5200, "sd3": 5200}
-"""Of the teachers of families whose number is not the curriculum's: what two cores do in an hour and a half."""
+ITERATIONS = {"pixart": 7200, "sd3": 7200}
+"""Of the teachers of families whose number is not the curriculum's: transformers, whose iterations take longer."""
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)

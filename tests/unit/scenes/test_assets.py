@@ -9,8 +9,15 @@ import pytest
 from rmd.config import load_recipe
 from rmd.errors import RMDError
 from rmd.scenes import assets
-from rmd.scenes.assets import TEACHERS, teacher_folder
-from rmd.teacher import teacher_source
+from rmd.scenes.assets import TEACHERS, teacher_folder, teacher_home
+from rmd.scenes.build import ITERATIONS, REFERENCE_DATA
+from rmd.scenes.record import read_record
+from rmd.scenes.references import load_references
+from rmd.scenes.teacher import Curriculum
+from rmd.teacher import load_teacher, teacher_source
+
+PACKAGED = ("scenes",)
+"""Teachers that come with the package; the others are built by the command that their absence names."""
 
 
 @pytest.mark.parametrize(
@@ -36,3 +43,15 @@ def test_the_scenes_teachers(
 def test_every_teacher_has_a_recipe_of_its_name_and_family(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.teacher, recipe.family) == (name, TEACHERS[name])
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_teacher_fits_its_recipe_and_its_record(name: str) -> None:
+    home, recipe = teacher_home(name), load_recipe(name)
+    backbone = load_teacher(recipe)  # which checks family, noise and sides
+    built, samples = read_record(home), load_references(home)
+    assert built["teacher"]["iterations"] == (ITERATIONS.get(backbone.family) or Curriculum().iterations)
+    assert built["references"]["results"]["guidance"] == recipe.method.guidance
+    assert built["references"]["results"]["teacher_right"] > 0.9
+    assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count
+    assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
