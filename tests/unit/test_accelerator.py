@@ -108,12 +108,14 @@ def test_a_students_pictures_there_are_those_of_the_cpu(family: str, mode: str, 
     def picture(pipe: RMDPipeline) -> Tensor:
         pipe.pipe.set_progress_bar_config(disable=True)
         made: Tensor = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(1), output_type="pt").images
-        return made.cpu()
+        return made
 
     expected = picture(RMDPipeline.from_pretrained(student))
     pipe = RMDPipeline.from_pretrained(student)
     with accelerator() as device:
-        torch.testing.assert_close(picture(pipe.to(device)), expected, rtol=0, atol=1e-4)
+        found = picture(pipe.to(device))
+        assert isinstance(found, OnDevice)
+        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-4)
 
 
 @families
@@ -121,6 +123,7 @@ def test_sampling_is_timed_there(family: str, tmp_path: Path) -> None:
     pipe = RMDPipeline.from_pretrained(make_student(tmp_path, family, "full"))
     with accelerator() as device:
         backbone = pipe.to(device).backbone
+        assert all(isinstance(parameter, OnDevice) for parameter in backbone.denoiser.parameters())
         found = time_sampling("student", backbone, backbone.denoiser, pipe.plan, PROMPTS[:1], repeats=1)
     assert found.calls == len(pipe.plan.steps)
 

@@ -203,13 +203,13 @@ class Bench:
         One network call is timed at every side that they use, in one go: what was measured while a cell was computed is
         of another hour, or of a machine that did other things as well.
         """
-        sides = sorted({(stage.height, stage.width) for cell in cells for stage in cell.plan.stages})
+        used = [[cell.plan.stage_of(step) for step in cell.plan.steps] for cell in cells]
+        sides = sorted({(stage.height, stage.width) for stages in used for stage in stages})
         prompts = evaluation_prompts(min(TIMED, *(cell.samples for cell in cells)), seed=0)
         call = side_seconds(self.teacher(cells[0].backbone), sides, prompts, repeats=REPEATS)
         return [
-            (1 if cell.guidance == 1.0 else 2)
-            * sum(call[stage.height, stage.width] for step in cell.plan.steps for stage in [cell.plan.stage_of(step)])
-            for cell in cells
+            (1 if cell.guidance == 1.0 else 2) * sum(call[stage.height, stage.width] for stage in stages)
+            for cell, stages in zip(cells, used, strict=True)
         ]
 
     def path(self, cell: Cell) -> Path:
