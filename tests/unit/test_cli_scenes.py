@@ -63,6 +63,11 @@ def test_render_one_caption() -> None:
         (["render", "--text", "a cat on a mat"], "'a cat on a mat' is not a caption of the scenes: word it like "),
         (["render", "--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
         (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
+        (["train-teacher", "--family", "wan", "--imitate", "t"], "the teacher of moving scenes learns from clips: "),
+        (
+            ["train-teacher", "--family", "sd3", "--imitate", "t", "--vae", "v"],
+            "a teacher that imitates another uses its VAE: ",
+        ),
         (["train-teacher", "--family", "wan", "--vae", "mine"], "mine holds no VAE: give the folder that `rmd scenes"),
         (["references", "--out", "new", "--moving"], "no judge of moving scenes in new: build one with `rmd scenes"),
         (["render", "--moving", "--text", "a cat"], "'a cat' is not a caption of the moving scenes: word it like "),
@@ -113,8 +118,11 @@ def test_train_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Non
         "seed": 1,
         "iterations": 80,
         "vae": Path("v"),
+        "imitate": None,
     }
     assert builder.calls == [((Path("o"),), expected)]
+    assert main(["scenes", "train-teacher", "--family", "sd3", "--imitate", "t"]) == 0
+    assert (builder.calls[1][1]["family"], builder.calls[1][1]["imitate"]) == ("sd3", Path("t"))
 
 
 def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

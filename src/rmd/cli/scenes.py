@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.quiet import quiet_libraries
-from rmd.errors import one_of
+from rmd.errors import RMDError, one_of
 
 scenes = typer.Typer(
     help="Render captioned scenes; build the packaged teacher, its judge and the references.",
@@ -82,6 +82,13 @@ def train_teacher(
     vae: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
     ] = None,
+    imitate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A teacher to learn from, with its VAE. By default, for pixart and sd3: the packaged one.",
+        ),
+    ] = None,
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
@@ -93,11 +100,15 @@ def train_teacher(
 
     one_of("family", family, (*FAMILIES, "wan"))
     if family == "wan":
+        if imitate is not None:
+            raise RMDError("the teacher of moving scenes learns from clips: leave --imitate out")
         curriculum = curriculum_of(iterations, seed=seed, usual=CLIP_CURRICULUM)
         folder = build_clip_teacher(out, cache=cache, seed=seed, vae=vae, curriculum=curriculum, log=_log)
         typer.echo(f"teacher: {folder}")
         return
-    folder = build_teacher(out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, log=_log)
+    folder = build_teacher(
+        out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, imitate=imitate, log=_log
+    )
     typer.echo(f"teacher: {folder}")
 
 

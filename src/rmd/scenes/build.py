@@ -15,12 +15,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from rmd.backbones import load_backbone
+from rmd.backbones import Backbone, load_backbone
 from rmd.config import load_recipe
 from rmd.data.prompts import scene_captions
 from rmd.errors import RMDError, one_of
 from rmd.generate import sample_images
-from rmd.scenes.assets import TEACHERS
+from rmd.scenes.assets import TEACHERS, teacher_folder
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
 from rmd.scenes.families import FAMILIES
 from rmd.scenes.grammar import parse
@@ -61,8 +61,10 @@ VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
 """Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
 CURRICULUM = Curriculum()
-ITERATIONS = {"pixart": 7200, "sd3": 7200}
-"""Of the teachers of families whose number is not the curriculum's: transformers, whose iterations take longer."""
+TRANSFORMERS = Curriculum(low_iterations=1500, high_iterations=4800, low_batch=32, high_batch=16, even="noise")
+CURRICULA = {"sdxl": CURRICULUM, "pixart": TRANSFORMERS, "sd3": TRANSFORMERS}
+IMITATORS = ("pixart", "sd3")
+"""Families whose teachers learn from the packaged SDXL-type one: from pictures, transformers take too long here."""
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)
@@ -99,28 +101,40 @@ def build_vae_weights(
 
 def build_teacher(
     out: Path, *, cache: Path, family: str = "sdxl", seed: int = 0, iterations: int | None = None,
-    vae: Path | None = None, clean: Data = CLEAN_DATA, poor: Data = POOR_DATA, log: Log = print,
+    vae: Path | None = None, imitate: Path | None = None, clean: Data = CLEAN_DATA, poor: Data = POOR_DATA,
+    log: Log = print,
 ) -> Path:  # fmt: skip
     """Train the scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision; returns that folder.
 
     Args:
-        iterations: of both phases together, split as in `Curriculum`; by default `ITERATIONS`, or `Curriculum`'s own.
-        vae: folder of a trained VAE; without one, the default VAE is trained first.
+        iterations: of both phases together, split as in the family's curriculum, whose number is the default.
+        vae: folder of a trained VAE, for a teacher that learns from pictures; by default it is trained first.
+        imitate: folder of a trained teacher whose predictions are learned, in the latents of its VAE; the packaged
+            one by default for the families `IMITATORS`, unless `vae` is given.
 
     Raises:
-        RMDError: the family is unknown, `vae` holds no VAE, a file cannot be written, or a checkpoint read.
+        RMDError: the family is unknown; both `vae` and `imitate` are given, or hold no VAE and no teacher; a file
+            cannot be written, or a checkpoint read.
     """
     one_of("family", family, tuple(FAMILIES))
+    if vae is not None and imitate is not None:
+        raise RMDError("a teacher that imitates another uses its VAE: give --vae or --imitate, not both")
+    if imitate is None and vae is None and family in IMITATORS:
+        imitate = teacher_folder()
+    imitated = None if imitate is None else load_imitated(imitate)
     given = None if vae is None else load_vae(vae)
     check_writable(out)
+    if imitated is not None:
+        given = imitated.pipe.vae
     encoder = given if given is not None else _cached_vae(out, cache, log)
-    curriculum = curriculum_of(ITERATIONS.get(family) if iterations is None else iterations, seed=seed)
+    curriculum = curriculum_of(iterations, seed=seed, usual=CURRICULA[family])
+    whom = None if imitated is None else weights_key(imitated.denoiser)
     latents = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
-    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, latents)
+    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, latents, whom)
     with seeded(seed):
         backbone = FAMILIES[family](encoder)
     data = still_latents(backbone.pipe.vae, clean.render(cache), poor.render(cache), seed=seed)
-    seconds = train_teacher(backbone, data, curriculum, checkpoint=checkpoint, log=log)
+    seconds = train_teacher(backbone, data, curriculum, imitated=imitated, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
     checkpoint.unlink(missing_ok=True)
@@ -217,6 +231,14 @@ def load_vae(folder: Path) -> AutoencoderKL:
     except (OSError, ValueError) as error:
         raise RMDError(f"cannot load the VAE in {folder}: {str(error).strip().splitlines()[0]}") from error
     return vae.float().eval().requires_grad_(False)
+
+
+def load_imitated(folder: Path) -> Backbone:
+    """A trained teacher in float32, frozen; RMDError when the folder holds none."""
+    backbone = load_backbone(teacher_folder_at(folder))
+    for module in (backbone.denoiser, backbone.pipe.vae, *backbone.text_encoders):
+        module.eval().requires_grad_(False)
+    return backbone
 
 
 def teacher_folder_at(teacher: Path) -> Path:

@@ -3,6 +3,9 @@
 The curriculum imitates that of large models (paper, Sec. 1 and Fig. 2): first many low-resolution pictures of
 uneven quality, then mostly clean high-resolution ones with a minority of low-resolution batches. The same network
 so has a visibly worse distribution at the low resolution, which is the gap that cross-resolution matching closes.
+
+A teacher that shares its VAE with one that is there can imitate it: it learns that one's prediction at every noisy
+latent, which is the mean of what the pictures themselves ask for, without their scatter.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +22,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond
-from rmd.noise import Prediction, per_sample
+from rmd.noise import NoiseSchedule, Prediction, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
@@ -29,6 +33,9 @@ LOW = Stage(1, 32, 32)
 HIGH = Stage(2, 64, 64)
 WRONG_CAPTIONS = 0.15
 """Share of the low-resolution pictures that are shown with another one's caption."""
+IMITATED_BELOW = 4.0
+"""Log signal-to-noise ratio above which the pictures themselves are learned: little is hidden there, and a small error
+of the imitated prediction would be a large one of the noise."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,8 @@ class Curriculum:
     """Share of low-resolution batches in the second phase."""
     drop_caption: float = 0.1
     """Share of samples trained without a caption, for guidance."""
+    even: Literal["time", "noise"] = "time"
+    """Times are drawn evenly in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
     lr: float = 1e-3
     """Of AdamW, for embeddings, norms, biases, and the network's first and last convolution."""
     matrix_lr: float = 2e-3
@@ -56,6 +65,10 @@ class Curriculum:
     @property
     def iterations(self) -> int:
         return self.low_iterations + self.high_iterations
+
+    def times(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
+        """Times of the schedule, 0..1000, at fractions u in (0, 1) of the way from data to noise."""
+        return 1000 * u if self.even == "time" else schedule.time(2 * torch.log((1 - u) / u))
 
     def lr_factor(self, step: int) -> float:
         """Warm up, hold, then fall linearly."""
@@ -92,13 +105,14 @@ def partly_wrong(captions: list[str], g: torch.Generator) -> list[str]:
 
 
 def train_teacher(
-    backbone: Backbone, data: LatentSets, curriculum: Curriculum, *, checkpoint: Path | None = None,
-    every: int = 500, log: Callable[[str], None] = print,
+    backbone: Backbone, data: LatentSets, curriculum: Curriculum, *, imitated: Backbone | None = None,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train denoiser and text encoder together; the backbone holds the averaged weights at the end.
 
     Args:
         backbone: an untrained backbone around a trained VAE, which made the latents of `data`.
+        imitated: a trained teacher with the same VAE, whose predictions are learned instead of the pictures.
         checkpoint: file that a killed run goes on from, kept after every `every` iterations.
 
     Returns:
@@ -114,7 +128,7 @@ def train_teacher(
     start = state.restore()
     trained.train()
     for step in range(start, curriculum.iterations):
-        loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum)
+        loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum, imitated=imitated)
         trained.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -173,25 +187,65 @@ class Optimizers:
 
 
 def denoising_loss(
-    backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum
-) -> Tensor:
-    """Mean squared error of the network's own prediction target at stratified uniform times."""
+    backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum,
+    imitated: Backbone | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean squared error of the network's own prediction target at stratified times.
+
+    Args:
+        imitated: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`.
+    """
     g = generator(curriculum.seed, "teacher", step)
     count = latents.shape[0]
-    times = 1000 * (torch.randperm(count, generator=g) + torch.rand(count, generator=g, dtype=torch.float64)) / count
+    u = (torch.randperm(count, generator=g) + torch.rand(count, generator=g, dtype=torch.float64)) / count
+    times = curriculum.times(backbone.schedule, u)
     eps = torch.randn(latents.shape, generator=g)
     keep = torch.rand(count, generator=g) >= curriculum.drop_caption
-    cond = backbone.encode(captions)
-    null = backbone.null(count)
-    cond = Cond(
-        {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
-    )
     x_t = backbone.schedule.add_noise(latents, eps, times)
     timestep = backbone.schedule.model_timestep(times).float()
+    cond = _encode_some(backbone, captions, keep)
     output = backbone.forward(backbone.denoiser, x_t, timestep, backbone.stage_cond(cond, stage, HIGH))
     alpha = per_sample(backbone.schedule.alpha(times), latents)
     sigma = per_sample(backbone.schedule.sigma(times), latents)
+    if imitated is not None:
+        found = imitated_x0(imitated, backbone.schedule, x_t, times, captions, keep, stage)
+        hidden = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
+        latents = torch.where(hidden, found, latents)
+        eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)
     return F.mse_loss(output, prediction_target(latents, eps, alpha, sigma, backbone.prediction))
+
+
+@torch.no_grad()
+def imitated_x0(
+    imitated: Backbone, schedule: NoiseSchedule, x_t: Tensor, times: Tensor, captions: list[str], keep: Tensor,
+    stage: Stage,
+) -> Tensor:  # fmt: skip
+    """The x0 that a teacher predicts from noisy latents of another schedule, of the shape of `x_t`.
+
+    It is asked at its own time of the same signal-to-noise ratio, with the latents scaled to that time's size.
+
+    Args:
+        schedule, times: that `x_t` was made with; times (B,) in 0..1000.
+        keep: (B,), false where it is asked without a caption.
+    """
+    theirs = imitated.schedule.time(schedule.logsnr(times))
+    scale = _size(imitated.schedule, theirs) / _size(schedule, times)
+    kwargs = imitated.stage_cond(_encode_some(imitated, captions, keep), stage, HIGH)
+    x0, _ = imitated.predict(imitated.denoiser, x_t * per_sample(scale, x_t), theirs, kwargs)
+    return x0
+
+
+def _size(schedule: NoiseSchedule, times: Tensor) -> Tensor:
+    """Root mean square of noisy latents whose clean ones are of unit variance."""
+    return torch.hypot(schedule.alpha(times), schedule.sigma(times))
+
+
+def _encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
+    """The captions where `keep` (B,) is true, no caption elsewhere."""
+    cond, null = backbone.encode(captions), backbone.null(len(captions))
+    return Cond(
+        {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
+    )
 
 
 def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:

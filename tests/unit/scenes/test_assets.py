@@ -10,10 +10,9 @@ from rmd.config import load_recipe
 from rmd.errors import RMDError
 from rmd.scenes import assets
 from rmd.scenes.assets import TEACHERS, teacher_folder, teacher_home
-from rmd.scenes.build import ITERATIONS, REFERENCE_DATA
+from rmd.scenes.build import CURRICULA, REFERENCE_DATA
 from rmd.scenes.record import read_record
 from rmd.scenes.references import load_references
-from rmd.scenes.teacher import Curriculum
 from rmd.teacher import load_teacher, teacher_source
 
 PACKAGED = ("scenes",)
@@ -50,7 +49,7 @@ def test_a_packaged_teacher_fits_its_recipe_and_its_record(name: str) -> None:
     home, recipe = teacher_home(name), load_recipe(name)
     backbone = load_teacher(recipe)  # which checks family, noise and sides
     built, samples = read_record(home), load_references(home)
-    assert built["teacher"]["iterations"] == (ITERATIONS.get(backbone.family) or Curriculum().iterations)
+    assert built["teacher"]["iterations"] == CURRICULA[backbone.family].iterations
     assert built["references"]["results"]["guidance"] == recipe.method.guidance
     assert built["references"]["results"]["teacher_right"] > 0.9
     assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count

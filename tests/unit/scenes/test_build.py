@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from rmd.backbones import Backbone
 from rmd.data.prompts import scene_captions
 from rmd.errors import RMDError
 from rmd.scenes import build
@@ -45,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "VAE_DATA", FEW)
         patch.setattr(build, "VAE_ITERATIONS", 2)
-        patch.setattr(build, "curriculum_of", lambda iterations, seed: small(seed))
+        patch.setattr(build, "curriculum_of", lambda iterations, seed, usual: small(seed))
         build_teacher(root / "out", cache=cache, clean=FEW, poor=FEW, log=lines.append)
     judged = Data(64, seed=21, training=False)
     build_judge(root / "out", cache=cache, iterations=2, data=judged, test=Data(16, 22, False), log=lines.append)
@@ -136,6 +137,38 @@ def test_a_teachers_checkpoint_hangs_on_its_latents_not_on_the_decoder(
         vae.save_pretrained(tmp_path / "vae")
         build_teacher(tmp_path / "out", cache=tmp_path, vae=tmp_path / "vae", clean=Data(2, 0), poor=Data(2, 0))
     assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_teacher_that_imitates_another_shares_its_vae(
+    built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = built[0] / "out" / "teacher"
+    given: list[tuple[Backbone | None, Path]] = []
+
+    def train(*_: Any, imitated: Backbone | None, checkpoint: Path, **__: Any) -> float:
+        given.append((imitated, checkpoint))
+        return 1.0
+
+    def build_one(**options: Any) -> Path:
+        return build_teacher(tmp_path / "out", cache=tmp_path, family="pixart", clean=FEW, poor=FEW, **options)
+
+    monkeypatch.setattr(build, "train_teacher", train)
+    monkeypatch.setattr(build, "teacher_folder", lambda: whole)
+    folder = build_one()  # the packaged one, by default
+    build_one(imitate=whole)
+    build_one(vae=whole / "vae")
+    (first, kept), (second, same), (none, other) = given
+    assert kept == same != other and none is None
+    for imitated in (first, second):
+        assert imitated is not None and imitated.family == "sdxl"
+        assert not any(p.requires_grad for part in imitated.text_encoders for p in part.parameters())
+    shipped = load_vae(folder / "vae")
+    for name, value in load_vae(whole / "vae").state_dict().items():
+        assert torch.equal(value, shipped.state_dict()[name])
+    with pytest.raises(RMDError, match="give --vae or --imitate, not both"):
+        build_one(imitate=whole, vae=whole / "vae")
+    with pytest.raises(RMDError, match="there is no teacher"):
+        build_one(imitate=tmp_path / "none")
 
 
 def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
