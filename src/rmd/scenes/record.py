@@ -35,7 +35,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Part:
-    """How one part was made; `seconds` is the training's wall time, `results` what was measured of it."""
+    """How one part was made; `seconds` is the training's wall time, `results` what was measured of it.
+
+    `imitated` is the `weights_key` of the denoiser whose predictions a teacher learned, if it did not learn pictures.
+    """
 
     seed: int
     iterations: int
@@ -44,6 +47,7 @@ class Part:
     results: dict[str, float] = field(default_factory=dict)
     torch_version: str = field(default_factory=lambda: torch.__version__)
     threads: int = field(default_factory=torch.get_num_threads)
+    imitated: str | None = None
 
 
 def read_record(folder: Path) -> dict[str, dict[str, object]]:

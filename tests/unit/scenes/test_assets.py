@@ -10,8 +10,8 @@ from rmd.config import load_recipe
 from rmd.errors import RMDError
 from rmd.scenes import assets
 from rmd.scenes.assets import TEACHERS, teacher_folder, teacher_home
-from rmd.scenes.build import CURRICULA, REFERENCE_DATA
-from rmd.scenes.record import read_record
+from rmd.scenes.build import CURRICULA, IMITATORS, REFERENCE_DATA, load_imitated
+from rmd.scenes.record import read_record, weights_key
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher, teacher_source
 
@@ -50,6 +50,8 @@ def test_a_packaged_teacher_fits_its_recipe_and_its_record(name: str) -> None:
     backbone = load_teacher(recipe)  # which checks family, noise and sides
     built, samples = read_record(home), load_references(home)
     assert built["teacher"]["iterations"] == CURRICULA[backbone.family].iterations
+    if backbone.family in IMITATORS:
+        assert built["teacher"]["imitated"] == weights_key(load_imitated(teacher_folder()).denoiser)
     assert built["references"]["results"]["guidance"] == recipe.method.guidance
     assert built["references"]["results"]["teacher_right"] > 0.9
     assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count

@@ -22,12 +22,13 @@ from rmd.scenes.build import (
     build_teacher,
     build_vae_weights,
     curriculum_of,
+    load_imitated,
     load_vae,
 )
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.record import new_folder, read_record, record, seeded
+from rmd.scenes.record import new_folder, read_record, record, seeded, weights_key
 from rmd.scenes.references import load_references
 from rmd.scenes.teacher import Curriculum
 
@@ -156,12 +157,15 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
     monkeypatch.setattr(build, "teacher_folder", lambda: whole)
     folder = build_one()  # the packaged one, by default
     build_one(imitate=whole)
+    imitated = read_record(tmp_path / "out")["teacher"]["imitated"]
+    assert imitated == weights_key(load_imitated(whole).denoiser)
     build_one(vae=whole / "vae")
+    assert read_record(tmp_path / "out")["teacher"]["imitated"] is None
     (first, kept), (second, same), (none, other) = given
     assert kept == same != other and none is None
-    for imitated in (first, second):
-        assert imitated is not None and imitated.family == "sdxl"
-        assert not any(p.requires_grad for part in imitated.text_encoders for p in part.parameters())
+    for one in (first, second):
+        assert one is not None and one.family == "sdxl"
+        assert not any(p.requires_grad for part in one.text_encoders for p in part.parameters())
     shipped = load_vae(folder / "vae")
     for name, value in load_vae(whole / "vae").state_dict().items():
         assert torch.equal(value, shipped.state_dict()[name])
