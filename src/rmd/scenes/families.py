@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -15,6 +17,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import PatchEmbed
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from rmd.backbones.base import Backbone
@@ -67,13 +71,14 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=6,
-        num_attention_heads=4,
-        attention_head_dim=40,
+        num_attention_heads=10,
+        attention_head_dim=16,
         cross_attention_dim=160,
         caption_channels=_TEXT_WIDTH,
         interpolation_scale=1,
         norm_num_groups=8,
     )
+    look_around(denoiser.pos_embed, [block.attn1 for block in denoiser.transformer_blocks])
     scheduler = DDIMScheduler(
         beta_start=0.0001,
         beta_end=0.02,
@@ -167,6 +172,48 @@ def build_sdxl(vae: AutoencoderKL) -> Backbone:
             add_watermarker=False,
         )
     )
+
+
+SHARPNESS = 4.0
+"""Of the heads that look around: their queries' and keys' size, in units of the position embedding's."""
+CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
+CORNERS = ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))
+
+
+@torch.no_grad()
+def look_around(patches: PatchEmbed, layers: Sequence[Attention]) -> None:
+    """Give half of the heads of an untrained transformer a neighbour to look at: the sides, or the corners, in turn.
+
+    A head's query is its token's position embedding, turned to that of the neighbour: sines and cosines of a few
+    frequencies, which the patches' own embedding leaves free. A head can unlearn it; but to find it takes a small
+    transformer much longer than to use it (compare Zheng et al. 2024, arXiv 2404.01139, on images to be classified).
+
+    Args:
+        patches: with sinusoidal position embeddings; a token's side is one step of them.
+    """
+    width = patches.proj.out_channels
+    quarter = width // 4  # sines and cosines of x, then of y
+    for number, layer in enumerate(layers):
+        size = width // layer.heads
+        frequencies = range(0, 2 * (size // 4), 2)
+        query, key = torch.zeros(width, width), torch.zeros(width, width)
+        offsets = (CROSS, CORNERS)[number % 2]
+        for head, offset in enumerate(offsets):
+            row = head * size
+            for axis, steps in enumerate(offset):
+                for k in frequencies:
+                    sine, cosine = 2 * axis * quarter + k, (2 * axis + 1) * quarter + k
+                    angle = steps * 10000 ** (-k / quarter)
+                    query[row, [sine, cosine]] = torch.tensor([math.cos(angle), math.sin(angle)])
+                    query[row + 1, [sine, cosine]] = torch.tensor([-math.sin(angle), math.cos(angle)])
+                    key[row, sine] = key[row + 1, cosine] = 1.0
+                    row += 2
+        rows = slice(0, len(offsets) * size)
+        for linear, turned in ((layer.to_q, query), (layer.to_k, key)):
+            linear.weight[rows] *= 0.3
+            linear.weight += SHARPNESS * turned
+        free = [part * quarter + k for part in range(4) for k in frequencies]
+        patches.proj.weight[free] = 0.0
 
 
 FAMILIES: dict[str, Callable[[AutoencoderKL], Backbone]] = {

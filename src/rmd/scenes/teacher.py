@@ -4,13 +4,14 @@ The curriculum imitates that of large models (paper, Sec. 1 and Fig. 2): first m
 uneven quality, then mostly clean high-resolution ones with a minority of low-resolution batches. The same network
 so has a visibly worse distribution at the low resolution, which is the gap that cross-resolution matching closes.
 
-A teacher that shares its VAE with one that is there can imitate it: it learns that one's prediction at every noisy
-latent, which is the mean of what the pictures themselves ask for, without their scatter.
+A teacher that shares its VAE with one that is there can imitate it instead of learning from the pictures
+(rmd.scenes.imitation).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, Cond
+from rmd.backbones.base import Backbone
 from rmd.noise import NoiseSchedule, Prediction, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import BatchOrder, SceneSet
+from rmd.scenes.imitation import Asked, Imitation, encode_some
 from rmd.scenes.vae import encode
 
 LOW = Stage(1, 32, 32)
@@ -52,6 +54,8 @@ class Curriculum:
     """Share of samples trained without a caption, for guidance."""
     even: Literal["time", "noise"] = "time"
     """Times are drawn evenly in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
+    hint: float = 0.2
+    """Weight of an imitated teacher's hidden layer in the loss; it falls with the learning rate."""
     lr: float = 1e-3
     """Of AdamW, for embeddings, norms, biases, and the network's first and last convolution."""
     matrix_lr: float = 2e-3
@@ -119,6 +123,9 @@ def train_teacher(
         Seconds the training took, those before a kill included.
     """
     trained = nn.ModuleList([backbone.denoiser, *backbone.text_encoders])
+    imitation = None if imitated is None else Imitation(imitated, backbone, seed=curriculum.seed)
+    if imitation is not None:
+        trained.append(imitation.head)
     averaged = deepcopy(trained).requires_grad_(False)
     optimizers = Optimizers(trained, curriculum)
     order = _Order(data, curriculum)
@@ -127,18 +134,19 @@ def train_teacher(
     )
     start = state.restore()
     trained.train()
-    for step in range(start, curriculum.iterations):
-        loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum, imitated=imitated)
-        trained.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizers.step(curriculum.lr_factor(step))
-        decay = min(curriculum.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), 1 - decay)
-        if step % 100 == 0:
-            log(f"teacher step {step}/{curriculum.iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
+    with imitation or nullcontext():
+        for step in range(start, curriculum.iterations):
+            loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum, imitation=imitation)
+            trained.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizers.step(curriculum.lr_factor(step))
+            decay = min(curriculum.ema, (step + 1) / (step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), 1 - decay)
+            if step % 100 == 0:
+                log(f"teacher step {step}/{curriculum.iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
+            state.after(step + 1)
     trained.load_state_dict(averaged.state_dict())
     trained.eval().requires_grad_(False)
     return state.seconds
@@ -188,12 +196,13 @@ class Optimizers:
 
 def denoising_loss(
     backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum,
-    imitated: Backbone | None = None,
+    imitation: Imitation | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean squared error of the network's own prediction target at stratified times.
 
     Args:
-        imitated: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`.
+        imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`, and
+            the error of its hidden layer is added.
     """
     g = generator(curriculum.seed, "teacher", step)
     count = latents.shape[0]
@@ -203,49 +212,19 @@ def denoising_loss(
     keep = torch.rand(count, generator=g) >= curriculum.drop_caption
     x_t = backbone.schedule.add_noise(latents, eps, times)
     timestep = backbone.schedule.model_timestep(times).float()
-    cond = _encode_some(backbone, captions, keep)
+    cond = encode_some(backbone, captions, keep)
     output = backbone.forward(backbone.denoiser, x_t, timestep, backbone.stage_cond(cond, stage, HIGH))
     alpha = per_sample(backbone.schedule.alpha(times), latents)
     sigma = per_sample(backbone.schedule.sigma(times), latents)
-    if imitated is not None:
-        found = imitated_x0(imitated, backbone.schedule, x_t, times, captions, keep, stage)
+    hint: Tensor | float = 0.0
+    if imitation is not None:
+        found = imitation.x0(Asked(x_t, backbone.schedule, times, captions, keep, stage, HIGH))
         hidden = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
         latents = torch.where(hidden, found, latents)
         eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)
-    return F.mse_loss(output, prediction_target(latents, eps, alpha, sigma, backbone.prediction))
-
-
-@torch.no_grad()
-def imitated_x0(
-    imitated: Backbone, schedule: NoiseSchedule, x_t: Tensor, times: Tensor, captions: list[str], keep: Tensor,
-    stage: Stage,
-) -> Tensor:  # fmt: skip
-    """The x0 that a teacher predicts from noisy latents of another schedule, of the shape of `x_t`.
-
-    It is asked at its own time of the same signal-to-noise ratio, with the latents scaled to that time's size.
-
-    Args:
-        schedule, times: that `x_t` was made with; times (B,) in 0..1000.
-        keep: (B,), false where it is asked without a caption.
-    """
-    theirs = imitated.schedule.time(schedule.logsnr(times))
-    scale = _size(imitated.schedule, theirs) / _size(schedule, times)
-    kwargs = imitated.stage_cond(_encode_some(imitated, captions, keep), stage, HIGH)
-    x0, _ = imitated.predict(imitated.denoiser, x_t * per_sample(scale, x_t), theirs, kwargs)
-    return x0
-
-
-def _size(schedule: NoiseSchedule, times: Tensor) -> Tensor:
-    """Root mean square of noisy latents whose clean ones are of unit variance."""
-    return torch.hypot(schedule.alpha(times), schedule.sigma(times))
-
-
-def _encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
-    """The captions where `keep` (B,) is true, no caption elsewhere."""
-    cond, null = backbone.encode(captions), backbone.null(len(captions))
-    return Cond(
-        {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
-    )
+        if weight := curriculum.hint * curriculum.lr_factor(step):
+            hint = weight * imitation.hint_loss()
+    return F.mse_loss(output, prediction_target(latents, eps, alpha, sigma, backbone.prediction)) + hint
 
 
 def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import PixArtSigmaPipeline, StableDiffusion3Pipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from rmd.backbones import Backbone, load_backbone
 from rmd.scenes.families import FAMILIES
@@ -79,3 +82,35 @@ def test_every_word_is_one_piece_of_t5s_vocabulary() -> None:
         assert len(ids) == 2 and ids[1] == tokenizer.eos_token_id, word
     longest = tokenizer("a white checkered triangle left of a purple checkered triangle, by the sea").input_ids
     assert len(longest) <= MAX_LENGTH and tokenizer.unk_token_id not in longest
+
+
+@torch.no_grad()
+def test_half_of_the_heads_look_at_a_neighbour() -> None:
+    net = untrained("pixart").denoiser
+    positions = net.pos_embed(torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE))
+    tokens = F.layer_norm(positions, positions.shape[-1:])
+    side = LATENT_SIDE // 2
+    row, column = side // 2, side // 3
+    for number, block in enumerate(net.transformer_blocks):
+        query, key = (linear(tokens).unflatten(-1, (10, 16)).transpose(1, 2) for linear in heads_of(block.attn1))
+        weights = (query @ key.transpose(-1, -2) / 4).softmax(-1)[0, :, row * side + column]
+        offsets = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)), ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))
+        for head, (right, down) in enumerate(offsets[number % 2]):
+            assert int(weights[head].argmax()) == (row + down) * side + column + right
+            assert float(weights[head].max()) > 0.4
+        assert float(weights[5:].max()) < 0.1  # the others look everywhere
+
+
+def test_patches_leave_the_positions_that_heads_read_free() -> None:
+    net = untrained("pixart").denoiser
+    pictures = torch.randn(2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
+    with torch.no_grad():
+        difference = net.pos_embed(pictures) - net.pos_embed(torch.zeros_like(pictures))
+    read = net.transformer_blocks[0].attn1.to_k.weight.abs()[:80].amax(0) > 2
+    assert int(read.sum()) == 16
+    assert float(difference[..., read].abs().max()) == 0
+    assert float(difference[..., ~read].abs().mean()) > 0.1
+
+
+def heads_of(layer: Attention) -> tuple[nn.Module, nn.Module]:
+    return layer.to_q, layer.to_k

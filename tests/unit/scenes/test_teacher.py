@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from rmd.backbones import Backbone, Cond, load_backbone
 from rmd.errors import RMDError
 from rmd.noise import FlowSchedule, Prediction, to_x0_eps
-from rmd.scenes import teacher
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
-from rmd.scenes.families import build_sd3, build_sdxl
+from rmd.scenes.families import build_pixart, build_sdxl
+from rmd.scenes.imitation import Imitation, hidden_layer
 from rmd.scenes.teacher import (
     LOW,
     WRONG_CAPTIONS,
@@ -120,55 +120,6 @@ def test_times_are_even_in_the_schedules_time_or_in_the_share_of_noise(untrained
     assert torch.allclose(noise.times(flow, u), 1000 * u)
     ends = noise.times(untrained.schedule, torch.tensor([0.0, 1.0], dtype=torch.float64))
     assert ends.tolist() == [1.0, 1000.0]
-
-
-def test_a_teacher_that_imitates_itself_has_nothing_to_learn(
-    untrained: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x0 = torch.randn(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
-    captions = ["a big red plain ball on the left, on sand"] * 4
-
-    def loss(imitated: Backbone | None) -> float:
-        with torch.no_grad():
-            return float(denoising_loss(untrained, x0, captions, LOW, step=2, curriculum=SHORT, imitated=imitated))
-
-    assert loss(None) > 0.1
-    monkeypatch.setattr(teacher, "IMITATED_BELOW", math.inf)
-    assert loss(untrained) == pytest.approx(0, abs=1e-9)
-    monkeypatch.setattr(teacher, "IMITATED_BELOW", -math.inf)
-    assert loss(untrained) == pytest.approx(loss(None), rel=1e-5)  # only the pictures themselves
-
-
-def test_another_schedules_latents_are_scaled_and_timed_for_the_imitated(
-    untrained: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    student = build_sd3(untrained.pipe.vae)
-    noisy: list[tuple[Tensor, Tensor]] = []
-    clean = torch.full((4, LATENT_CHANNELS, 8, 8), 0.3)
-
-    def predict(module: object, x: Tensor, t: Tensor, kwargs: object) -> tuple[Tensor, Tensor]:
-        assert module is untrained.denoiser
-        noisy.append((x, t))
-        return clean, clean
-
-    def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
-        noisy.append((x, timestep.double()))
-        sigma = (timestep / 1000).view(-1, 1, 1, 1)
-        return (x - clean) / sigma  # eps - x0, of the eps that belongs to this x0
-
-    monkeypatch.setattr(teacher, "IMITATED_BELOW", math.inf)
-    monkeypatch.setattr(untrained, "predict", predict)
-    monkeypatch.setattr(student, "forward", forward)
-    captions = ["a big red plain ball on the left, on sand"] * 4
-    latents = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    loss = denoising_loss(student, latents, captions, LOW, step=1, curriculum=SHORT, imitated=untrained)
-    assert float(loss) == pytest.approx(0, abs=1e-8)
-    (mine, my_times), (theirs, times) = noisy
-    my_sigma = my_times / 1000
-    ratio = (1 - my_sigma) / my_sigma  # of signal to noise, the same for both
-    assert torch.allclose(untrained.schedule.alpha(times) / untrained.schedule.sigma(times), ratio, rtol=1e-3)
-    size = torch.hypot(1 - my_sigma, my_sigma).float().view(-1, 1, 1, 1)  # the other's is one
-    assert torch.allclose(theirs.float(), mine / size, rtol=1e-4, atol=1e-5)
 
 
 def test_captions_are_dropped_for_guidance(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +263,43 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(
     train_teacher(resumed, latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
     for name, value in weights(trained[0]).items():
         assert torch.equal(weights(resumed)[name], value), name
+
+
+def test_an_imitating_training_goes_on_with_its_head(
+    untrained: Backbone, scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = latents(scenes)
+
+    def learner() -> Backbone:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            return build_pixart(untrained.pipe.vae)
+
+    def train(curriculum: Curriculum, path: Path | None = None) -> dict[str, Tensor]:
+        backbone = learner()
+        train_teacher(backbone, data, curriculum, imitated=untrained, checkpoint=path, every=2, log=lambda _: None)
+        assert not hidden_layer(backbone)[0]._forward_hooks and not hidden_layer(untrained)[0]._forward_hooks
+        return backbone.denoiser.state_dict()
+
+    class Killed(Exception):
+        pass
+
+    def kill(*arguments: object, step: int, **others: object) -> Tensor:
+        if step == 3:
+            raise Killed
+        return denoising_loss(*arguments, step=step, **others)  # type: ignore[arg-type]
+
+    whole, path = train(SHORT), tmp_path / "teacher.pt"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
+        train(SHORT, path)
+    kept = read_whole(path)["trained"]
+    head = next(value for name, value in kept.items() if name.endswith("proj_out.weight") and value.shape == (96, 160))
+    assert not torch.equal(head, Imitation(untrained, learner(), seed=0).head.proj_out.weight)  # it learns, and is kept
+    resumed = train(SHORT, path)
+    unhinted = train(replace(SHORT, hint=0.0))
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    assert any(not torch.equal(unhinted[name], value) for name, value in whole.items())
 
 
 def test_the_average_lags_behind_the_weights(trained: tuple[Backbone, list[str]], scenes: SceneSet) -> None:

@@ -1,0 +1,163 @@
+"""Imitation: the same question in another schedule's terms, hints in closed form, and who is taught by them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rmd.backbones import Backbone
+from rmd.scenes import teacher
+from rmd.scenes.families import FAMILIES, build_pixart, build_sd3, build_sdxl
+from rmd.scenes.imitation import Imitation, hidden_layer
+from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
+from rmd.scenes.vae import LATENT_CHANNELS, build_vae
+
+CAPTIONS = ["a big red plain ball on the left, on sand"] * 4
+UNHINTED = Curriculum(hint=0.0)
+HINTED = Curriculum(hint=2.0, warmup=1)
+
+
+@pytest.fixture
+def imitated() -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_sdxl(build_vae().eval().requires_grad_(False))
+
+
+@pytest.fixture
+def x0() -> Tensor:
+    return torch.randn(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_teacher_that_imitates_itself_has_nothing_to_learn(
+    imitated: Backbone, x0: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(imitation: Imitation | None) -> float:
+        with torch.no_grad():
+            return float(denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=UNHINTED, imitation=imitation))
+
+    assert loss(None) > 0.1
+    with Imitation(imitated, imitated, seed=0) as itself:
+        monkeypatch.setattr(teacher, "IMITATED_BELOW", math.inf)
+        assert loss(itself) == pytest.approx(0, abs=1e-9)
+        monkeypatch.setattr(teacher, "IMITATED_BELOW", -math.inf)
+        assert loss(itself) == pytest.approx(loss(None), rel=1e-5)  # only the pictures themselves
+
+
+def test_another_schedules_latents_are_scaled_and_timed_for_the_imitated(
+    imitated: Backbone, x0: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = build_sd3(imitated.pipe.vae)
+    noisy: list[tuple[Tensor, Tensor]] = []
+    clean = torch.full(x0.shape, 0.3)
+
+    def predict(module: object, x: Tensor, t: Tensor, kwargs: object) -> tuple[Tensor, Tensor]:
+        assert module is imitated.denoiser
+        noisy.append((x, t))
+        return clean, clean
+
+    def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
+        noisy.append((x, timestep.double()))
+        sigma = (timestep / 1000).view(-1, 1, 1, 1)
+        return (x - clean) / sigma  # eps - x0, of the eps that belongs to this x0
+
+    monkeypatch.setattr(teacher, "IMITATED_BELOW", math.inf)
+    monkeypatch.setattr(imitated, "predict", predict)
+    monkeypatch.setattr(student, "forward", forward)
+    with Imitation(imitated, student, seed=0) as imitation:
+        loss = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=UNHINTED, imitation=imitation)
+    assert float(loss) == pytest.approx(0, abs=1e-8)
+    (mine, my_times), (theirs, times) = noisy
+    my_sigma = my_times / 1000
+    ratio = (1 - my_sigma) / my_sigma  # of signal to noise, the same for both
+    assert torch.allclose(imitated.schedule.alpha(times) / imitated.schedule.sigma(times), ratio, rtol=1e-3)
+    size = torch.hypot(1 - my_sigma, my_sigma).float().view(-1, 1, 1, 1)  # the other's is one
+    assert torch.allclose(theirs.float(), mine / size, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("stage", [LOW, HIGH], ids=["low", "high"])
+def test_the_hidden_layer_lies_at_half_the_latents_side(imitated: Backbone, family: str, stage: object) -> None:
+    assert stage in (LOW, HIGH)
+    backbone = FAMILIES[family](imitated.pipe.vae)
+    layer, width = hidden_layer(backbone)
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda m, given, out: seen.append(out[-1] if isinstance(out, tuple) else out))
+    side = LOW.height // 2 if stage == LOW else HIGH.height // 2
+    shape = backbone.latent_shape(1, 2 * side, 2 * side)
+    cond = backbone.encode(CAPTIONS[:1])
+    with torch.no_grad():
+        backbone.forward(
+            backbone.denoiser, torch.zeros(shape), torch.tensor([500.0]), backbone.stage_cond(cond, LOW, HIGH)
+        )
+    tokens = (side // 2) ** 2
+    assert seen[0].shape == ((1, width, side // 2, side // 2) if family == "sdxl" else (1, tokens, width))
+
+
+def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:
+    student = build_pixart(imitated.pipe.vae)
+
+    def loss(imitation: Imitation, curriculum: Curriculum) -> float:
+        with torch.no_grad():
+            return float(denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=curriculum, imitation=imitation))
+
+    with Imitation(imitated, student, seed=0) as imitation:
+        plain = loss(imitation, UNHINTED)
+        for parameter in imitation.head.parameters():
+            parameter.data.zero_()
+        # a head that says nothing misses all the variance of channels that are brought to unit variance
+        hint = float(imitation.hint_loss().detach())
+        assert hint == pytest.approx(1, abs=0.03)
+        assert loss(imitation, HINTED) == pytest.approx(plain + 2 * hint, rel=1e-4)
+        late = replace(HINTED, low_iterations=0, high_iterations=1)
+        with torch.no_grad():
+            found = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=late, imitation=imitation)
+            bare = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=UNHINTED, imitation=imitation)
+        assert float(found) == pytest.approx(float(bare), rel=1e-5)  # at the end of the run it weighs nothing
+
+
+def test_a_head_that_knows_the_layer_has_no_loss(imitated: Backbone, x0: Tensor) -> None:
+    layer = hidden_layer(imitated)[0]
+    seen: list[Tensor] = []
+    layer.register_forward_hook(lambda m, given, out: seen.append(out))
+    with Imitation(imitated, imitated, seed=0) as itself, torch.no_grad():
+        denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=UNHINTED, imitation=itself)
+        tokens = seen[-1].flatten(2).transpose(1, 2)
+        scale = 1 / (tokens.std((0, 1)) + 1e-3)
+        itself.head.proj_out.weight.copy_(torch.diag(scale))
+        itself.head.proj_out.bias.copy_(-tokens.mean((0, 1)) * scale)
+        assert float(itself.hint_loss()) == pytest.approx(0, abs=1e-8)
+
+
+def test_hints_reach_the_learner_up_to_its_layer_and_the_head_alone(imitated: Backbone, x0: Tensor) -> None:
+    student = build_pixart(imitated.pipe.vae)
+    with Imitation(imitated, student, seed=0) as imitation:
+        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=UNHINTED, imitation=imitation)
+        imitation.hint_loss().backward()
+    reached = {name for name, p in student.denoiser.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    depths = {int(name.split(".")[1]) for name in reached if name.startswith("transformer_blocks")}
+    assert depths == {0, 1, 2, 3}
+    assert not any(name.startswith("proj_out") for name in reached)
+    assert all(p.grad is not None for p in imitation.head.parameters())
+    assert any(p.grad is not None for encoder in student.text_encoders for p in encoder.parameters())
+    assert all(p.grad is None for p in imitated.denoiser.parameters())
+
+
+def test_the_hooks_go_with_the_context(imitated: Backbone, x0: Tensor) -> None:
+    student = build_sd3(imitated.pipe.vae)
+    layers = [hidden_layer(backbone)[0] for backbone in (imitated, student)]
+    with Imitation(imitated, student, seed=0) as imitation:
+        assert [len(layer._forward_hooks) for layer in layers] == [1, 1]
+        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=HINTED, imitation=imitation)
+    assert [len(layer._forward_hooks) for layer in layers] == [0, 0]
+    with pytest.raises(RuntimeError, match="nothing yet"):
+        imitation.hint_loss()
+
+
+def test_heads_begin_as_their_seed_says(imitated: Backbone) -> None:
+    first, second, third = (Imitation(imitated, imitated, seed=seed).head.proj_out.weight for seed in (0, 0, 1))
+    assert torch.equal(first, second) and not torch.equal(first, third)
