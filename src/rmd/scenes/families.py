@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 import torch
 from diffusers import (
@@ -78,7 +79,8 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
         interpolation_scale=1,
         norm_num_groups=8,
     )
-    look_around(denoiser.pos_embed, [block.attn1 for block in denoiser.transformer_blocks])
+    layers = [block.attn1 for block in denoiser.transformer_blocks]
+    look_around(denoiser.pos_embed, layers, [(*CROSS, CENTRE), (*CORNERS, CENTRE)])
     scheduler = DDIMScheduler(
         beta_start=0.0001,
         beta_end=0.02,
@@ -106,8 +108,8 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=4,
-        num_attention_heads=4,
-        attention_head_dim=40,
+        num_attention_heads=10,
+        attention_head_dim=16,
         joint_attention_dim=2 * width,
         caption_projection_dim=160,
         pooled_projection_dim=2 * width,
@@ -115,6 +117,8 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
         dual_attention_layers=(0, 1),
         qk_norm="rms_norm",
     )
+    layers = [block.attn2 for block in denoiser.transformer_blocks if block.attn2 is not None]
+    look_around(denoiser.pos_embed, layers, [(*CROSS, *CORNERS, CENTRE)])
     return SD3Backbone(
         StableDiffusion3Pipeline(
             transformer=denoiser,
@@ -176,13 +180,17 @@ def build_sdxl(vae: AutoencoderKL) -> Backbone:
 
 SHARPNESS = 4.0
 """Of the heads that look around: their queries' and keys' size, in units of the position embedding's."""
-CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0))
-CORNERS = ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))
+NORMED_SHARPNESS = 2.5
+"""The same where queries and keys are normalised."""
+Offset = tuple[int, int]
+CENTRE: Offset = (0, 0)
+CROSS: tuple[Offset, ...] = ((-1, 0), (1, 0), (0, -1), (0, 1))
+CORNERS: tuple[Offset, ...] = ((-1, -1), (1, -1), (-1, 1), (1, 1))
 
 
 @torch.no_grad()
-def look_around(patches: PatchEmbed, layers: Sequence[Attention]) -> None:
-    """Give half of the heads of an untrained transformer a neighbour to look at: the sides, or the corners, in turn.
+def look_around(patches: PatchEmbed, layers: Sequence[Attention], in_turn: Sequence[Sequence[Offset]]) -> None:
+    """Give heads of an untrained transformer a neighbour each to look at.
 
     A head's query is its token's position embedding, turned to that of the neighbour: sines and cosines of a few
     frequencies, which the patches' own embedding leaves free. A head can unlearn it; but to find it takes a small
@@ -190,14 +198,14 @@ def look_around(patches: PatchEmbed, layers: Sequence[Attention]) -> None:
 
     Args:
         patches: with sinusoidal position embeddings; a token's side is one step of them.
+        in_turn: where the first heads of a layer look, (right, down) in tokens; layer after layer, then from the first.
     """
     width = patches.proj.out_channels
     quarter = width // 4  # sines and cosines of x, then of y
-    for number, layer in enumerate(layers):
+    for layer, offsets in zip(layers, cycle(in_turn), strict=False):
         size = width // layer.heads
         frequencies = range(0, 2 * (size // 4), 2)
         query, key = torch.zeros(width, width), torch.zeros(width, width)
-        offsets = (CROSS, CORNERS)[number % 2]
         for head, offset in enumerate(offsets):
             row = head * size
             for axis, steps in enumerate(offset):
@@ -209,11 +217,12 @@ def look_around(patches: PatchEmbed, layers: Sequence[Attention]) -> None:
                     key[row, sine] = key[row + 1, cosine] = 1.0
                     row += 2
         rows = slice(0, len(offsets) * size)
-        for linear, turned in ((layer.to_q, query), (layer.to_k, key)):
+        for linear, norm, turned in ((layer.to_q, layer.norm_q, query), (layer.to_k, layer.norm_k, key)):
             linear.weight[rows] *= 0.3
             linear.weight += SHARPNESS * turned
-        free = [part * quarter + k for part in range(4) for k in frequencies]
-        patches.proj.weight[free] = 0.0
+            if norm is not None:
+                norm.weight.fill_(NORMED_SHARPNESS)
+        patches.proj.weight[[part * quarter + k for part in range(4) for k in frequencies]] = 0.0
 
 
 FAMILIES: dict[str, Callable[[AutoencoderKL], Backbone]] = {

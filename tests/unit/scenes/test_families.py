@@ -8,11 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import PixArtSigmaPipeline, StableDiffusion3Pipeline, StableDiffusionXLPipeline
-from diffusers.models.attention_processor import Attention
-from torch import nn
 
 from rmd.backbones import Backbone, load_backbone
-from rmd.scenes.families import FAMILIES
+from rmd.scenes.families import CENTRE, CORNERS, CROSS, FAMILIES, SHARPNESS
 from rmd.scenes.grammar import vocabulary
 from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
 from rmd.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer
@@ -84,33 +82,39 @@ def test_every_word_is_one_piece_of_t5s_vocabulary() -> None:
     assert len(longest) <= MAX_LENGTH and tokenizer.unk_token_id not in longest
 
 
+@pytest.mark.parametrize("family", ["pixart", "sd3"])
 @torch.no_grad()
-def test_half_of_the_heads_look_at_a_neighbour() -> None:
-    net = untrained("pixart").denoiser
+def test_heads_look_at_their_neighbours(family: str) -> None:
+    net = untrained(family).denoiser
     positions = net.pos_embed(torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE))
     tokens = F.layer_norm(positions, positions.shape[-1:])
     side = LATENT_SIDE // 2
     row, column = side // 2, side // 3
-    for number, block in enumerate(net.transformer_blocks):
-        query, key = (linear(tokens).unflatten(-1, (10, 16)).transpose(1, 2) for linear in heads_of(block.attn1))
+    attentions = [block.attn1 if family == "pixart" else block.attn2 for block in net.transformer_blocks]
+    layers = [layer for layer in attentions if layer is not None]
+    assert len(layers) == (6 if family == "pixart" else 2)
+    for number, layer in enumerate(layers):
+        offsets = (*CROSS, *CORNERS) if family == "sd3" else (CROSS, CORNERS)[number % 2]
+        query, key = (linear(tokens).unflatten(-1, (10, 16)).transpose(1, 2) for linear in (layer.to_q, layer.to_k))
+        if layer.norm_q is not None:
+            query, key = layer.norm_q(query), layer.norm_k(key)
         weights = (query @ key.transpose(-1, -2) / 4).softmax(-1)[0, :, row * side + column]
-        offsets = ((-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)), ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, 0))
-        for head, (right, down) in enumerate(offsets[number % 2]):
+        for head, (right, down) in enumerate((*offsets, CENTRE)):
             assert int(weights[head].argmax()) == (row + down) * side + column + right
-            assert float(weights[head].max()) > 0.4
-        assert float(weights[5:].max()) < 0.1  # the others look everywhere
+            assert float(weights[head].max()) > 0.3
+        if layer.norm_q is None:
+            assert float(weights[len(offsets) + 1 :].max()) < 0.1  # the others look everywhere
 
 
-def test_patches_leave_the_positions_that_heads_read_free() -> None:
-    net = untrained("pixart").denoiser
+@pytest.mark.parametrize("family", ["pixart", "sd3"])
+@torch.no_grad()
+def test_patches_leave_the_positions_that_heads_read_free(family: str) -> None:
+    net = untrained(family).denoiser
     pictures = torch.randn(2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
-    with torch.no_grad():
-        difference = net.pos_embed(pictures) - net.pos_embed(torch.zeros_like(pictures))
-    read = net.transformer_blocks[0].attn1.to_k.weight.abs()[:80].amax(0) > 2
+    difference = net.pos_embed(pictures) - net.pos_embed(torch.zeros_like(pictures))
+    first = net.transformer_blocks[0]
+    layer = first.attn1 if family == "pixart" else first.attn2
+    read = layer.to_k.weight.abs()[: 5 * 16].amax(0) > SHARPNESS / 2
     assert int(read.sum()) == 16
     assert float(difference[..., read].abs().max()) == 0
     assert float(difference[..., ~read].abs().mean()) > 0.1
-
-
-def heads_of(layer: Attention) -> tuple[nn.Module, nn.Module]:
-    return layer.to_q, layer.to_k
