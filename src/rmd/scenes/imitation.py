@@ -131,6 +131,8 @@ class _Kept:
 
 
 class _Head(nn.Module):
+    """A linear map; its name tells the optimisers that it is an output (rmd.scenes.teacher.Optimizers)."""
+
     def __init__(self, ours: int, theirs: int, g: torch.Generator) -> None:
         super().__init__()
         self.proj_out = nn.utils.skip_init(nn.Linear, ours, theirs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmd.backbones import Backbone
+from rmd.plan import Stage
 from rmd.scenes import teacher
 from rmd.scenes.families import FAMILIES, build_pixart, build_sd3, build_sdxl
 from rmd.scenes.imitation import Imitation, hidden_layer
@@ -81,21 +82,17 @@ def test_another_schedules_latents_are_scaled_and_timed_for_the_imitated(
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("stage", [LOW, HIGH], ids=["low", "high"])
-def test_the_hidden_layer_lies_at_half_the_latents_side(imitated: Backbone, family: str, stage: object) -> None:
-    assert stage in (LOW, HIGH)
+def test_the_hidden_layer_lies_at_half_the_latents_side(imitated: Backbone, family: str, stage: Stage) -> None:
     backbone = FAMILIES[family](imitated.pipe.vae)
     layer, width = hidden_layer(backbone)
     seen: list[Tensor] = []
     layer.register_forward_hook(lambda m, given, out: seen.append(out[-1] if isinstance(out, tuple) else out))
-    side = LOW.height // 2 if stage == LOW else HIGH.height // 2
-    shape = backbone.latent_shape(1, 2 * side, 2 * side)
-    cond = backbone.encode(CAPTIONS[:1])
+    noisy = torch.zeros(backbone.latent_shape(1, stage.height, stage.width))
     with torch.no_grad():
-        backbone.forward(
-            backbone.denoiser, torch.zeros(shape), torch.tensor([500.0]), backbone.stage_cond(cond, LOW, HIGH)
-        )
-    tokens = (side // 2) ** 2
-    assert seen[0].shape == ((1, width, side // 2, side // 2) if family == "sdxl" else (1, tokens, width))
+        kwargs = backbone.stage_cond(backbone.encode(CAPTIONS[:1]), stage, HIGH)
+        backbone.forward(backbone.denoiser, noisy, torch.tensor([500.0]), kwargs)
+    side = noisy.shape[-1] // 2
+    assert seen[0].shape == ((1, width, side, side) if family == "sdxl" else (1, side * side, width))
 
 
 def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:

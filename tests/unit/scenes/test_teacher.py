@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from rmd.backbones import Backbone, Cond, load_backbone
 from rmd.errors import RMDError
 from rmd.noise import FlowSchedule, Prediction, to_x0_eps
+from rmd.plan import Stage
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
 from rmd.scenes.families import build_pixart, build_sdxl
@@ -243,20 +246,29 @@ def test_training_changes_denoiser_and_text_encoder_alone(
     assert math.isfinite(float(re.findall(r"^teacher step 0/4 loss ([\d.]+) \d+s$", lines[0])[0]))
 
 
-def test_a_resumed_training_is_the_same_to_the_last_bit(
-    trained: tuple[Backbone, list[str]], scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def killed_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     class Killed(Exception):
         pass
 
-    def kill(*arguments: object, step: int, **others: object) -> Tensor:
+    def kill(
+        backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum,
+        imitation: Imitation | None,
+    ) -> Tensor:  # fmt: skip
         if step == 3:
             raise Killed
-        return denoising_loss(*arguments, step=step, **others)  # type: ignore[arg-type]
+        return denoising_loss(backbone, latents, captions, stage, step=step, curriculum=curriculum, imitation=imitation)
 
-    path = tmp_path / "teacher.pt"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
+        yield
+
+
+def test_a_resumed_training_is_the_same_to_the_last_bit(
+    trained: tuple[Backbone, list[str]], scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "teacher.pt"
+    with killed_at_step_3(monkeypatch):
         train_teacher(seeded_teacher(), latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
     assert read_whole(path)["step"] == 2
     resumed = seeded_teacher()
@@ -281,17 +293,8 @@ def test_an_imitating_training_goes_on_with_its_head(
         assert not hidden_layer(backbone)[0]._forward_hooks and not hidden_layer(untrained)[0]._forward_hooks
         return backbone.denoiser.state_dict()
 
-    class Killed(Exception):
-        pass
-
-    def kill(*arguments: object, step: int, **others: object) -> Tensor:
-        if step == 3:
-            raise Killed
-        return denoising_loss(*arguments, step=step, **others)  # type: ignore[arg-type]
-
     whole, path = train(SHORT), tmp_path / "teacher.pt"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
+    with killed_at_step_3(monkeypatch):
         train(SHORT, path)
     kept = read_whole(path)["trained"]
     head = next(value for name, value in kept.items() if name.endswith("proj_out.weight") and value.shape == (96, 160))
