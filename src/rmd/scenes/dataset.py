@@ -18,11 +18,15 @@ from rmd.scenes.checkpoint import read_whole, write_whole
 
 @dataclass(frozen=True)
 class SceneSet:
-    """n rendered scenes: images (n, 3, side, side) uint8, attributes (n, 9) int64, captions."""
+    """n rendered scenes.
+
+    images: (n, 3, side, side) uint8. attributes: (n, 9) int64. places: (n, 2, 3), as `render.object_places`.
+    """
 
     images: Tensor
     attributes: Tensor
     captions: list[str]
+    places: Tensor
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -55,16 +59,17 @@ def make_scenes(count: int, *, seed: int, training: bool, size: int = 64, cache:
         path = cache / f"scenes-{renderer_key()}-{size}-{seed}-{count}-{whose}.pt"
         if path.exists():
             stored = read_whole(path)
-            return SceneSet(stored["images"], stored["attributes"], stored["captions"])
-    images, attributes, captions = [], [], []
+            return SceneSet(**stored)
+    images, attributes, places, captions = [], [], [], []
     for start in range(0, count, 256):
         scenes = render.sample_scenes(range(start, min(start + 256, count)), seed=seed, training=training)
         images.append(to_uint8(render.render(scenes, size)))
         attributes.append(scenes.attributes)
+        places.append(render.object_places(scenes))
         captions += scenes.captions
-    found = SceneSet(torch.cat(images), torch.cat(attributes), captions)
+    found = SceneSet(torch.cat(images), torch.cat(attributes), captions, torch.cat(places))
     if path is not None:
-        write_whole({"images": found.images, "attributes": found.attributes, "captions": captions}, path)
+        write_whole(vars(found), path)
     return found
 
 

@@ -162,6 +162,22 @@ def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tens
     ]
 
 
+def object_places(scenes: SceneBatch) -> Tensor:
+    """(n, 2, 3): centre x, centre y and radius of objects a and b in canvas units; radius 0 where there is no b."""
+    columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
+    places = torch.stack([place for _, place in _placements(columns, Uniforms(scenes.uniform))], 1)
+    places[columns["shape_b"] < 0, 1, 2] = 0.0
+    return places
+
+
+def object_masks(places: Tensor, side: int) -> Tensor:
+    """(n, 1, side, side) bool: discs of the scenes' objects, wide enough for every shape with its shadow's edge."""
+    axis = (torch.arange(side) + 0.5) * (CANVAS / side)
+    x, y, radius = (part[..., None, None] for part in places.unbind(-1))
+    distance = torch.hypot(axis - x, axis[:, None] - y)
+    return ((distance < 1.2 * radius + 1) & (radius > 0)).any(1, keepdim=True)
+
+
 def _field(grain: Tensor, channel: int, cells: tuple[int, int], side: int) -> Tensor:
     """A smooth random field (n, side, side) of about unit variance with the given number of cells per axis."""
     patch = grain[:, channel : channel + 1, : cells[0], : cells[1]]

@@ -28,7 +28,9 @@ from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import BatchOrder, SceneSet
+from rmd.scenes.grammar import parse
 from rmd.scenes.imitation import Asked, Imitation, encode_some
+from rmd.scenes.render import object_masks
 from rmd.scenes.vae import encode
 
 LOW = Stage(1, 32, 32)
@@ -56,6 +58,10 @@ class Curriculum:
     """Times are drawn evenly in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
     hint: float = 0.2
     """Weight of an imitated teacher's hidden layer in the loss; it falls with the learning rate."""
+    objects: float = 0.0
+    """Share of the loss that is spread over the pictures' objects alone; it needs to be known where they are."""
+    pairs: int = 1
+    """How often a picture of two objects is shown for each time that one of a single object is."""
     lr: float = 1e-3
     """Of AdamW, for embeddings, norms, biases, and the network's first and last convolution."""
     matrix_lr: float = 2e-3
@@ -82,12 +88,17 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class LatentSets:
-    """What a teacher learns from: scaled latents of both resolutions in half precision, each with its caption."""
+    """What a teacher learns from: scaled latents of both resolutions in half precision, each with its caption.
+
+    Where it is known, `high_objects` (n, 1, h, w) and `low_objects` say where the objects are.
+    """
 
     high: Tensor
     high_captions: list[str]
     low: Tensor
     low_captions: list[str]
+    high_objects: Tensor | None = None
+    low_objects: Tensor | None = None
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
@@ -98,7 +109,14 @@ def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
     g = generator(seed, "degrade")
     for index in torch.arange(len(poor)).split(512):
         low.append(encode(vae, degrade(F.avg_pool2d(poor.pixels(index), 2), g)).half())
-    return LatentSets(torch.cat(high), clean.captions, torch.cat(low), partly_wrong(poor.captions, g))
+    return LatentSets(
+        high=torch.cat(high),
+        high_captions=clean.captions,
+        low=torch.cat(low),
+        low_captions=partly_wrong(poor.captions, g),
+        high_objects=object_masks(clean.places, high[0].shape[-1]),
+        low_objects=object_masks(poor.places, low[0].shape[-1]),
+    )
 
 
 def partly_wrong(captions: list[str], g: torch.Generator) -> list[str]:
@@ -195,12 +213,13 @@ class Optimizers:
 
 
 def denoising_loss(
-    backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum,
-    imitation: Imitation | None = None,
+    backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, objects: Tensor | None = None, *, step: int,
+    curriculum: Curriculum, imitation: Imitation | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean squared error of the network's own prediction target at stratified times.
 
     Args:
+        objects: (B, 1, h, w) bool, where the curriculum's share of the loss for objects is spread.
         imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`, and
             the error of its hidden layer is added.
     """
@@ -224,7 +243,19 @@ def denoising_loss(
         eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)
         if weight := curriculum.hint * curriculum.lr_factor(step):
             hint = weight * imitation.hint_loss()
-    return F.mse_loss(output, prediction_target(latents, eps, alpha, sigma, backbone.prediction)) + hint
+    error = (output - prediction_target(latents, eps, alpha, sigma, backbone.prediction)).square()
+    if objects is not None and curriculum.objects:
+        error = error * emphasis(objects, curriculum.objects)
+    return error.mean() + hint
+
+
+def emphasis(objects: Tensor, share: float) -> Tensor:
+    """Weights (B, 1, h, w) of mean one for each sample, of which `share` lies on its objects alone.
+
+    Where targets are exact, as an imitated teacher's are, what is learned in the end does not depend on weights.
+    """
+    inside = objects.float()
+    return 1 - share + share * inside / inside.mean((-1, -2), keepdim=True).clamp_min(1e-6)
 
 
 def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
@@ -260,15 +291,32 @@ class _Order:
     """The batch of a step as a function of the step alone."""
 
     def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
-        self.data, self.curriculum = data, curriculum
-        self._low_index = BatchOrder(len(data.low), curriculum.low_batch, seed=curriculum.seed)
-        self._high_index = BatchOrder(len(data.high), curriculum.high_batch, seed=curriculum.seed)
+        self.curriculum = curriculum
+        self._low = _Shown(data.low, data.low_captions, data.low_objects, LOW, curriculum.low_batch, curriculum)
+        self._high = _Shown(data.high, data.high_captions, data.high_objects, HIGH, curriculum.high_batch, curriculum)
 
-    def batch(self, step: int) -> tuple[Tensor, list[str], Stage]:
+    def batch(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
+        """Latents, captions, stage, and where the objects are if that is known."""
         g = generator(self.curriculum.seed, "phase", step)
         first_phase = step < self.curriculum.low_iterations
         if first_phase or float(torch.rand((), generator=g)) < self.curriculum.low_share:
-            index = self._low_index.at(step)
-            return self.data.low[index].float(), [self.data.low_captions[int(i)] for i in index], LOW
-        index = self._high_index.at(step)
-        return self.data.high[index].float(), [self.data.high_captions[int(i)] for i in index], HIGH
+            return self._low.at(step)
+        return self._high.at(step)
+
+
+class _Shown:
+    """The pictures of one resolution, in batches."""
+
+    def __init__(
+        self, latents: Tensor, captions: list[str], objects: Tensor | None, stage: Stage, batch: int,
+        curriculum: Curriculum,
+    ) -> None:  # fmt: skip
+        self.latents, self.captions, self.objects, self.stage = latents, captions, objects, stage
+        often = [curriculum.pairs if (found := parse(text)) and found.is_pair else 1 for text in captions]
+        self._entries = torch.arange(len(captions)).repeat_interleave(torch.tensor(often))
+        self._order = BatchOrder(len(self._entries), batch, seed=curriculum.seed)
+
+    def at(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
+        index = self._entries[self._order.at(step)]
+        objects = None if self.objects is None else self.objects[index]
+        return self.latents[index].float(), [self.captions[int(i)] for i in index], self.stage, objects

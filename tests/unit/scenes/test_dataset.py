@@ -16,6 +16,7 @@ from rmd.scenes.dataset import BatchOrder, SceneSet, batches, make_scenes, to_ui
 def assert_equal(found: SceneSet, expected: SceneSet) -> None:
     assert torch.equal(found.images, expected.images)
     assert torch.equal(found.attributes, expected.attributes)
+    assert torch.equal(found.places, expected.places)
     assert found.captions == expected.captions
 
 
@@ -26,7 +27,9 @@ def fresh() -> SceneSet:
 
 def test_a_set_of_scenes(fresh: SceneSet) -> None:
     assert fresh.images.shape == (6, 3, 16, 16) and fresh.images.dtype == torch.uint8
-    assert fresh.attributes.shape == (6, 9) and len(fresh) == len(fresh.captions) == 6
+    assert (
+        fresh.attributes.shape == (6, 9) and fresh.places.shape == (6, 2, 3) and len(fresh) == len(fresh.captions) == 6
+    )
     assert_equal(make_scenes(6, seed=3, training=True, size=16), fresh)
 
 
@@ -65,9 +68,8 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
 
 def test_pixels_are_in_the_range_of_diffusers(fresh: SceneSet) -> None:
     levels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
-    assert SceneSet(levels, torch.zeros(1, 9), [""]).pixels(torch.tensor([0])).unique().tolist() == pytest.approx(
-        [-1, -0.6, 1]
-    )
+    scene = SceneSet(levels, torch.zeros(1, 9), [""], torch.zeros(1, 2, 3))
+    assert scene.pixels(torch.tensor([0])).unique().tolist() == pytest.approx([-1, -0.6, 1])
     assert torch.equal(fresh.pixels(torch.tensor([4, 1])), fresh.images[[4, 1]].float() / 127.5 - 1)
 
 

@@ -23,7 +23,15 @@ from rmd.scenes.grammar import (
     parse,
 )
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.render import _PALETTE, SceneBatch, render, sample_scenes, scenes_of
+from rmd.scenes.render import (
+    _PALETTE,
+    SceneBatch,
+    object_masks,
+    object_places,
+    render,
+    sample_scenes,
+    scenes_of,
+)
 
 BALL = Attributes(LAYOUTS.index("middle"), BACKGROUNDS.index("night"), 0, COLOURS.index("red"), 0, size_a=1)
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}
@@ -131,6 +139,29 @@ def test_two_objects_are_in_their_relation(layout: str, axis: int) -> None:
     second = centre_of(difference(pair, replace(pair, colour_b=white)))
     assert first[axis] < -0.3 and second[axis] > 0.3
     assert abs(first[1 - axis] - second[1 - axis]) < 0.5
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
+def test_objects_lie_in_their_masks(pair: bool) -> None:
+    scenes = sample_scenes(range(120), seed=4, training=False)
+    column = ATTRIBUTE_NAMES.index("shape_b")
+    scenes = _those(scenes, (scenes.attributes[:, column] >= 0) == pair)
+    repainted = scenes.attributes.clone()
+    for which in "ab" if pair else "a":  # only what is painted inside of an object's outline changes
+        at = ATTRIBUTE_NAMES.index(f"colour_{which}")
+        repainted[:, at] = (repainted[:, at] + 1) % len(COLOURS)
+    change = render(scenes) - render(SceneBatch(repainted, scenes.captions, scenes.uniform, scenes.grain))
+    painted = (change.abs().amax(1, keepdim=True) > 0.02).float()
+    masks = object_masks(object_places(scenes), 64).float()
+    assert float((painted * masks).sum() / painted.sum()) > 0.999
+    assert float(painted.sum() / masks.sum()) > 0.3  # and the masks are not much wider
+    half = object_masks(object_places(scenes), 32).float()
+    assert float((F.avg_pool2d(masks, 2) - half).abs().mean()) < 0.02
+
+
+def _those(scenes: SceneBatch, keep: Tensor) -> SceneBatch:
+    captions = [text for text, kept in zip(scenes.captions, keep.tolist(), strict=True) if kept]
+    return SceneBatch(scenes.attributes[keep], captions, scenes.uniform[keep], scenes.grain[keep])
 
 
 def test_a_pair_and_its_flipped_caption_are_one_picture() -> None:

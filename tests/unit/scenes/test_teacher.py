@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,8 +25,11 @@ from rmd.plan import Stage
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
 from rmd.scenes.families import build_pixart, build_sdxl
+from rmd.scenes.grammar import parse
 from rmd.scenes.imitation import Imitation, hidden_layer
+from rmd.scenes.render import object_masks
 from rmd.scenes.teacher import (
+    HIGH,
     LOW,
     WRONG_CAPTIONS,
     Curriculum,
@@ -34,6 +38,7 @@ from rmd.scenes.teacher import (
     _Order,
     degrade,
     denoising_loss,
+    emphasis,
     prediction_target,
     still_latents,
     train_teacher,
@@ -111,6 +116,38 @@ def test_the_loss_of_a_perfect_network_is_zero(untrained: Backbone, monkeypatch:
     assert ((seen["t"] + 1) / 250).long().sort().values.tolist() == [0, 1, 2, 3]  # stratified: one time a quarter
 
 
+def test_a_share_of_the_loss_is_spread_over_the_objects(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    curriculum = replace(SHORT, objects=0.6)
+    objects = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
+    objects[0, :, :2], objects[1, :, 3, 3], objects[2] = True, True, True  # and none in the last
+    error = torch.rand(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
+        times = timestep.double() + 1
+        alpha, sigma = untrained.schedule.alpha(times), untrained.schedule.sigma(times)
+        return (alpha / sigma).float().view(-1, 1, 1, 1) * x + error  # x0 is zero: v = alpha eps
+
+    monkeypatch.setattr(untrained, "forward", forward)
+    captions = ["a big red plain ball on the left, on sand"] * 4
+    loss = denoising_loss(
+        untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=curriculum
+    )  # fmt: skip
+    squared = error.square()
+    inside = [squared[0, :, :2].mean(), squared[1, :, 3, 3].mean(), squared[2].mean(), torch.tensor(0.0)]
+    expected = (0.4 * squared.mean() + 0.6 * torch.stack(inside).mean()).item()
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    plain = denoising_loss(untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=SHORT)
+    assert float(plain) == pytest.approx(float(squared.mean()), rel=1e-4)
+
+
+def test_weights_of_the_objects_are_of_mean_one() -> None:
+    objects = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3
+    weights = emphasis(objects, 0.6)
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(5))
+    assert torch.allclose((weights * objects).mean((1, 2, 3)), 0.6 + 0.4 * objects.float().mean((1, 2, 3)))
+    assert torch.equal(emphasis(objects, 0.0), torch.ones(5, 1, 8, 8))
+
+
 def test_times_are_even_in_the_schedules_time_or_in_the_share_of_noise(untrained: Backbone) -> None:
     u = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
     noise = replace(SHORT, even="noise")
@@ -165,7 +202,7 @@ def test_degraded_pictures_are_uneven_and_in_range() -> None:
 
 def fake_scenes(count: int) -> SceneSet:
     images = (torch.arange(count) % 251).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
-    return SceneSet(images, torch.zeros(count, 9), [str(i) for i in range(count)])
+    return SceneSet(images, torch.zeros(count, 9), [str(i) for i in range(count)], torch.zeros(count, 2, 3))
 
 
 def test_some_captions_of_the_low_resolution_are_wrong(untrained: Backbone) -> None:
@@ -186,7 +223,7 @@ def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
     assert stages[:5] == [LOW] * 5
     assert stages[5:].count(LOW) / 400 == pytest.approx(0.25, abs=0.07)
     for step in (200, 3):  # backwards too
-        found, captions, stage = order.batch(step)
+        found, captions, stage, _ = order.batch(step)
         assert stage == stages[step]
         assert found.shape == (8, LATENT_CHANNELS, stage.height // 16, stage.width // 16)  # 8 px pictures
         assert len(captions) == 8 and found.dtype == torch.float32
@@ -197,8 +234,31 @@ def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:
     clean = fake_scenes(32)
     data = still_latents(untrained.pipe.vae, clean, clean, seed=0)
-    found, captions, _ = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
+    found, captions, _, _ = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
     assert torch.equal(found, data.high[[int(text) for text in captions]].float())
+
+
+def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, scenes: SceneSet) -> None:
+    data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
+    pairs = sum(parse(text).is_pair for text in scenes.captions)  # type: ignore[union-attr]
+    epoch = 3 * pairs + (64 - pairs)
+    curriculum = replace(SHORT, low_iterations=0, high_iterations=epoch, low_share=0.0, high_batch=1, pairs=3)
+    order = _Order(data, curriculum)
+    shown = Counter(text for step in range(epoch) for text in order.batch(step)[1])
+    usual = Counter(scenes.captions)
+    assert 10 < pairs < 30
+    for text, times in shown.items():
+        assert times == usual[text] * (3 if parse(text).is_pair else 1)  # type: ignore[union-attr]
+
+
+def test_a_batch_says_where_its_objects_are(untrained: Backbone, scenes: SceneSet) -> None:
+    data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
+    for low, stage, sets in ((0, HIGH, data.high), (9, LOW, data.low)):
+        found, _, at, objects = _Order(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
+        index = [int((sets.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found]
+        assert at == stage and objects is not None
+        assert torch.equal(objects, object_masks(scenes.places[index], found.shape[-1]))
+    assert _Order(replace(data, high_objects=None), replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)[3] is None
 
 
 def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
@@ -252,12 +312,14 @@ def killed_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pass
 
     def kill(
-        backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, *, step: int, curriculum: Curriculum,
-        imitation: Imitation | None,
+        backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, objects: Tensor | None, *, step: int,
+        curriculum: Curriculum, imitation: Imitation | None,
     ) -> Tensor:  # fmt: skip
         if step == 3:
             raise Killed
-        return denoising_loss(backbone, latents, captions, stage, step=step, curriculum=curriculum, imitation=imitation)
+        return denoising_loss(
+            backbone, latents, captions, stage, objects, step=step, curriculum=curriculum, imitation=imitation
+        )
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("rmd.scenes.teacher.denoising_loss", kill)
