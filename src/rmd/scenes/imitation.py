@@ -1,8 +1,9 @@
 """How a teacher of the scenes learns from another one that has the same VAE.
 
 At every noisy latent it learns that one's prediction, which is the mean of what the pictures themselves ask for,
-without their scatter; and one of its layers learns, through a linear map that is thrown away, what a layer of that
-one holds there (hints: Romero et al. 2015, arXiv 1412.6550), which tells it far more of each sample.
+without their scatter. Two of its inner states learn, through linear maps that are thrown away, what that one's hold
+there (hints: Romero et al. 2015, arXiv 1412.6550), which tells it far more of each sample: a layer of the denoiser, and
+the text encoder's words, which know what belongs to which object.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rmd.backbones.base import Backbone, Cond
 from rmd.noise import NoiseSchedule, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
+from rmd.scenes.tokenizer import MAX_LENGTH
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Asked:
 
     Args:
         x_t: (B, C, h, w), made with `times` (B,) in 0..1000 of `schedule`.
+        cond: the captions as the network itself encodes them.
         keep: (B,), false where the network is asked without its caption.
     """
 
     x_t: Tensor
+    cond: Cond
     schedule: NoiseSchedule
     times: Tensor
     captions: list[str]
@@ -45,8 +49,12 @@ class Imitation:
     def __init__(self, imitated: Backbone, learner: Backbone, *, seed: int) -> None:
         self.imitated = imitated
         self._theirs, self._ours = _Kept(*hidden_layer(imitated)), _Kept(*hidden_layer(learner))
-        self.head = _Head(self._ours.width, self._theirs.width, generator(seed, "imitation"))
-        """What maps the learner's layer to the imitated one's; trained with the learner."""
+        g = generator(seed, "imitation")
+        widths = [words(backbone, backbone.null(1)).shape[-1] for backbone in (learner, imitated)]
+        self.head = nn.ModuleList([_Head(self._ours.width, self._theirs.width, g), _Head(widths[0], widths[1], g)])
+        """What maps the learner's layer, and its words, to the imitated one's; trained with the learner."""
+        self._learner = learner
+        self._said: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> Self:
         for kept in (self._theirs, self._ours):
@@ -58,6 +66,7 @@ class Imitation:
     ) -> None:
         for kept in (self._theirs, self._ours):
             kept.leave()
+        self._said = None
 
     def x0(self, asked: Asked) -> Tensor:
         """The x0 that the imitated teacher predicts, of the shape of `x_t`; no gradient.
@@ -69,19 +78,28 @@ class Imitation:
         scale = per_sample(_size(schedule, theirs) / _size(asked.schedule, asked.times), asked.x_t)
         with torch.no_grad():
             cond = encode_some(self.imitated, asked.captions, asked.keep)
+            spoken = said(self.imitated, asked.captions) & asked.keep[:, None]
             x0, _ = self.imitated.predict(
                 self.imitated.denoiser,
                 asked.x_t * scale,
                 theirs,
                 self.imitated.stage_cond(cond, asked.stage, asked.final),
             )
+        self._said = words(self._learner, asked.cond)[spoken], words(self.imitated, cond)[spoken]
         return x0
 
     def hint_loss(self) -> Tensor:
-        """Mean squared error of the imitated layer, each channel of unit variance, in what both networks last saw."""
-        wanted = self._theirs.tokens().detach()
-        wanted = (wanted - wanted.mean((0, 1))) / (wanted.std((0, 1)) + 1e-3)
-        return F.mse_loss(self.head(self._ours.tokens()), wanted)
+        """Mean squared errors of the imitated layer and of its words, each channel of unit variance, added.
+
+        Of what both networks last saw; captions that were left out have no words.
+        """
+        if self._said is None:
+            raise RuntimeError("the imitated teacher has been asked nothing yet")
+        layer, text = self.head
+        ours, theirs = self._said
+        wanted = self._theirs.tokens().detach().flatten(0, 1)
+        loss = F.mse_loss(layer(self._ours.tokens().flatten(0, 1)), _normalised(wanted))
+        return loss if len(ours) < 2 else loss + F.mse_loss(text(ours), _normalised(theirs))
 
 
 def hidden_layer(backbone: Backbone) -> tuple[nn.Module, int]:
@@ -96,6 +114,27 @@ def hidden_layer(backbone: Backbone) -> tuple[nn.Module, int]:
     depth = int(denoiser.config["num_layers"])
     width = int(denoiser.config["num_attention_heads"] * denoiser.config["attention_head_dim"])
     return denoiser.get_submodule(f"transformer_blocks.{depth - depth // 3 - 1}"), width
+
+
+def words(backbone: Backbone, cond: Cond) -> Tensor:
+    """(B, n, width) states of a caption's words, and of its end mark after the last, in the words' order.
+
+    T5 has no start mark, CLIP has one; where a family has both encoders, their states lie side by side.
+    """
+    embeds = cond.tensors["embeds"]
+    if backbone.family == "sdxl":
+        return embeds[:, 1:]
+    if backbone.family == "pixart":
+        return embeds[:, :-1]
+    clip, t5 = embeds.split(embeds.shape[1] // 2, 1)
+    return torch.cat([clip[:, 1:], t5[:, :-1]], -1)
+
+
+def said(imitated: Backbone, captions: list[str]) -> Tensor:
+    """(B, n) bool, true at a caption's words and its end mark, as `words` has them."""
+    found = imitated.pipe.tokenizer_2(captions, padding="max_length", max_length=MAX_LENGTH, return_tensors="pt")
+    mask: Tensor = found.attention_mask[:, 1:].bool()
+    return mask
 
 
 def encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
@@ -142,6 +181,11 @@ class _Head(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         found: Tensor = self.proj_out(tokens)
         return found
+
+
+def _normalised(states: Tensor) -> Tensor:
+    """(n, width) states with each channel of zero mean and unit variance."""
+    return (states - states.mean(0)) / (states.std(0) + 1e-3)
 
 
 def _size(schedule: NoiseSchedule, times: Tensor) -> Tensor:

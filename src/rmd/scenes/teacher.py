@@ -237,7 +237,7 @@ def denoising_loss(
     sigma = per_sample(backbone.schedule.sigma(times), latents)
     hint: Tensor | float = 0.0
     if imitation is not None:
-        found = imitation.x0(Asked(x_t, backbone.schedule, times, captions, keep, stage, HIGH))
+        found = imitation.x0(Asked(x_t, cond, backbone.schedule, times, captions, keep, stage, HIGH))
         hidden = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
         latents = torch.where(hidden, found, latents)
         eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)

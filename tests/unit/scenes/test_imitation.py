@@ -13,7 +13,7 @@ from rmd.backbones import Backbone
 from rmd.plan import Stage
 from rmd.scenes import teacher
 from rmd.scenes.families import FAMILIES, build_pixart, build_sd3, build_sdxl
-from rmd.scenes.imitation import Imitation, hidden_layer
+from rmd.scenes.imitation import Imitation, hidden_layer, said, words
 from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
 from rmd.scenes.vae import LATENT_CHANNELS, build_vae
 
@@ -106,9 +106,9 @@ def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:
         plain = loss(imitation, UNHINTED)
         for parameter in imitation.head.parameters():
             parameter.data.zero_()
-        # a head that says nothing misses all the variance of channels that are brought to unit variance
+        # heads that say nothing miss all the variance of channels that are brought to unit variance: layer and words
         hint = float(imitation.hint_loss().detach())
-        assert hint == pytest.approx(1, abs=0.03)
+        assert hint == pytest.approx(2, abs=0.08)
         assert loss(imitation, HINTED) == pytest.approx(plain + 2 * hint, rel=1e-4)
         late = replace(HINTED, low_iterations=0, high_iterations=1)
         with torch.no_grad():
@@ -117,16 +117,45 @@ def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:
         assert float(found) == pytest.approx(float(bare), rel=1e-5)  # at the end of the run it weighs nothing
 
 
-def test_a_head_that_knows_the_layer_has_no_loss(imitated: Backbone, x0: Tensor) -> None:
+@pytest.mark.parametrize("family", ["sdxl", "pixart", "sd3"])
+@torch.no_grad()
+def test_words_of_both_encoders_are_in_one_order(imitated: Backbone, family: str) -> None:
+    learner = FAMILIES[family](imitated.pipe.vae)
+    captions = ["a red plain ball above a white dotted star, at night", CAPTIONS[0]]
+    found, spoken = words(learner, learner.encode(captions)), said(imitated, captions)
+    theirs = words(imitated, imitated.encode(captions))
+    assert found.shape[:2] == theirs.shape[:2] == spoken.shape
+    assert spoken.sum(1).tolist() == [len(text.replace(",", " ,").split()) + 1 for text in captions]  # and the end mark
+    one = words(learner, learner.encode([captions[0].replace("star", "ring")]))[0]
+    changed = (one - found[0]).abs().amax(-1) > 1e-4
+    place = captions[0].split().index("star,")
+    assert bool(changed[place])
+    # CLIP reads from left to right, and no encoder's next word moved
+    assert family != "sdxl" or changed.tolist() == [False] * place + [True] * (len(changed) - place)
+
+
+def test_a_caption_that_is_left_out_gives_no_hint(imitated: Backbone, x0: Tensor) -> None:
+    student = build_pixart(imitated.pipe.vae)
+    never = replace(UNHINTED, drop_caption=1.0)
+    with Imitation(imitated, student, seed=0) as imitation:
+        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=never, imitation=imitation)
+        imitation.hint_loss().backward()
+        layer, text = imitation.head
+    assert all(p.grad is None for p in text.parameters()) and all(p.grad is not None for p in layer.parameters())
+
+
+def test_a_head_that_knows_the_layer_and_the_words_has_no_loss(imitated: Backbone, x0: Tensor) -> None:
     layer = hidden_layer(imitated)[0]
     seen: list[Tensor] = []
     layer.register_forward_hook(lambda m, given, out: seen.append(out))
+    always = replace(UNHINTED, drop_caption=0.0)
     with Imitation(imitated, imitated, seed=0) as itself, torch.no_grad():
-        denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=UNHINTED, imitation=itself)
-        tokens = seen[-1].flatten(2).transpose(1, 2)
-        scale = 1 / (tokens.std((0, 1)) + 1e-3)
-        itself.head.proj_out.weight.copy_(torch.diag(scale))
-        itself.head.proj_out.bias.copy_(-tokens.mean((0, 1)) * scale)
+        denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=always, imitation=itself)
+        spoken = words(imitated, imitated.encode(CAPTIONS))[said(imitated, CAPTIONS)]
+        for head, states in zip(itself.head, (seen[-1].transpose(0, 1).flatten(1).T, spoken), strict=True):
+            scale = 1 / (states.std(0) + 1e-3)
+            head.proj_out.weight.copy_(torch.diag(scale))
+            head.proj_out.bias.copy_(-states.mean(0) * scale)
         assert float(itself.hint_loss()) == pytest.approx(0, abs=1e-8)
 
 
@@ -156,5 +185,8 @@ def test_the_hooks_go_with_the_context(imitated: Backbone, x0: Tensor) -> None:
 
 
 def test_heads_begin_as_their_seed_says(imitated: Backbone) -> None:
-    first, second, third = (Imitation(imitated, imitated, seed=seed).head.proj_out.weight for seed in (0, 0, 1))
+    first, second, third = (
+        torch.cat([p.flatten() for p in Imitation(imitated, imitated, seed=seed).head.parameters()])
+        for seed in (0, 0, 1)
+    )
     assert torch.equal(first, second) and not torch.equal(first, third)

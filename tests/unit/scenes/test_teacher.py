@@ -359,8 +359,9 @@ def test_an_imitating_training_goes_on_with_its_head(
     with killed_at_step_3(monkeypatch):
         train(SHORT, path)
     kept = read_whole(path)["trained"]
+    # the head learns, and is kept
     head = next(value for name, value in kept.items() if name.endswith("proj_out.weight") and value.shape == (96, 160))
-    assert not torch.equal(head, Imitation(untrained, learner(), seed=0).head.proj_out.weight)  # it learns, and is kept
+    assert not torch.equal(head, Imitation(untrained, learner(), seed=0).head[0].proj_out.weight)
     resumed = train(SHORT, path)
     unhinted = train(replace(SHORT, hint=0.0))
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
