@@ -62,7 +62,7 @@ DECODER_SHARE = 2.5
 """Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
 CURRICULUM = Curriculum()
 TRANSFORMERS = Curriculum(
-    low_iterations=1500, high_iterations=4000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3, even="noise",
+    low_iterations=1500, high_iterations=3000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3, even="noise",
     objects=0.6, pairs=3,
 )  # fmt: skip
 """Rates half as high again as the U-Net's: three times them are better in the first minutes only."""
