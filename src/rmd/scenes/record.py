@@ -145,10 +145,17 @@ class Savable(Protocol):
 
 
 def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object]) -> Path:
-    """Write a trained model or pipeline into `<out>/<name>`, its networks in half precision; returns that folder."""
+    """Write a trained model or pipeline into `<out>/<name>`, its networks in half precision; returns that folder.
+
+    The configurations do not say from which folders of this machine networks were loaded, as diffusers' own would.
+    """
     with new_folder(out / name) as partial:
         to_half(*networks)
         made.save_pretrained(partial)
+        for path in partial.rglob("config.json"):
+            config = json.loads(path.read_text(encoding="utf-8"))
+            if config.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out / name
 
 

@@ -88,7 +88,7 @@ def render(scenes: SceneBatch, size: int = 64, *, chunk: int = 64) -> Tensor:
 
 def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
     side = 2 * size
-    axis = (torch.arange(side) + 0.5) * (CANVAS / side)
+    axis = _axis(side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     x, y = x.expand(len(scenes), side, side), y.expand(len(scenes), side, side)
     columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
@@ -116,6 +116,11 @@ def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
             )
     lit = image * (0.92 + 0.16 * u.map(3, (len(scenes), 1, 1, 1)))
     return F.avg_pool2d(lit.clamp(0, 1), 2)
+
+
+def _axis(side: int) -> Tensor:
+    """Centres of `side` cells along a side of the canvas."""
+    return (torch.arange(side) + 0.5) * (CANVAS / side)
 
 
 class Uniforms:
@@ -172,7 +177,7 @@ def object_places(scenes: SceneBatch) -> Tensor:
 
 def object_masks(places: Tensor, side: int) -> Tensor:
     """(n, 1, side, side) bool: discs of the scenes' objects, wide enough for every shape with its shadow's edge."""
-    axis = (torch.arange(side) + 0.5) * (CANVAS / side)
+    axis = _axis(side)
     x, y, radius = (part[..., None, None] for part in places.unbind(-1))
     distance = torch.hypot(axis - x, axis[:, None] - y)
     return ((distance < 1.2 * radius + 1) & (radius > 0)).any(1, keepdim=True)

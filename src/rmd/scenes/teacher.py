@@ -57,7 +57,7 @@ class Curriculum:
     even: Literal["time", "noise"] = "time"
     """Times are drawn evenly in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
     hint: float = 0.2
-    """Weight of an imitated teacher's hidden layer in the loss; it falls with the learning rate."""
+    """Weight of an imitated teacher's hidden states in the loss; it falls with the learning rate."""
     objects: float = 0.0
     """Share of the loss that is spread over the pictures' objects alone; it needs to be known where they are."""
     pairs: int = 1
@@ -87,18 +87,23 @@ class Curriculum:
 
 
 @dataclass(frozen=True)
-class LatentSets:
-    """What a teacher learns from: scaled latents of both resolutions in half precision, each with its caption.
+class Latents:
+    """Scaled latents of one resolution in half precision, each with its caption.
 
-    Where it is known, `high_objects` (n, 1, h, w) and `low_objects` say where the objects are.
+    `objects` (n, 1, h, w), bool, says where the objects are, if that is known.
     """
 
-    high: Tensor
-    high_captions: list[str]
-    low: Tensor
-    low_captions: list[str]
-    high_objects: Tensor | None = None
-    low_objects: Tensor | None = None
+    values: Tensor
+    captions: list[str]
+    objects: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LatentSets:
+    """What a teacher learns from."""
+
+    high: Latents
+    low: Latents
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
@@ -110,12 +115,8 @@ def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
     for index in torch.arange(len(poor)).split(512):
         low.append(encode(vae, degrade(F.avg_pool2d(poor.pixels(index), 2), g)).half())
     return LatentSets(
-        high=torch.cat(high),
-        high_captions=clean.captions,
-        low=torch.cat(low),
-        low_captions=partly_wrong(poor.captions, g),
-        high_objects=object_masks(clean.places, high[0].shape[-1]),
-        low_objects=object_masks(poor.places, low[0].shape[-1]),
+        Latents(torch.cat(high), clean.captions, object_masks(clean.places, high[0].shape[-1])),
+        Latents(torch.cat(low), partly_wrong(poor.captions, g), object_masks(poor.places, low[0].shape[-1])),
     )
 
 
@@ -221,7 +222,7 @@ def denoising_loss(
     Args:
         objects: (B, 1, h, w) bool, where the curriculum's share of the loss for objects is spread.
         imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`, and
-            the error of its hidden layer is added.
+            the errors of its hidden states are added.
     """
     g = generator(curriculum.seed, "teacher", step)
     count = latents.shape[0]
@@ -292,31 +293,28 @@ class _Order:
 
     def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
         self.curriculum = curriculum
-        self._low = _Shown(data.low, data.low_captions, data.low_objects, LOW, curriculum.low_batch, curriculum)
-        self._high = _Shown(data.high, data.high_captions, data.high_objects, HIGH, curriculum.high_batch, curriculum)
+        self._low = _Shown(data.low, LOW, curriculum.low_batch, curriculum)
+        self._high = _Shown(data.high, HIGH, curriculum.high_batch, curriculum)
 
     def batch(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
         """Latents, captions, stage, and where the objects are if that is known."""
         g = generator(self.curriculum.seed, "phase", step)
         first_phase = step < self.curriculum.low_iterations
         if first_phase or float(torch.rand((), generator=g)) < self.curriculum.low_share:
-            return self._low.at(step)
-        return self._high.at(step)
+            return self._low.batch(step)
+        return self._high.batch(step)
 
 
 class _Shown:
     """The pictures of one resolution, in batches."""
 
-    def __init__(
-        self, latents: Tensor, captions: list[str], objects: Tensor | None, stage: Stage, batch: int,
-        curriculum: Curriculum,
-    ) -> None:  # fmt: skip
-        self.latents, self.captions, self.objects, self.stage = latents, captions, objects, stage
-        often = [curriculum.pairs if (found := parse(text)) and found.is_pair else 1 for text in captions]
-        self._entries = torch.arange(len(captions)).repeat_interleave(torch.tensor(often))
-        self._order = BatchOrder(len(self._entries), batch, seed=curriculum.seed)
+    def __init__(self, data: Latents, stage: Stage, size: int, curriculum: Curriculum) -> None:
+        self.data, self.stage = data, stage
+        often = [curriculum.pairs if (found := parse(text)) and found.is_pair else 1 for text in data.captions]
+        self._entries = torch.arange(len(often)).repeat_interleave(torch.tensor(often))
+        self._order = BatchOrder(len(self._entries), size, seed=curriculum.seed)
 
-    def at(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
+    def batch(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
         index = self._entries[self._order.at(step)]
-        objects = None if self.objects is None else self.objects[index]
-        return self.latents[index].float(), [self.captions[int(i)] for i in index], self.stage, objects
+        objects = None if self.data.objects is None else self.data.objects[index]
+        return self.data.values[index].float(), [self.data.captions[int(i)] for i in index], self.stage, objects

@@ -44,6 +44,11 @@ def test_every_teacher_has_a_recipe_of_its_name_and_family(name: str) -> None:
     assert (recipe.teacher, recipe.family) == (name, TEACHERS[name])
 
 
+def test_no_packaged_file_says_where_it_was_made() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in assets.assets_folder().rglob("*.json")]
+    assert texts and not [text for text in texts if "_name_or_path" in text]
+
+
 @pytest.mark.parametrize("name", PACKAGED)
 def test_a_packaged_teacher_fits_its_recipe_and_its_record(name: str) -> None:
     home, recipe = teacher_home(name), load_recipe(name)

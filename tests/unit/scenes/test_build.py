@@ -95,6 +95,13 @@ def test_the_teacher_is_small_and_ordinary(built: tuple[Path, list[str]]) -> Non
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 2.05 * parameters
 
 
+def test_a_teacher_does_not_say_where_its_vae_lay(built: tuple[Path, list[str]]) -> None:
+    """Its VAE was loaded from the cache, which diffusers would write down."""
+    configurations = list((built[0] / "out" / "teacher").rglob("*.json"))
+    assert any(path.parent.name == "vae" for path in configurations)
+    assert not [path for path in configurations if str(built[0]) in path.read_text(encoding="utf-8")]
+
+
 def test_the_references_are_of_the_judge_and_the_prompts(built: tuple[Path, list[str]]) -> None:
     out = built[0] / "out"
     found = load_references(out)

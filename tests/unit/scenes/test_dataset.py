@@ -27,9 +27,8 @@ def fresh() -> SceneSet:
 
 def test_a_set_of_scenes(fresh: SceneSet) -> None:
     assert fresh.images.shape == (6, 3, 16, 16) and fresh.images.dtype == torch.uint8
-    assert (
-        fresh.attributes.shape == (6, 9) and fresh.places.shape == (6, 2, 3) and len(fresh) == len(fresh.captions) == 6
-    )
+    assert fresh.attributes.shape == (6, 9) and fresh.places.shape == (6, 2, 3)
+    assert len(fresh) == len(fresh.captions) == 6
     assert_equal(make_scenes(6, seed=3, training=True, size=16), fresh)
 
 

@@ -23,15 +23,7 @@ from rmd.scenes.grammar import (
     parse,
 )
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.render import (
-    _PALETTE,
-    SceneBatch,
-    object_masks,
-    object_places,
-    render,
-    sample_scenes,
-    scenes_of,
-)
+from rmd.scenes.render import _PALETTE, SceneBatch, object_masks, object_places, render, sample_scenes, scenes_of
 
 BALL = Attributes(LAYOUTS.index("middle"), BACKGROUNDS.index("night"), 0, COLOURS.index("red"), 0, size_a=1)
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}

@@ -25,7 +25,7 @@ from rmd.plan import Stage
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
 from rmd.scenes.families import build_pixart, build_sdxl
-from rmd.scenes.grammar import parse
+from rmd.scenes.grammar import ATTRIBUTE_NAMES, NONE
 from rmd.scenes.imitation import Imitation, hidden_layer
 from rmd.scenes.render import object_masks
 from rmd.scenes.teacher import (
@@ -129,9 +129,7 @@ def test_a_share_of_the_loss_is_spread_over_the_objects(untrained: Backbone, mon
 
     monkeypatch.setattr(untrained, "forward", forward)
     captions = ["a big red plain ball on the left, on sand"] * 4
-    loss = denoising_loss(
-        untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=curriculum
-    )  # fmt: skip
+    loss = denoising_loss(untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=curriculum)
     squared = error.square()
     inside = [squared[0, :, :2].mean(), squared[1, :, 3, 3].mean(), squared[2].mean(), torch.tensor(0.0)]
     expected = (0.4 * squared.mean() + 0.6 * torch.stack(inside).mean()).item()
@@ -208,11 +206,11 @@ def fake_scenes(count: int) -> SceneSet:
 def test_some_captions_of_the_low_resolution_are_wrong(untrained: Backbone) -> None:
     count = 3000
     data = still_latents(untrained.pipe.vae, fake_scenes(64), fake_scenes(count), seed=0)
-    wrong = sum(text != str(i) for i, text in enumerate(data.low_captions)) / count
+    wrong = sum(text != str(i) for i, text in enumerate(data.low.captions)) / count
     assert wrong == pytest.approx(WRONG_CAPTIONS, abs=0.03)
-    assert data.high_captions == [str(i) for i in range(64)]
+    assert data.high.captions == [str(i) for i in range(64)]
     again = still_latents(untrained.pipe.vae, fake_scenes(64), fake_scenes(count), seed=0)
-    assert again.low_captions == data.low_captions and torch.equal(again.low, data.low)
+    assert again.low.captions == data.low.captions and torch.equal(again.low.values, data.low.values)
 
 
 def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
@@ -235,30 +233,31 @@ def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None
     clean = fake_scenes(32)
     data = still_latents(untrained.pipe.vae, clean, clean, seed=0)
     found, captions, _, _ = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
-    assert torch.equal(found, data.high[[int(text) for text in captions]].float())
+    assert torch.equal(found, data.high.values[[int(text) for text in captions]].float())
 
 
 def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, scenes: SceneSet) -> None:
     data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
-    pairs = sum(parse(text).is_pair for text in scenes.captions)  # type: ignore[union-attr]
-    epoch = 3 * pairs + (64 - pairs)
+    second = scenes.attributes[:, ATTRIBUTE_NAMES.index("shape_b")]
+    pairs = {text for text, shape in zip(scenes.captions, second.tolist(), strict=True) if shape != NONE}
+    usual = Counter(scenes.captions)
+    expected = Counter({text: times * (3 if text in pairs else 1) for text, times in usual.items()})
+    epoch = expected.total()
     curriculum = replace(SHORT, low_iterations=0, high_iterations=epoch, low_share=0.0, high_batch=1, pairs=3)
     order = _Order(data, curriculum)
-    shown = Counter(text for step in range(epoch) for text in order.batch(step)[1])
-    usual = Counter(scenes.captions)
-    assert 10 < pairs < 30
-    for text, times in shown.items():
-        assert times == usual[text] * (3 if parse(text).is_pair else 1)  # type: ignore[union-attr]
+    assert Counter(text for step in range(epoch) for text in order.batch(step)[1]) == expected
+    assert 10 < len(pairs) < 30
 
 
 def test_a_batch_says_where_its_objects_are(untrained: Backbone, scenes: SceneSet) -> None:
     data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
     for low, stage, sets in ((0, HIGH, data.high), (9, LOW, data.low)):
         found, _, at, objects = _Order(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
-        index = [int((sets.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found]
+        index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found]
         assert at == stage and objects is not None
         assert torch.equal(objects, object_masks(scenes.places[index], found.shape[-1]))
-    assert _Order(replace(data, high_objects=None), replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)[3] is None
+    unknown = replace(data, high=replace(data.high, objects=None))
+    assert _Order(unknown, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)[3] is None
 
 
 def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:

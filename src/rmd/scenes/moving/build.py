@@ -40,7 +40,7 @@ from rmd.scenes.record import (
     weights_key,
 )
 from rmd.scenes.references import load_features, save_features
-from rmd.scenes.teacher import HIGH, Curriculum, LatentSets, train_teacher
+from rmd.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train_teacher
 
 Log = Callable[[str], None]
 FILE_NAME = "clip-references.safetensors"
@@ -230,10 +230,10 @@ _FEATURES = ("render_frames", "render_changes", "teacher_frames", "teacher_chang
 def _latents(stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int, log: Log) -> LatentSets:
     """Encoded clips, from the cache where they are there: encoding takes minutes."""
     if stored.exists():
-        return LatentSets(**read_whole(stored))
+        return LatentSets(**{name: Latents(**kept) for name, kept in read_whole(stored).items()})
     log(f"encoding {clean.count + poor.count} clips")
     found = clip_latents(vae, clean, poor, seed=seed)
-    write_whole(dict(vars(found)), stored)
+    write_whole({name: vars(latents) for name, latents in vars(found).items()}, stored)
     return found
 
 

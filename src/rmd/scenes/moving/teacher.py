@@ -14,7 +14,7 @@ from rmd.scenes.moving.dataset import make_clips
 from rmd.scenes.moving.grammar import clip_vocabulary
 from rmd.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from rmd.scenes.record import Data
-from rmd.scenes.teacher import LatentSets, degrade, partly_wrong
+from rmd.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
 from rmd.scenes.tokenizer import build_t5_tokenizer
 
 _TEXT_WIDTH = 96
@@ -62,4 +62,6 @@ def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -
         frames = degrade(halved.transpose(1, 2).flatten(0, 1), g, each=halved.shape[2])
         degraded = frames.unflatten(0, (len(index), -1)).transpose(1, 2)
         small.append(encode_clips(vae, degraded).half())
-    return LatentSets(torch.cat(found), high.captions, torch.cat(small), partly_wrong(low.captions, g))
+    return LatentSets(
+        Latents(torch.cat(found), high.captions), Latents(torch.cat(small), partly_wrong(low.captions, g))
+    )
