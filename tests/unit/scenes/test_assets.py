@@ -15,7 +15,7 @@ from rmd.scenes.record import read_record, weights_key
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher, teacher_source
 
-PACKAGED = ("scenes",)
+PACKAGED = ("scenes", "scenes-pixart")
 """Teachers that come with the package; the others are built by the command that their absence names."""
 
 
