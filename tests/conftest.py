@@ -24,6 +24,14 @@ settings.load_profile("rmd")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(autouse=True)
+def _denormal_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command flushes them for its whole process, which here is that of all tests."""
+    import torch
+
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: True)
+
+
 @pytest.fixture(scope="session")
 def run_python() -> Run:
     """Run this Python with the given arguments in a process of its own."""

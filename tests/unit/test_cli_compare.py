@@ -6,7 +6,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 
 from rmd.cli.app import main
 from rmd.compare import cells, tables
@@ -14,12 +13,6 @@ from rmd.compare.cells import Budget
 from rmd.compare.tables import UNDISTILLED, Table
 
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def denormal_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command flushes them for its process, which here is that of all tests."""
-    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: True)
 
 
 @pytest.mark.parametrize(

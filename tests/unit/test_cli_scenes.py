@@ -38,9 +38,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    # both are for the whole process
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # is for the whole process
     return tmp_path
 
 

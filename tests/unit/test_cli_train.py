@@ -105,10 +105,11 @@ def test_another_folder_and_settings(recipe: Path, capsys: Captured) -> None:
 
 @pytest.mark.parametrize(("setting", "option", "expected"), [("3", [], 3), ("3", ["--threads", "2"], 2)])
 def test_threads(setting: str, option: list[str], expected: int, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    asked: list[object] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "set_flush_denormal", asked.append)
     assert main(["train", str(recipe), "--dry-run", "--set", f"train.threads={setting}", *option]) == 0
-    assert asked == [expected]
+    assert asked == [expected, True]
 
 
 def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

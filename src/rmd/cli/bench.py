@@ -39,16 +39,15 @@ def sample(
     from rich.table import Table
 
     from rmd.bench.sampling import time_sampling
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.data.prompts import scene_captions
     from rmd.plan import build_plan
     from rmd.teacher import load_teacher
 
+    prepare_cpu(threads)
     loaded = load_recipe(recipe)
-    if threads is not None:
-        torch.set_num_threads(threads)
     where = find_device(device)
     backbone, plan = load_teacher(loaded), loaded.build_plan()
     backbone.pipe.to(where)
@@ -121,16 +120,15 @@ def train(
     from rich.table import Table
 
     from rmd.bench import training as timed
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.methods.base import draw_shares
     from rmd.teacher import DTYPES, load_teacher
     from rmd.train.loop import Trainer
 
+    prepare_cpu(threads)
     where = find_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
     loaded = load_recipe(recipe, [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])])
     if untrained:
         backbone, architecture = timed.untrained(loaded, device=where, dtype=DTYPES[loaded.train.dtype])

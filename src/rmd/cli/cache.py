@@ -48,7 +48,7 @@ def cache(
     import torch
 
     from rmd.backbones import load_backbone
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import DataConfig, load_recipe
     from rmd.data.prompts import load_prompts
@@ -65,6 +65,7 @@ def cache(
     else:
         raise RMDError("give PROMPTS and --teacher ID, or --recipe RECIPE")
     which = _worker(worker)
+    prepare_cpu()
     texts = load_prompts(data, seed=seed).texts
     backbone = load_backbone(teacher_source(source), dtype=dtype)
     backbone.pipe.to(find_device(device))

@@ -35,9 +35,9 @@ def compare(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    import torch
     from rich.console import Console
 
+    from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.compare.cells import BUDGETS, Bench, Stopped
     from rmd.compare.run import run_table
@@ -48,9 +48,7 @@ def compare(
     one_of("budget", budget, tuple(BUDGETS))
     for backbone in backbones or ():
         one_of("backbone", backbone, tuple(BACKBONES))
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_cpu(threads)
     chosen = list(TABLES.values()) if name == ALL else [TABLES[name]]
     results = []
     with progress_bar() as report:

@@ -35,9 +35,9 @@ def demo(
 
     _clear(out)
     quiet_libraries()
-    import torch
     from rich.console import Console
 
+    from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.demo import run_demo
@@ -45,9 +45,7 @@ def demo(
     from rmd.report import print_table
 
     loaded = load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())])
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    prepare_cpu(threads)
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)

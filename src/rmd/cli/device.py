@@ -1,10 +1,24 @@
-"""Which device a command computes on."""
+"""Which device a command computes on, and how a CPU does."""
 
 from __future__ import annotations
 
 import torch
 
 from rmd.errors import RMDError
+
+
+def prepare_cpu(threads: int | None = None) -> None:
+    """Set up the whole process for computing on a CPU; to be called before anything is computed.
+
+    Denormal numbers become zero: sharp attention and small weights under decay are full of them, and a CPU crawls
+    through them. Threads take this over from the one that starts them, so it does not reach those that run already.
+
+    Args:
+        threads: of torch; by default its own choice.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
 
 
 def find_device(wanted: str | None, *, kinds: tuple[str, ...] = ("cpu", "cuda")) -> torch.device:

@@ -38,11 +38,10 @@ def evaluate(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    import torch
     from rich.console import Console
 
     from rmd.backbones.base import load_pipeline
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
     from rmd.export.student import holds_student
     from rmd.makers import Maker, PipelineMaker, StudentMaker
@@ -52,8 +51,8 @@ def evaluate(
     from rmd.scenes.compare import Entry
     from rmd.scenes.evaluate import DENOISERS, evaluate, read_evaluations, save_evaluation
 
+    prepare_cpu()
     where = find_device(device)
-    torch.set_flush_denormal(True)
     called = name or re.split(r"[/\\]", model.rstrip("/\\"))[-1]
     if not re.fullmatch(r"[\w.+-]+", called):
         raise RMDError(f"a row cannot be called {called!r}: give --name with letters, digits and . _ + - only")

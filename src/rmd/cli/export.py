@@ -33,12 +33,13 @@ def export(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.errors import RMDError
     from rmd.export.formats import export_student
     from rmd.export.run import find_checkpoint, student_of
     from rmd.export.student import upload
 
+    prepare_cpu()
     checkpoint = find_checkpoint(Path(student))
     if to == "student":
         if checkpoint is None:

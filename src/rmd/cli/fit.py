@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rmd.bench.splits import BATCH, side_seconds, teacher_spectrum
-from rmd.cli.device import find_device
+from rmd.cli.device import find_device, prepare_cpu
 from rmd.cli.progress import progress_bar
 from rmd.config import Recipe
 from rmd.data.prompts import load_prompts
@@ -35,6 +35,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
     Raises:
         RMDError: teacher or prompts are not at hand.
     """
+    prepare_cpu()
     where = find_device(device)
     prompts = load_prompts(recipe.data, seed=recipe.train.seed).batch(0, samples)[0]
     recipe = with_any_split(recipe)

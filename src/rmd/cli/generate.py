@@ -58,7 +58,7 @@ def generate(
     from rmd.album import make_album, plan_album
     from rmd.backbones import load_backbone
     from rmd.backbones.base import family_class, load_pipeline
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
     from rmd.data.prompts import read_prompts
     from rmd.export.student import holds_student, read_student
@@ -69,6 +69,7 @@ def generate(
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
     texts = list(prompt) if prompt else read_prompts(prompts or Path())
+    prepare_cpu()
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32
     student = holds_student(model)

@@ -174,11 +174,9 @@ def references(
 
 def _prepare(threads: int | None) -> None:
     quiet_libraries()
-    import torch
+    from rmd.cli.device import prepare_cpu
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # small weights under decay become denormal, which makes a CPU crawl
+    prepare_cpu(threads)
 
 
 def _log(line: str) -> None:

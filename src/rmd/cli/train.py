@@ -158,7 +158,7 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     """The run with its teacher loaded and checked; writes nothing."""
     import torch
 
-    from rmd.cli.device import find_device
+    from rmd.cli.device import find_device, prepare_cpu
     from rmd.data.prompts import SCENES, load_prompts
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
@@ -167,9 +167,8 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
 
     if recipe.evaluation.every is not None and recipe.data.prompts != SCENES:
         raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
+    prepare_cpu(threads)
     where = local_device(find_device(device))
-    if threads is not None:
-        torch.set_num_threads(threads)
     load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
     if parallel.world == 1:
         backbone, weights = load_teacher(recipe), None

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from families import make_student
 from helpers import tiny_pipeline
 from PIL import Image
@@ -26,11 +25,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("evaluated"), "sdxl", "full")
-
-
-@pytest.fixture(autouse=True)
-def _denormals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "set_flush_denormal", lambda on: True)
 
 
 def read(path: Path) -> Evaluation:
