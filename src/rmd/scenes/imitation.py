@@ -1,16 +1,15 @@
 """How a teacher of the scenes learns from another one that has the same VAE.
 
 At every noisy latent it learns that one's prediction, which is the mean of what the pictures themselves ask for,
-without their scatter. Two of its inner states learn, through linear maps that are thrown away, what that one's hold
-there (hints: Romero et al. 2015, arXiv 1412.6550), which tells it far more of each sample: a layer of the denoiser, and
-the text encoder's words, which know what belongs to which object.
+without their scatter. Two of its inner states learn what that one's hold there (rmd.scenes.hints): a layer of the
+denoiser, and the text encoder's words, which know what belongs to which object.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from rmd.backbones.base import Backbone, Cond
 from rmd.noise import NoiseSchedule, per_sample
 from rmd.plan import Stage
 from rmd.randomness import generator
+from rmd.scenes.hints import Head, Kept, hidden_layer, normalised
 from rmd.scenes.tokenizer import MAX_LENGTH
 
 
@@ -48,10 +48,10 @@ class Imitation:
 
     def __init__(self, imitated: Backbone, learner: Backbone, *, seed: int) -> None:
         self.imitated = imitated
-        self._theirs, self._ours = _Kept(*hidden_layer(imitated)), _Kept(*hidden_layer(learner))
+        self._theirs, self._ours = Kept(*hidden_layer(imitated)), Kept(*hidden_layer(learner))
         g = generator(seed, "imitation")
         widths = [words(backbone, backbone.null(1)).shape[-1] for backbone in (learner, imitated)]
-        self.head = nn.ModuleList([_Head(self._ours.width, self._theirs.width, g), _Head(widths[0], widths[1], g)])
+        self.head = nn.ModuleList([Head(self._ours.width, self._theirs.width, g), Head(widths[0], widths[1], g)])
         """What maps the learner's layer, and its words, to the imitated one's; trained with the learner."""
         self._learner = learner
         self._said: tuple[Tensor, Tensor] | None = None
@@ -98,22 +98,8 @@ class Imitation:
         layer, text = self.head
         ours, theirs = self._said
         wanted = self._theirs.tokens().detach().flatten(0, 1)
-        loss = F.mse_loss(layer(self._ours.tokens().flatten(0, 1)), _normalised(wanted))
-        return loss if len(ours) < 2 else loss + F.mse_loss(text(ours), _normalised(theirs))
-
-
-def hidden_layer(backbone: Backbone) -> tuple[nn.Module, int]:
-    """The layer whose output says what is where, at half the latents' side, and its width.
-
-    Of the U-Net it is the last with text in it; of the transformers, the one before the last third of their depth.
-    """
-    denoiser: Any = backbone.denoiser
-    if backbone.family == "sdxl":
-        layer = denoiser.get_submodule("up_blocks.1")
-        return layer, int(denoiser.config["block_out_channels"][-2])
-    depth = int(denoiser.config["num_layers"])
-    width = int(denoiser.config["num_attention_heads"] * denoiser.config["attention_head_dim"])
-    return denoiser.get_submodule(f"transformer_blocks.{depth - depth // 3 - 1}"), width
+        loss = F.mse_loss(layer(self._ours.tokens().flatten(0, 1)), normalised(wanted))
+        return loss if len(ours) < 2 else loss + F.mse_loss(text(ours), normalised(theirs))
 
 
 def words(backbone: Backbone, cond: Cond) -> Tensor:
@@ -143,49 +129,6 @@ def encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
     return Cond(
         {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
     )
-
-
-class _Kept:
-    """What a layer last put out."""
-
-    def __init__(self, layer: nn.Module, width: int) -> None:
-        self.layer, self.width = layer, width
-        self._output: Tensor | None = None
-
-    def watch(self) -> None:
-        def keep(module: nn.Module, given: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._output = output[-1] if isinstance(output, tuple) else output  # an MMDiT's: text, then picture
-
-        self._hook = self.layer.register_forward_hook(keep)
-
-    def leave(self) -> None:
-        self._hook.remove()
-        self._output = None
-
-    def tokens(self) -> Tensor:
-        """(B, tokens, width), row by row."""
-        if self._output is None:
-            raise RuntimeError("the layer has put out nothing yet")
-        return self._output if self._output.ndim == 3 else self._output.flatten(2).transpose(1, 2)
-
-
-class _Head(nn.Module):
-    """A linear map; its name tells the optimisers that it is an output (rmd.scenes.teacher.Optimizers)."""
-
-    def __init__(self, ours: int, theirs: int, g: torch.Generator) -> None:
-        super().__init__()
-        self.proj_out = nn.utils.skip_init(nn.Linear, ours, theirs)
-        nn.init.xavier_uniform_(self.proj_out.weight, generator=g)
-        nn.init.zeros_(self.proj_out.bias)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.proj_out(tokens)
-        return found
-
-
-def _normalised(states: Tensor) -> Tensor:
-    """(n, width) states with each channel of zero mean and unit variance."""
-    return (states - states.mean(0)) / (states.std(0) + 1e-3)
 
 
 def _size(schedule: NoiseSchedule, times: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import BatchOrder, SceneSet
 from rmd.scenes.grammar import parse
+from rmd.scenes.hints import Knowledge
 from rmd.scenes.imitation import Asked, Imitation, encode_some
 from rmd.scenes.render import object_masks
 from rmd.scenes.vae import encode
@@ -90,12 +91,25 @@ class Curriculum:
 class Latents:
     """Scaled latents of one resolution in half precision, each with its caption.
 
-    `objects` (n, 1, h, w), bool, says where the objects are, if that is known.
+    `objects` (n, 1, h, w), bool, says where the objects are, if that is known; `known` (n, tokens, k), what else is
+    known of the picture at every token of its network, for hints.
     """
 
     values: Tensor
     captions: list[str]
     objects: Tensor | None = None
+    known: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is taught in one step: latents in float32, and what is known of them as in `Latents`."""
+
+    latents: Tensor
+    captions: list[str]
+    stage: Stage
+    objects: Tensor | None = None
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -142,9 +156,13 @@ def train_teacher(
         Seconds the training took, those before a kill included.
     """
     trained = nn.ModuleList([backbone.denoiser, *backbone.text_encoders])
-    imitation = None if imitated is None else Imitation(imitated, backbone, seed=curriculum.seed)
-    if imitation is not None:
+    imitation = knowledge = None
+    if imitated is not None:
+        imitation = Imitation(imitated, backbone, seed=curriculum.seed)
         trained.append(imitation.head)
+    elif data.high.known is not None:
+        knowledge = Knowledge(backbone, data.high.known.shape[-1], seed=curriculum.seed)
+        trained.append(knowledge.head)
     averaged = deepcopy(trained).requires_grad_(False)
     optimizers = Optimizers(trained, curriculum)
     order = _Order(data, curriculum)
@@ -153,9 +171,11 @@ def train_teacher(
     )
     start = state.restore()
     trained.train()
-    with imitation or nullcontext():
+    with imitation or knowledge or nullcontext():
         for step in range(start, curriculum.iterations):
-            loss = denoising_loss(backbone, *order.batch(step), step=step, curriculum=curriculum, imitation=imitation)
+            loss = denoising_loss(
+                backbone, order.batch(step), step=step, curriculum=curriculum, imitation=imitation, knowledge=knowledge
+            )
             trained.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -214,16 +234,18 @@ class Optimizers:
 
 
 def denoising_loss(
-    backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, objects: Tensor | None = None, *, step: int,
-    curriculum: Curriculum, imitation: Imitation | None = None,
+    backbone: Backbone, batch: Batch, *, step: int, curriculum: Curriculum, imitation: Imitation | None = None,
+    knowledge: Knowledge | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean squared error of the network's own prediction target at stratified times.
 
     Args:
-        objects: (B, 1, h, w) bool, where the curriculum's share of the loss for objects is spread.
-        imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not `latents`, and
-            the errors of its hidden states are added.
+        batch: the curriculum's share of the loss for objects is spread where it says that they are.
+        imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not the batch's own,
+            and the errors of its hidden states are added.
+        knowledge: where it is given, the error of what is known of the batch is added.
     """
+    latents, captions, stage = batch.latents, batch.captions, batch.stage
     g = generator(curriculum.seed, "teacher", step)
     count = latents.shape[0]
     u = (torch.randperm(count, generator=g) + torch.rand(count, generator=g, dtype=torch.float64)) / count
@@ -236,17 +258,19 @@ def denoising_loss(
     output = backbone.forward(backbone.denoiser, x_t, timestep, backbone.stage_cond(cond, stage, HIGH))
     alpha = per_sample(backbone.schedule.alpha(times), latents)
     sigma = per_sample(backbone.schedule.sigma(times), latents)
-    hint: Tensor | float = 0.0
+    weight, hint = curriculum.hint * curriculum.lr_factor(step), latents.new_zeros(())
     if imitation is not None:
         found = imitation.x0(Asked(x_t, cond, backbone.schedule, times, captions, keep, stage, HIGH))
         hidden = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
         latents = torch.where(hidden, found, latents)
         eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)
-        if weight := curriculum.hint * curriculum.lr_factor(step):
+        if weight:
             hint = weight * imitation.hint_loss()
+    if knowledge is not None and batch.known is not None and weight:
+        hint = weight * knowledge.hint_loss(batch.known)
     error = (output - prediction_target(latents, eps, alpha, sigma, backbone.prediction)).square()
-    if objects is not None and curriculum.objects:
-        error = error * emphasis(objects, curriculum.objects)
+    if batch.objects is not None and curriculum.objects:
+        error = error * emphasis(batch.objects, curriculum.objects)
     return error.mean() + hint
 
 
@@ -296,8 +320,7 @@ class _Order:
         self._low = _Shown(data.low, LOW, curriculum.low_batch, curriculum)
         self._high = _Shown(data.high, HIGH, curriculum.high_batch, curriculum)
 
-    def batch(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
-        """Latents, captions, stage, and where the objects are if that is known."""
+    def batch(self, step: int) -> Batch:
         g = generator(self.curriculum.seed, "phase", step)
         first_phase = step < self.curriculum.low_iterations
         if first_phase or float(torch.rand((), generator=g)) < self.curriculum.low_share:
@@ -314,7 +337,8 @@ class _Shown:
         self._entries = torch.arange(len(often)).repeat_interleave(torch.tensor(often))
         self._order = BatchOrder(len(self._entries), size, seed=curriculum.seed)
 
-    def batch(self, step: int) -> tuple[Tensor, list[str], Stage, Tensor | None]:
+    def batch(self, step: int) -> Batch:
         index = self._entries[self._order.at(step)]
-        objects = None if self.data.objects is None else self.data.objects[index]
-        return self.data.values[index].float(), [self.data.captions[int(i)] for i in index], self.stage, objects
+        captions = [self.data.captions[int(i)] for i in index]
+        objects, known = (None if part is None else part[index] for part in (self.data.objects, self.data.known))
+        return Batch(self.data.values[index].float(), captions, self.stage, objects, known)

@@ -12,7 +12,7 @@ from diffusers import PixArtSigmaPipeline, StableDiffusion3Pipeline, StableDiffu
 from rmd.backbones import Backbone, load_backbone
 from rmd.scenes.families import CENTRE, CORNERS, CROSS, FAMILIES, SHARPNESS
 from rmd.scenes.grammar import vocabulary
-from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
+from rmd.scenes.teacher import HIGH, LOW, Batch, Curriculum, denoising_loss
 from rmd.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer
 from rmd.scenes.vae import LATENT_CHANNELS, LATENT_SIDE, build_vae
 
@@ -44,7 +44,7 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(family: str) -> None:
     for stage in (LOW, HIGH):
         latents = torch.randn(backbone.latent_shape(2, stage.height, stage.width))
         curriculum = Curriculum(drop_caption=0.0)
-        loss = denoising_loss(backbone, latents, CAPTIONS, stage, step=0, curriculum=curriculum)
+        loss = denoising_loss(backbone, Batch(latents, CAPTIONS, stage), step=0, curriculum=curriculum)
         loss.backward()
     encoders = [part for name, part in backbone.pipe.components.items() if name.startswith("text_encoder")]
     assert len([part for part in encoders if part is not None]) == (3 if family == "sd3" else 1)
@@ -57,7 +57,9 @@ def test_half_dropped_captions_train_too(family: str) -> None:
     backbone = untrained(family)
     latents = torch.randn(backbone.latent_shape(2, LOW.height, LOW.width))
     for share in (0.5, 1.0):
-        loss = denoising_loss(backbone, latents, CAPTIONS, LOW, step=1, curriculum=Curriculum(drop_caption=share))
+        loss = denoising_loss(
+            backbone, Batch(latents, CAPTIONS, LOW), step=1, curriculum=Curriculum(drop_caption=share)
+        )
         assert bool(loss.isfinite())
 
 
@@ -95,7 +97,7 @@ def test_heads_look_at_their_neighbours(family: str) -> None:
     assert len(layers) == (6 if family == "pixart" else 2)
     for number, layer in enumerate(layers):
         offsets = (*CROSS, *CORNERS) if family == "sd3" else (CROSS, CORNERS)[number % 2]
-        query, key = (linear(tokens).unflatten(-1, (10, 16)).transpose(1, 2) for linear in (layer.to_q, layer.to_k))
+        query, key = (linear(tokens).unflatten(-1, (-1, 16)).transpose(1, 2) for linear in (layer.to_q, layer.to_k))
         if layer.norm_q is not None:
             query, key = layer.norm_q(query), layer.norm_k(key)
         weights = (query @ key.transpose(-1, -2) / 4).softmax(-1)[0, :, row * side + column]

@@ -13,8 +13,9 @@ from rmd.backbones import Backbone
 from rmd.plan import Stage
 from rmd.scenes import teacher
 from rmd.scenes.families import FAMILIES, build_pixart, build_sd3, build_sdxl
-from rmd.scenes.imitation import Imitation, hidden_layer, said, words
-from rmd.scenes.teacher import HIGH, LOW, Curriculum, denoising_loss
+from rmd.scenes.hints import hidden_layer
+from rmd.scenes.imitation import Imitation, said, words
+from rmd.scenes.teacher import HIGH, LOW, Batch, Curriculum, denoising_loss
 from rmd.scenes.vae import LATENT_CHANNELS, build_vae
 
 CAPTIONS = ["a big red plain ball on the left, on sand"] * 4
@@ -30,16 +31,17 @@ def imitated() -> Backbone:
 
 
 @pytest.fixture
-def x0() -> Tensor:
-    return torch.randn(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+def batch() -> Batch:
+    latents = torch.randn(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Batch(latents, CAPTIONS, LOW)
 
 
 def test_a_teacher_that_imitates_itself_has_nothing_to_learn(
-    imitated: Backbone, x0: Tensor, monkeypatch: pytest.MonkeyPatch
+    imitated: Backbone, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss(imitation: Imitation | None) -> float:
         with torch.no_grad():
-            return float(denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=UNHINTED, imitation=imitation))
+            return float(denoising_loss(imitated, batch, step=2, curriculum=UNHINTED, imitation=imitation))
 
     assert loss(None) > 0.1
     with Imitation(imitated, imitated, seed=0) as itself:
@@ -50,11 +52,11 @@ def test_a_teacher_that_imitates_itself_has_nothing_to_learn(
 
 
 def test_another_schedules_latents_are_scaled_and_timed_for_the_imitated(
-    imitated: Backbone, x0: Tensor, monkeypatch: pytest.MonkeyPatch
+    imitated: Backbone, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = build_sd3(imitated.pipe.vae)
     noisy: list[tuple[Tensor, Tensor]] = []
-    clean = torch.full(x0.shape, 0.3)
+    clean = torch.full(batch.latents.shape, 0.3)
 
     def predict(module: object, x: Tensor, t: Tensor, kwargs: object) -> tuple[Tensor, Tensor]:
         assert module is imitated.denoiser
@@ -70,7 +72,7 @@ def test_another_schedules_latents_are_scaled_and_timed_for_the_imitated(
     monkeypatch.setattr(imitated, "predict", predict)
     monkeypatch.setattr(student, "forward", forward)
     with Imitation(imitated, student, seed=0) as imitation:
-        loss = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=UNHINTED, imitation=imitation)
+        loss = denoising_loss(student, batch, step=1, curriculum=UNHINTED, imitation=imitation)
     assert float(loss) == pytest.approx(0, abs=1e-8)
     (mine, my_times), (theirs, times) = noisy
     my_sigma = my_times / 1000
@@ -95,12 +97,12 @@ def test_the_hidden_layer_lies_at_half_the_latents_side(imitated: Backbone, fami
     assert seen[0].shape == ((1, width, side, side) if family == "sdxl" else (1, side * side, width))
 
 
-def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:
+def test_the_hint_in_closed_form(imitated: Backbone, batch: Batch) -> None:
     student = build_pixart(imitated.pipe.vae)
 
     def loss(imitation: Imitation, curriculum: Curriculum) -> float:
         with torch.no_grad():
-            return float(denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=curriculum, imitation=imitation))
+            return float(denoising_loss(student, batch, step=0, curriculum=curriculum, imitation=imitation))
 
     with Imitation(imitated, student, seed=0) as imitation:
         plain = loss(imitation, UNHINTED)
@@ -112,8 +114,8 @@ def test_the_hint_in_closed_form(imitated: Backbone, x0: Tensor) -> None:
         assert loss(imitation, HINTED) == pytest.approx(plain + 2 * hint, rel=1e-4)
         late = replace(HINTED, low_iterations=0, high_iterations=1)
         with torch.no_grad():
-            found = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=late, imitation=imitation)
-            bare = denoising_loss(student, x0, CAPTIONS, LOW, step=1, curriculum=UNHINTED, imitation=imitation)
+            found = denoising_loss(student, batch, step=1, curriculum=late, imitation=imitation)
+            bare = denoising_loss(student, batch, step=1, curriculum=UNHINTED, imitation=imitation)
         assert float(found) == pytest.approx(float(bare), rel=1e-5)  # at the end of the run it weighs nothing
 
 
@@ -134,23 +136,23 @@ def test_words_of_both_encoders_are_in_one_order(imitated: Backbone, family: str
     assert family != "sdxl" or changed.tolist() == [False] * place + [True] * (len(changed) - place)
 
 
-def test_a_caption_that_is_left_out_gives_no_hint(imitated: Backbone, x0: Tensor) -> None:
+def test_a_caption_that_is_left_out_gives_no_hint(imitated: Backbone, batch: Batch) -> None:
     student = build_pixart(imitated.pipe.vae)
     never = replace(UNHINTED, drop_caption=1.0)
     with Imitation(imitated, student, seed=0) as imitation:
-        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=never, imitation=imitation)
+        denoising_loss(student, batch, step=0, curriculum=never, imitation=imitation)
         imitation.hint_loss().backward()
         layer, text = imitation.head
     assert all(p.grad is None for p in text.parameters()) and all(p.grad is not None for p in layer.parameters())
 
 
-def test_a_head_that_knows_the_layer_and_the_words_has_no_loss(imitated: Backbone, x0: Tensor) -> None:
+def test_a_head_that_knows_the_layer_and_the_words_has_no_loss(imitated: Backbone, batch: Batch) -> None:
     layer = hidden_layer(imitated)[0]
     seen: list[Tensor] = []
     layer.register_forward_hook(lambda m, given, out: seen.append(out))
     always = replace(UNHINTED, drop_caption=0.0)
     with Imitation(imitated, imitated, seed=0) as itself, torch.no_grad():
-        denoising_loss(imitated, x0, CAPTIONS, LOW, step=2, curriculum=always, imitation=itself)
+        denoising_loss(imitated, batch, step=2, curriculum=always, imitation=itself)
         spoken = words(imitated, imitated.encode(CAPTIONS))[said(imitated, CAPTIONS)]
         for head, states in zip(itself.head, (seen[-1].transpose(0, 1).flatten(1).T, spoken), strict=True):
             scale = 1 / (states.std(0) + 1e-3)
@@ -159,10 +161,10 @@ def test_a_head_that_knows_the_layer_and_the_words_has_no_loss(imitated: Backbon
         assert float(itself.hint_loss()) == pytest.approx(0, abs=1e-8)
 
 
-def test_hints_reach_the_learner_up_to_its_layer_and_the_head_alone(imitated: Backbone, x0: Tensor) -> None:
+def test_hints_reach_the_learner_up_to_its_layer_and_the_head_alone(imitated: Backbone, batch: Batch) -> None:
     student = build_pixart(imitated.pipe.vae)
     with Imitation(imitated, student, seed=0) as imitation:
-        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=UNHINTED, imitation=imitation)
+        denoising_loss(student, batch, step=0, curriculum=UNHINTED, imitation=imitation)
         imitation.hint_loss().backward()
     reached = {name for name, p in student.denoiser.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     depths = {int(name.split(".")[1]) for name in reached if name.startswith("transformer_blocks")}
@@ -173,12 +175,12 @@ def test_hints_reach_the_learner_up_to_its_layer_and_the_head_alone(imitated: Ba
     assert all(p.grad is None for p in imitated.denoiser.parameters())
 
 
-def test_the_hooks_go_with_the_context(imitated: Backbone, x0: Tensor) -> None:
+def test_the_hooks_go_with_the_context(imitated: Backbone, batch: Batch) -> None:
     student = build_sd3(imitated.pipe.vae)
     layers = [hidden_layer(backbone)[0] for backbone in (imitated, student)]
     with Imitation(imitated, student, seed=0) as imitation:
         assert [len(layer._forward_hooks) for layer in layers] == [1, 1]
-        denoising_loss(student, x0, CAPTIONS, LOW, step=0, curriculum=HINTED, imitation=imitation)
+        denoising_loss(student, batch, step=0, curriculum=HINTED, imitation=imitation)
     assert [len(layer._forward_hooks) for layer in layers] == [0, 0]
     with pytest.raises(RuntimeError, match="nothing yet"):
         imitation.hint_loss()

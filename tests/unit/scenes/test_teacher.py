@@ -21,17 +21,18 @@ from torch import Tensor, nn
 from rmd.backbones import Backbone, Cond, load_backbone
 from rmd.errors import RMDError
 from rmd.noise import FlowSchedule, Prediction, to_x0_eps
-from rmd.plan import Stage
 from rmd.scenes.checkpoint import read_whole
 from rmd.scenes.dataset import SceneSet, make_scenes
 from rmd.scenes.families import build_pixart, build_sdxl
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, NONE
-from rmd.scenes.imitation import Imitation, hidden_layer
+from rmd.scenes.hints import Knowledge, hidden_layer
+from rmd.scenes.imitation import Imitation
 from rmd.scenes.render import object_masks
 from rmd.scenes.teacher import (
     HIGH,
     LOW,
     WRONG_CAPTIONS,
+    Batch,
     Curriculum,
     LatentSets,
     Optimizers,
@@ -111,7 +112,7 @@ def test_the_loss_of_a_perfect_network_is_zero(untrained: Backbone, monkeypatch:
 
     monkeypatch.setattr(untrained, "forward", forward)
     captions = ["a big red plain ball on the left, on sand"] * 4
-    loss = denoising_loss(untrained, latents, captions, LOW, step=3, curriculum=SHORT)
+    loss = denoising_loss(untrained, Batch(latents, captions, LOW), step=3, curriculum=SHORT)
     assert float(loss) == pytest.approx(0, abs=1e-6)
     assert ((seen["t"] + 1) / 250).long().sort().values.tolist() == [0, 1, 2, 3]  # stratified: one time a quarter
 
@@ -129,12 +130,13 @@ def test_a_share_of_the_loss_is_spread_over_the_objects(untrained: Backbone, mon
 
     monkeypatch.setattr(untrained, "forward", forward)
     captions = ["a big red plain ball on the left, on sand"] * 4
-    loss = denoising_loss(untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=curriculum)
+    batch = Batch(torch.zeros_like(error), captions, LOW, objects)
+    loss = denoising_loss(untrained, batch, step=3, curriculum=curriculum)
     squared = error.square()
     inside = [squared[0, :, :2].mean(), squared[1, :, 3, 3].mean(), squared[2].mean(), torch.tensor(0.0)]
     expected = (0.4 * squared.mean() + 0.6 * torch.stack(inside).mean()).item()
     assert float(loss) == pytest.approx(expected, rel=1e-4)
-    plain = denoising_loss(untrained, torch.zeros_like(error), captions, LOW, objects, step=3, curriculum=SHORT)
+    plain = denoising_loss(untrained, batch, step=3, curriculum=SHORT)
     assert float(plain) == pytest.approx(float(squared.mean()), rel=1e-4)
 
 
@@ -173,7 +175,8 @@ def test_captions_are_dropped_for_guidance(untrained: Backbone, monkeypatch: pyt
     captions = ["a big red plain ball on the left, on sand"] * 200
     with torch.no_grad():
         curriculum = replace(SHORT, drop_caption=0.3)
-        denoising_loss(untrained, torch.zeros(200, LATENT_CHANNELS, 2, 2), captions, LOW, step=0, curriculum=curriculum)
+        batch = Batch(torch.zeros(200, LATENT_CHANNELS, 2, 2), captions, LOW)
+        denoising_loss(untrained, batch, step=0, curriculum=curriculum)
         full, null = untrained.encode(captions[:1]), untrained.null(1)
     for name, tensor in given[0].tensors.items():
         dropped = torch.isclose(tensor, null.tensors[name], atol=1e-6).flatten(1).all(1)
@@ -217,23 +220,24 @@ def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
     curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.25)
     data = still_latents(untrained.pipe.vae, fake_scenes(32), fake_scenes(32), seed=0)
     order = _Order(data, curriculum)
-    stages = [order.batch(step)[2] for step in range(curriculum.iterations)]
+    stages = [order.batch(step).stage for step in range(curriculum.iterations)]
     assert stages[:5] == [LOW] * 5
     assert stages[5:].count(LOW) / 400 == pytest.approx(0.25, abs=0.07)
     for step in (200, 3):  # backwards too
-        found, captions, stage, _ = order.batch(step)
-        assert stage == stages[step]
-        assert found.shape == (8, LATENT_CHANNELS, stage.height // 16, stage.width // 16)  # 8 px pictures
-        assert len(captions) == 8 and found.dtype == torch.float32
+        found = order.batch(step)
+        assert found.stage == stages[step]
+        side = found.stage.height // 16  # of 8 px pictures
+        assert found.latents.shape == (8, LATENT_CHANNELS, side, side)
+        assert len(found.captions) == 8 and found.latents.dtype == torch.float32
         fresh = _Order(data, curriculum).batch(step)
-        assert torch.equal(fresh[0], found) and fresh[1] == captions
+        assert torch.equal(fresh.latents, found.latents) and fresh.captions == found.captions
 
 
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:
     clean = fake_scenes(32)
     data = still_latents(untrained.pipe.vae, clean, clean, seed=0)
-    found, captions, _, _ = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
-    assert torch.equal(found, data.high.values[[int(text) for text in captions]].float())
+    found = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
+    assert torch.equal(found.latents, data.high.values[[int(text) for text in found.captions]].float())
 
 
 def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, scenes: SceneSet) -> None:
@@ -245,19 +249,19 @@ def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, sce
     epoch = expected.total()
     curriculum = replace(SHORT, low_iterations=0, high_iterations=epoch, low_share=0.0, high_batch=1, pairs=3)
     order = _Order(data, curriculum)
-    assert Counter(text for step in range(epoch) for text in order.batch(step)[1]) == expected
+    assert Counter(text for step in range(epoch) for text in order.batch(step).captions) == expected
     assert 10 < len(pairs) < 30
 
 
 def test_a_batch_says_where_its_objects_are(untrained: Backbone, scenes: SceneSet) -> None:
     data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
     for low, stage, sets in ((0, HIGH, data.high), (9, LOW, data.low)):
-        found, _, at, objects = _Order(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
-        index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found]
-        assert at == stage and objects is not None
-        assert torch.equal(objects, object_masks(scenes.places[index], found.shape[-1]))
+        found = _Order(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
+        index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found.latents]
+        assert found.stage == stage and found.objects is not None and found.known is None
+        assert torch.equal(found.objects, object_masks(scenes.places[index], found.latents.shape[-1]))
     unknown = replace(data, high=replace(data.high, objects=None))
-    assert _Order(unknown, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)[3] is None
+    assert _Order(unknown, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0).objects is None
 
 
 def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
@@ -311,13 +315,13 @@ def killed_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pass
 
     def kill(
-        backbone: Backbone, latents: Tensor, captions: list[str], stage: Stage, objects: Tensor | None, *, step: int,
-        curriculum: Curriculum, imitation: Imitation | None,
+        backbone: Backbone, batch: Batch, *, step: int, curriculum: Curriculum, imitation: Imitation | None,
+        knowledge: Knowledge | None,
     ) -> Tensor:  # fmt: skip
         if step == 3:
             raise Killed
         return denoising_loss(
-            backbone, latents, captions, stage, objects, step=step, curriculum=curriculum, imitation=imitation
+            backbone, batch, step=step, curriculum=curriculum, imitation=imitation, knowledge=knowledge
         )
 
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -21,7 +21,7 @@ from rmd.scenes.build import log_samples, teacher_folder_at
 from rmd.scenes.checkpoint import read_whole, write_whole
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.moving import grammar, path, render
+from rmd.scenes.moving import grammar, maps, path, render
 from rmd.scenes.moving.dataset import make_clips
 from rmd.scenes.moving.grammar import parse_clip
 from rmd.scenes.moving.judge import FrameJudge, load_frame_judge, save_frame_judge, train_frame_judge
@@ -71,8 +71,8 @@ class ClipReferences:
 
 
 def renderer_key() -> str:
-    """Twelve hexadecimal digits that change with the sources of grammar, paths and renderer."""
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, path, render))
+    """Twelve hexadecimal digits that change with the sources of grammar, paths, renderer and maps."""
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, path, render, maps))
     return hashlib.blake2b(sources, digest_size=6).hexdigest()
 
 

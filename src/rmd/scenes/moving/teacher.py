@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import cycle
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention
 from transformers import UMT5Config, UMT5EncoderModel
 
 from rmd.backbones.base import Backbone
@@ -12,6 +17,7 @@ from rmd.backbones.wan import WanBackbone
 from rmd.randomness import generator
 from rmd.scenes.moving.dataset import make_clips
 from rmd.scenes.moving.grammar import clip_vocabulary
+from rmd.scenes.moving.maps import clip_maps
 from rmd.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from rmd.scenes.record import Data
 from rmd.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
@@ -40,6 +46,7 @@ def build_wan(vae: AutoencoderKLWan) -> Backbone:
         num_layers=6,
         rope_max_seq_len=64,
     )
+    look_next([block.attn1 for block in denoiser.blocks], NEIGHBOURS)
     return WanBackbone(
         WanPipeline(
             tokenizer=tokenizer,
@@ -51,8 +58,52 @@ def build_wan(vae: AutoencoderKLWan) -> Backbone:
     )
 
 
+SHARPNESS = 7.0
+"""Of the heads that look around: the amplitude of a cosine in their scores, before the softmax."""
+Offset = tuple[int, int, int]
+NEIGHBOURS: tuple[tuple[Offset, ...], ...] = (
+    ((0, 0, -1), (0, 0, 1)),
+    ((0, -1, 0), (0, 1, 0)),
+    ((-1, 0, 0), (1, 0, 0)),
+)
+"""Where the first heads of a layer look, (later, down, right) in tokens: along one axis after the other."""
+
+
+@torch.no_grad()
+def look_next(layers: Sequence[WanAttention], in_turn: Sequence[Sequence[Offset]]) -> None:
+    """Give heads of an untrained transformer a neighbour each to look at, as `rmd.scenes.families.look_around` does.
+
+    Rotary positions turn queries and keys by their place: where both are constant, the score of two tokens is a sum of
+    cosines of their distance, and a query that is turned back by an offset moves its peak there. The constants are
+    biases, of the two highest frequencies of each axis; the other channels of a head still tell what is where.
+
+    Args:
+        in_turn: where the first heads of a layer look; layer after layer, then from the first.
+    """
+    for layer, offsets in zip(layers, cycle(in_turn), strict=False):
+        size = layer.inner_dim // layer.heads
+        space = 2 * (size // 6)
+        sides = (size - 2 * space, space, space)  # of the channels of time, height and width
+        starts = (0, sides[0], sides[0] + space)
+        constant = 4.0  # large beside what else these layers hold, which so changes little by their norms
+        after_norm = (layer.inner_dim / (2 * len(sides) * len(offsets))) ** 0.5
+        for head, offset in enumerate(offsets):
+            for steps, side, start in zip(offset, sides, starts, strict=True):
+                for k in range(2):
+                    angle = steps * 10000 ** (-2 * k / side)
+                    first = head * size + start + 2 * k
+                    rows = slice(first, first + 2)
+                    for linear, norm, by in ((layer.to_q, layer.norm_q, angle), (layer.to_k, layer.norm_k, 0.0)):
+                        linear.weight[rows] *= 0.1
+                        linear.bias[rows] = constant * torch.tensor([math.cos(by), math.sin(by)])
+                        norm.weight[rows] = (SHARPNESS * size**0.5) ** 0.5 / after_norm
+
+
 def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -> LatentSets:
-    """Render and encode clips: `clean` for the high resolution, as they are; `poor` for the low one, degraded here."""
+    """Render and encode clips: `clean` for the high resolution, as they are; `poor` for the low one, degraded here.
+
+    What is known of them is `clip_maps`, at the tokens of a network whose patches are two latents wide.
+    """
     g = generator(seed, "degrade")
     high = make_clips(clean.count, seed=clean.seed, training=clean.training)
     found = [encode_clips(vae, high.pixels(index)).half() for index in torch.arange(len(high)).split(64)]
@@ -62,6 +113,10 @@ def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -
         frames = degrade(halved.transpose(1, 2).flatten(0, 1), g, each=halved.shape[2])
         degraded = frames.unflatten(0, (len(index), -1)).transpose(1, 2)
         small.append(encode_clips(vae, degraded).half())
+    captions = partly_wrong(low.captions, g)
     return LatentSets(
-        Latents(torch.cat(found), high.captions), Latents(torch.cat(small), partly_wrong(low.captions, g))
+        *(
+            Latents(torch.cat(values), texts, known=clip_maps(clips.attributes, clips.path, values[0].shape[-1] // 2))
+            for values, texts, clips in ((found, high.captions, high), (small, captions, low))
+        )
     )

@@ -77,6 +77,8 @@ def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(bui
     vae = load_clip_vae(built[0] / "out" / "vae")
     found = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
     high, low = found.high.values, found.low.values
+    assert found.high.known is not None and found.high.known.shape == (16, 5 * 8 * 8, 40)
+    assert found.low.known is not None and found.low.known.shape == (12, 5 * 4 * 4, 40)
     assert high.shape == (16, CLIP_CHANNELS, 5, 16, 16) and low.shape == (12, CLIP_CHANNELS, 5, 8, 8)
     assert high.dtype == torch.float16
     assert found.high.captions == make_clips(16, seed=1, training=True).captions
