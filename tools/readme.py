@@ -1,4 +1,8 @@
-"""Put the demo's own table and picture into the README: run `rmd demo`, then `python tools/readme.py`."""
+"""Put a demo's own table and picture into the page that shows them.
+
+Run `rmd demo`, then `python tools/readme.py`: the README. Run `rmd demo --recipe scenes-pixart --out DIR`, then
+`python tools/readme.py DIR`: docs/scenes.md, between comments that name the recipe.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from PIL import Image
 from rmd.pictures import comparison_picture
 from rmd.report import Report, markdown_table
 
-START, END = "<!-- demo table -->", "<!-- /demo table -->"
+PAGES = {"scenes": ("README.md", "demo.png")}
+"""By recipe, where its demo is shown, and the name of its picture in docs; the others are in docs/scenes.md."""
 
 
 def main(run: Path) -> None:
@@ -27,15 +32,19 @@ def main(run: Path) -> None:
         grids[row.name] = strip.permute(2, 0, 1).unflatten(2, (-1, side)).permute(2, 0, 1, 3)[:8]
         labels[row.name] = f"{row.label} ({row.nfe:g} calls)"
     root = Path(__file__).parents[1]
-    comparison_picture(grids, labels, columns=2, scale=2).save(root / "docs" / "demo.png", optimize=True)
-    readme = root / "README.md"
-    head, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, _, tail = rest.partition(END)
+    name = str(report.config["name"])
+    page, picture = PAGES.get(name, ("docs/scenes.md", f"{name}.png"))
+    comparison_picture(grids, labels, columns=2, scale=2).save(root / "docs" / picture, optimize=True)
+    start, end = f"<!-- demo of {name} -->", f"<!-- /demo of {name} -->"
+    head, found, rest = (root / page).read_text(encoding="utf-8").partition(start)
+    if not found:
+        raise SystemExit(f"{page} has no place for the table: a line {start} and a line {end}")
+    _, _, tail = rest.partition(end)
     note = (
         f"\n{report.n} samples a row, seed {report.seed}; the whole demo took {report.seconds / 60:.1f} minutes on "
         f"{report.versions['threads']} CPU threads.\n{verdict(report)}\n"
     )
-    readme.write_text(f"{head}{START}\n{markdown_table(report)}{note}{END}{tail}", encoding="utf-8")
+    (root / page).write_text(f"{head}{start}\n{markdown_table(report)}{note}{end}{tail}", encoding="utf-8")
 
 
 def verdict(report: Report) -> str:
