@@ -162,6 +162,16 @@ def test_a_file_extends_a_packaged_recipe_key_by_key(tmp_path: Path) -> None:
     assert mine.plan == theirs.plan.model_copy(update={"sides": ((512, 512), (768, 768))})
 
 
+def test_another_kind_of_noise_replaces_the_extended_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\nnoise: {kind: flow, shift: 3.0}\n")
+    mine, theirs = load_recipe(path), load_recipe("scenes")
+    assert mine.noise.model_dump() == {"kind": "flow", "shift": 3.0}
+    assert mine.model_copy(update={"noise": theirs.noise, "name": "scenes"}) == theirs
+    same = write(tmp_path, "same.yaml", "extends: scenes\nnoise: {kind: vp, beta_end: 0.02}\n")
+    assert load_recipe(same).noise.model_dump() == {**theirs.noise.model_dump(), "beta_end": 0.02}
+    assert load_recipe("scenes", ["noise.kind=flow"]).noise.model_dump() == {"kind": "flow", "shift": 1.0}
+
+
 def test_a_file_extends_another_relative_to_its_own_folder(tmp_path: Path) -> None:
     write(tmp_path, "parent.yaml", "extends: scenes\nname: ours\ntrain: {seed: 7}\n")
     child = write(tmp_path, "deeper/child.yml", "extends: ../parent.yaml\ntrain: {iterations: 3}\n")

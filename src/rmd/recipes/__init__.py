@@ -1,7 +1,8 @@
 """Recipe files: find a packaged or own YAML recipe, follow `extends`, and lay overrides on top.
 
 This module knows files and plain mappings only; `rmd.config` gives them types. A recipe is a stack
-of layers, root first; a later layer wins, mappings merge key by key and everything else is replaced.
+of layers, root first; a later layer wins, mappings merge key by key and everything else is replaced, as is a mapping
+by one of another `kind`.
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ def _merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str,
     for key, value in over.items():
         below = merged.get(key)
         if isinstance(value, dict):
+            if isinstance(below, dict) and "kind" in below.keys() & value.keys() and below["kind"] != value["kind"]:
+                below = None  # its other keys belong to its kind
             # Merging into nothing copies, so that no two recipes ever share a mapping.
             merged[key] = _merge(below if isinstance(below, dict) else {}, value)
         else:
