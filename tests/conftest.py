@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # What tests share without fixtures lies in helpers.py, which importlib mode would not find.
@@ -24,12 +24,17 @@ settings.load_profile("rmd")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(autouse=True)
-def _denormal_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command flushes them for its whole process, which here is that of all tests."""
+@pytest.fixture(scope="session", autouse=True)
+def _denormal_numbers_stay() -> Iterator[None]:
+    """A command flushes them for its whole process, which here is that of all tests.
+
+    Of the session, and so before any fixture that runs a command: one of a module would come before one of a test.
+    """
     import torch
 
-    monkeypatch.setattr(torch, "set_flush_denormal", lambda mode: True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_flush_denormal", lambda mode: True)
+        yield
 
 
 @pytest.fixture(scope="session")
