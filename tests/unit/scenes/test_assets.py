@@ -15,7 +15,7 @@ from rmd.scenes.record import read_record, weights_key
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher, teacher_source
 
-PACKAGED = ("scenes", "scenes-pixart")
+PACKAGED = ("scenes", "scenes-pixart", "scenes-sd3")
 """Teachers that come with the package; the others are built by the command that their absence names."""
 
 
