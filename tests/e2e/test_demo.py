@@ -19,7 +19,8 @@ ROWS = ["teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "rmd", "demo", "--quick", "--out", str(folder), "--set", "evaluation.n=16"]
+    options = ["--quick", "--threads", "1", "--set", "evaluation.n=16"]  # one thread: other tests run beside it
+    command = [sys.executable, "-m", "rmd", "demo", "--out", str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done
