@@ -53,7 +53,9 @@ CLIP_JUDGE_DATA = Data(4096, seed=61, training=False)
 CLIP_JUDGE_ITERATIONS = 2000
 CLIP_JUDGE_TEST = Data(512, seed=62, training=False)
 CLIP_REFERENCES = Data(384, seed=71, training=False)
-CLIP_CURRICULUM = Curriculum(low_iterations=2500, high_iterations=3500, low_batch=32, high_batch=16)
+CLIP_CURRICULUM = Curriculum(
+    low_iterations=2500, high_iterations=3500, low_batch=32, high_batch=16, even="noise", lr=1.5e-3, matrix_lr=3e-3
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from rmd.scenes.record import Data
 from rmd.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
 from rmd.scenes.tokenizer import build_t5_tokenizer
 
-_TEXT_WIDTH = 96
+_TEXT_WIDTH = 64
 
 
 def build_wan(vae: AutoencoderKLWan) -> Backbone:
@@ -31,18 +31,18 @@ def build_wan(vae: AutoencoderKLWan) -> Backbone:
     tokenizer = build_t5_tokenizer(clip_vocabulary())
     text = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=len(tokenizer), d_model=_TEXT_WIDTH, d_kv=24, d_ff=3 * _TEXT_WIDTH, num_layers=3, num_heads=4,
+            vocab_size=len(tokenizer), d_model=_TEXT_WIDTH, d_kv=16, d_ff=3 * _TEXT_WIDTH, num_layers=3, num_heads=4,
             dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
     denoiser = WanTransformer3DModel(
         num_attention_heads=4,
-        attention_head_dim=36,
+        attention_head_dim=32,
         in_channels=CLIP_CHANNELS,
         out_channels=CLIP_CHANNELS,
         text_dim=_TEXT_WIDTH,
         freq_dim=64,
-        ffn_dim=432,
+        ffn_dim=384,
         num_layers=6,
         rope_max_seq_len=64,
     )

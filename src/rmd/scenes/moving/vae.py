@@ -22,7 +22,7 @@ CLIP_LATENT_SIDE = 16
 def build_clip_vae() -> AutoencoderKLWan:
     """An untrained stock AutoencoderKLWan that divides sides by four and time, but for the first frame, by two."""
     return AutoencoderKLWan(
-        base_dim=16,
+        base_dim=12,
         z_dim=CLIP_CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
