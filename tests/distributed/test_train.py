@@ -109,9 +109,18 @@ def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_be
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=3")) == 0
 
 
-def test_what_does_not_divide_is_told_once(recipe: Path, torchrun: Torchrun, tmp_path: Path) -> None:
-    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", "train.batch_size=3"))
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
+        ("parallel.replicas=3", "2 processes do not divide into 3 replicas of 1"),
+    ],
+)
+def test_what_does_not_divide_is_told_once(
+    setting: str, sentence: str, recipe: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", setting))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
-    assert len(said) == 1 and "a batch of 3 does not divide into 2 processes with 1 micro-batches each" in said[0]
+    assert len(said) == 1 and sentence in said[0]
     assert not (tmp_path / "run").exists()

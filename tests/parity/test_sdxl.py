@@ -30,7 +30,14 @@ def test_latents_equal_the_official_pipelines(
 
 
 @guidances
-def test_two_encoders_and_the_empty_prompt_equal_the_official_pipeline_too(guidance: float) -> None:
+@sizes
+def test_the_parts_and_zeros_of_sdxl_itself_equal_the_official_pipeline(guidance: float, size: tuple[int, int]) -> None:
+    backbone = tiny_sdxl(two_encoders=True)
+    assert torch.equal(ours(backbone, size, guidance), official(backbone, size, guidance))
+
+
+@guidances
+def test_the_empty_prompt_equals_the_official_pipelines_too(guidance: float) -> None:
     backbone = tiny_sdxl(two_encoders=True, zero_prompt=False)
     # Not to the last bit with guidance: the empty prompt is encoded once here, and once a sample there.
     torch.testing.assert_close(

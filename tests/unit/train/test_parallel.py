@@ -65,17 +65,6 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert local_device(CPU) == CPU
 
 
-def test_processes_that_do_not_divide_into_the_groups_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(name, value)
-    with (
-        pytest.raises(RMDError, match=r"^1 processes do not divide into 3 replicas of 2 that share a sample: change"),
-        processes(ParallelConfig(replicas=3, context=2), CPU),
-    ):
-        pass
-    assert not torch.distributed.is_initialized()
-
-
 class Processes:
     """So many processes that share a sample."""
 
