@@ -1,11 +1,13 @@
 """A stand-in for an accelerator: tensors on the device "standin" compute on the CPU, and refuse those that lie there.
 
 What a GPU would refuse fails on it, too: an operation on tensors of two devices, numpy on one's own. It shows that
-nothing is left behind or fetched by mistake; it says nothing of speed, memory or a kernel's rounding.
+nothing is left behind or fetched by mistake; it says nothing of speed, memory or a kernel's rounding. With
+RMD_TEST_DEVICE=cuda in the environment the same tests use a real GPU.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,8 +52,10 @@ class _Hook(torch._C._acc.PrivateUse1Hooks):
         return True
 
 
-_setup_privateuseone_for_python_backend("standin", _Module(), _Hook())
-DEVICE = torch.device("standin", 0)
+STAND_IN = "RMD_TEST_DEVICE" not in os.environ
+if STAND_IN:  # torch takes one accelerator in a process
+    _setup_privateuseone_for_python_backend("standin", _Module(), _Hook())
+DEVICE = torch.device(os.environ.get("RMD_TEST_DEVICE", "standin"), 0)
 aten = torch.ops.aten
 _MOVES = (aten.copy_.default, aten._to_copy.default)
 _MATH = 0
@@ -99,6 +103,10 @@ class _Factories(TorchDispatchMode):
 @contextmanager
 def accelerator() -> Iterator[torch.device]:
     """The device, for the time of the block."""
+    if not STAND_IN:
+        with torch.backends.cudnn.flags(allow_tf32=False):  # ten bits of a product would hide an error
+            yield DEVICE
+        return
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) then comes by here
     try:

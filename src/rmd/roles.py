@@ -219,7 +219,6 @@ class LoraRoles(Roles):
                 inject_adapter_in_model(config, self._base, adapter_name=name)
         self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
         self.find_parameters()
-        self._active: Role = "teacher"
         self._switch("teacher")
 
     @contextmanager
@@ -259,8 +258,7 @@ class LoraRoles(Roles):
         return {} if role == "teacher" else self._trained[role]
 
     def frozen(self) -> list[nn.Parameter]:
-        ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
-        return [p for p in self._base.parameters() if id(p) not in ours]
+        return self._frozen
 
     def attach(self, name: str, module: nn.Module) -> None:
         self._base.add_module(name, nn.ModuleDict({"fake": module}))  # found by this mark, as adapters are
@@ -271,6 +269,11 @@ class LoraRoles(Roles):
 
     def find_parameters(self) -> None:
         self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
+        self._frozen = [p for p in self._base.parameters() if id(p) not in ours]
+        for role in TRAINED:
+            for parameter in self._trained[role].values():
+                parameter.requires_grad_(True)  # PEFT leaves it on for the adapter that was added last alone
         super().find_parameters()
 
     def _adapter(self, name: str) -> dict[str, nn.Parameter]:
@@ -278,16 +281,18 @@ class LoraRoles(Roles):
         return {full.replace(mark, "."): p for full, p in self._base.named_parameters() if mark in full}
 
     def _switch(self, role: Role) -> None:
-        self._active = role
+        """Choose whose adapter computes.
+
+        What PEFT's `enable_adapters` and `set_adapter` choose, and no more: they also turn requires_grad off for the
+        other adapters, which drops the gradients of a graph built before the switch, and walk through all of a layer's
+        modules, which for SDXL took a third of an iteration.
+        """
+        self._active: Role = role
+        chosen: dict[str, Any] = {"_disable_adapters": True}
+        if role != "teacher":
+            chosen = {"_disable_adapters": False, "_active_adapter": [role]}
         for layer in self._layers:
-            layer.enable_adapters(role != "teacher")
-            if role != "teacher":
-                layer.set_adapter([role])
-        # PEFT turns requires_grad off for adapters that are not active, which would drop the gradients of a graph
-        # built before the switch; ours always train both
-        for name in TRAINED:
-            for parameter in self._trained[name].values():
-                parameter.requires_grad_(True)
+            vars(layer).update(chosen)  # past a module's slow setattr
 
 
 @torch.no_grad()

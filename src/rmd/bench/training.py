@@ -161,7 +161,7 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
 def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None) -> list[StepTiming]:
     """Run real iterations, `repeats` and one to warm up for every step of the plan, and measure them.
 
-    The trainer's weights change.
+    The trainer's weights change. Without repeats the seconds are those of the warm-up, which takes longer.
     """
     found = []
     for step in trainer.plan.steps:
@@ -178,7 +178,7 @@ def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None
             if progress is not None:
                 progress()
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        found.append(StepTiming(step, median(seconds[1:]), peak))
+        found.append(StepTiming(step, median(seconds[1:] or seconds), peak))
     return found
 
 

@@ -100,7 +100,10 @@ def train(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Random weights in the teacher's architecture: nothing is downloaded.")
     ] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Measured iterations for every step, after one more.")] = 3,
+    repeats: Annotated[
+        int,
+        typer.Option(min=0, help="Measured iterations for every step, after one more; 0: that one, for its memory."),
+    ] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -142,9 +145,27 @@ def train(
         timings = timed.time_training(
             trainer, repeats=repeats, progress=partial(_advance, show, "iterations", count_up(1), total)
         )
-        show("bare passes", 0, 1)
-        bare = timed.time_passes(trainer, repeats=repeats)
-        show("bare passes", 1, 1)
+        if repeats:
+            show("bare passes", 0, 1)
+            bare = timed.time_passes(trainer, repeats=repeats)
+            show("bare passes", 1, 1)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    facts = {"recipe": loaded.name, "device": name, "untrained": untrained, "batch": loaded.train.batch_size}
+    weights = "random weights" if untrained else "the teacher's weights"
+    settings = f"{loaded.roles.mode}, batch {loaded.train.batch_size}, {loaded.train.dtype}"
+    title = f"{loaded.name}: {settings}, {weights}; {name}"
+    sides = [trainer.plan.stage_of(timing.step).size for timing in timings]
+    peaks = ["" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e9:.2f}" for timing in timings]
+    if not repeats:
+        if as_json:
+            rows = [{"step": t.step.index, "seconds": t.seconds, "peak_bytes": t.peak_bytes} for t in timings]
+            typer.echo(json.dumps({**facts, "steps": rows}, indent=1))
+            return
+        table = Table("step that is trained", "side", "seconds, the first time", "peak, GB", title=title)
+        for timing, side, peak in zip(timings, sides, peaks, strict=True):
+            table.add_row(str(timing.step.index), side, f"{timing.seconds:.3f}", peak)
+        Console().print(table)
+        return
     updates, guidance = loaded.method.fake_updates, loaded.method.guidance != 1.0
     steps = trainer.plan.steps
     scored = trainer.method.score_stage
@@ -156,27 +177,21 @@ def train(
     calls = timed.evaluations(student, fake_updates=updates, guidance=guidance)
     tdm_calls = timed.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance)
     tdm = bare.of_public_tdm(len(steps), fake_updates=updates)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     if as_json:
         rows = [
             {"step": t.step.index, "seconds": t.seconds, "bare_seconds": s, "peak_bytes": t.peak_bytes}
             for t, s in zip(timings, passes, strict=True)
         ]
-        facts = {"recipe": loaded.name, "device": name, "untrained": untrained, "batch": loaded.train.batch_size}
         means = {"mean_seconds": mean, "mean_bare_seconds": mean_bare, "evaluations": calls}
         reference = {"evaluations": tdm_calls, "bare_seconds": tdm}
         typer.echo(json.dumps({**facts, **means, "public_tdm": reference, "steps": rows}, indent=1))
         return
-    weights = "random weights" if untrained else "the teacher's weights"
-    settings = f"{loaded.roles.mode}, batch {loaded.train.batch_size}, {loaded.train.dtype}"
-    table = Table(title=f"{loaded.name}: {settings}, {weights}; {name}")
+    table = Table(title=title)
     for column in ("step that is trained", "side", "seconds an iteration", "bare passes", "over them", "peak, GB"):
         table.add_column(column, justify="right")
-    for timing, alone in zip(timings, passes, strict=True):
-        peak = "" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e9:.2f}"
-        size = trainer.plan.stage_of(timing.step).size
+    for timing, alone, side, peak in zip(timings, passes, sides, peaks, strict=True):
         over = f"{timing.seconds / alone:.2f}x"
-        table.add_row(str(timing.step.index), size, f"{timing.seconds:.3f}", f"{alone:.3f}", over, peak)
+        table.add_row(str(timing.step.index), side, f"{timing.seconds:.3f}", f"{alone:.3f}", over, peak)
     Console().print(table)
     typer.echo(
         f"{mean:.3f} s an iteration on average over the steps as they are drawn, "

@@ -130,6 +130,19 @@ def test_the_command(weights: list[str], tmp_path: Path, capsys: pytest.CaptureF
     assert "network evaluations per student update: 7.5; TDM's public schedule makes 14, all at 32x32 (" in shown
 
 
+def test_without_repeats_every_step_is_trained_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(to_yaml(recipe_for(tmp_path, "wan")), encoding="utf-8")
+    command = ["bench", "train", str(path), "--repeats", "0", "--device", "cpu", "--untrained"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["step"], row["peak_bytes"]) for row in found["steps"]] == [(n, None) for n in (1, 2, 3, 4)]
+    assert all(row["seconds"] > 0 for row in found["steps"])
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "seconds, the first time" in shown and "bare passes" not in shown
+
+
 @pytest.mark.parametrize(
     ("device", "sentence"),
     [
