@@ -1,4 +1,4 @@
-"""How the scenes' small networks, VAEs and judges, are trained: AdamW under one cycle of the learning rate."""
+"""How the scenes' small networks are trained: AdamW under one cycle of the learning rate, or Muon with it."""
 
 from __future__ import annotations
 
@@ -42,3 +42,76 @@ def fit(
             log(f"{name} step {step}/{iterations} loss {value.item():.4f} {state.seconds:.0f}s")
         state.after(step + 1)
     return state.seconds
+
+
+def fit_matrices(
+    trained: nn.Module, loss: Callable[[int], Tensor], *, name: str, iterations: int, lr: float, warmup: int = 50,
+    decay: float = 0.4, checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+    log_every: int = 100,
+) -> float:  # fmt: skip
+    """As `fit`, by `Optimizers` at one rate, which stays at `lr` between a rise and a fall to zero.
+
+    Args:
+        warmup: iterations in which the rate rises.
+        decay: share of the iterations, the last ones, in which it falls.
+    """
+    optimizers = Optimizers(trained, lr=lr, matrix_lr=lr)
+    state = Checkpoint(checkpoint, every, trained=trained, muon=optimizers.muon, adamw=optimizers.adamw)
+    for step in range(state.restore(), iterations):
+        value = loss(step)
+        trained.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizers.step(min(1.0, (step + 1) / warmup, (iterations - step) / (iterations * decay)))
+        if step % log_every == 0 or step == iterations - 1:
+            log(f"{name} step {step}/{iterations} loss {value.item():.4f} {state.seconds:.0f}s")
+        state.after(step + 1)
+    return state.seconds
+
+
+class Optimizers:
+    """Muon for matrices and convolution kernels, AdamW for all else.
+
+    On the scenes' teachers Muon reaches AdamW's loss in about two thirds of the iterations, on the clips' VAE in less
+    than half. It takes matrices only, so it is given kernels as views of (out, in * height * width).
+    """
+
+    _elementwise = (
+        "embed", "shared", "relative_attention_bias", "conv_in", "conv_out", "proj_out", "scale_shift_table", "gamma",
+    )  # fmt: skip
+    """Names of tables, gains, and layers next to the network's inputs and outputs, where Muon does not apply."""
+
+    def __init__(self, trained: nn.Module, *, lr: float, matrix_lr: float) -> None:
+        """Take hold of what is trained.
+
+        Args:
+            lr: of AdamW.
+            matrix_lr: of Muon, scaled to match the size of AdamW's updates.
+        """
+        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
+        others = []
+        for name, parameter in trained.named_parameters():
+            if parameter.ndim < 2 or any(part in name for part in self._elementwise):
+                others.append(parameter)
+            else:
+                self._pairs.append((parameter, nn.Parameter(parameter.detach().view(parameter.shape[0], -1))))
+        self.muon = torch.optim.Muon(
+            [matrix for _, matrix in self._pairs],
+            lr=matrix_lr,
+            weight_decay=0.01,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+        self._rates: tuple[tuple[torch.optim.Optimizer, float], ...] = (
+            (self.muon, matrix_lr),
+            (self.adamw, lr),
+        )
+
+    def step(self, factor: float) -> None:
+        """One update with `factor` times the learning rates, from the gradients of the trained parameters."""
+        for parameter, matrix in self._pairs:
+            matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
+        for optimizer, lr in self._rates:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            optimizer.step()

@@ -85,7 +85,7 @@ class Kept:
 
 
 class Head(nn.Module):
-    """A linear map; its name tells the optimisers that it is an output (rmd.scenes.teacher.Optimizers)."""
+    """A linear map; its name tells the optimisers that it is an output (rmd.scenes.fitting.Optimizers)."""
 
     def __init__(self, ours: int, theirs: int, g: torch.Generator) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ from rmd.plan import Stage
 from rmd.randomness import generator
 from rmd.scenes.checkpoint import Checkpoint
 from rmd.scenes.dataset import BatchOrder, SceneSet
+from rmd.scenes.fitting import Optimizers
 from rmd.scenes.grammar import parse
 from rmd.scenes.hints import Knowledge
 from rmd.scenes.imitation import Asked, Imitation, encode_some
@@ -164,7 +165,7 @@ def train_teacher(
         knowledge = Knowledge(backbone, data.high.known.shape[-1], seed=curriculum.seed)
         trained.append(knowledge.head)
     averaged = deepcopy(trained).requires_grad_(False)
-    optimizers = Optimizers(trained, curriculum)
+    optimizers = Optimizers(trained, lr=curriculum.lr, matrix_lr=curriculum.matrix_lr)
     order = _Order(data, curriculum)
     state = Checkpoint(
         checkpoint, every, trained=trained, averaged=averaged, muon=optimizers.muon, adamw=optimizers.adamw
@@ -189,48 +190,6 @@ def train_teacher(
     trained.load_state_dict(averaged.state_dict())
     trained.eval().requires_grad_(False)
     return state.seconds
-
-
-class Optimizers:
-    """Muon for matrices and convolution kernels, AdamW for all else.
-
-    On these teachers Muon reaches AdamW's loss in about two thirds of the iterations. It takes matrices only, so it
-    is given kernels as views of (out, in * height * width).
-    """
-
-    _elementwise = (
-        "embed", "shared", "relative_attention_bias", "conv_in", "conv_out", "proj_out", "scale_shift_table"
-    )  # fmt: skip
-    """Names of tables, and of layers next to the network's inputs and outputs, where Muon does not apply."""
-
-    def __init__(self, trained: nn.Module, curriculum: Curriculum) -> None:
-        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
-        others = []
-        for name, parameter in trained.named_parameters():
-            if parameter.ndim < 2 or any(part in name for part in self._elementwise):
-                others.append(parameter)
-            else:
-                self._pairs.append((parameter, nn.Parameter(parameter.detach().view(parameter.shape[0], -1))))
-        self.muon = torch.optim.Muon(
-            [matrix for _, matrix in self._pairs],
-            lr=curriculum.matrix_lr,
-            weight_decay=0.01,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        self.adamw = torch.optim.AdamW(others, lr=curriculum.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        self._rates: tuple[tuple[torch.optim.Optimizer, float], ...] = (
-            (self.muon, curriculum.matrix_lr),
-            (self.adamw, curriculum.lr),
-        )
-
-    def step(self, factor: float) -> None:
-        """One update with `factor` times the learning rates, from the gradients of the trained parameters."""
-        for parameter, matrix in self._pairs:
-            matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
-        for optimizer, lr in self._rates:
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-            optimizer.step()
 
 
 def denoising_loss(

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmd.backbones import Backbone, Cond, load_backbone
 from rmd.errors import RMDError
@@ -35,7 +35,6 @@ from rmd.scenes.teacher import (
     Batch,
     Curriculum,
     LatentSets,
-    Optimizers,
     _Order,
     degrade,
     denoising_loss,
@@ -268,30 +267,6 @@ def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
     frames = torch.full((20 * 4, 3, 8, 8), 0.2)
     found = degrade(frames, torch.Generator().manual_seed(0), each=4).unflatten(0, (20, 4)).mean((-1, -2))
     assert float(found.std(1).max()) < 0.05 < float(found[:, 0].std(0).min())
-
-
-def test_matrices_go_to_muon_and_all_else_to_adamw() -> None:
-    layers: dict[str, nn.Module] = {
-        "inner": nn.Linear(6, 4),
-        "kernel": nn.Conv2d(3, 4, 3),
-        "conv_in": nn.Conv2d(3, 4, 3),
-        "embed": nn.Embedding(5, 4),
-    }
-    trained = nn.ModuleDict(layers)
-    optimizers = Optimizers(trained, replace(SHORT, lr=1e-3, matrix_lr=1e-2))
-    before = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
-    for parameter in trained.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    optimizers.step(0.5)
-    moved = {name: parameter.detach() - before[name] for name, parameter in trained.named_parameters()}
-    for name in ("inner.bias", "kernel.bias", "conv_in.weight", "embed.weight"):  # AdamW's first step is lr sign(grad)
-        assert float(moved[name].abs().max()) == pytest.approx(0.5 * 1e-3, rel=0.2)
-        assert float(moved[name].abs().min()) == pytest.approx(0.5 * 1e-3, rel=0.2)
-    for name in ("inner.weight", "kernel.weight"):  # Muon's is nearly orthogonal, of AdamW's size (0.2 lr on average)
-        update = moved[name].flatten(1)
-        assert float(update.square().mean().sqrt()) == pytest.approx(0.2 * 0.5 * 1e-2, rel=0.25)
-        values = torch.linalg.svdvals(update)
-        assert float(values.max() / values.min()) < 2.0
 
 
 def test_training_changes_denoiser_and_text_encoder_alone(
