@@ -7,7 +7,7 @@ texture) stand in for Inception features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,21 +21,21 @@ from rmd.scenes.dataset import BatchOrder, SceneSet
 from rmd.scenes.fitting import fit
 from rmd.scenes.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
-_WIDTHS = (32, 64, 96, 96)
+WIDTHS = (32, 64, 96, 96)
 EMBEDDING = 96
-FEATURE_SIZE = EMBEDDING + 2 * sum(_WIDTHS[:3])
+FEATURE_SIZE = EMBEDDING + 2 * sum(WIDTHS[:3])
 
 
 class Judge(nn.Module):
     """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 480)."""
 
-    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES) -> None:
-        """A head for every attribute, of its number of values."""
+    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES, widths: Sequence[int] = WIDTHS) -> None:
+        """A head for every attribute, of its number of values; levels of so many channels, multiples of 8."""
         super().__init__()
         previous = 4 * 3
         self.fold = nn.PixelUnshuffle(2)  # textures have marks of a few pixels: none is dropped before it is read
         self.levels = nn.ModuleList()
-        for depth, width in enumerate(_WIDTHS):
+        for depth, width in enumerate(widths):
             self.levels.append(
                 nn.Sequential(
                     nn.Conv2d(previous, width, 3, stride=1 if depth == 0 else 2, padding=1),
@@ -47,7 +47,7 @@ class Judge(nn.Module):
                 )
             )
             previous = width
-        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(_WIDTHS[-1] * 16, EMBEDDING), nn.SiLU())
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * 16, EMBEDDING), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(EMBEDDING, size) for name, size in attributes.items()})
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:

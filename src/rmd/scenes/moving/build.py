@@ -60,7 +60,7 @@ CLIP_CURRICULUM = Curriculum(
 
 @dataclass(frozen=True)
 class ClipReferences:
-    """Features of renders and of the teacher's samples, of frames (3 n, 480) and of changes (n, 480).
+    """Features of renders and of the teacher's samples, of frames (3 n, 384) and of changes (n, 384).
 
     `high_frequency` is the energy of the finest detail in frames of the renders.
     """

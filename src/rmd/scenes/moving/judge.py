@@ -24,6 +24,8 @@ from rmd.scenes.moving.dataset import ClipSet
 from rmd.scenes.moving.grammar import FRAME_ATTRIBUTES, SYMMETRY
 
 FILE_NAME = "frame-judge.safetensors"
+_WIDTHS = (24, 48, 72, 72)
+FEATURES = EMBEDDING + 2 * sum(_WIDTHS[:3])
 _CENTRE, _SCALE, _RADIUS = 32.0, 16.0, 10.0
 """Centres are read relative to the middle in units of a quarter canvas, radii as logarithms relative to this one."""
 
@@ -34,7 +36,7 @@ class Track:
 
     named: (n, T, 3) background, shape and colour of every frame. centre (n, T, 2), radius (n, T): in canvas units.
     phase: (n, T) SYMMETRY times the angle of the shape, in radians; of no meaning for round shapes. features:
-    (n, T, 480).
+    (n, T, 384).
     """
 
     named: Tensor
@@ -51,11 +53,11 @@ class FrameJudge(Judge):
     """
 
     def __init__(self) -> None:
-        super().__init__(FRAME_ATTRIBUTES)
+        super().__init__(FRAME_ATTRIBUTES, _WIDTHS)
         self.place = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, 5))
 
     def read(self, frames: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Logits by attribute, the five numbers (B, 5), features (B, 480)."""
+        """Logits by attribute, the five numbers (B, 5), features (B, 384)."""
         logits, features = self(frames)
         return logits, self.place(features[:, :EMBEDDING]), features
 

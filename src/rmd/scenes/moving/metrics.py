@@ -70,10 +70,10 @@ def flicker(videos: Tensor, track: Track) -> float:
 
 
 def frame_features(track: Track) -> Tensor:
-    """(3 n, 480) features of each clip's `SHOWN` frames, those of a clip in a row."""
+    """(3 n, 384) features of each clip's `SHOWN` frames, those of a clip in a row."""
     return track.features[:, list(SHOWN)].flatten(0, 1)
 
 
 def change_features(track: Track) -> Tensor:
-    """(n, 480) mean absolute change of the features from frame to frame."""
+    """(n, 384) mean absolute change of the features from frame to frame."""
     return track.features.diff(dim=1).abs().mean(1)

@@ -20,7 +20,7 @@ from rmd.scenes.moving.build import (
     load_clip_vae,
 )
 from rmd.scenes.moving.dataset import make_clips
-from rmd.scenes.moving.judge import load_frame_judge
+from rmd.scenes.moving.judge import FEATURES, load_frame_judge
 from rmd.scenes.moving.metrics import change_features, flicker, frame_features, measure_clips
 from rmd.scenes.moving.path import FRAMES
 from rmd.scenes.moving.teacher import build_wan, clip_latents
@@ -126,14 +126,14 @@ def test_the_judge_reads_back_the_same_and_measures_what_it_should(built: tuple[
     clips = make_clips(8, seed=9, training=False)
     videos = clips.pixels(torch.arange(8))
     track = judge.follow(videos, chunk=3)
-    assert track.named.shape == (8, FRAMES, 3) and track.features.shape == (8, FRAMES, 480)
+    assert track.named.shape == (8, FRAMES, 3) and track.features.shape == (8, FRAMES, FEATURES)
     assert torch.allclose(track.features, judge.follow(videos).features, atol=1e-5)
     found = measure_clips(videos, track, clips.attributes)
     assert 0 <= found.attributes.low <= found.attributes.value <= found.attributes.high <= 1
     assert set(found.attributes_by_name) == {"background", "shape", "colour"}
-    assert frame_features(track).shape == (24, 480) and change_features(track).shape == (8, 480)
+    assert frame_features(track).shape == (24, FEATURES) and change_features(track).shape == (8, FEATURES)
     loaded = load_clip_references(built[0] / "out")
-    assert loaded.render_frames.shape == (12, 480) and loaded.teacher_changes.shape == (4, 480)
+    assert loaded.render_frames.shape == (12, FEATURES) and loaded.teacher_changes.shape == (4, FEATURES)
     assert loaded.high_frequency > 0
 
 
