@@ -18,6 +18,7 @@ from rmd.scenes.moving.dataset import ClipSet
 
 CLIP_CHANNELS = 8
 CLIP_LATENT_SIDE = 16
+WINDOW = 5
 
 
 def build_clip_vae() -> AutoencoderKLWan:
@@ -54,13 +55,13 @@ def build_clip_vae() -> AutoencoderKLWan:
 
 def train_clip_vae(
     vae: AutoencoderKLWan, clips: ClipSet, *, iterations: int, batch_size: int = 8, lr: float = 8e-3,
-    stills: float = 0.7, seed: int = 0, checkpoint: Path | None = None, every: int = 250,
+    stills: float = 0.45, seed: int = 0, checkpoint: Path | None = None, every: int = 250,
     log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train on random half-size crops at both scales, then set the statistics of its latent channels.
 
-    First on single frames, of twice as many clips: most of what there is to learn is in space, and a frame costs a
-    fifth of a clip.
+    First on single frames, of twice as many clips: most of what there is to learn is in space, and a frame costs
+    least. Then on five frames in a row, which hold all that there is of time: a first frame, and pairs.
 
     The loss is L1 on pixels and on their differences in space and time, a light KL term, and, on a quarter of the
     batch, reconstruction of the spatially averaged clip from the averaged latents (see `rmd.scenes.vae`).
@@ -83,7 +84,9 @@ def train_clip_vae(
             time = torch.randint(0, videos.shape[2], (len(videos),), generator=g)
             videos = _crops(videos[torch.arange(len(videos)), :, time].unsqueeze(2), g)
         else:
-            videos = _crops(clips.pixels(whole.at(step)), g)
+            videos = clips.pixels(whole.at(step))
+            begin = int(torch.randint(0, videos.shape[2] - WINDOW + 1, (), generator=g))
+            videos = _crops(videos[:, :, begin : begin + WINDOW], g)
         quarter = max(1, len(videos) // 4)
         posterior = vae.encode(videos).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
