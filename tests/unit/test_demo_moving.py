@@ -91,7 +91,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def quiet(line: str) -> None:
         pass
 
-    vae = build_clip_vae_weights(out, cache=cache, iterations=2, data=few, log=quiet)
+    vae = build_clip_vae_weights(out, cache=cache, iterations=2, data=Data(16, seed=1), log=quiet)
     build_clip_teacher(out, cache=cache, vae=vae, curriculum=SHORT, clean=few, poor=few, log=quiet)
     judged = Data(64, seed=21, training=False)
     build_frame_judge(out, cache=cache, iterations=2, data=judged, test=Data(4, 22, False), log=quiet)
