@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerator import DEVICE, STAND_IN, accelerator
+from accelerator import DEVICE, accelerator
 from families import TINY, make_student, recipe_of
 from helpers import PROMPTS, write_prompts
 from torch import Tensor, nn
@@ -126,18 +126,3 @@ def test_sampling_is_timed_there(family: str, tmp_path: Path) -> None:
         assert all(parameter.device == DEVICE for parameter in backbone.denoiser.parameters())
         found = time_sampling("student", backbone, backbone.denoiser, pipe.plan, PROMPTS[:1], repeats=1)
     assert found.calls == len(pipe.plan.steps)
-
-
-@pytest.mark.skipif(not STAND_IN, reason="a real GPU was asked for")
-def test_the_stand_in_refuses_what_a_gpu_refuses() -> None:
-    with accelerator() as device:
-        there, here = torch.ones(2, device=device), torch.ones(2)
-        with pytest.raises(RuntimeError, match="on standin:0 and on the CPU"):
-            there + here
-        with pytest.raises(RuntimeError, match="on standin:0 and on the CPU"):
-            here[torch.zeros(1, dtype=torch.long, device=device)]
-        with pytest.raises(RuntimeError, match="numpy"):
-            there.numpy()
-        assert (there * torch.tensor(2.0)).tolist() == [2.0, 2.0]
-        there.data = there + 1
-        assert there[torch.tensor([0])].cpu().tolist() == [2.0]
