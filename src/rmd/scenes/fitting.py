@@ -31,17 +31,12 @@ def fit(
     rise = max(rise, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
     state = Checkpoint(checkpoint, every, trained=trained, optimizer=optimizer, schedule=schedule)
-    for step in range(state.restore(), iterations):
-        value = loss(step)
-        optimizer.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+
+    def update(step: int) -> None:
         optimizer.step()
         schedule.step()
-        if step % log_every == 0 or step == iterations - 1:
-            log(f"{name} step {step}/{iterations} loss {value.item():.4f} {state.seconds:.0f}s")
-        state.after(step + 1)
-    return state.seconds
+
+    return _descend(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
 
 
 def fit_matrices(
@@ -57,12 +52,23 @@ def fit_matrices(
     """
     optimizers = Optimizers(trained, lr=lr, matrix_lr=lr)
     state = Checkpoint(checkpoint, every, trained=trained, muon=optimizers.muon, adamw=optimizers.adamw)
+
+    def update(step: int) -> None:
+        optimizers.step(min(1.0, (step + 1) / warmup, (iterations - step) / (iterations * decay)))
+
+    return _descend(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
+
+
+def _descend(
+    trained: nn.Module, loss: Callable[[int], Tensor], update: Callable[[int], None], state: Checkpoint, *, name: str,
+    iterations: int, log: Callable[[str], None], log_every: int,
+) -> float:  # fmt: skip
     for step in range(state.restore(), iterations):
         value = loss(step)
         trained.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizers.step(min(1.0, (step + 1) / warmup, (iterations - step) / (iterations * decay)))
+        update(step)
         if step % log_every == 0 or step == iterations - 1:
             log(f"{name} step {step}/{iterations} loss {value.item():.4f} {state.seconds:.0f}s")
         state.after(step + 1)
