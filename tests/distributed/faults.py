@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 from rmd.cli.app import main
+from rmd.train.checkpoint import CheckpointWriter
 from rmd.train.loop import Trainer
 
 AT = 3
@@ -61,15 +62,16 @@ def pre_emption() -> None:
 
 
 def full_disk() -> None:
-    """No file of more than 2,000 bytes can be written from the given iteration on."""
-    usual = Trainer.iterate
+    """No file of more than 2,000 bytes can be written from the second checkpoint on; the first lies there whole."""
+    usual = CheckpointWriter.save
 
-    def iterate(self: Trainer, iteration: int) -> Any:
-        if iteration == AT and self.parallel.rank == 1:
+    def save(self: CheckpointWriter, iteration: int, *arguments: Any) -> Any:
+        if iteration > AT and self.parallel.rank == 1:
+            self.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        return usual(self, iteration)
+        return usual(self, iteration, *arguments)
 
-    mock.patch.object(Trainer, "iterate", iterate).start()
+    mock.patch.object(CheckpointWriter, "save", save).start()
 
 
 if __name__ == "__main__":
