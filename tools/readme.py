@@ -21,20 +21,19 @@ PAGES = {"scenes": ("README.md", "demo.png")}
 
 
 def main(run: Path) -> None:
-    """Read `<run>/report.json` and `<run>/grids/*.png`; refuse a smoke run."""
+    """Read `<run>/report.json` and `<run>/grids`; refuse a smoke run."""
     report = Report.model_validate_json((run / "report.json").read_text(encoding="utf-8"))
     if report.quick:
         raise SystemExit("the report is of a smoke run: run `rmd demo` without --quick")
-    grids, labels = {}, {}
-    for row in report.rows:
-        strip = torch.from_numpy(np.array(Image.open(run / "grids" / f"{row.name}.png").convert("RGB")))
-        side = strip.shape[0]
-        grids[row.name] = strip.permute(2, 0, 1).unflatten(2, (-1, side)).permute(2, 0, 1, 3)[:8]
-        labels[row.name] = f"{row.label} ({row.nfe:g} calls)"
     root = Path(__file__).parents[1]
     name = str(report.config["name"])
-    page, picture = PAGES.get(name, ("docs/scenes.md", f"{name}.png"))
-    comparison_picture(grids, labels, columns=2, scale=2).save(root / "docs" / picture, optimize=True)
+    if report.moving:
+        page = "docs/scenes.md"
+        with Image.open(run / "grids" / "comparison.webp") as clips:
+            clips.save(root / "docs" / f"{name}.webp", save_all=True, quality=90)
+    else:
+        page, picture = PAGES.get(name, ("docs/scenes.md", f"{name}.png"))
+        stills(report, run / "grids").save(root / "docs" / picture, optimize=True)
     start, end = f"<!-- demo of {name} -->", f"<!-- /demo of {name} -->"
     head, found, rest = (root / page).read_text(encoding="utf-8").partition(start)
     if not found:
@@ -45,6 +44,17 @@ def main(run: Path) -> None:
         f"{report.versions['threads']} CPU threads.\n{verdict(report)}\n"
     )
     (root / page).write_text(f"{head}{start}\n{markdown_table(report)}{note}{end}{tail}", encoding="utf-8")
+
+
+def stills(report: Report, strips: Path) -> Image.Image:
+    """Samples of all rows side by side, from the demo's strips of pictures."""
+    grids, labels = {}, {}
+    for row in report.rows:
+        strip = torch.from_numpy(np.array(Image.open(strips / f"{row.name}.png").convert("RGB")))
+        side = strip.shape[0]
+        grids[row.name] = strip.permute(2, 0, 1).unflatten(2, (-1, side)).permute(2, 0, 1, 3)[:8]
+        labels[row.name] = f"{row.label} ({row.nfe:g} calls)"
+    return comparison_picture(grids, labels, columns=2, scale=2)
 
 
 def verdict(report: Report) -> str:

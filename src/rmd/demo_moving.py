@@ -27,12 +27,14 @@ from rmd.scenes.compare import SAMPLES_PER_PROMPT, SAMPLING_SEED, TEACHER_STEPS,
 from rmd.scenes.moving.build import load_clip_references
 from rmd.scenes.moving.compare import measure_clip_row
 from rmd.scenes.moving.judge import load_frame_judge
-from rmd.scenes.moving.pictures import save_sheet
+from rmd.scenes.moving.pictures import save_comparison, save_sheet
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
 
 GRID_PROMPTS = 16
+COMPARED_PROMPTS = 8
+"""Of those, shown beside each other in one animation."""
 
 
 def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -> DemoResult | None:
@@ -90,6 +92,9 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
     (folder / "grids").mkdir(parents=True, exist_ok=True)
     for name, videos in grids.items():
         save_sheet(videos, report.prompts, folder / "grids" / f"{name}.webp")
+    compared = {name: videos[:COMPARED_PROMPTS] for name, videos in grids.items()}
+    labels = {row.name: f"{row.label} ({row.nfe:g} calls)" for row in rows}
+    save_comparison(compared, labels, folder / "grids" / "comparison.webp")
     return DemoResult(report, write_report(report, grids, panels(folder / "run"), plan_png(trainer), folder))
 
 

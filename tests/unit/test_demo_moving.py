@@ -113,9 +113,10 @@ def test_the_demo_writes_what_it_promises(home: Path, tmp_path: Path, monkeypatc
     assert [found["nfe"] for found in report["rows"]] == [4, 8, 8, 4, 4]
     assert all(found["motion"] is not None for found in report["rows"]) and len(report["checks"]) == 4
     assert seen[:4] == ["distilling (RMD)"] * 2 + ["distilling (TDM)"] * 2
-    assert {path.name for path in (tmp_path / "grids").iterdir()} == {f"{name}.webp" for name in ROWS}
-    with Image.open(tmp_path / "grids" / "rmd.webp") as sheet:
-        assert sheet.n_frames == FRAMES
+    assert {path.name for path in (tmp_path / "grids").iterdir()} == {f"{name}.webp" for name in [*ROWS, "comparison"]}
+    for name in ("rmd", "comparison"):
+        with Image.open(tmp_path / "grids" / f"{name}.webp") as sheet:
+            assert sheet.n_frames == FRAMES
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp;base64,") == 2 * len(ROWS)
     for words in ("Motion right", "Flicker", "Kernel distance of changes", "for a clip where its"):

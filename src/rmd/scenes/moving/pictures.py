@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from rmd.clips import save_clip
 from rmd.errors import RMDError
-from rmd.pictures import grid_image, to_image
+from rmd.pictures import comparison_picture, grid_image, to_image
 from rmd.scenes.dataset import to_uint8
 from rmd.scenes.moving.grammar import CLIP_ATTRIBUTES, ClipAttributes, parse_clip
 from rmd.scenes.moving.path import FPS
@@ -71,4 +71,13 @@ def write_clips(clips: ClipBatch, folder: Path, *, size: int = 64) -> Path:
 def save_sheet(videos: Tensor, labels: Sequence[str], path: Path, *, columns: int = 8, scale: int = 2) -> None:
     """An animated grid of clips (n, 3, T, H, W) uint8, all playing at once."""
     frames = [grid_image(frame, columns, scale=scale, labels=labels) for frame in videos.unbind(2)]
+    save_clip(frames, path, fps=FPS)
+
+
+def save_comparison(videos: Mapping[str, Tensor], labels: Mapping[str, str], path: Path, *, columns: int = 2) -> None:
+    """Named grids of clips (n, 3, T, H, W) uint8 side by side, all playing at once; see `comparison_picture`."""
+    times = range(next(iter(videos.values())).shape[2])
+    frames = [
+        comparison_picture({name: grid[:, :, time] for name, grid in videos.items()}, labels, columns) for time in times
+    ]
     save_clip(frames, path, fps=FPS)
