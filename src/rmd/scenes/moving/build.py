@@ -46,7 +46,7 @@ Log = Callable[[str], None]
 FILE_NAME = "clip-references.safetensors"
 
 CLIP_VAE_DATA = Data(1536, seed=41)
-CLIP_VAE_ITERATIONS = 2400
+CLIP_VAE_ITERATIONS = 3400
 CLEAN_CLIPS = Data(8192, seed=51)
 POOR_CLIPS = Data(4096, seed=52)
 CLIP_JUDGE_DATA = Data(4096, seed=61, training=False)

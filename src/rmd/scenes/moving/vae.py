@@ -55,49 +55,61 @@ def build_clip_vae() -> AutoencoderKLWan:
 
 def train_clip_vae(
     vae: AutoencoderKLWan, clips: ClipSet, *, iterations: int, batch_size: int = 8, lr: float = 8e-3,
-    stills: float = 0.45, seed: int = 0, checkpoint: Path | None = None, every: int = 250,
+    stills: float = 0.45, moves: float = 5 / 17, seed: int = 0, checkpoint: Path | None = None, every: int = 250,
     log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Train on random half-size crops at both scales, then set the statistics of its latent channels.
+    """Train on half-size crops at both scales, then set the statistics of its latent channels.
 
     First on single frames, of twice as many clips: most of what there is to learn is in space, and a frame costs
-    least. Then on five frames in a row, which hold all that there is of time: a first frame, and pairs.
+    least. Then on five frames in a row, which hold all that there is of time: a first frame, and pairs. A pair's
+    earlier frame is then drawn halfway between its neighbours, which is right for what is slow; so the last
+    iterations, with a rise and fall of the rate of their own, see crops around the object, half of them at double
+    speed.
 
     The loss is L1 on pixels and on their differences in space and time, a light KL term, and, on a quarter of the
     batch, reconstruction of the spatially averaged clip from the averaged latents (see `rmd.scenes.vae`).
 
     Args:
-        stills: share of the iterations that see single frames.
+        moves: share of the iterations that see what moves.
+        stills: share of the others that see single frames.
         checkpoint: file that a killed run goes on from, kept after every `every` iterations.
 
     Returns:
         Seconds the training took, those before a kill included.
     """
     vae.train()
-    still = round(stills * iterations)
-    frames, whole = BatchOrder(len(clips), 2 * batch_size, seed=seed), BatchOrder(len(clips), batch_size, seed=seed)
+    last = round(moves * iterations)
+    still = round(stills * (iterations - last))
+    frames, whole, moving = (
+        BatchOrder(len(clips), size, seed=seed + extra)
+        for size, extra in ((2 * batch_size, 0), (batch_size, 0), (batch_size, 1))
+    )
 
     def loss(step: int) -> Tensor:
         g = generator(seed, "clip-vae", step)
         if step < still:
             videos = clips.pixels(frames.at(step))
             time = torch.randint(0, videos.shape[2], (len(videos),), generator=g)
-            videos = _crops(videos[torch.arange(len(videos)), :, time].unsqueeze(2), g)
-        else:
-            videos = clips.pixels(whole.at(step))
-            begin = int(torch.randint(0, videos.shape[2] - WINDOW + 1, (), generator=g))
-            videos = _crops(videos[:, :, begin : begin + WINDOW], g)
-        quarter = max(1, len(videos) // 4)
-        posterior = vae.encode(videos).latent_dist
-        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        small = vae.decode(_halve(latents[:quarter])).sample
-        sharp = clip_reconstruction_loss(vae.decode(latents).sample, videos)
-        light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
-        return sharp + 0.15 * clip_reconstruction_loss(small, _halve(videos[:quarter])) + light
+            return _loss(vae, _crops(videos[torch.arange(len(videos)), :, time].unsqueeze(2), g), g)
+        videos = clips.pixels(whole.at(step))
+        begin = int(torch.randint(0, videos.shape[2] - WINDOW + 1, (), generator=g))
+        return _loss(vae, _crops(videos[:, :, begin : begin + WINDOW], g), g)
+
+    def moving_loss(step: int) -> Tensor:
+        g = generator(seed, "clip-vae-moving", step)
+        return _loss(vae, moving_windows(clips, moving.at(step), g), g)
 
     seconds = fit_matrices(
-        vae, loss, name="vae", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log, log_every=50
-    )
+        vae, loss, name="vae", iterations=iterations - last, lr=lr, checkpoint=checkpoint, every=every, log=log,
+        log_every=50,
+    )  # fmt: skip
+    kept = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-moving{checkpoint.suffix}")
+    seconds += fit_matrices(
+        vae, moving_loss, name="vae-moving", iterations=last, lr=0.75 * lr, decay=0.6, checkpoint=kept, every=every,
+        log=log, log_every=50,
+    )  # fmt: skip
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     vae.eval()
     found = encode_clips(vae, clips.pixels(torch.arange(min(128, len(clips)))))
     vae.register_to_config(
@@ -114,6 +126,19 @@ def clip_reconstruction_loss(decoded: Tensor, videos: Tensor) -> Tensor:
     )
 
 
+def moving_windows(clips: ClipSet, index: Tensor, g: torch.Generator) -> Tensor:
+    """Five frames each, all of them in a row or every second, of a 32 px window with the object in it."""
+    videos = clips.pixels(index)
+    stride = 1 + int(torch.randint(0, 2, (), generator=g))
+    span = stride * (WINDOW - 1) + 1
+    begin = int(torch.randint(0, videos.shape[2] - span + 1, (), generator=g))
+    time = torch.arange(begin, begin + span, stride)
+    centre = clips.path.centre[index][:, time].mean(1)
+    centre = centre + 16 * torch.rand(centre.shape, generator=g) - 8
+    corners = (centre - 16).round().long().clamp(0, videos.shape[-1] - 32).tolist()
+    return torch.stack([video[:, time, y : y + 32, x : x + 32] for video, (x, y) in zip(videos, corners, strict=True)])
+
+
 @torch.no_grad()
 def encode_clips(vae: AutoencoderKLWan, videos: Tensor, *, chunk: int = 8) -> Tensor:
     """Posterior means of (n, 3, T, H, W) videos in [-1, 1], with the statistics of the VAE's config undone."""
@@ -121,6 +146,16 @@ def encode_clips(vae: AutoencoderKLWan, videos: Tensor, *, chunk: int = 8) -> Te
         torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     return torch.cat([(vae.encode(part).latent_dist.mean - mean) / std for part in videos.split(chunk)])
+
+
+def _loss(vae: AutoencoderKLWan, videos: Tensor, g: torch.Generator) -> Tensor:
+    quarter = max(1, len(videos) // 4)
+    posterior = vae.encode(videos).latent_dist
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+    small = vae.decode(_halve(latents[:quarter])).sample
+    sharp = clip_reconstruction_loss(vae.decode(latents).sample, videos)
+    light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+    return sharp + 0.15 * clip_reconstruction_loss(small, _halve(videos[:quarter])) + light
 
 
 def _crops(videos: Tensor, g: torch.Generator) -> Tensor:

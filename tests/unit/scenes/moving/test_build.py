@@ -56,7 +56,7 @@ def test_everything_is_there_and_recorded(built: tuple[Path, list[str]]) -> None
     assert isinstance(results, dict)
     assert {"renders_motion", "teacher_motion", "steps"} <= set(results)
     assert [path.name.rpartition("-")[0] for path in (built[0] / "cache").iterdir()] == ["clip-latents"]
-    assert {line.split()[0] for line in built[1]} == {"vae", "encoding", "teacher", "judge"}
+    assert {line.split()[0] for line in built[1]} == {"vae", "vae-moving", "encoding", "teacher", "judge"}
 
 
 def test_the_teacher_is_an_ordinary_pipeline_in_half_precision(built: tuple[Path, list[str]]) -> None:

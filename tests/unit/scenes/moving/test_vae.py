@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from rmd.randomness import generator
 from rmd.scenes.moving.dataset import make_clips
-from rmd.scenes.moving.vae import CLIP_CHANNELS, build_clip_vae, clip_reconstruction_loss, train_clip_vae
+from rmd.scenes.moving.vae import (
+    CLIP_CHANNELS,
+    WINDOW,
+    build_clip_vae,
+    clip_reconstruction_loss,
+    moving_windows,
+    train_clip_vae,
+)
 
 
 @torch.no_grad()
@@ -31,17 +39,32 @@ def test_the_loss_of_known_errors() -> None:
     assert clip_reconstruction_loss(videos[:, :, :1] + 0.5, videos[:, :, :1]) == pytest.approx(0.5)
 
 
-def test_it_learns_from_frames_first_and_then_from_clips() -> None:
+def test_it_learns_from_frames_then_from_clips_then_from_what_moves() -> None:
     clips = make_clips(8, seed=3, training=True)
     vae = build_clip_vae()
-    past: dict[str, Tensor] = {}
+    past: dict[tuple[str, str], Tensor] = {}
 
     def watch(line: str) -> None:
         kernel = vae.encoder.mid_block.resnets[0].conv1.weight
-        past[line.split()[2]] = kernel[:, :, :-1].detach().abs().max()
+        name, _, step = line.split()[:3]
+        past[name, step] = kernel[:, :, :-1].detach().abs().max()
 
-    train_clip_vae(vae, clips, iterations=4, batch_size=2, stills=0.5, log=watch)
-    assert past["0/4"] == 0.0  # a frame has no past that a kernel could learn from
-    assert past["3/4"] > 0.0
+    train_clip_vae(vae, clips, iterations=6, batch_size=2, stills=0.5, moves=1 / 3, log=watch)
+    assert past["vae", "0/4"] == 0.0  # a frame has no past that a kernel could learn from
+    assert past["vae", "3/4"] > 0.0
+    assert ("vae-moving", "1/2") in past
     std = torch.tensor(vae.config.latents_std)
     assert std.shape == (CLIP_CHANNELS,) and not torch.equal(std, torch.ones(CLIP_CHANNELS))
+
+
+def test_what_moves_is_seen_whole() -> None:
+    clips = make_clips(8, seed=3, training=True)
+    index = torch.arange(8)
+    seen = torch.stack([moving_windows(clips, index, generator(0, "window", step)) for step in range(4)])
+    assert seen.shape == (4, 8, 3, WINDOW, 32, 32)
+    whole = clips.pixels(index)
+    for window, video in zip(seen[0, :3], whole, strict=False):
+        parts = video.unfold(2, 32, 1).unfold(3, 32, 1)  # (3, T, 33, 33, 32, 32)
+        assert (parts == window[:, :1, None, None]).all(-1).all(-1).all(0).any()  # its own clip's, unchanged
+    changes = seen.diff(dim=3).abs().amax(2) > 0.2
+    assert bool(changes.flatten(2).any(2).all())  # the object, for all else stands still
