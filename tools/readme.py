@@ -53,7 +53,7 @@ def stills(report: Report, strips: Path) -> Image.Image:
         strip = torch.from_numpy(np.array(Image.open(strips / f"{row.name}.png").convert("RGB")))
         side = strip.shape[0]
         grids[row.name] = strip.permute(2, 0, 1).unflatten(2, (-1, side)).permute(2, 0, 1, 3)[:8]
-        labels[row.name] = f"{row.label} ({row.nfe:g} calls)"
+        labels[row.name] = row.title
     return comparison_picture(grids, labels, columns=2, scale=2)
 
 

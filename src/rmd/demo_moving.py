@@ -93,7 +93,7 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
     for name, videos in grids.items():
         save_sheet(videos, report.prompts, folder / "grids" / f"{name}.webp")
     compared = {name: videos[:COMPARED_PROMPTS] for name, videos in grids.items()}
-    labels = {row.name: f"{row.label} ({row.nfe:g} calls)" for row in rows}
+    labels = {row.name: row.title for row in rows}
     save_comparison(compared, labels, folder / "grids" / "comparison.webp")
     return DemoResult(report, write_report(report, grids, panels(folder / "run"), plan_png(trainer), folder))
 

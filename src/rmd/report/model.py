@@ -75,6 +75,11 @@ class Row(_Model):
     motion: Motion | None = None
     """Of clips: `attributes` then counts frames, and distances are of frames."""
 
+    @property
+    def title(self) -> str:
+        """Its label and its calls, over pictures."""
+        return f"{self.label} ({self.nfe:g} calls)"
+
 
 class Check(_Model):
     """A target set beforehand and whether it was met."""

@@ -19,6 +19,7 @@ from rmd.scenes.moving.dataset import ClipSet
 CLIP_CHANNELS = 8
 CLIP_LATENT_SIDE = 16
 WINDOW = 5
+"""Frames that training sees in a row."""
 
 
 def build_clip_vae() -> AutoencoderKLWan:
@@ -80,10 +81,9 @@ def train_clip_vae(
     vae.train()
     last = round(moves * iterations)
     still = round(stills * (iterations - last))
-    frames, whole, moving = (
-        BatchOrder(len(clips), size, seed=seed + extra)
-        for size, extra in ((2 * batch_size, 0), (batch_size, 0), (batch_size, 1))
-    )
+    frames = BatchOrder(len(clips), 2 * batch_size, seed=seed)
+    whole = BatchOrder(len(clips), batch_size, seed=seed)
+    moving = BatchOrder(len(clips), batch_size, seed=seed + 1)
 
     def loss(step: int) -> Tensor:
         g = generator(seed, "clip-vae", step)
