@@ -10,7 +10,6 @@ A teacher that shares its VAE with one that is there can imitate it instead of l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -63,8 +62,6 @@ class Curriculum:
     """Weight of an imitated teacher's hidden states in the loss; it falls with the learning rate."""
     objects: float = 0.0
     """Share of the loss that is spread over the pictures' objects alone; it needs to be known where they are."""
-    objects_above: float = -math.inf
-    """Log signal-to-noise ratio from which it is: below, the loss is even."""
     pairs: int = 1
     """How often a picture of two objects is shown for each time that one of a single object is."""
     lr: float = 1e-3
@@ -95,8 +92,8 @@ class Curriculum:
 class Latents:
     """Scaled latents of one resolution in half precision, each with its caption.
 
-    `objects` (n, 1, h, w), of clips (n, 1, t, h, w), bool, says where the objects are, if that is known; `known`
-    (n, tokens, k), what else is known of the picture at every token of its network, for hints.
+    `objects` (n, 1, h, w), bool, says where the objects are, if that is known; `known` (n, tokens, k), what else is
+    known of the picture at every token of its network, for hints.
     """
 
     values: Tensor
@@ -232,16 +229,14 @@ def denoising_loss(
         hint = weight * knowledge.hint_loss(batch.known)
     error = (output - prediction_target(latents, eps, alpha, sigma, backbone.prediction)).square()
     if batch.objects is not None and curriculum.objects:
-        seen = per_sample(backbone.schedule.logsnr(times), latents) >= curriculum.objects_above
-        error = error * torch.where(seen, emphasis(batch.objects, curriculum.objects), 1.0)
+        error = error * emphasis(batch.objects, curriculum.objects)
     return error.mean() + hint
 
 
 def emphasis(objects: Tensor, share: float) -> Tensor:
-    """Weights (B, 1, ..., h, w) of mean one for each sample, or frame, of which `share` lies on its objects alone.
+    """Weights (B, 1, h, w) of mean one for each sample, of which `share` lies on its objects alone.
 
-    Where targets are exact, as an imitated teacher's are, what is learned in the end does not depend on weights; nor
-    does it where the noisy picture leaves no doubt of where its objects are.
+    Where targets are exact, as an imitated teacher's are, what is learned in the end does not depend on weights.
     """
     inside = objects.float()
     return 1 - share + share * inside / inside.mean((-1, -2), keepdim=True).clamp_min(1e-6)

@@ -14,15 +14,6 @@ from rmd.scenes.render import CANVAS
 TIMES = 2
 """Frames to a frame of the latents, but for the first, which stands for one."""
 
-PRESENT = len(SHAPES) + len(COLOURS) + len(MOTIONS) * len(SPEEDS)
-"""The map that says how much of a token the object covers."""
-
-
-def objects_in(maps: Tensor, side: int) -> Tensor:
-    """Where in latents of two to a token's side the objects are, (n, 1, t, 2 side, 2 side) bool, by `clip_maps`."""
-    found: Tensor = maps[..., PRESENT].unflatten(1, (-1, side, side)) > 0
-    return found.repeat_interleave(2, -1).repeat_interleave(2, -2).unsqueeze(1)
-
 
 def clip_maps(attributes: Tensor, path: Path, side: int) -> Tensor:
     """Maps (n, t * side * side, 40) of clips of 2 t - 1 frames, in half precision.

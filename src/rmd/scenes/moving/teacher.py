@@ -17,7 +17,7 @@ from rmd.backbones.wan import WanBackbone
 from rmd.randomness import generator
 from rmd.scenes.moving.dataset import make_clips
 from rmd.scenes.moving.grammar import clip_vocabulary
-from rmd.scenes.moving.maps import clip_maps, objects_in
+from rmd.scenes.moving.maps import clip_maps
 from rmd.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from rmd.scenes.record import Data
 from rmd.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
@@ -113,9 +113,10 @@ def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -
         frames = degrade(halved.transpose(1, 2).flatten(0, 1), g, each=halved.shape[2])
         degraded = frames.unflatten(0, (len(index), -1)).transpose(1, 2)
         small.append(encode_clips(vae, degraded).half())
-    captions, sets = partly_wrong(low.captions, g), []
-    for values, texts, clips in ((found, high.captions, high), (small, captions, low)):
-        side = values[0].shape[-1] // 2
-        known = clip_maps(clips.attributes, clips.path, side)
-        sets.append(Latents(torch.cat(values), texts, objects_in(known, side), known))
-    return LatentSets(*sets)
+    captions = partly_wrong(low.captions, g)
+    return LatentSets(
+        *(
+            Latents(torch.cat(values), texts, known=clip_maps(clips.attributes, clips.path, values[0].shape[-1] // 2))
+            for values, texts, clips in ((found, high.captions, high), (small, captions, low))
+        )
+    )

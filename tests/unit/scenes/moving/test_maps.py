@@ -9,9 +9,11 @@ import torch
 
 from rmd.scenes.grammar import BACKGROUNDS, COLOURS, SHAPES
 from rmd.scenes.moving.dataset import make_clips
-from rmd.scenes.moving.grammar import MOTIONS
-from rmd.scenes.moving.maps import PRESENT, clip_maps, objects_in
+from rmd.scenes.moving.grammar import MOTIONS, SPEEDS
+from rmd.scenes.moving.maps import clip_maps
 from rmd.scenes.moving.path import FRAMES, Path
+
+NAMED = len(SHAPES) + len(COLOURS) + len(MOTIONS) * len(SPEEDS)
 
 
 def test_one_clip_by_hand() -> None:
@@ -26,11 +28,11 @@ def test_one_clip_by_hand() -> None:
     for t, column in enumerate((1, 2, 3)):  # the middle is that of a token: row 2, and a column further each time
         token = maps[t, 2, column]
         named = [shape, len(SHAPES) + colour, len(SHAPES) + len(COLOURS) + 2 * motion + 1]
-        assert token[:PRESENT].nonzero().flatten().tolist() == named and bool((token[named] == 1).all())
+        assert token[:NAMED].nonzero().flatten().tolist() == named and bool((token[named] == 1).all())
         expected = [1, math.log(8), math.cos(0.5), math.sin(0.5), 8, 0, 0, 0]
-        assert token[PRESENT : PRESENT + 8].tolist() == pytest.approx(expected, abs=2e-3)
+        assert token[NAMED : NAMED + 8].tolist() == pytest.approx(expected, abs=2e-3)
         right = maps[t, 2, column + 1]  # a radius away: half in it
-        assert right[PRESENT].item() == 0.5 and right[PRESENT + 6 : PRESENT + 8].tolist() == [0.5, 0]
+        assert right[NAMED].item() == 0.5 and right[NAMED + 6 : NAMED + 8].tolist() == [0.5, 0]
         assert not maps[t, 6, :, :-6].any()  # far below it there is nothing
     around = maps[..., -len(BACKGROUNDS) :]
     assert bool((around.argmax(-1) == BACKGROUNDS.index("grass")).all()) and bool((around.sum(-1) == 1).all())
@@ -40,12 +42,12 @@ def test_one_clip_by_hand() -> None:
 def test_the_object_of_a_render_is_where_its_map_says(side: int) -> None:
     clips = make_clips(12, seed=3, training=True)
     maps = clip_maps(clips.attributes, clips.path, side).float().view(12, 5, side, side, -1)
-    assert maps.shape[-1] == PRESENT + 8 + len(BACKGROUNDS)
+    assert maps.shape[-1] == NAMED + 8 + len(BACKGROUNDS)
     # what differs from frame to frame lies where an object is in one of the two
     pixels = clips.pixels(torch.arange(12))[:, :, :FRAMES:2]
     change = (pixels[:, :, 1:] - pixels[:, :, :-1]).abs().amax(1)
     tokens = torch.nn.functional.avg_pool2d(change, 64 // side)
-    inside = maps[..., PRESENT]
+    inside = maps[..., NAMED]
     either = torch.maximum(inside[:, 1:], inside[:, :-1])
     assert float(tokens[either > 0.5].mean()) > 10 * float(tokens[either == 0].mean())
 
@@ -53,16 +55,5 @@ def test_the_object_of_a_render_is_where_its_map_says(side: int) -> None:
 def test_a_round_shape_has_no_turn() -> None:
     attributes = torch.tensor([[0, SHAPES.index("ball"), 0, 0, 0]])
     path = Path(torch.full((1, 3, 2), 32.0), torch.full((1, 3), 20.0), torch.full((1, 3), 0.7))
-    turned = clip_maps(attributes, path, 4)[..., PRESENT + 2 : PRESENT + 4]
+    turned = clip_maps(attributes, path, 4)[..., NAMED + 2 : NAMED + 4]
     assert not turned.any()
-
-
-def test_objects_are_where_the_pixels_change() -> None:
-    clips = make_clips(12, seed=3, training=True)
-    objects = objects_in(clip_maps(clips.attributes, clips.path, 8), 8)
-    assert objects.shape == (12, 1, 5, 16, 16) and objects.dtype == torch.bool
-    assert 0.05 < float(objects.float().mean()) < 0.3
-    change = clips.pixels(torch.arange(12)).diff(dim=2).abs().amax(1) > 0.2
-    moved = torch.nn.functional.max_pool2d(change.float(), 4) > 0  # at every latent, between frames
-    pairs = objects[:, 0, 1:] | objects[:, 0, :-1]  # before or after
-    assert float((moved[:, 1::2] & pairs).sum() / moved[:, 1::2].sum()) > 0.94  # all but shadows and edges
