@@ -66,12 +66,12 @@ def test_each_target_can_be_missed(changed: Row, full_steps: float) -> None:
 
 
 def test_the_baseline_has_the_recipes_budget_at_the_final_resolution() -> None:
-    recipe = load_recipe("scenes-wan", ["train.iterations=7", "train.seed=3", "method.guidance=5.0"])
+    recipe = load_recipe("scenes-wan", ["train.iterations=7", "method.guidance=7.0", "method.stage_draws=[1, 2]"])
     found = tdm_recipe(recipe)
     assert (found.method.name, found.plan.sides, found.plan.steps) == ("tdm", ((64, 64),), 4)
     assert (found.train, found.optim, found.frames) == (recipe.train, recipe.optim, FRAMES)
-    assert len(found.build_plan().stages) == 1
-    assert found.method.guidance == 5.0  # what is set for one is set for both
+    assert len(found.build_plan().stages) == 1 and not found.method.stage_draws
+    assert found.method.guidance == 7.0  # what is set for one is set for both
 
 
 def test_prompts_come_in_pairs_of_the_whole_grammar() -> None:

@@ -147,6 +147,12 @@ def test_why_wan_has_a_threshold_of_its_own() -> None:
     assert split("wan21-14b", "plan.thresholds=[-2.5]") == [4, 2]
 
 
+def test_the_moving_scenes_have_wans_settings() -> None:
+    ours, wan = load_recipe("scenes-wan"), load_recipe("wan21-14b")
+    assert (ours.noise, ours.plan.thresholds) == (wan.noise, wan.plan.thresholds) and split("scenes-wan") == [2, 2]
+    assert ours.method.guidance == wan.method.guidance
+
+
 def test_scenes_run_on_the_packaged_teacher() -> None:
     recipe = load_recipe("scenes")
     assert (recipe.teacher, recipe.data.prompts) == ("scenes", "scenes")

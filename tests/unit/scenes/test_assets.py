@@ -76,7 +76,7 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
 
 def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge() -> None:
     home, recipe = teacher_home("scenes-wan"), load_recipe("scenes-wan")
-    load_teacher(recipe)
+    assert load_teacher(recipe).schedule.grid(4) == recipe.noise.schedule().grid(4)
     built, samples = read_record(home), load_clip_references(home)
     iterations = [built[part]["iterations"] for part in ("vae", "teacher", "judge")]
     assert iterations == [CLIP_VAE_ITERATIONS, CLIP_CURRICULUM.iterations, CLIP_JUDGE_ITERATIONS]

@@ -27,7 +27,7 @@ _TEXT_WIDTH = 64
 
 
 def build_wan(vae: AutoencoderKLWan) -> Backbone:
-    """An untrained Wan2.1-type pipeline around a trained VAE: rectified flow with shift 3, one UMT5 encoder."""
+    """An untrained Wan2.1-type pipeline around a trained VAE: rectified flow with shift 5, one UMT5 encoder."""
     tokenizer = build_t5_tokenizer(clip_vocabulary())
     text = UMT5EncoderModel(
         UMT5Config(
@@ -53,7 +53,7 @@ def build_wan(vae: AutoencoderKLWan) -> Backbone:
             text_encoder=text,
             vae=vae,
             transformer=denoiser,
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
         )
     )
 
