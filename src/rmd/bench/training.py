@@ -183,7 +183,9 @@ def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None
 
 
 def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
-    """Time the bare passes of a trainer's iterations: medians of `repeats` after one to warm up; gradients are dropped.
+    """Time the bare passes of a trainer's iterations; gradients are dropped.
+
+    Medians of `repeats` after one to warm up; without repeats, that one.
 
     Roll-outs are timed with the teacher's network, so that what adapters cost there shows as overhead.
     """
@@ -212,7 +214,7 @@ def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
                 seconds += time.perf_counter() - began
             taken.append(seconds)
         trainer.roles.zero_grad()
-        return median(taken[1:])
+        return median(taken[1:] or taken)
 
     stages = trainer.plan.stages
     return BarePasses(
@@ -220,6 +222,34 @@ def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
         {stage.index: run("student", stage, train=True) for stage in stages},
         {stage.index: run("teacher", stage, train=False, both=guided) for stage in stages},
     )
+
+
+def time_in_turn(
+    trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None
+) -> tuple[list[StepTiming], BarePasses]:
+    """Iterations and bare passes in rounds, `repeats` and one to warm up: a machine that slows down does so for both.
+
+    Medians over the rounds; of the memory, the most.
+    """
+    rounds = [
+        (time_training(trainer, repeats=0, progress=progress), time_passes(trainer, repeats=0))
+        for _ in range(repeats + 1)
+    ]
+    steps = zip(*(timings for timings, _ in rounds), strict=True)
+    found = [
+        StepTiming(
+            of_step[0].step,
+            median(timing.seconds for timing in of_step[1:]),
+            max((timing.peak_bytes for timing in of_step if timing.peak_bytes is not None), default=None),
+        )
+        for of_step in steps
+    ]
+
+    def middle(kind: str) -> dict[int, float]:
+        values = [getattr(passes, kind) for _, passes in rounds[1:]]
+        return {stage: median(value[stage] for value in values) for stage in values[0]}
+
+    return found, BarePasses(middle("forward"), middle("trained"), middle("guided"))
 
 
 def mean_seconds(timings: Sequence[StepTiming], shares: Sequence[float]) -> float:

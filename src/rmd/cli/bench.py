@@ -135,20 +135,20 @@ def train(
     loaded = load_recipe(recipe, [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])])
     if untrained:
         backbone, architecture = timed.untrained(loaded, device=where, dtype=DTYPES[loaded.train.dtype])
+        backbone.computes_on(where)
         trainer: Trainer = timed.EncodedTrainer(loaded, backbone, architecture)
     else:
         backbone = load_teacher(loaded)
         backbone.pipe.to(where)
+        backbone.computes_on(where)
         trainer = Trainer(loaded, backbone, Path("unused"))
     with progress_bar() as show:
         total = len(trainer.plan.steps) * (repeats + 1)
-        timings = timed.time_training(
-            trainer, repeats=repeats, progress=partial(_advance, show, "iterations", count_up(1), total)
-        )
+        advance = partial(_advance, show, "iterations", count_up(1), total)
         if repeats:
-            show("bare passes", 0, 1)
-            bare = timed.time_passes(trainer, repeats=repeats)
-            show("bare passes", 1, 1)
+            timings, bare = timed.time_in_turn(trainer, repeats=repeats, progress=advance)
+        else:
+            timings = timed.time_training(trainer, repeats=0, progress=advance)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     facts = {"recipe": loaded.name, "device": name, "untrained": untrained, "batch": loaded.train.batch_size}
     weights = "random weights" if untrained else "the teacher's weights"

@@ -62,6 +62,7 @@ class Trainer:
     def __post_init__(self) -> None:
         recipe = self.recipe
         self.plan: StepPlan = recipe.build_plan()
+        self.device = self.backbone.device  # asked for once: a pipeline looks through all its modules for it
         if recipe.train.recompute:
             self.backbone.enable_recompute()
         self.roles: Roles = build_roles(
@@ -168,7 +169,7 @@ class Trainer:
                 values, rollout = self.iterate(iteration)
                 values["seconds"] = time.perf_counter() - began
                 values["images_per_second"] = recipe.train.batch_size / values["seconds"]
-                values["peak_memory_gb"] = peak_memory_gb(self.backbone.device)
+                values["peak_memory_gb"] = peak_memory_gb(self.device)
                 done = iteration + 1
                 # read once: asked for later than here, it waits for the next iteration
                 (stop,) = self.parallel.any(self.stop_requested)
@@ -248,9 +249,9 @@ class Trainer:
         root mean square error in it, `gap` its mean distance from the teacher's reading.
         """
         count = PANEL_PROMPTS
-        noise = CounterNoise(self.recipe.train.seed, range(count), step=HELD_OUT, device=self.backbone.device)
+        noise = CounterNoise(self.recipe.train.seed, range(count), step=HELD_OUT, device=self.device)
         texts = self.prompts.batch(0, count)[0]
-        cond, null = (c.to(self.backbone.device) for c in self.encoded(texts, HELD_OUT))
+        cond, null = (c.to(self.device) for c in self.encoded(texts, HELD_OUT))
         evaluations, found = Counter(self.method.evaluations), []
         for step in self.plan.steps:
             _, rollout = self.method.student_loss(Batch(HELD_OUT, cond, null, noise), step)
@@ -268,9 +269,9 @@ class Trainer:
         found = []
         for part in self.parallel.share(list(zip(texts, samples, strict=True)), self.recipe.train.accumulate):
             with torch.no_grad():
-                cond, null = (c.to(self.backbone.device) for c in self.encoded([text for text, _ in part], iteration))
+                cond, null = (c.to(self.device) for c in self.encoded([text for text, _ in part], iteration))
             numbers = [sample for _, sample in part]
-            noise = CounterNoise(self.recipe.train.seed, numbers, step=iteration, device=self.backbone.device)
+            noise = CounterNoise(self.recipe.train.seed, numbers, step=iteration, device=self.device)
             found.append(Batch(iteration, cond, null, noise, self._real(numbers, iteration)))
         return found
 
@@ -280,7 +281,7 @@ class Trainer:
             return None
         pixels, captions = self.images.batch(samples)
         cond, _ = self.encoded(captions, iteration)
-        return Real(self.backbone.encode_images(pixels), cond.to(self.backbone.device))
+        return Real(self.backbone.encode_images(pixels), cond.to(self.device))
 
     def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
         """What a network is told of prompts, and what its unconditional branch is told."""
@@ -384,7 +385,7 @@ class Trainer:
         """Sampled by all processes, which hold the weights together; written by the first."""
         prompts = self.prompts.batch(0, PANEL_PROMPTS)[0]
         with self.averaged_student() as student:
-            cond = self.encoder.encode(prompts).to(self.backbone.device)
+            cond = self.encoder.encode(prompts).to(self.device)
             picture = sample_panel(self.backbone, student, self.plan, cond, seed=self.recipe.train.seed)
         if tracker is not None:
             tracker.picture("samples", iteration, picture)

@@ -10,6 +10,7 @@ import torch
 from families import TINY, recipe_of
 from helpers import PROMPTS, assert_same, write_prompts
 
+from rmd.bench import training
 from rmd.bench.architectures import architecture_of
 from rmd.bench.training import (
     BarePasses,
@@ -18,6 +19,7 @@ from rmd.bench.training import (
     evaluations,
     mean_seconds,
     public_tdm_evaluations,
+    time_in_turn,
     time_passes,
     time_training,
     untrained,
@@ -107,6 +109,29 @@ def test_timing_bare_passes_changes_nothing(mode: str, tmp_path: Path) -> None:
         assert_same(trainer.roles.state(role), before[role])
         assert all(parameter.grad is None for parameter in trainer.roles.trainable(role))
     assert not trainer.method.evaluations
+
+
+def test_iterations_and_bare_passes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_for(tmp_path, "pixart")
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
+    step, order = trainer.plan.steps[0], []
+    speeds = iter([(9.0, 1), (3.0, 7), (1.0, 2), (2.0, None)])  # seconds, bytes; the first is the warm-up
+
+    def iterations(*_: object, repeats: int, progress: object) -> list[StepTiming]:
+        order.append(f"iteration, {repeats}")
+        return [StepTiming(step, *next(speeds))]
+
+    def passes(*_: object, repeats: int) -> BarePasses:
+        order.append(f"passes, {repeats}")
+        seconds = [9.0, 5.0, 4.0, 6.0][len(order) // 2 - 1]
+        return BarePasses({1: seconds}, {1: 3 * seconds}, {1: 2 * seconds})
+
+    monkeypatch.setattr(training, "time_training", iterations)
+    monkeypatch.setattr(training, "time_passes", passes)
+    found, bare = time_in_turn(trainer, repeats=3)
+    assert order == ["iteration, 0", "passes, 0"] * 4
+    assert found == [StepTiming(step, 2.0, 7)]
+    assert bare == BarePasses({1: 5.0}, {1: 15.0}, {1: 10.0})
 
 
 @pytest.mark.parametrize("weights", [[], ["--untrained"]])
