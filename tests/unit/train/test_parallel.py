@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rmd.config import ParallelConfig
 from rmd.errors import RMDError
-from rmd.train.parallel import Parallel, local_device, own, processes, whole
+from rmd.train.parallel import Parallel, local_device, own, place, processes, whole
 
 CPU = torch.device("cpu")
 
@@ -29,6 +29,12 @@ def test_shares_are_the_batch_in_its_order(world: int, accumulate: int, size: in
 def test_a_batch_that_does_not_divide_is_told() -> None:
     with pytest.raises(RMDError, match=r"^a batch of 6 does not divide into 2 processes with 2 micro-batches each: "):
         Parallel(0, 2).share(range(6), 2)
+
+
+def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    with pytest.raises(RMDError, match=r"^2 processes do not divide into 3 replicas of 1 that share a sample: "):
+        place(ParallelConfig(replicas=3), CPU)
 
 
 def test_a_process_alone_agrees_with_itself() -> None:
