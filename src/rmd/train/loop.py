@@ -58,6 +58,7 @@ class Trainer:
     weights: TeacherWeights | None = None
     """Of a backbone whose denoiser has none yet: each process reads its part."""
     stop_requested: bool = field(default=False, init=False)
+    _null: Cond | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -285,7 +286,10 @@ class Trainer:
 
     def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
         """What a network is told of prompts, and what its unconditional branch is told."""
-        return self.encoder.encode(texts), self.encoder.null(len(texts))
+        if self._null is None:
+            with torch.no_grad():
+                self._null = self.encoder.null(1)
+        return self.encoder.encode(texts), self._null.map(lambda tensor: tensor.expand(len(texts), *tensor.shape[1:]))
 
     def _meta(self) -> dict[str, object]:
         """What a checkpoint says of its run."""

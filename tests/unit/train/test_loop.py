@@ -464,6 +464,22 @@ def test_a_batch_is_a_function_of_its_iteration(prompts: Path, tmp_path: Path) -
     assert len(first.null) == len(first.cond) == 2
 
 
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_the_unconditional_branch_is_encoded_once(
+    family: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(family, Path("teacher"), "full")
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
+    trainer = Trainer(recipe, TINY[family](), tmp_path / "run")
+    with torch.no_grad():
+        expected = trainer.backbone.null(3)
+    usual, asked = trainer.backbone.null, []
+    monkeypatch.setattr(trainer.backbone, "null", lambda count: asked.append(count) or usual(count))
+    for _ in range(2):
+        assert_same(dict(trainer.encoded(["a", "b", "c"], 0)[1].tensors), dict(expected.tensors))
+    assert asked == [1]
+
+
 def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rmd.train import loop
 
