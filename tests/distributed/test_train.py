@@ -58,13 +58,16 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_goes_on_with_fewer_processes(recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path) -> None:
-    # and with more: test_two_ranks.py
+def test_a_run_goes_on_with_fewer_and_with_more_processes(
+    recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
-    first = torchrun("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=4"))
+    first = torchrun("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("student: ") == 1  # one process speaks
-    assert main(command(recipe, folder, "--resume")) == 0
+    assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0
+    last = torchrun("-m", "rmd", *command(recipe, folder, "--resume"))
+    assert last.returncode == 0, last.stderr
     rows, expected = (read_metrics(each / "metrics.jsonl") for each in (folder, alone))
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row, other in zip(rows, expected, strict=True):
@@ -106,9 +109,18 @@ def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_be
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=3")) == 0
 
 
-def test_what_does_not_divide_is_told_once(recipe: Path, torchrun: Torchrun, tmp_path: Path) -> None:
-    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", "train.batch_size=3"))
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
+        ("parallel.replicas=3", "2 processes do not divide into 3 replicas of 1"),
+    ],
+)
+def test_what_does_not_divide_is_told_once(
+    setting: str, sentence: str, recipe: Path, torchrun: Torchrun, tmp_path: Path
+) -> None:
+    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", setting))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
-    assert len(said) == 1 and "a batch of 3 does not divide into 2 processes with 1 micro-batches each" in said[0]
+    assert len(said) == 1 and sentence in said[0]
     assert not (tmp_path / "run").exists()

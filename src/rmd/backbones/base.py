@@ -47,6 +47,10 @@ class Cond:
         """The samples at the given positions."""
         return self.map(lambda tensor: tensor[index])
 
+    def expand(self, count: int) -> Cond:
+        """A single sample as a batch of so many, without copies."""
+        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
         return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
 

@@ -52,7 +52,7 @@ class PixArtBackbone(Backbone):
         return int(min(MAX_TOKENS[type(self.pipe).__name__], self.pipe.tokenizer.model_max_length))
 
     def null(self, count: int) -> Cond:
-        return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return self.encode([""]).expand(count)
 
     def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor = int(self.pipe.vae_scale_factor)

@@ -59,7 +59,7 @@ class SD3Backbone(Backbone):
         return MAX_TOKENS if tokenizer is None else int(min(MAX_TOKENS, tokenizer.model_max_length))
 
     def null(self, count: int) -> Cond:
-        return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return self.encode([""]).expand(count)
 
     def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor = int(self.pipe.vae_scale_factor)

@@ -39,7 +39,7 @@ class SDXLBackbone(Backbone):
         empty = self.encode([""])
         if self.pipe.config.force_zeros_for_empty_prompt:
             empty = empty.map(torch.zeros_like)
-        return empty.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return empty.expand(count)
 
     def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor = int(self.pipe.vae_scale_factor)

@@ -69,7 +69,7 @@ class WanBackbone(Backbone):
         return Cond({"embeds": embeds})
 
     def null(self, count: int) -> Cond:
-        return self.encode([""]).map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return self.encode([""]).expand(count)
 
     def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor, length = int(self.pipe.vae_scale_factor_spatial), (frames - 1) // self.frame_step + 1

@@ -154,7 +154,7 @@ class PromptCache:
 
     def null(self, count: int) -> Cond:
         """What the unconditional branch gets, `count` times."""
-        return self._null.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return self._null.expand(count)
 
     def _read(self, prompt: str) -> dict[str, Tensor]:
         if prompt not in self._where:

@@ -26,7 +26,6 @@ class OnlineEncoder:
         self.backbone, self.remember, self.offload = backbone, remember, offload
         self.held = 0
         self._rows: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self._null: Cond | None = None
         if offload:
             self._move(torch.device("cpu"))
 
@@ -45,9 +44,8 @@ class OnlineEncoder:
 
     def null(self, count: int) -> Cond:
         """What the unconditional branch gets, `count` times."""
-        if self._null is None:
-            (self._null,) = self._encoded([None])
-        return self._null.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        (null,) = self._encoded([None])
+        return null.expand(count)
 
     @torch.no_grad()
     def _encoded(self, prompts: Sequence[str | None]) -> list[Cond]:

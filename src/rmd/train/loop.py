@@ -289,7 +289,7 @@ class Trainer:
         if self._null is None:
             with torch.no_grad():
                 self._null = self.encoder.null(1)
-        return self.encoder.encode(texts), self._null.map(lambda tensor: tensor.expand(len(texts), *tensor.shape[1:]))
+        return self.encoder.encode(texts), self._null.expand(len(texts))
 
     def _meta(self) -> dict[str, object]:
         """What a checkpoint says of its run."""
