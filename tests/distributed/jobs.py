@@ -67,7 +67,7 @@ UNLOADED = [
     Job("unloaded-full", "wan", "full"),
     *(Job(f"unloaded-half-{mode}", "wan", mode, dtype="bfloat16", replicas=2) for mode in MODES),
 ]
-RESHARDED = [Job(f"resharded-{mode}", mode=mode) for mode in MODES]
+RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sdxl", "full")]
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
-from helpers import make_recipe, tiny_pipeline, write_prompts
+from families import TINY, recipe_of
+from helpers import write_prompts
 
 from rmd.cli.app import main
 from rmd.config import to_yaml
@@ -23,11 +24,11 @@ Torchrun = Callable[..., "CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    tiny_pipeline().save_pretrained(folder / "teacher")
+    TINY["pixart"]().pipe.save_pretrained(folder / "teacher")  # of all families it has the fewest tensors to spread
     train = {"iterations": 6, "checkpoint_every": 2, "batch_size": 4, "keep_last": 9}
-    made = make_recipe(write_prompts(folder), mode="full", train=train)
+    made = recipe_of("pixart", folder / "teacher", "full", train=train, data={"prompts": str(write_prompts(folder))})
     path = folder / "tiny.yaml"
-    path.write_text(to_yaml(made.model_copy(update={"teacher": str(folder / "teacher")})), encoding="utf-8")
+    path.write_text(to_yaml(made), encoding="utf-8")
     return path
 
 

@@ -16,7 +16,9 @@ from rmd.backbones import Backbone
 from rmd.bench.sampling import time_sampling
 from rmd.config import Recipe, load_recipe
 from rmd.data.cache import build_cache
+from rmd.pictures import to_image, to_uint8
 from rmd.pipeline import RMDPipeline
+from rmd.scenes.render import render, sample_scenes
 from rmd.scenes.watch import scene_watcher
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
@@ -25,7 +27,7 @@ families = pytest.mark.parametrize("family", sorted(TINY))
 pytestmark = pytest.mark.filterwarnings("ignore:There are modules")
 ADVERSARIAL = (
     "method.name=dmd2", "method.tau=all", "crossing.within=fresh", "method.adversarial=0.1",
-    "method.adversarial_fake=0.1", "data.images=scenes", "plan.sides=[64]", "plan.thresholds=[]",
+    "method.adversarial_fake=0.1", "plan.sides=[64]", "plan.thresholds=[]",
 )  # fmt: skip
 
 
@@ -92,9 +94,17 @@ def test_text_encoders_and_cached_prompts_may_stay_on_the_cpu(family: str, tmp_p
 
 
 def test_the_judge_and_an_adversarial_head_get_what_they_need(tmp_path: Path) -> None:
-    recipe = load_recipe("scenes", ["train.iterations=1", "train.batch_size=2", "evaluation.every=1", *ADVERSARIAL])
+    scenes = sample_scenes(range(4), seed=0, training=True)
+    for i, picture in enumerate(to_uint8(2 * render(scenes) - 1)):
+        to_image(picture).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(scenes.captions[i], encoding="utf-8")
+    (tmp_path / "captions.txt").write_text("\n".join(scenes.captions), encoding="utf-8")
+    data = f"data.images={tmp_path}", f"data.prompts={tmp_path / 'captions.txt'}"
+    recipe = load_recipe(
+        "scenes", ["train.iterations=1", "train.batch_size=2", "evaluation.every=1", *ADVERSARIAL, *data]
+    )
     with accelerator():
-        trainer = Trainer(recipe, move(load_teacher(recipe)), tmp_path)
+        trainer = Trainer(recipe, move(load_teacher(recipe)), tmp_path / "run")
         trainer.judge = scene_watcher(trainer.backbone, trainer.plan, samples=3, seed=0)
         trainer.train()
     assert trainer.best is not None
