@@ -177,7 +177,7 @@ def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None
         "references: o/clip-references.safetensors (4 renders and teacher samples)",
     ]
     curriculum = teacher.calls[0][1]["curriculum"]
-    assert (curriculum.low_iterations, curriculum.high_iterations, curriculum.seed) == (10, 14, 2)
+    assert (curriculum.low_iterations, curriculum.high_iterations, curriculum.seed) == (5, 19, 2)
     assert vae.calls[0][1]["iterations"] == moving.CLIP_VAE_ITERATIONS
     assert judge.calls[0][1]["iterations"] == moving.CLIP_JUDGE_ITERATIONS
     assert references.calls[0][1]["judge"] == Path("j")

@@ -93,7 +93,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pass
 
     vae = build_clip_vae_weights(out, cache=cache, iterations=2, data=Data(16, seed=1), log=quiet)
-    build_clip_teacher(out, cache=cache, vae=vae, curriculum=SHORT, clean=few, poor=few, log=quiet)
+    build_clip_teacher(out, cache=cache, vae=vae, curriculum=SHORT, clean=few, poor=few, still=few, log=quiet)
     judged = Data(64, seed=21, training=False)
     build_frame_judge(out, cache=cache, iterations=2, data=judged, test=Data(4, 22, False), log=quiet)
     build_clip_references(out, cache=cache, data=Data(4, 31, False), steps=2, log=quiet)

@@ -54,6 +54,10 @@ class Curriculum:
     high_batch: int = 32
     low_share: float = 0.12
     """Share of low-resolution batches in the second phase."""
+    still_batch: int = 64
+    still_share: float = 0.0
+    """Share of batches of clips' first frames in the second phase: what things look like is learned from them too, and
+    a frame costs a fraction of a clip."""
     drop_caption: float = 0.1
     """Share of samples trained without a caption, for guidance."""
     even: Literal["time", "noise"] = "time"
@@ -119,6 +123,8 @@ class LatentSets:
 
     high: Latents
     low: Latents
+    still: Latents | None = None
+    """First frames of clips at the high resolution, as clips of one frame."""
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
@@ -278,12 +284,17 @@ class _Order:
         self.curriculum = curriculum
         self._low = _Shown(data.low, LOW, curriculum.low_batch, curriculum)
         self._high = _Shown(data.high, HIGH, curriculum.high_batch, curriculum)
+        if curriculum.still_share and data.still is None:
+            raise ValueError("the curriculum has a share of first frames, but there are none in the data")
+        self._still = None if data.still is None else _Shown(data.still, HIGH, curriculum.still_batch, curriculum)
 
     def batch(self, step: int) -> Batch:
-        g = generator(self.curriculum.seed, "phase", step)
+        drawn = float(torch.rand((), generator=generator(self.curriculum.seed, "phase", step)))
         first_phase = step < self.curriculum.low_iterations
-        if first_phase or float(torch.rand((), generator=g)) < self.curriculum.low_share:
+        if first_phase or drawn < self.curriculum.low_share:
             return self._low.batch(step)
+        if self._still is not None and drawn < self.curriculum.low_share + self.curriculum.still_share:
+            return self._still.batch(step)
         return self._high.batch(step)
 
 

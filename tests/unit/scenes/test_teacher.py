@@ -34,6 +34,7 @@ from rmd.scenes.teacher import (
     WRONG_CAPTIONS,
     Batch,
     Curriculum,
+    Latents,
     LatentSets,
     _Order,
     degrade,
@@ -230,6 +231,23 @@ def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
         assert len(found.captions) == 8 and found.latents.dtype == torch.float32
         fresh = _Order(data, curriculum).batch(step)
         assert torch.equal(fresh.latents, found.latents) and fresh.captions == found.captions
+
+
+def test_first_frames_take_their_share_of_the_second_phase() -> None:
+    def clips(*shape: int) -> Latents:
+        return Latents(torch.randn(32, *shape, generator=torch.Generator().manual_seed(0)), ["" for _ in range(32)])
+
+    data = LatentSets(clips(4, 5, 8, 8), clips(4, 5, 4, 4), clips(4, 1, 8, 8))
+    curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.2, still_batch=12, still_share=0.5)
+    found = [_Order(data, curriculum).batch(step) for step in range(curriculum.iterations)]
+    shapes = Counter((batch.stage, tuple(batch.latents.shape)) for batch in found[5:])
+    low, still, whole = (LOW, (8, 4, 5, 4, 4)), (HIGH, (12, 4, 1, 8, 8)), (HIGH, (8, 4, 5, 8, 8))
+    assert set(shapes) == {low, still, whole} and all(batch.stage == LOW for batch in found[:5])
+    assert [shapes[kind] / 400 for kind in (low, still, whole)] == pytest.approx([0.2, 0.5, 0.3], abs=0.07)
+    without = replace(curriculum, still_share=0.0)
+    assert all(_Order(data, without).batch(step).latents.shape[2] == 5 for step in range(50))
+    with pytest.raises(ValueError, match="first frames, but there are none"):
+        _Order(replace(data, still=None), curriculum)
 
 
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:

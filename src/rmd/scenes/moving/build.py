@@ -49,13 +49,15 @@ CLIP_VAE_DATA = Data(1536, seed=41)
 CLIP_VAE_ITERATIONS = 3400
 CLEAN_CLIPS = Data(8192, seed=51)
 POOR_CLIPS = Data(4096, seed=52)
+STILL_CLIPS = Data(32768, seed=53)
 CLIP_JUDGE_DATA = Data(4096, seed=61, training=False)
 CLIP_JUDGE_ITERATIONS = 2000
 CLIP_JUDGE_TEST = Data(512, seed=62, training=False)
 CLIP_REFERENCES = Data(384, seed=71, training=False)
 CLIP_CURRICULUM = Curriculum(
-    low_iterations=2500, high_iterations=3500, low_batch=32, high_batch=16, even="noise", lr=1.5e-3, matrix_lr=3e-3
-)
+    low_iterations=2000, high_iterations=7000, low_batch=32, high_batch=16, still_share=0.4, even="noise", lr=1.5e-3,
+    matrix_lr=3e-3,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def load_clip_vae(folder: Path) -> AutoencoderKLWan:
 
 def build_clip_teacher(
     out: Path, *, cache: Path, seed: int = 0, vae: Path | None = None, curriculum: Curriculum = CLIP_CURRICULUM,
-    clean: Data = CLEAN_CLIPS, poor: Data = POOR_CLIPS, log: Log = print,
+    clean: Data = CLEAN_CLIPS, poor: Data = POOR_CLIPS, still: Data = STILL_CLIPS, log: Log = print,
 ) -> Path:  # fmt: skip
     """Train the moving scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision.
 
@@ -125,14 +127,14 @@ def build_clip_teacher(
     if vae is None:
         encoder = load_clip_vae(build_clip_vae_weights(out, cache=cache, seed=seed, log=log))
     latents_of = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))
-    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, latents_of)
+    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, still, latents_of)
     with seeded(seed):
         backbone = build_wan(encoder)
-    stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, latents_of)
-    latents = _latents(stored, encoder, clean, poor, seed=seed, log=log)
+    stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, still, latents_of)
+    latents = _latents(stored, encoder, clean, poor, still, seed=seed, log=log)
     seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
-    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds))
+    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor, still), seconds))
     checkpoint.unlink(missing_ok=True)
     return folder
 
@@ -229,12 +231,14 @@ def load_clip_references(folder: Path) -> ClipReferences:
 _FEATURES = ("render_frames", "render_changes", "teacher_frames", "teacher_changes")
 
 
-def _latents(stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int, log: Log) -> LatentSets:
+def _latents(
+    stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data, *, seed: int, log: Log
+) -> LatentSets:  # fmt: skip
     """Encoded clips, from the cache where they are there: encoding takes minutes."""
     if stored.exists():
         return LatentSets(**{name: Latents(**kept) for name, kept in read_whole(stored).items()})
-    log(f"encoding {clean.count + poor.count} clips")
-    found = clip_latents(vae, clean, poor, seed=seed)
+    log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
+    found = clip_latents(vae, clean, poor, still, seed=seed)
     write_whole({name: vars(latents) for name, latents in vars(found).items()}, stored)
     return found
 

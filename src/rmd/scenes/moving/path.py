@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rmd.scenes.moving.grammar import MOTIONS, SPEEDS
+from rmd.scenes.render import CANVAS
 
 FRAMES = 9
 """Of a clip."""
@@ -20,6 +21,10 @@ TRAVEL = {"slowly": (10.0, 13.0), "fast": (23.0, 27.0)}
 HOPS = {"slowly": 1, "fast": 2}
 """Of a bouncing object over the clip."""
 HOP_HEIGHT = (11.0, 15.0)
+RADIUS, GROWING = (13.0, 16.0), (9.5, 11.0)
+"""Of objects that stay as large as they are, and of growing ones at the start, in canvas units."""
+OFF_CENTRE = 5.0
+"""How far the middle of a path may be from the canvas's, either way, where the object so stays on it."""
 TURN = {"slowly": (0.9, 1.2), "fast": (2.3, 2.8)}
 """How far an object turns over the clip, in radians, either way."""
 GROWTH = {"slowly": (1.30, 1.42), "fast": (1.75, 1.95)}
@@ -41,7 +46,8 @@ def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> P
 
     Args:
         attributes: (n, 5), columns as `CLIP_ATTRIBUTES`.
-        uniform: (n, 8) in [0, 1): what the caption leaves open (place, size, exact speed, way of turning).
+        uniform: (n, 8) in [0, 1): what the caption leaves open (place, size, exact speed, way of turning). An object
+            stays on the canvas; one that does not spin stands upright.
     """
     n = len(attributes)
     motion, fast = attributes[:, 3], attributes[:, 4] == SPEEDS.index("fast")
@@ -59,17 +65,22 @@ def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> P
     unit = torch.zeros(n, 2)
     for name, direction in _DIRECTION.items():
         unit[motion == MOTIONS.index(name)] = torch.tensor(direction)
-    travel = unit[:, None] * amount(TRAVEL)[:, None, None] * (time - 0.5)[None, :, None]
+    travel = unit * amount(TRAVEL)[:, None]
     height = HOP_HEIGHT[0] + (HOP_HEIGHT[1] - HOP_HEIGHT[0]) * part
     hops = torch.where(fast, float(HOPS["fast"]), float(HOPS["slowly"]))
     hop = height[:, None] * (torch.sin(math.pi * hops[:, None] * time).abs() - 0.5)
-    jitter = 5 * (2 * uniform[:, 1:3] - 1)
-    centre = 32 + jitter[:, None] + travel
-    centre[..., 1] -= torch.where(bounces, hop, torch.zeros(()))
-    start = torch.where(grows[:, 0], 7.5 + 1.5 * uniform[:, 3], 9.5 + 3.0 * uniform[:, 3])
-    radius = start[:, None] * torch.where(grows, amount(GROWTH)[:, None] ** time, torch.ones(()))
+    moved = travel[:, None] * (time - 0.5)[None, :, None]
+    moved[..., 1] -= torch.where(bounces, hop, torch.zeros(()))
+    low, high = torch.where(grows[:, 0, None], torch.tensor(GROWING), torch.tensor(RADIUS)).unbind(1)
+    start = low + (high - low) * uniform[:, 3]
+    growth = torch.where(grows[:, 0], amount(GROWTH), torch.ones(()))
+    radius = start[:, None] * growth[:, None] ** time
+    reach = travel.abs() / 2 + (start * growth)[:, None]
+    reach[:, 1] += torch.where(bounces[:, 0], height / 2, torch.zeros(()))
+    room = CANVAS / 2 - reach
+    centre = CANVAS / 2 + moved + ((2 * uniform[:, 1:3] - 1) * room.clamp(0, OFF_CENTRE))[:, None]
     way = torch.where(uniform[:, 4] < 0.5, -1.0, 1.0)
-    first = 0.7 * (uniform[:, 5] - 0.5)
     turned = (way * amount(TURN))[:, None] * time
-    angle = first[:, None] + torch.where(spins, turned, torch.zeros(()))
+    # upright but for what spins: how much an object is tilted is slow to learn and shows nothing of the motion
+    angle = torch.where(spins, turned, torch.zeros(()))
     return Path(centre, radius, angle)

@@ -15,9 +15,11 @@ from transformers import UMT5Config, UMT5EncoderModel
 from rmd.backbones.base import Backbone
 from rmd.backbones.wan import WanBackbone
 from rmd.randomness import generator
-from rmd.scenes.moving.dataset import make_clips
+from rmd.scenes.dataset import to_uint8
+from rmd.scenes.moving.dataset import ClipSet, make_clips
 from rmd.scenes.moving.grammar import clip_vocabulary
 from rmd.scenes.moving.maps import clip_maps
+from rmd.scenes.moving.render import render_clips, sample_clips
 from rmd.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from rmd.scenes.record import Data
 from rmd.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
@@ -99,8 +101,11 @@ def look_next(layers: Sequence[WanAttention], in_turn: Sequence[Sequence[Offset]
                         norm.weight[rows] = (SHARPNESS * size**0.5) ** 0.5 / after_norm
 
 
-def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -> LatentSets:
-    """Render and encode clips: `clean` for the high resolution, as they are; `poor` for the low one, degraded here.
+def clip_latents(
+    vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data | None = None, *, seed: int
+) -> LatentSets:  # fmt: skip
+    """Render and encode clips: `clean` for the high resolution, as they are; `poor` for the low one, degraded here;
+    and of `still` the first frames, at the high resolution.
 
     What is known of them is `clip_maps`, at the tokens of a network whose patches are two latents wide.
     """
@@ -114,9 +119,23 @@ def clip_latents(vae: AutoencoderKLWan, clean: Data, poor: Data, *, seed: int) -
         degraded = frames.unflatten(0, (len(index), -1)).transpose(1, 2)
         small.append(encode_clips(vae, degraded).half())
     captions = partly_wrong(low.captions, g)
-    return LatentSets(
-        *(
-            Latents(torch.cat(values), texts, known=clip_maps(clips.attributes, clips.path, values[0].shape[-1] // 2))
-            for values, texts, clips in ((found, high.captions, high), (small, captions, low))
-        )
-    )
+    sets = [
+        Latents(torch.cat(values), texts, known=clip_maps(clips.attributes, clips.path, values[0].shape[-1] // 2))
+        for values, texts, clips in ((found, high.captions, high), (small, captions, low))
+    ]
+    return LatentSets(sets[0], sets[1], None if still is None else first_frames(vae, still))
+
+
+def first_frames(vae: AutoencoderKLWan, still: Data) -> Latents:
+    """Render and encode the first frames of clips, with the clips' captions."""
+    values, captions, known = [], list[str](), []
+    for start in range(0, still.count, 64):
+        clips = sample_clips(range(start, min(start + 64, still.count)), seed=still.seed, training=still.training)
+        # as a set in memory holds them, in whole levels
+        frames = ClipSet(to_uint8(render_clips(clips, frames=1)), clips.attributes, clips.captions, clips.path())
+        encoded = encode_clips(vae, frames.pixels(torch.arange(len(frames)))).half()
+        side = encoded.shape[-1] // 2
+        values.append(encoded)
+        captions += clips.captions
+        known.append(clip_maps(frames.attributes, frames.path, side)[:, : side * side])
+    return Latents(torch.cat(values), captions, known=torch.cat(known))

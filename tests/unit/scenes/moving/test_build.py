@@ -29,7 +29,9 @@ from rmd.scenes.record import Data, read_record
 from rmd.scenes.teacher import HIGH, LOW, Curriculum
 
 FEW = Data(16, seed=1)
-SHORT = Curriculum(low_iterations=2, high_iterations=2, low_batch=4, high_batch=4, warmup=2)
+SHORT = Curriculum(
+    low_iterations=2, high_iterations=4, low_batch=4, high_batch=4, still_batch=4, still_share=0.4, warmup=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     root, lines = tmp_path_factory.mktemp("moving"), list[str]()
     out, cache = root / "out", root / "cache"
     vae = build_clip_vae_weights(out, cache=cache, iterations=2, data=FEW, log=lines.append)
-    build_clip_teacher(out, cache=cache, vae=vae, curriculum=SHORT, clean=FEW, poor=FEW, log=lines.append)
+    build_clip_teacher(out, cache=cache, vae=vae, curriculum=SHORT, clean=FEW, poor=FEW, still=FEW, log=lines.append)
     judged = Data(64, seed=21, training=False)
     build_frame_judge(out, cache=cache, iterations=2, data=judged, test=Data(8, 22, False), log=lines.append)
     build_clip_references(out, cache=cache, data=Data(4, 31, False), steps=2, log=lines.append)
@@ -55,6 +57,8 @@ def test_everything_is_there_and_recorded(built: tuple[Path, list[str]]) -> None
     results = parts["references"]["results"]
     assert isinstance(results, dict)
     assert {"renders_motion", "teacher_motion", "steps"} <= set(results)
+    teacher = parts["teacher"]
+    assert isinstance(teacher, dict) and len(teacher["data"]) == 3
     assert [path.name.rpartition("-")[0] for path in (built[0] / "cache").iterdir()] == ["clip-latents"]
     assert {line.split()[0] for line in built[1]} == {"vae", "vae-moving", "encoding", "teacher", "judge"}
 
@@ -89,6 +93,17 @@ def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(bui
     assert torch.equal(again.low.values, low) and again.low.captions == found.low.captions
 
 
+def test_first_frames_are_those_of_their_clips(built: tuple[Path, list[str]]) -> None:
+    vae = load_clip_vae(built[0] / "out" / "vae")
+    found = clip_latents(vae, FEW, FEW, FEW, seed=0)
+    assert found.still is not None and found.still.captions == found.high.captions
+    assert found.still.values.shape == (16, CLIP_CHANNELS, 1, 16, 16)
+    assert torch.allclose(found.still.values[:, :, 0].float(), found.high.values[:, :, 0].float(), atol=5e-3)
+    assert found.still.known is not None and found.high.known is not None
+    assert torch.equal(found.still.known, found.high.known[:, : 8 * 8])
+    assert clip_latents(vae, FEW, FEW, seed=0).still is None
+
+
 def test_a_second_build_takes_the_encoded_clips_from_the_cache(
     built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +112,7 @@ def test_a_second_build_takes_the_encoded_clips_from_the_cache(
     curriculum = Curriculum(low_iterations=1, high_iterations=1, low_batch=4, high_batch=4)
     build_clip_teacher(
         tmp_path, cache=root / "cache", vae=root / "out" / "vae", curriculum=curriculum, clean=FEW, poor=FEW,
-        log=lines.append,
+        still=FEW, log=lines.append,
     )  # fmt: skip
     assert not any(line.startswith("encoding") for line in lines)
 
