@@ -87,12 +87,14 @@ def _moves(report: Report) -> str:
 def _measures(report: Report) -> str:
     explained = (*MEASURE_NOTES, *(MOTION_NOTES if report.moving else ()))
     notes = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in explained)
-    heads = [head.replace("image", "clip") for head in (*_MEASURES, *_MOTION)] if report.moving else _MEASURES
-    rows = [([*_measure_cells(row), *_motion_cells(row)], row.name == STUDENT) for row in report.rows]
+    heads = [head.replace("image", "clip") for head in _MEASURES] if report.moving else _MEASURES
+    rows = [(_measure_cells(row), row.name == STUDENT) for row in report.rows]
+    moves = [([escape(row.label), *_motion_cells(row)], row.name == STUDENT) for row in report.rows]
+    motion = f"\n{table(('', *_MOTION), moves)}" if report.moving else ""
     return section(
         "What was measured",
         f'<p class="soft">{report.n} samples a row, seed {report.seed}; in small print, 95% confidence intervals. '
-        f"{JUDGE_NOTE}</p>\n{table(heads, rows)}\n"
+        f"{JUDGE_NOTE}</p>\n{table(heads, rows)}{motion}\n"
         + folded("What the columns mean", f'<dl class="notes">\n{notes}\n</dl>'),
     )
 
