@@ -358,6 +358,8 @@ def test_a_report_of_clips_says_how_they_move_and_shows_them_moving(tmp_path: Pa
     for words in ("Motion right", "Speed right", "Flicker", "0.37%", "Kernel distance of changes", "s/clip, denoiser"):
         assert words in page.text
     assert "s/image" not in page.text.partition("What the columns mean")[0]
+    measured = path.read_text(encoding="utf-8").partition("What was measured")[2].partition("What the columns mean")[0]
+    assert measured.count("<table>") == 2  # motion is seen without scrolling
     sources = [image["src"] or "" for image in page.images]
     moving_ones = [source for source in sources if source.startswith("data:image/webp;base64,")]
     assert len(moving_ones) == len(NAMES) * len(PROMPTS)

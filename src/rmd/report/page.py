@@ -11,7 +11,7 @@ import yaml
 from rmd.plan import Step, StepPlan
 from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
 from rmd.report.html import folded, image_data, items, section, table
-from rmd.report.model import STUDENT, TEACHER, Bounds, Check, Report, Row
+from rmd.report.model import STUDENT, TEACHER, Bounds, Check, Motion, Report, Row
 from rmd.report.notes import ATTRIBUTES_NOTE, JUDGE_NOTE, MEASURE_NOTES, MOTION_NOTES
 from rmd.report.tables import SMOKE, bounds, decimals, duration, fixed, percent, significant
 from rmd.report.template import PAGE, STYLE
@@ -29,7 +29,7 @@ _MEASURES = (
     "Fine detail",
     "Diversity",
 )
-_MOTION = ("Motion right", "Speed right", "Moves", "Flicker", "Kernel distance of changes")
+_MOTION = ("", "Motion right", "Speed right", "Moves", "Flicker", "Kernel distance of changes")
 
 
 def page(report: Report, pictures: Pictures) -> str:
@@ -89,12 +89,10 @@ def _measures(report: Report) -> str:
     notes = "\n".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in explained)
     heads = [head.replace("image", "clip") for head in _MEASURES] if report.moving else _MEASURES
     rows = [(_measure_cells(row), row.name == STUDENT) for row in report.rows]
-    moves = [([escape(row.label), *_motion_cells(row)], row.name == STUDENT) for row in report.rows]
-    motion = f"\n{table(('', *_MOTION), moves)}" if report.moving else ""
     return section(
         "What was measured",
         f'<p class="soft">{report.n} samples a row, seed {report.seed}; in small print, 95% confidence intervals. '
-        f"{JUDGE_NOTE}</p>\n{table(heads, rows)}{motion}\n"
+        f"{JUDGE_NOTE}</p>\n{table(heads, rows)}\n{_motion(report.rows)}\n"
         + folded("What the columns mean", f'<dl class="notes">\n{notes}\n</dl>'),
     )
 
@@ -115,10 +113,13 @@ def _measure_cells(row: Row) -> list[str]:
     ]
 
 
-def _motion_cells(row: Row) -> list[str]:
-    if row.motion is None:
-        return []
-    motion = row.motion
+def _motion(rows: Sequence[Row]) -> str:
+    """A table of its own, which is seen without scrolling; nothing where no row is of clips."""
+    moving = [([escape(row.label), *_motion_cells(row.motion)], row.name == STUDENT) for row in rows if row.motion]
+    return table(_MOTION, moving) if moving else ""
+
+
+def _motion_cells(motion: Motion) -> list[str]:
     return [
         f"{percent(motion.motion)}<small>{bounds(motion.motion_ci, percent)}</small>",
         f"{percent(motion.speed)}<small>{bounds(motion.speed_ci, percent)}</small>",

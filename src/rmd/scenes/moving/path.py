@@ -42,12 +42,11 @@ class Path:
 
 
 def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> Path:
-    """The paths of clips.
+    """The paths of clips: an object stays on the canvas, and upright unless it spins.
 
     Args:
         attributes: (n, 5), columns as `CLIP_ATTRIBUTES`.
-        uniform: (n, 8) in [0, 1): what the caption leaves open (place, size, exact speed, way of turning). An object
-            stays on the canvas; one that does not spin stands upright.
+        uniform: (n, 8) in [0, 1): what the caption leaves open (place, size, exact speed, way of turning).
     """
     n = len(attributes)
     motion, fast = attributes[:, 3], attributes[:, 4] == SPEEDS.index("fast")

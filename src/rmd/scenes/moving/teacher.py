@@ -127,7 +127,11 @@ def clip_latents(
 
 
 def first_frames(vae: AutoencoderKLWan, still: Data) -> Latents:
-    """Render and encode the first frames of clips, with the clips' captions."""
+    """Render and encode the first frames of clips, with the clips' captions.
+
+    What is known of a first frame is of the whole path, which says where it goes next; maps of whole clips are large,
+    so they are made, and cut, a batch at a time.
+    """
     values, captions, known = [], list[str](), []
     for start in range(0, still.count, 64):
         clips = sample_clips(range(start, min(start + 64, still.count)), seed=still.seed, training=still.training)
