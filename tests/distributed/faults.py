@@ -1,4 +1,4 @@
-"""What torchrun starts for test_train.py: `rmd train` with something going wrong in the second process.
+"""What test_train.py starts in each process: `rmd train` with something going wrong in the second process.
 
 torchrun --nproc-per-node 2 faults.py FAULT ARGUMENTS...
 """

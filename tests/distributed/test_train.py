@@ -10,6 +10,7 @@ import pytest
 import torch
 from families import TINY, recipe_of
 from helpers import write_prompts
+from processes import run_ranks
 
 from rmd.cli.app import main
 from rmd.config import to_yaml
@@ -67,7 +68,7 @@ def test_a_run_goes_on_with_fewer_and_with_more_processes(
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("student: ") == 1  # one process speaks
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0
-    last = torchrun("-m", "rmd", *command(recipe, folder, "--resume"))
+    last = run_ranks("-m", "rmd", *command(recipe, folder, "--resume"))
     assert last.returncode == 0, last.stderr
     rows, expected = (read_metrics(each / "metrics.jsonl") for each in (folder, alone))
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -86,11 +87,9 @@ def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, torch
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000002"]
 
 
-def test_pre_emption_of_one_process_saves_the_run(
-    recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path
-) -> None:
+def test_pre_emption_of_one_process_saves_the_run(recipe: Path, alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = torchrun(FAULTS, "sigterm", *command(recipe, folder))
+    done = run_ranks(FAULTS, "sigterm", *command(recipe, folder))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stopped at iteration 4 of 6") == 1
     assert checkpoints(folder / "checkpoints")[-1].name == "step-000004"
@@ -99,10 +98,10 @@ def test_pre_emption_of_one_process_saves_the_run(
 
 
 def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_before_intact(
-    recipe: Path, torchrun: Torchrun, tmp_path: Path
+    recipe: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    done = torchrun(FAULTS, "disk", *command(recipe, folder))
+    done = run_ranks(FAULTS, "disk", *command(recipe, folder))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
     assert len(said) == 1 and "cannot save" in said[0] and "earlier checkpoints are intact" in said[0]
@@ -117,10 +116,8 @@ def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_be
         ("parallel.replicas=3", "2 processes do not divide into 3 replicas of 1"),
     ],
 )
-def test_what_does_not_divide_is_told_once(
-    setting: str, sentence: str, recipe: Path, torchrun: Torchrun, tmp_path: Path
-) -> None:
-    done = torchrun("-m", "rmd", *command(recipe, tmp_path / "run", "--set", setting))
+def test_what_does_not_divide_is_told_once(setting: str, sentence: str, recipe: Path, tmp_path: Path) -> None:
+    done = run_ranks("-m", "rmd", *command(recipe, tmp_path / "run", "--set", setting))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
     assert len(said) == 1 and sentence in said[0]

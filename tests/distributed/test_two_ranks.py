@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers import assert_same, write_prompts
+from processes import run_ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import JOBS, RESHARDED, UNLOADED, Job, go_on, run
@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, torchrun: Any) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All jobs by two processes."""
     folder: Path = tmp_path_factory.mktemp("two")
-    done = torchrun(str(HERE / "worker.py"), str(write_prompts(folder)), str(folder))
+    done = run_ranks(str(HERE / "worker.py"), str(write_prompts(folder)), str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -55,11 +55,11 @@ def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) ->
 
 
 @pytest.fixture(scope="module")
-def resharded(made: Path, torchrun: Any) -> Path:
+def resharded(made: Path) -> Path:
     """Runs that two processes began, one went on with, and two finished."""
     for job in RESHARDED:
         go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=4)
-    done = torchrun(str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "finish")
+    done = run_ranks(str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "finish")
     assert done.returncode == 0, done.stderr
     return made
 

@@ -1,4 +1,4 @@
-"""What torchrun starts for test_two_ranks.py: every job by two processes, the results written by the first.
+"""What test_two_ranks.py starts in each process: every job by two processes, the results written by the first.
 
 torchrun --nproc-per-node 2 worker.py PROMPTS OUT
 """

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from PIL import Image
 
+from rmd.backbones import Backbone
 from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TDM, UNDISTILLED, Setting, Table
 from rmd.compare.write import write_tables
+from rmd.fit import Side
 
 BUDGET = Budget("small", 20, (0,), 6)
 LIGHT = ("train.batch_size=2", "method.guidance=2.0")
@@ -23,6 +26,12 @@ TABLE = Table("tiny", "Tiny", "none", "Does it run?", (OURS, UNDISTILLED), again
 
 def quiet(what: str, done: int, total: int) -> None:
     """Progress that nobody looks at."""
+
+
+def stop(what: str, done: int, total: int) -> None:
+    """Progress that interrupts a training after its first iteration."""
+    if what == "distilling" and done == 1:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def numbers(found: CellResult) -> dict[str, object]:
@@ -36,7 +45,7 @@ def untimed(table: TableResult) -> dict[str, object]:
     return table.model_dump(exclude={"backbones": {"sdxl": {"__all__": {"seconds_per_image", "speedup"}}}})
 
 
-def test_a_table_is_run_once_and_again_gives_the_same(tmp_path: Path) -> None:
+def test_a_table_is_run_once_and_anew_after_a_stop_gives_the_same(tmp_path: Path) -> None:
     said: list[str] = []
     bench = Bench(tmp_path / "a", lambda what, done, total: said.append(what))
     first = run_table(TABLE, BUDGET, bench, backbones=["sdxl"], folder=tmp_path / "a")
@@ -48,6 +57,10 @@ def test_a_table_is_run_once_and_again_gives_the_same(tmp_path: Path) -> None:
     assert all(line.seconds_per_image > 0 for line in second.backbones["sdxl"])
     assert set(said) == {"table tiny"}  # nothing was computed
     cell = make_cell(OURS, "sdxl", 0, BUDGET)
+    with pytest.raises(Stopped):
+        Bench(tmp_path / "b", stop).result(cell)
+    assert not Bench(tmp_path / "b", quiet).path(cell).exists()
+    assert not list(tmp_path.glob("b/students/*"))
     anew = Bench(tmp_path / "b", quiet).result(cell)
     assert numbers(anew) == numbers(bench.result(cell))
     training = anew.training
@@ -60,13 +73,21 @@ def test_a_table_is_run_once_and_again_gives_the_same(tmp_path: Path) -> None:
     assert picture.size == (64 * min(SHOWN, 3), 64) and len(line.prompts) == 3
 
 
-def test_rows_of_one_plan_have_one_speed_and_guidance_costs_twice(tmp_path: Path) -> None:
+def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[Side]] = []
+
+    def measured(
+        backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], *, repeats: int
+    ) -> dict[Side, float]:
+        asked.append(sides)
+        return {(32, 32): 1.0, (64, 64): 5.0}
+
+    monkeypatch.setattr("rmd.compare.cells.side_seconds", measured)
     guided = make_cell(UNDISTILLED, "sdxl", 0, BUDGET)
-    full = make_cell(Setting("full", "full", split=(4,), sides=(64,)), "sdxl", 0, BUDGET)
+    full = make_cell(Setting("full", "full", split=(4,), sides=(64,), changes=LIGHT), "sdxl", 0, BUDGET)
     cells = [make_cell(OURS, "sdxl", 0, BUDGET), make_cell(OURS, "sdxl", 1, BUDGET), guided, full]
-    ours, other, teacher, most = Bench(tmp_path, quiet).seconds(cells)
-    assert 0 < ours == other < most
-    assert teacher == pytest.approx(2 * ours)
+    assert Bench(tmp_path, quiet).seconds(cells) == [12.0, 12.0, 24.0, 20.0]
+    assert asked == [[(32, 32), (64, 64)]]  # in one go
 
 
 def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> None:
@@ -87,18 +108,3 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
         assert Bench(tmp_path, quiet).result(cell, wait=False) is None
     found = bench.result(cell, wait=False)
     assert found is not None and bench.result(cell) == found
-
-
-def test_a_stopped_training_leaves_no_cell_and_is_made_anew(tmp_path: Path) -> None:
-    cell = make_cell(OURS, "sdxl", 0, BUDGET)
-
-    def stop(what: str, done: int, total: int) -> None:
-        if what == "distilling" and done == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        Bench(tmp_path, stop).result(cell)
-    assert not Bench(tmp_path, quiet).path(cell).exists()
-    assert not list(tmp_path.glob("students/*"))
-    found = Bench(tmp_path, quiet).result(cell)
-    assert found.training is not None and found.training.iterations == 3

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import pytest
 import torch
 from families import TINY, recipe_of
 from helpers import LinearBackbone, assert_same, make_recipe, tiny_pipeline, tiny_sdxl, write_prompts
+from processes import start
 from torch import Tensor
 
 from rmd.backbones import Backbone
@@ -165,21 +164,6 @@ def test_a_run_is_half_of_it_a_crash_and_the_other_half(
             assert torch.equal(parameter, second.roles.named_trainable(role)[name].to(parameter.dtype))
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from families import TINY, recipe_of
-from helpers import LinearBackbone
-from rmd.config import load_recipe
-from rmd.train.loop import Trainer
-backbone = LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True)
-trainer = Trainer(load_recipe(sys.argv[2]), backbone, Path(sys.argv[3]))
-trainer.on_iteration = lambda done, values: time.sleep(0.01 if done < 30 else 0.3)  # never done before the kill
-trainer.train()
-"""
-
-
 @pytest.mark.parametrize(
     ("mode", "moment"),
     [("lora", 0), ("full", 1), ("lora", 2)]
@@ -189,18 +173,17 @@ def test_a_killed_process_resumes_to_the_same_weights(mode: str, moment: int, pr
     """At any moment: with a checkpoint after every iteration, most of the time one is being written."""
     recipe = make_recipe(prompts, mode, train={"iterations": 60, "checkpoint_every": 1})
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
-    folder, helpers = tmp_path / "killed", Path(__file__).parents[2]
-    arguments = [sys.executable, "-c", KILLED, str(helpers), str(tmp_path / "recipe.yaml"), str(folder)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    folder, script = tmp_path / "killed", Path(__file__).with_name("killed.py")
+    process = start(str(script), str(tmp_path / "recipe.yaml"), str(folder), out=tmp_path / "said")
     deadline = time.monotonic() + 300
     try:
-        while not checkpoints(folder / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        while not checkpoints(folder / "checkpoints") and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(random.Random(moment).uniform(0.0, 1.5))
     finally:
         process.kill()
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said.err").read_text(encoding="utf-8")
     left = len(metrics(folder))
     assert 0 < left < 60
     whole, resumed = toy(recipe, tmp_path / "whole"), toy(recipe, folder)

@@ -1,0 +1,21 @@
+"""What test_loop.py starts and kills: a run of 60 iterations, the last half slow enough that none outlives the kill.
+
+killed.py RECIPE FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from helpers import LinearBackbone
+
+from rmd.config import load_recipe
+from rmd.train.loop import Trainer
+
+if __name__ == "__main__":
+    backbone = LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    trainer = Trainer(load_recipe(sys.argv[1]), backbone, Path(sys.argv[2]))
+    trainer.on_iteration = lambda done, values: time.sleep(0.01 if done < 30 else 0.3)
+    trainer.train()
