@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone
 from rmd.bench.sampling import time_sampling
@@ -35,10 +35,17 @@ def teacher_spectrum(
 
 def side_seconds(
     backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], *, repeats: int, frames: int = 1,
-    progress: Callable[[], None] | None = None,
+    network: nn.Module | None = None, progress: Callable[[], None] | None = None,
 ) -> dict[Side, float]:  # fmt: skip
-    """Seconds a picture of one network call without guidance at each side, the median of `repeats`."""
+    """Seconds a picture of one network call without guidance at each side, the median of `repeats`.
+
+    The sides take turns, so that a machine that slows down or hurries does so for all of them.
+
+    Args:
+        network: the backbone's denoiser, by default.
+    """
+    network = backbone.denoiser if network is None else network
     thresholds = split_thresholds(backbone.schedule, (1,) * len(sides))
     plan = build_plan(backbone.schedule, steps=len(sides), sides=sides, thresholds=thresholds, frames=frames)
-    timing = time_sampling("", backbone, backbone.denoiser, plan, prompts, repeats=repeats, progress=progress)
+    timing = time_sampling("", backbone, network, plan, prompts, repeats=repeats, progress=progress)
     return {side: seconds / len(prompts) for side, seconds in zip(sides, timing.by_stage, strict=True)}
