@@ -103,6 +103,8 @@ def _columns(moving: bool) -> Sequence[_Column]:
     return (*cost, *_MOTION, *_DISTANCE, _CHANGES, _LOOKS[0])
 
 
+_GAP = 2
+"""Characters between columns."""
 _LEGEND = (
     "NFE: network evaluations per image. s/image: of the denoiser alone. All right: every attribute of the "
     "caption, says the judge. Kernel distance: to rendered scenes on the judge's features, x1000, with its "
@@ -119,19 +121,45 @@ _CLIP_LEGEND = (
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Print one line a sampler and what its columns are; legible in 100 columns."""
+    """Print one line a sampler, how clips move below it, and what the columns are.
+
+    Whole in 100 columns; a narrower console gets what does not fit below, never a part of a number.
+    """
     moving = any(row.motion is not None for row in rows)
+    columns = [column for column in _columns(moving) if column not in _MOTION]
+    groups = [*_fitting(rows, columns, console.width), *(_fitting(rows, _MOTION, console.width) if moving else ())]
+    for i, group in enumerate(groups):
+        if i > 0:
+            console.print()
+        console.print(_table(rows, group))
+    console.print(Text(f"\n{_CLIP_LEGEND if moving else _LEGEND}", style="dim"))
+
+
+def _fitting(rows: Sequence[Row], columns: Sequence[_Column], width: int) -> list[list[_Column]]:
+    """The columns in their order, parted so that each part fits beside the names."""
+    names = max(len(row.name) for row in rows)
+    parts: list[list[_Column]] = []
+    free = 0
+    for column in columns:
+        wide = _GAP + max(len(line) for line in (*column.title.split("\n"), *map(column.write, rows)))
+        if wide > free:
+            parts.append([])
+            free = width - names
+        parts[-1].append(column)
+        free -= wide
+    return parts
+
+
+def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    columns = _columns(moving)
     for column in columns:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in rows:
         # Text, not str: brackets of an interval are not rich's markup.
         cells = [Text(row.name), *(Text(column.write(row)) for column in columns)]
         table.add_row(*cells, style="bold" if row.name == STUDENT else None)
-    console.print(table)
-    console.print(Text(f"\n{_CLIP_LEGEND if moving else _LEGEND}", style="dim"))
+    return table
 
 
 def print_table(report: Report, console: Console) -> None:
