@@ -47,12 +47,22 @@ def run_python() -> Run:
     return run
 
 
+def _launcher(*command: str) -> Run:
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        started = [sys.executable, "-m", *command, *arguments]
+        return subprocess.run(started, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def torchrun() -> Run:
     """Run a script or `-m module` in two processes that torchrun starts."""
+    return _launcher("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
-    return run
+@pytest.fixture(scope="session")
+def accelerate_launch() -> Run:
+    """Run a script or `-m module` in two processes that `accelerate launch` starts, at any free port."""
+    told = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return _launcher("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *told)

@@ -19,7 +19,7 @@ from rmd.train.checkpoint import checkpoints
 from rmd.train.tracking import read_metrics
 
 FAULTS = str(Path(__file__).parent / "faults.py")
-Torchrun = Callable[..., "CompletedProcess[str]"]
+Launcher = Callable[..., "CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,17 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_goes_on_with_fewer_and_with_more_processes(
-    recipe: Path, alone: Path, torchrun: Torchrun, tmp_path: Path
+    recipe: Path, alone: Path, torchrun: Launcher, accelerate_launch: Launcher, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     first = torchrun("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("student: ") == 1  # one process speaks
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0
-    last = run_ranks("-m", "rmd", *command(recipe, folder, "--resume"))
+    last = accelerate_launch("-m", "rmd", *command(recipe, folder, "--resume"))
     assert last.returncode == 0, last.stderr
+    written = {path.parent.name: path.name for path in sorted((folder / "checkpoints").glob("*/*.distcp"))}
+    assert [written[f"step-{step:06d}"][:4] for step in (2, 4, 6)] == ["__1_", "__0_", "__1_"]  # by the last rank
     rows, expected = (read_metrics(each / "metrics.jsonl") for each in (folder, alone))
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row, other in zip(rows, expected, strict=True):
@@ -78,7 +80,7 @@ def test_a_run_goes_on_with_fewer_and_with_more_processes(
     assert_near(student(folder), student(alone))
 
 
-def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, torchrun: Torchrun, tmp_path: Path) -> None:
+def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, torchrun: Launcher, tmp_path: Path) -> None:
     done = torchrun(FAULTS, "nan", *command(recipe, tmp_path / "run"))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
