@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
 
+WORLD, TIMEOUT = 2, 300
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["rmd.cli.app", "rmd.cli.train", "rmd.train.loop", "rmd.pipeline"])
 
@@ -38,8 +39,8 @@ def start(*arguments: str, out: Path, **variables: str) -> BaseProcess:
     return process
 
 
-def run_ranks(*arguments: str, world: int = 2, timeout: float = 300) -> CompletedProcess[str]:
-    """Run a script or `-m module` in as many processes, with the variables that torchrun sets.
+def run_ranks(*arguments: str) -> CompletedProcess[str]:
+    """Run a script or `-m module` in two processes, with the variables that torchrun sets.
 
     All of them must end by themselves: torchrun ends the others once one has failed.
 
@@ -48,15 +49,15 @@ def run_ranks(*arguments: str, world: int = 2, timeout: float = 300) -> Complete
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": free.getsockname()[1]}
+        shared = {"WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD, "MASTER_PORT": free.getsockname()[1]}
     with tempfile.TemporaryDirectory() as name:
-        outs = [Path(name, f"rank{rank}") for rank in range(world)]
+        outs = [Path(name, f"rank{rank}") for rank in range(WORLD)]
         started = []
         for rank, out in enumerate(outs):
             places = {key: str(value) for key, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
             started.append(start(*arguments, out=out, MASTER_ADDR="127.0.0.1", **places))
         for process in started:
-            process.join(timeout)
+            process.join(TIMEOUT)
         stuck = [rank for rank, process in enumerate(started) if process.is_alive()]
         for process in started:
             process.kill()
@@ -64,5 +65,5 @@ def run_ranks(*arguments: str, world: int = 2, timeout: float = 300) -> Complete
         said, told = (
             "".join(out.with_suffix(f".{end}").read_text(encoding="utf-8") for out in outs) for end in ("out", "err")
         )
-    assert not stuck, f"processes {stuck} did not end within {timeout} s: {told}"
+    assert not stuck, f"processes {stuck} did not end within {TIMEOUT} s: {told}"
     return CompletedProcess(arguments, next((p.exitcode for p in started if p.exitcode), 0), said, told)

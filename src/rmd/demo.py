@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmd.backbones.base import Backbone
-from rmd.bench.splits import side_seconds
+from rmd.bench.splits import plan_seconds
 from rmd.config import Recipe
 from rmd.export.student import save_student
 from rmd.pictures import to_uint8
@@ -40,9 +40,6 @@ from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
 
 GRID_PROMPTS = 24
-TIMED = 64
-"""Samples of the batch that is timed, `REPEATS` times, for the speed over full-resolution steps."""
-REPEATS = 5
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
@@ -180,13 +177,10 @@ def sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progr
 def gain_over_full_steps(trainer: Trainer, prompts: Sequence[str]) -> float:
     """Denoiser seconds of as many steps as the student's, all at the full resolution, over those of its own steps."""
     plan = trainer.plan
-    sides = [(stage.height, stage.width) for stage in map(plan.stage_of, plan.steps)]
+    full = full_plan(trainer.backbone, plan.stages[-1], len(plan.steps), frames=plan.frames)
     with trainer.averaged_student() as network:
-        call = side_seconds(
-            trainer.backbone, sorted(set(sides)), prompts[:TIMED], repeats=REPEATS, frames=plan.frames, network=network
-        )
-    final = plan.stages[-1]
-    return len(sides) * call[final.height, final.width] / sum(call[side] for side in sides)
+        slow, ours = plan_seconds(trainer.backbone, [full, plan], prompts, network=network)
+    return slow / ours
 
 
 def save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:

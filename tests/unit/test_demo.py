@@ -76,7 +76,7 @@ def test_the_gain_is_that_of_calls_timed_in_turn(tmp_path: Path, monkeypatch: py
         asked.append((sides, len(prompts), more["network"] is trainer.backbone.denoiser))
         return {(16, 16): 1.0, (32, 32): 4.0}
 
-    monkeypatch.setattr(demo, "side_seconds", measured)
+    monkeypatch.setattr("rmd.bench.splits.side_seconds", measured)
     assert [step.stage for step in trainer.plan.steps] == [1, 1, 2, 2]
     assert demo.gain_over_full_steps(trainer, PROMPTS) == 16 / 10
     assert asked == [([(16, 16), (32, 32)], len(PROMPTS), False)]  # the student, all sides in one go

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone
-from rmd.bench.splits import side_seconds
+from rmd.bench.splits import TIMED, plan_seconds
 from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
@@ -55,9 +55,6 @@ from rmd.train.loop import Trainer
 
 SHOWN = 12
 """Captions whose pictures a cell keeps."""
-TIMED = 64
-"""Samples of a batch that is timed."""
-REPEATS = 5
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, how much there is)."""
 
@@ -198,19 +195,10 @@ class Bench:
             return None
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:
-        """Denoiser seconds per image of the sampling of each cell; all are of one backbone.
-
-        One network call is timed at every side that they use, in one go: what was measured while a cell was computed is
-        of another hour, or of a machine that did other things as well.
-        """
-        used = [[cell.plan.stage_of(step) for step in cell.plan.steps] for cell in cells]
-        sides = sorted({(stage.height, stage.width) for stages in used for stage in stages})
+        """Denoiser seconds per image of the sampling of each cell, timed together; all are of one backbone."""
         prompts = evaluation_prompts(min(TIMED, *(cell.samples for cell in cells)), seed=0)
-        call = side_seconds(self.teacher(cells[0].backbone), sides, prompts, repeats=REPEATS)
-        return [
-            (1 if cell.guidance == 1.0 else 2) * sum(call[stage.height, stage.width] for stage in stages)
-            for cell, stages in zip(cells, used, strict=True)
-        ]
+        found = plan_seconds(self.teacher(cells[0].backbone), [cell.plan for cell in cells], prompts)
+        return [(1 if cell.guidance == 1.0 else 2) * each for cell, each in zip(cells, found, strict=True)]
 
     def path(self, cell: Cell) -> Path:
         """Where a cell's result is kept; its pictures have the same name."""

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -76,13 +77,11 @@ def test_a_table_is_run_once_and_anew_after_a_stop_gives_the_same(tmp_path: Path
 def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Sequence[Side]] = []
 
-    def measured(
-        backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], *, repeats: int
-    ) -> dict[Side, float]:
+    def measured(backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], **_: Any) -> dict[Side, float]:
         asked.append(sides)
         return {(32, 32): 1.0, (64, 64): 5.0}
 
-    monkeypatch.setattr("rmd.compare.cells.side_seconds", measured)
+    monkeypatch.setattr("rmd.bench.splits.side_seconds", measured)
     guided = make_cell(UNDISTILLED, "sdxl", 0, BUDGET)
     full = make_cell(Setting("full", "full", split=(4,), sides=(64,), changes=LIGHT), "sdxl", 0, BUDGET)
     cells = [make_cell(OURS, "sdxl", 0, BUDGET), make_cell(OURS, "sdxl", 1, BUDGET), guided, full]
