@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmd.compare.findings import fill, read_results
+from rmd.compare.findings import fill
+from rmd.compare.run import read_results
 
 if __name__ == "__main__":
     docs = Path(__file__).parents[1] / "docs"

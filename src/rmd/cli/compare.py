@@ -27,7 +27,7 @@ def compare(
         "runs/compare"
     ),
     backbones: Annotated[
-        list[str] | None, typer.Option("--backbone", help="Of table main: sdxl, pixart, sd3. Default: all.")
+        list[str] | None, typer.Option("--backbone", help="Of table main, to compute: sdxl, pixart, sd3. Default: all.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
 ) -> None:
@@ -57,10 +57,10 @@ def compare(
             wanted = [family for family in table.backbones if not backbones or family in backbones]
             try:
                 results.append(run_table(table, BUDGETS[budget], bench, backbones=wanted, folder=out))
+                page = write_tables(results[-1:], out)
             except Stopped:
                 typer.echo(f"stopped; what is done is kept in {out}, run the same command to go on")
                 return
-    page = write_tables(results, out)
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)

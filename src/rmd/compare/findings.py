@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from rmd.compare.run import Line, Number, TableResult
 from rmd.compare.statistics import MEASURES, Measure, part
@@ -24,18 +21,6 @@ from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
 _FIELDS = ("mean", "interval", "low", "high", "difference", "p")
-
-
-def read_results(folder: Path) -> dict[str, TableResult]:
-    """The tables that `rmd compare --out FOLDER` wrote there, by name; RMDError where a file is none."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            result = TableResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise RMDError(f"{path} is no table of rmd compare: make it anew, or move it away") from error
-        found[result.name] = result
-    return found
 
 
 def fill(text: str, results: Mapping[str, TableResult]) -> str:

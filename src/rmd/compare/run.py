@@ -7,11 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
 from rmd.compare.statistics import MEASURES, Measure, part, summarise
 from rmd.compare.tables import Setting, Table
+from rmd.errors import RMDError
 from rmd.report.versions import versions
 
 
@@ -80,10 +81,13 @@ class TableResult(_Model):
 def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence[str], folder: Path) -> TableResult:
     """Compute what is missing of a table's cells, and summarise them; pictures are copied into `folder`.
 
+    Backbones that the folder's table has already stay in it, if their cells are all there.
+
     Raises:
         RMDError: a teacher is not there, or a setting does not fit it.
         Stopped: a signal ended a training.
     """
+    backbones = [name for name in table.backbones if name in backbones or _whole(table, budget, bench, name, folder)]
     cells = {
         backbone: {
             row.name: [make_cell(row, backbone, seed, budget) for seed in budget.seeds]
@@ -106,6 +110,27 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
         budget=budget.name, evaluations=budget.evaluations, seeds=budget.seeds, samples=budget.samples,
         backbones=lines, versions=versions(),
     )  # fmt: skip
+
+
+def read_results(folder: Path) -> dict[str, TableResult]:
+    """The tables that `rmd compare --out FOLDER` wrote there, by name; RMDError where a file is none."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = TableResult.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise RMDError(f"{path} is no table of rmd compare: make it anew, or move it away") from error
+        found[result.name] = result
+    return found
+
+
+def _whole(table: Table, budget: Budget, bench: Bench, backbone: str, folder: Path) -> bool:
+    """Whether the folder's table shows a backbone, and nothing of it would have to be computed."""
+    before = read_results(folder).get(table.name)
+    if before is None or backbone not in before.backbones:
+        return False
+    cells = (make_cell(row, backbone, seed, budget) for row in table.rows_of(backbone) for seed in budget.seeds)
+    return all(bench.path(cell).is_file() for cell in cells)
 
 
 def _compute(cells: Sequence[Cell], table: Table, bench: Bench) -> dict[tuple[str, str, int], CellResult]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from rich import box
 from rich.table import Table as TextTable
 
-from rmd.compare.run import Line, Number, TableResult
+from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES, Measure, part
+from rmd.compare.tables import TABLES
 from rmd.report.html import folded, image_data, section, table
 from rmd.report.tables import fixed, percent, significant
 from rmd.report.template import PAGE, STYLE
@@ -28,14 +29,16 @@ SIGNIFICANT = 0.05
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
-    """Write every table's files and the page of all; returns the page."""
+    """Write every table's files, and a page of all tables that the folder has; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
         write_text(folder / f"{result.name}.json", result.model_dump_json(indent=1) + "\n")
         write_text(folder / f"{result.name}.csv", as_csv(result))
         write_text(folder / f"{result.name}.tex", as_latex(result))
     path = folder / "compare.html"
-    write_text(path, as_page(results, folder))
+    found = read_results(folder)
+    order = [name for name in TABLES if name in found]
+    write_text(path, as_page([found[name] for name in dict.fromkeys((*order, *found))], folder))
     return path
 
 
@@ -166,7 +169,7 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
         f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}">'
         f"<figcaption>{escape(line.label)}</figcaption></figure>"
         for line in lines
-        if line.picture is not None
+        if line.picture is not None and (folder / "pictures" / line.picture).is_file()
     )
     captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
     question, caption = (f'<p class="soft">{escape(text)}</p>' for text in (result.question, _caption(result)))

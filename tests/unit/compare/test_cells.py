@@ -74,6 +74,22 @@ def test_a_table_is_run_once_and_anew_after_a_stop_gives_the_same(tmp_path: Path
     assert picture.size == (64 * min(SHOWN, 3), 64) and len(line.prompts) == 3
 
 
+def test_a_backbone_that_is_whole_stays_in_its_table(tmp_path: Path) -> None:
+    table = Table("tiny", "Tiny", "none", "Does it run?", (UNDISTILLED,), UNDISTILLED.name, ("sdxl", "pixart"))
+    bench = Bench(tmp_path, quiet)
+
+    def run(*backbones: str) -> TableResult:
+        found = run_table(table, BUDGET, bench, backbones=backbones, folder=tmp_path)
+        write_tables([found], tmp_path)
+        return found
+
+    assert list(run("pixart").backbones) == ["pixart"]
+    both = run("sdxl")
+    assert list(both.backbones) == ["sdxl", "pixart"]
+    bench.path(make_cell(UNDISTILLED, "pixart", 0, BUDGET)).unlink()
+    assert list(run("sdxl").backbones) == ["sdxl"]  # it would have to be computed, which nobody asked for
+
+
 def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Sequence[Side]] = []
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rmd.compare.cells import CellResult
-from rmd.compare.findings import fill, read_results
-from rmd.compare.run import Line, Number, TableResult
+from rmd.compare.findings import fill
+from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES
 from rmd.compare.write import write_tables
 from rmd.errors import RMDError

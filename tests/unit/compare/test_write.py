@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -94,8 +95,19 @@ def test_what_is_written_reads_back(compared: TableResult, tmp_path: Path) -> No
     assert {path.suffix for path in tmp_path.glob("tiny.*")} == {".json", ".csv", ".tex"}
 
 
+def test_the_page_is_of_all_tables_of_its_folder_in_their_order(compared: TableResult, tmp_path: Path) -> None:
+    names = ("tiny", "stages", "main", "thresholds")
+    for name in names:
+        page = write_tables([compared.model_copy(update={"name": name, "title": f"about {name}"})], tmp_path)
+    text = page.read_text(encoding="utf-8")
+    places = [text.index(f"about {name}") for name in ("main", "thresholds", "stages", "tiny")]
+    assert places == sorted(places)
+
+
 def test_pictures_that_are_gone_are_left_out(compared: TableResult, tmp_path: Path) -> None:
     lines = tuple(line.model_copy(update={"picture": None}) for line in compared.backbones["sdxl"])
     without = compared.model_copy(update={"backbones": {"sdxl": lines}})
     assert "<figure>" in as_page([compared], tmp_path)
     assert "<figure>" not in as_page([without], tmp_path)
+    shutil.rmtree(tmp_path / "pictures")
+    assert "<figure>" not in as_page([compared], tmp_path)
