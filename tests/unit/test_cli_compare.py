@@ -36,6 +36,14 @@ def test_a_backbone_whose_teacher_is_not_there_is_a_sentence(tmp_path: Path, cap
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_folder_with_another_json_is_refused_before_anything_is_computed(tmp_path: Path, capsys: Captured) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}", encoding="utf-8")
+    assert main(["compare", "main", "--out", str(tmp_path)]) == 1
+    assert f"{other} is no table of rmd compare" in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_a_table_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None:
     table = Table("tiny", "Tiny", "none", "Does it run?", (UNDISTILLED,), against="cascade-undistilled")
     with (

@@ -40,7 +40,7 @@ def compare(
     from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.compare.cells import BUDGETS, Bench, Stopped
-    from rmd.compare.run import run_table
+    from rmd.compare.run import read_results, run_table
     from rmd.compare.tables import BACKBONES, TABLES
     from rmd.compare.write import as_text, write_tables
 
@@ -48,6 +48,7 @@ def compare(
     one_of("budget", budget, tuple(BUDGETS))
     for backbone in backbones or ():
         one_of("backbone", backbone, tuple(BACKBONES))
+    read_results(out)  # what cannot be shown beside the new tables is said before they are computed
     prepare_cpu(threads)
     chosen = list(TABLES.values()) if name == ALL else [TABLES[name]]
     results = []

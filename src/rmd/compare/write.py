@@ -29,7 +29,10 @@ SIGNIFICANT = 0.05
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
-    """Write every table's files, and a page of all tables that the folder has; returns the page."""
+    """Write every table's files, and a page of all tables that the folder has; returns the page.
+
+    Raises RMDError if one of the folder's JSON files is no table.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
         write_text(folder / f"{result.name}.json", result.model_dump_json(indent=1) + "\n")
@@ -37,8 +40,8 @@ def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
         write_text(folder / f"{result.name}.tex", as_latex(result))
     path = folder / "compare.html"
     found = read_results(folder)
-    order = [name for name in TABLES if name in found]
-    write_text(path, as_page([found[name] for name in dict.fromkeys((*order, *found))], folder))
+    order = (*TABLES, *found)
+    write_text(path, as_page(sorted(found.values(), key=lambda result: order.index(result.name)), folder))
     return path
 
 
