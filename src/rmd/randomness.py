@@ -27,7 +27,7 @@ class NoiseSource(Protocol):
         ...
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Uniform numbers in [0, 1)."""
+        """Uniform numbers in [0, 1), on the CPU: they choose times, and schedules are looked up there."""
         ...
 
 
@@ -49,11 +49,11 @@ class CounterNoise:
 
     def normal(self, shape: Sequence[int], purpose: str) -> Tensor:
         """Unit Gaussian noise of `shape`; shape[0] must be the number of samples (ValueError)."""
-        return self._fill(torch.randn, "normal", shape, purpose)
+        return self._fill(torch.randn, "normal", shape, purpose).to(self.device, self.dtype)
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Uniform numbers in [0, 1) of `shape`; shape[0] must be the number of samples (ValueError)."""
-        return self._fill(torch.rand, "uniform", shape, purpose)
+        """Uniform numbers in [0, 1) of `shape`, on the CPU; shape[0] must be the number of samples (ValueError)."""
+        return self._fill(torch.rand, "uniform", shape, purpose).to(self.dtype)
 
     def _fill(self, draw: Callable[..., Tensor], kind: str, shape: Sequence[int], purpose: str) -> Tensor:
         _check_batch(shape, len(self.samples))
@@ -61,7 +61,7 @@ class CounterNoise:
         for row, sample in zip(found, self.samples, strict=True):
             source = generator(self.seed, self.step, sample, kind, purpose)
             draw(row.shape, generator=source, out=row, device="cpu", dtype=torch.float32)
-        return found.to(self.device, self.dtype)
+        return found
 
 
 class GeneratorNoise:
@@ -88,11 +88,11 @@ class GeneratorNoise:
         return torch.cat([r.to(self.device) for r in rows])
 
     def uniform(self, shape: Sequence[int], purpose: str) -> Tensor:
-        """Uniform numbers in [0, 1) of `shape`; shape[0] must be the number of generators (ValueError)."""
+        """Uniform numbers in [0, 1) of `shape`, on the CPU; shape[0] must be the number of generators (ValueError)."""
         _check_batch(shape, len(self.generators))
         row = (1, *shape[1:])
         rows = [torch.rand(row, generator=g, device=g.device, dtype=self.dtype) for g in self.generators]
-        return torch.cat([r.to(self.device) for r in rows])
+        return torch.cat([r.cpu() for r in rows])
 
 
 def generator(seed: int, *key: int | str) -> torch.Generator:

@@ -112,8 +112,10 @@ class Roles(ABC):
     def zero_grad(self) -> None:
         """Drop every gradient, so that the next check sees those of one backward pass."""
         for role in TRAINED:
-            for parameter in [*self.in_network(role).values(), *self.trainable(role)]:
+            for parameter in self.in_network(role).values():
                 parameter.grad = None
+            for _, master in self._copies(role):
+                master.grad = None
 
     def backward(self, role: Literal["student", "fake"], loss: Tensor, *, more: bool = False) -> None:
         """Back-propagate with the role active, check the routing, and add the gradients to those of the masters.
@@ -180,10 +182,11 @@ class FullRoles(Roles):
         self._trained: dict[Role, dict[str, nn.Parameter]] = {
             role: dict(self._modules[role].named_parameters()) for role in TRAINED
         }
+        self._frozen = list(self._modules["teacher"].parameters())
         super().find_parameters()
 
     def frozen(self) -> list[nn.Parameter]:
-        return list(self._modules["teacher"].parameters())
+        return self._frozen
 
     def attach(self, name: str, module: nn.Module) -> None:
         self._modules["fake"].add_module(name, module)

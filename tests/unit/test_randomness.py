@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerator import DEVICE, accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +100,13 @@ def test_dtype_changes_the_precision_and_not_the_draw() -> None:
     half = CounterNoise(0, [1, 2], dtype=torch.bfloat16).normal((2, 4, 4), "start")
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, full.bfloat16())
+
+
+def test_noise_is_where_it_is_wanted_and_what_chooses_times_stays_on_the_cpu() -> None:
+    with accelerator():
+        for source in (CounterNoise(0, [0], device=DEVICE), GeneratorNoise([torch.Generator()], device=DEVICE)):
+            assert source.normal((1, 4), "start").device == DEVICE
+            assert source.uniform((1,), "tau").device.type == "cpu"
 
 
 def test_draws_ignore_torchs_default_dtype_and_device() -> None:

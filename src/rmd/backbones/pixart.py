@@ -38,7 +38,7 @@ class PixArtBackbone(Backbone):
     def encode(self, prompts: Sequence[str]) -> Cond:
         embeds, mask, _, _ = self.pipe.encode_prompt(
             prompt=list(prompts),
-            device=self.pipe._execution_device,
+            device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self._tokens,
         )

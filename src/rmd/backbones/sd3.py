@@ -44,7 +44,7 @@ class SD3Backbone(Backbone):
             prompt=list(prompts),
             prompt_2=None,
             prompt_3=None,
-            device=self.pipe._execution_device,
+            device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self._tokens,
         )

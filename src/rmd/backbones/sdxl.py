@@ -30,7 +30,7 @@ class SDXLBackbone(Backbone):
 
     def encode(self, prompts: Sequence[str]) -> Cond:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt=list(prompts), device=self.pipe._execution_device, do_classifier_free_guidance=False
+            prompt=list(prompts), device=self.device, do_classifier_free_guidance=False
         )
         return Cond({"embeds": embeds, "pooled": pooled})
 

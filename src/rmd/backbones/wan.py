@@ -64,7 +64,7 @@ class WanBackbone(Backbone):
             list(prompts),
             do_classifier_free_guidance=False,
             max_sequence_length=self._tokens,
-            device=self.pipe._execution_device,
+            device=self.device,
         )
         return Cond({"embeds": embeds})
 

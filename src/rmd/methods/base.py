@@ -51,7 +51,7 @@ class Rollout:
     """A student's sample at the step being trained, as the scores see it, all detached.
 
     y: clean sample where the scores look at it. eps_hat: the step's predicted noise at its own. f_real, f_fake: what
-    teacher and fake score read in x_tau, y noised to the teacher times tau (B,).
+    teacher and fake score read in x_tau, y noised to the teacher times tau (B,), which stay on the CPU.
     """
 
     step: Step
@@ -157,7 +157,8 @@ class Method(ABC):
             return self.predict("teacher", teacher, x_tau, tau, both, stage, guidance)[0]
 
     def draw_tau(self, batch: Batch, step: Step, purpose: str) -> Tensor:
-        """Teacher times (B,) float64 for the scores, uniform: in the step's segment, from its lower end, or in all."""
+        """Teacher times (B,) for the scores, float64 on the CPU; uniform in the step's segment, from its lower end, or
+        in all."""
         high = step.tau_high if self.config.tau == "segment" else 1000.0
         low = 0.0 if self.config.tau == "all" else step.tau_low
         low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)

@@ -243,8 +243,9 @@ def _tensors(trained: Trained) -> dict[str, Tensor]:
 def _fill_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
     """The state that AdamW makes at its first step, to load into."""
     for parameter in parameters:
+        counts = parameter.device if optimizer.defaults["fused"] else "cpu"
         optimizer.state[parameter] = {
-            key: torch.zeros(()) if key == "step" else torch.zeros_like(parameter, requires_grad=False)
+            key: torch.zeros((), device=counts) if key == "step" else torch.zeros_like(parameter, requires_grad=False)
             for key in _ADAMW
         }
 

@@ -95,6 +95,7 @@ class Trainer:
                 lr=self.rates[role],
                 betas=recipe.optim.betas,
                 weight_decay=recipe.optim.weight_decay,
+                fused=self.device.type == "cuda",  # a launch or two, not hundreds
             )
             for role in TRAINED
         }

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerator import DEVICE, accelerator
 from helpers import LinearBackbone, Mixer, assert_same
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load, save
 
 from rmd.errors import RMDError
@@ -24,10 +25,10 @@ HASH = "abc"
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
 
 
-def make(mode: Any = "lora", *, average: bool = True, rank: int = 2) -> Trained:
+def make(mode: Any = "lora", *, average: bool = True, rank: int = 2, fused: bool = False) -> Trained:
     roles = build_roles(Mixer(), mode=mode, targets=LinearBackbone.lora_targets, rank=rank, alpha=2.0)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        role: torch.optim.AdamW(roles.trainable(role), lr=0.1) for role in TRAINED
+        role: torch.optim.AdamW(roles.trainable(role), lr=0.1, fused=fused) for role in TRAINED
     }
     kept = {name: value.clone() for name, value in roles.state("student").items()} if average else {}
     return Trained(roles, optimizers, kept)
@@ -75,6 +76,27 @@ def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None
     assert not torch.equal(source.roles.trainable("fake")[0], target.roles.trainable("fake")[0])
     advance(target, seed=1)  # the restored optimisers step the restored parameters
     assert_same(everything(target), everything(source))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_gpus_run_goes_on_without_one_and_the_other_way_round(fused: bool, tmp_path: Path) -> None:
+    source, target = make(fused=fused), make(fused=not fused)
+    advance(source)
+    load_checkpoint(save_now(tmp_path, 7, source), target, run_hash=HASH)
+    assert_same(everything(target), everything(source))
+    advance(source, seed=1)
+    advance(target, seed=1)
+    for name, value in everything(source).items():
+        torch.testing.assert_close(everything(target)[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_fused_optimiser_counts_its_steps_where_the_parameters_are() -> None:
+    with accelerator():
+        parameter = nn.Parameter(torch.zeros(3, device=DEVICE))
+        for fused in (True, False):
+            optimizer = torch.optim.AdamW([parameter], fused=fused)
+            module._fill_optimizer(optimizer, [parameter])
+            assert (optimizer.state[parameter]["step"].device == DEVICE) == fused
 
 
 def test_checkpoints_are_listed_in_order_and_the_newest_are_kept(tmp_path: Path) -> None:
