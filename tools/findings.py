@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rmd.compare.findings import fill
+from rmd.compare.foreseen import fill_splits, scenes_power
 from rmd.compare.run import read_results
 
 if __name__ == "__main__":
     docs = Path(__file__).parents[1] / "docs"
-    text = docs / "findings.md"
-    text.write_text(fill(text.read_text(encoding="utf-8"), read_results(docs / "findings")), encoding="utf-8")
+    text, results = docs / "findings.md", read_results(docs / "findings")
+    filled = fill_splits(fill(text.read_text(encoding="utf-8"), results), results, {"sdxl": scenes_power("sdxl")})
+    text.write_text(filled, encoding="utf-8")

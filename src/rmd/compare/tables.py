@@ -194,6 +194,8 @@ TABLES = {
              _rmd("second-2", "second stage trained twice as often", "method.stage_draws=[1, 2]"),
              _rmd("tau-above", "scores from the segment upwards", "method.tau=above"),
              _rmd("tau-fresh", "scores with fresh noise alone", "method.tau_noise=fresh"),
+             _rmd("above-second-2", "segment upwards, second stage twice as often", "method.tau=above",
+                  "method.stage_draws=[1, 2]"),
              replace(RMD, name="longer", label="RMD, twice the training", budget=2.0),
              replace(TDM, name="tdm-longer", label="TDM, twice the training", budget=2.0)),
             against="rmd",
