@@ -244,10 +244,12 @@ def to_x0_eps(
     a, s = per_sample(alpha, x_t), per_sample(sigma, x_t)
     out, x = widen(output), widen(x_t)
     if prediction == "epsilon":
-        _refuse_zero(alpha, "a network that predicts the noise cannot start where no signal is left (alpha = 0)")
+        _refuse_zero(
+            alpha, a.dtype, "a network that predicts the noise cannot start where no signal is left (alpha = 0)"
+        )
         return (x - s * out) / a, out
     if prediction == "sample":
-        _refuse_zero(sigma, "a network that predicts the sample says nothing of the noise at sigma = 0")
+        _refuse_zero(sigma, s.dtype, "a network that predicts the sample says nothing of the noise at sigma = 0")
         return out, (x - a * out) / s
     if prediction == "v_prediction":
         return a * x - s * out, a * out + s * x
@@ -279,9 +281,9 @@ def _double(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def _refuse_zero(coefficient: float | Tensor, message: str) -> None:
-    """Asked of the coefficient where it lies: on a GPU, the question waits for all that is under way there."""
-    if bool((torch.as_tensor(coefficient) == 0).any()):
+def _refuse_zero(coefficient: float | Tensor, dtype: torch.dtype, message: str) -> None:
+    """RMDError if it is 0 as computed with; asked where it lies, since on a GPU that waits for all under way."""
+    if bool((torch.as_tensor(coefficient, dtype=dtype) == 0).any()):
         raise RMDError(f"{message}: use a teacher with v- or flow prediction, or another time")
 
 

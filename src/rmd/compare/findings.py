@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from rmd.compare.run import Line, Number, TableResult
 from rmd.compare.statistics import MEASURES, Measure, part
-from rmd.compare.write import as_markdown, number_text
+from rmd.compare.write import as_markdown, number_text, p_text
 from rmd.errors import RMDError, one_of
 from rmd.report.tables import fixed, percent, significant
 
@@ -58,7 +58,7 @@ def _written(measure: Measure, number: Number, field: str, path: str) -> str:
     if value is None:
         raise RMDError(f"{path}: these results have none")
     if field == "p":
-        return significant(value, 2) if value >= 0.001 else "below 0.001"
+        return p_text(value)
     return percent(value) if measure.share else significant(value)
 
 

@@ -18,11 +18,11 @@ from rmd.compare.cells import BUDGETS, make_cell
 from rmd.compare.run import Line, TableResult
 from rmd.compare.statistics import MEASURES
 from rmd.compare.tables import BACKBONES, RMD, TABLES
-from rmd.compare.write import number_text
+from rmd.compare.write import number_text, p_text
 from rmd.config import load_recipe
 from rmd.data.prompts import load_prompts
 from rmd.fit import missing_bits
-from rmd.report.tables import fixed, significant
+from rmd.report.tables import fixed, markdown_lines
 from rmd.teacher import load_teacher
 
 TABLES_OF_SPLITS = ("thresholds", "stages")
@@ -81,12 +81,11 @@ def foreseen(results: Mapping[str, TableResult], backbone: str, power: Tensor) -
 def as_markdown(found: list[Foreseen]) -> str:
     """A table of the splits, and how far the two orders agree (Kendall's tau, with its exact two-sided p)."""
     heads = ("split", "stages and steps", "missing bits x1000", *(measure.title for measure in MEASURES[:2]))
-    rows = [heads, ("---", "---", *["---:"] * (len(heads) - 2))]
+    rows = []
     for plan in found:
         numbers = (number_text(measure, plan.line.numbers[measure.name], star=False) for measure in MEASURES[:2])
         rows.append((plan.split, plan.line.plan, fixed(1000 * plan.missing, 1), *numbers))
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return f"{body}\n\n{_agreement(found)}\n"
+    return f"{markdown_lines(heads, rows, left=2)}\n\n{_agreement(found)}\n"
 
 
 def _agreement(found: list[Foreseen]) -> str:
@@ -94,6 +93,5 @@ def _agreement(found: list[Foreseen]) -> str:
     said = []
     for measure in MEASURES[:2]:
         agreed = stats.kendalltau(missing, [plan.line.numbers[measure.name].mean for plan in found], method="exact")
-        p = "below 0.001" if agreed.pvalue < 0.001 else significant(float(agreed.pvalue), 2)
-        said.append(f"{fixed(float(agreed.statistic), 2)} with '{measure.title}' (p {p})")
+        said.append(f"{fixed(float(agreed.statistic), 2)} with '{measure.title}' (p {p_text(float(agreed.pvalue))})")
     return f"Kendall's tau of missing bits over {len(found)} splits: {', '.join(said)}."

@@ -15,7 +15,7 @@ from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.compare.tables import TABLES
 from rmd.report.html import folded, image_data, section, table
-from rmd.report.tables import fixed, percent, significant
+from rmd.report.tables import fixed, markdown_lines, percent, significant
 from rmd.report.template import PAGE, STYLE
 from rmd.report.write import write_text
 
@@ -116,13 +116,12 @@ def as_markdown(result: TableResult, backbone: str) -> str:
     lines = result.backbones[backbone]
     papers = _paper_columns(lines)
     heads = ["", "NFE", "speed", *(measure.title for measure in MEASURES), *(f"paper: {name}" for name in papers)]
-    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    rows = []
     for line in lines:
         numbers = [number_text(measure, line.numbers[measure.name]).replace("*", r"\*") for measure in MEASURES]
         label = f"**{line.label}**" if line.name == result.against else line.label
         rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *(line.paper.get(name, "") for name in papers)])
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return f"{body}\n\n{_caption(result).replace('*', chr(92) + '*')}\n"
+    return f"{markdown_lines(heads, rows)}\n\n{_caption(result).replace('*', chr(92) + '*')}\n"
 
 
 def as_page(results: Sequence[TableResult], folder: Path) -> str:
@@ -135,6 +134,11 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
         for backbone in result.backbones:
             parts.append(section(escape(_title(result, backbone)), _part(result, backbone, folder)))
     return PAGE.substitute(title="RMD compared, in miniature", style=STYLE, body="\n".join(parts))
+
+
+def p_text(p: float) -> str:
+    """`0.014`, or `below 0.001`."""
+    return significant(p, 2) if p >= 0.001 else "below 0.001"
 
 
 def number_text(measure: Measure, number: Number, *, interval: bool = True, star: bool = True) -> str:

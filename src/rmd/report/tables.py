@@ -177,15 +177,17 @@ def markdown_table(report: Report) -> str:
     """The same table in Markdown, with the rows' labels; the student's row is bold."""
     columns = _columns(report.moving)
     titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in columns)]
-    lines = [_markdown_line(titles), _markdown_line(["---", *["---:"] * len(columns)])]
+    rows = []
     for row in report.rows:
         cells = [row.label.replace("|", "\\|"), *(column.write(row) for column in columns)]
-        lines.append(_markdown_line([f"**{cell}**" for cell in cells] if row.name == STUDENT else cells))
-    return "\n".join(lines) + "\n"
+        rows.append([f"**{cell}**" for cell in cells] if row.name == STUDENT else cells)
+    return markdown_lines(titles, rows) + "\n"
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table without a line's end after it; all columns but the first `left` are flush right."""
+    ruler = [*["---"] * left, *["---:"] * (len(heads) - left)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows))
 
 
 def _check_line(check: Check) -> Text:
