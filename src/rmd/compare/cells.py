@@ -83,13 +83,14 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A setting with a backbone and a seed: the recipe it is trained by, and the plan it is sampled by."""
+    """A setting with a backbone and a seed: the recipes it is trained and sampled by, and the plan of the second."""
 
     setting: Setting
     backbone: str
     seed: int
     samples: int
     recipe: Recipe
+    sampled: Recipe
     plan: StepPlan
 
     @property
@@ -134,7 +135,7 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
         recipe = load_recipe(name, common)
     again = [] if setting.switched is None else _divided(schedule, *setting.switched)
     sampled = load_recipe(name, [*common, *again, *setting.sampled])
-    return Cell(setting, backbone, seed, budget.samples, recipe, sampled.build_plan())
+    return Cell(setting, backbone, seed, budget.samples, recipe, sampled, sampled.build_plan())
 
 
 def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
@@ -201,9 +202,13 @@ class Bench:
         return [(1 if cell.guidance == 1.0 else 2) * each for cell, each in zip(cells, found, strict=True)]
 
     def path(self, cell: Cell) -> Path:
-        """Where a cell's result is kept; its pictures have the same name."""
+        """Where a cell's result is kept; its pictures have the same name.
+
+        The plan enters as the recipe has it: what is computed from that differs in its last digits between processors.
+        """
+        plan = cell.sampled.model_dump(mode="json", include={"noise", "plan", "crossing"}, exclude_defaults=True)
         decides: dict[str, object] = {
-            "plan": cell.plan.to_dict(), "guidance": cell.guidance, "samples": cell.samples, "seed": cell.seed,
+            **plan, "guidance": cell.guidance, "samples": cell.samples, "seed": cell.seed,
             "official": cell.setting.official,
             **(self._training(cell) if cell.setting.trained else self._weights(cell.backbone)),
         }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TDM, UNDISTILLED, Setting, Table
 from rmd.compare.write import write_tables
 from rmd.fit import Side
+from rmd.noise import VPSchedule
 
 BUDGET = Budget("small", 20, (0,), 6)
 LIGHT = ("train.batch_size=2", "method.guidance=2.0")
@@ -113,6 +115,16 @@ def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> N
     assert len(list((tmp_path / "students").glob("*.safetensors"))) == 1
     assert results[0].training == results[1].training
     assert results[0].row.kernel_distance != results[1].row.kernel_distance
+
+
+def test_another_processor_finds_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, ours = Bench(tmp_path, quiet), make_cell(OURS, "sdxl", 0, BUDGET)
+    exact = VPSchedule.logsnr
+    monkeypatch.setattr(VPSchedule, "logsnr", lambda schedule, t: exact(schedule, t) + 1e-7)
+    again = make_cell(OURS, "sdxl", 0, BUDGET)
+    assert again.plan != ours.plan and bench.path(again) == bench.path(ours)
+    other = make_cell(replace(OURS, sampled=("crossing.beta=0.3",)), "sdxl", 0, BUDGET)
+    assert bench.path(other) != bench.path(ours)
 
 
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
