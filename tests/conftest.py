@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 # What tests share without fixtures lies in helpers.py, which importlib mode would not find.
@@ -34,6 +35,19 @@ def _denormal_numbers_stay() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_flush_denormal", lambda mode: True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_muon() -> Iterator[None]:
+    """One Newton-Schulz iteration of the five that torch's Muon makes by default.
+
+    It makes them in bfloat16, which some processors only emulate: there they take most of a short training's time.
+    """
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "Muon", partial(torch.optim.Muon, ns_steps=1))
         yield
 
 

@@ -63,11 +63,11 @@ JOBS = [
     *(Job(f"half-{mode}", "wan", mode, dtype="bfloat16") for mode in MODES),
 ]
 UNLOADED = [
-    Job("unloaded-lora", "sdxl", "lora"),
+    Job("unloaded-lora", "pixart", "lora"),
     Job("unloaded-full", "wan", "full"),
     *(Job(f"unloaded-half-{mode}", "wan", mode, dtype="bfloat16", replicas=2) for mode in MODES),
 ]
-RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sdxl", "full")]
+RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3", "full")]
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:

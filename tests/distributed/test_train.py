@@ -80,8 +80,8 @@ def test_a_run_goes_on_with_fewer_and_with_more_processes(
     assert_near(student(folder), student(alone))
 
 
-def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, torchrun: Launcher, tmp_path: Path) -> None:
-    done = torchrun(FAULTS, "nan", *command(recipe, tmp_path / "run"))
+def test_a_nan_in_one_process_stops_all_before_any_optimiser(recipe: Path, tmp_path: Path) -> None:
+    done = run_ranks(FAULTS, "nan", *command(recipe, tmp_path / "run"))
     assert done.returncode == 1
     said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
     assert len(said) == 1 and said[0].startswith("rmd: the student's loss or gradient is not finite at iteration 4;")

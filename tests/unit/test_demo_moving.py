@@ -24,6 +24,8 @@ from rmd.scenes.moving.path import FRAMES
 from rmd.scenes.record import Data
 from rmd.scenes.teacher import Curriculum
 
+pytestmark = pytest.mark.usefixtures("quick_muon")
+
 SHORT = Curriculum(low_iterations=1, high_iterations=1, low_batch=4, high_batch=4, warmup=1)
 ROWS = ["teacher", "teacher-4", "cascade-undistilled", "tdm", "rmd"]
 

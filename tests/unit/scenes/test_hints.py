@@ -15,6 +15,8 @@ from rmd.scenes.hints import Knowledge, hidden_layer, normalised
 from rmd.scenes.teacher import LOW, Batch, Curriculum, Latents, LatentSets, denoising_loss, train_teacher
 from rmd.scenes.vae import LATENT_CHANNELS, build_vae
 
+pytestmark = pytest.mark.usefixtures("quick_muon")
+
 CAPTION = "a big red plain ball on the left, on sand"
 UNHINTED = Curriculum(hint=0.0)
 HINTED = Curriculum(hint=2.0, warmup=1)

@@ -46,6 +46,8 @@ from rmd.scenes.teacher import (
 )
 from rmd.scenes.vae import LATENT_CHANNELS, build_vae
 
+pytestmark = pytest.mark.usefixtures("quick_muon")
+
 SHORT = Curriculum(low_iterations=2, high_iterations=2, low_batch=8, high_batch=8, warmup=2)
 
 

@@ -28,6 +28,8 @@ from rmd.scenes.moving.vae import CLIP_CHANNELS, build_clip_vae, encode_clips
 from rmd.scenes.record import Data, read_record
 from rmd.scenes.teacher import HIGH, LOW, Curriculum
 
+pytestmark = pytest.mark.usefixtures("quick_muon")
+
 FEW = Data(16, seed=1)
 SHORT = Curriculum(
     low_iterations=2, high_iterations=4, low_batch=4, high_batch=4, still_batch=4, still_share=0.4, warmup=2
