@@ -1,9 +1,13 @@
-"""Put the numbers of docs/findings/*.json into docs/findings.md: run `rmd compare all --out docs/findings` first."""
+"""Put the numbers of docs/findings/*.json into docs/findings.md, and draw its chart.
+
+Run `rmd compare all --out docs/findings` first.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from rmd.compare.chart import chart
 from rmd.compare.findings import fill
 from rmd.compare.foreseen import fill_splits, scenes_power
 from rmd.compare.run import read_results
@@ -13,3 +17,7 @@ if __name__ == "__main__":
     text, results = docs / "findings.md", read_results(docs / "findings")
     filled = fill_splits(fill(text.read_text(encoding="utf-8"), results), results, {"sdxl": scenes_power("sdxl")})
     text.write_text(filled, encoding="utf-8")
+    for name, result in results.items():
+        picture = chart(result, "sdxl", form="png")
+        if picture is not None:
+            (docs / f"{name}.png").write_bytes(picture)

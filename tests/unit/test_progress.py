@@ -22,6 +22,33 @@ def test_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert lines[10:] == ["sampling: 3/4, 6 s, 2 s left"]
 
 
+def test_another_piece_of_the_same_name_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
+    with progress_bar() as report:
+        for total, seconds in ((2, 3.0), (4, 2.0)):
+            for done in range(1, total + 1):
+                now[0] += seconds
+                report("training", done, total)
+            now[0] += 5.0
+            report("sampling", 1, 2)
+            report("sampling", 2, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 1/2, 3 s, 3 s left",
+        "training: 2/2, 6 s, 0 s left",
+        "sampling: 1/2, 5 s, 5 s left",
+        "sampling: 2/2, 5 s, 0 s left",
+        "training: 1/4, 2 s, 6 s left",
+        "training: 2/4, 4 s, 4 s left",
+        "training: 3/4, 6 s, 2 s left",
+        "training: 4/4, 8 s, 0 s left",
+        "sampling: 1/2, 5 s, 5 s left",
+        "sampling: 2/2, 5 s, 0 s left",
+    ]
+
+
 def test_what_an_earlier_process_did_took_no_time_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,3 +74,13 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     shown = capsys.readouterr().err
     for words in ("training", "20/40", "student loss 0.25", "left"):
         assert words in shown
+
+
+def test_a_bar_begins_anew_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress_bar() as report:
+        report("training", 40, 40)
+        report("training", 3, 8)
+    assert "3/8" in capsys.readouterr().err

@@ -24,7 +24,10 @@ class ReportProgress(Protocol):
     """Shows how far a piece of work is."""
 
     def __call__(self, what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
-        """Say how much of `what` is done, `start` of it by an earlier process; `note` stands behind."""
+        """Say how much of `what` is done, `start` of it by an earlier process; `note` stands behind.
+
+        Where less is done than was said before, another piece of work of that name has begun.
+        """
         ...
 
 
@@ -46,10 +49,14 @@ def progress_bar() -> Iterator[ReportProgress]:
     )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
+        said: dict[str, int] = {}
 
         def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, completed=start, note=note)
+            elif done < said[what]:
+                bars.reset(tasks[what], total=total, completed=start)
+            said[what] = done
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
@@ -70,10 +77,14 @@ def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], No
 def _line_printer() -> ReportProgress:
     began: dict[str, float] = {}
     tenths: dict[str, int] = {}
+    said: dict[str, int] = {}
     last = time.monotonic()
 
     def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
         nonlocal last
+        if done < said.get(what, 0):
+            del began[what], tenths[what]
+        said[what] = done
         # the first report comes when some is done already: the work began when the one before it ended
         elapsed = time.monotonic() - began.setdefault(what, last)
         last = time.monotonic()

@@ -19,6 +19,15 @@ FRESH = ("crossing.rule=plain", "crossing.beta=0", "crossing.train_beta=0", "cro
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a row stands in its table's chart."""
+
+    panel: str
+    line: str
+    x: float
+
+
+@dataclass(frozen=True)
 class Setting:
     """A row of a table: a student, trained and sampled by a changed recipe; or the teacher, sampled by one.
 
@@ -34,6 +43,7 @@ class Setting:
         trained: False for the teacher's own weights, sampled with guidance.
         warm_up: share of the iterations that trains the first stage alone, where there are several.
         paper: what the paper measured: column to number.
+        place: in the chart of a table whose rows are a grid.
     """
 
     name: str
@@ -49,6 +59,7 @@ class Setting:
     trained: bool = True
     warm_up: float = WARM_UP
     paper: Mapping[str, str] = field(default_factory=dict)
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,8 @@ def _re_injection() -> tuple[Setting, ...]:
             for beta in (0.0, 0.2, 0.5, 1.0):
                 changes = (f"crossing.rule={rule}", f"crossing.train_beta={trained}", f"crossing.beta={trained}")
                 name, label = f"{rule}-{trained:g}-{beta:g}", f"{rule}, trained at {trained:g}, sampled at {beta:g}"
-                rows.append(_rmd(name, label, *changes, sampled=(f"crossing.beta={beta}",)))
+                row = _rmd(name, label, *changes, sampled=(f"crossing.beta={beta}",))
+                rows.append(replace(row, place=Place(f"{rule} noise", f"trained at beta {trained:g}", beta)))
     return tuple(rows)
 
 

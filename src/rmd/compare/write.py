@@ -11,9 +11,11 @@ from pathlib import Path
 from rich import box
 from rich.table import Table as TextTable
 
+from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.compare.tables import TABLES
+from rmd.report.curves import DARK
 from rmd.report.html import folded, image_data, section, table
 from rmd.report.tables import fixed, markdown_lines, percent, significant
 from rmd.report.template import PAGE, STYLE
@@ -181,7 +183,19 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
     captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
     question, caption = (f'<p class="soft">{escape(text)}</p>' for text in (result.question, _caption(result)))
     captions = folded("captions, from left to right", captions)
-    return question + table(heads, rows) + caption + by_attribute + pictures + captions
+    return question + _chart(result, backbone) + table(heads, rows) + caption + by_attribute + pictures + captions
+
+
+def _chart(result: TableResult, backbone: str) -> str:
+    """The chart of a table that is a grid, for a light and for a dark page."""
+    light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
+    if light is None or dark is None:
+        return ""
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{image_data("svg+xml", dark)}">'
+        f'<img src="{image_data("svg+xml", light)}" alt="{escape(result.title)}" style="max-width:100%"></picture>'
+        "<figcaption>Lines through the means; a dot is a seed.</figcaption></figure>"
+    )
 
 
 def _speed(line: Line) -> str:

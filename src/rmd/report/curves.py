@@ -80,7 +80,7 @@ def draw(chart: Chart, theme: Theme) -> bytes:
         for index, curve in enumerate(chart.curves):
             _draw_curve(axes, curve, theme.series[index % len(theme.series)], dashed=index % 2 == 1)
         if all(value > 0 for curve in chart.curves for _, value in curve.points):
-            _use_log_scale(axes)
+            use_log_scale(axes)
         _style(axes, theme)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -134,7 +134,7 @@ def _style(axes: Axes, theme: Theme) -> None:
     )  # fmt: skip
 
 
-def _use_log_scale(axes: Axes) -> None:
+def use_log_scale(axes: Axes) -> None:
     """A logarithmic axis labelled at 1, 2 and 5 times the powers of ten, without exponents."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
