@@ -7,14 +7,27 @@ import pytest
 from rmd.cli.progress import progress_bar
 
 
-def test_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that progress sees, to be moved on."""
     now = [100.0]
     monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error counts as one."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_line_every_tenth(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         for done in range(1, 41):
-            now[0] += 2.0
+            clock[0] += 2.0
             report("training", done, 40)
-        now[0] += 6.0
+        clock[0] += 6.0
         report("sampling", 3, 4)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "training: 4/40, 8 s, 72 s left"
@@ -22,17 +35,13 @@ def test_a_line_every_tenth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert lines[10:] == ["sampling: 3/4, 6 s, 2 s left"]
 
 
-def test_another_piece_of_the_same_name_begins_anew(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
+def test_another_piece_of_the_same_name_begins_anew(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         for total, seconds in ((2, 3.0), (4, 2.0)):
             for done in range(1, total + 1):
-                now[0] += seconds
+                clock[0] += seconds
                 report("training", done, total)
-            now[0] += 5.0
+            clock[0] += 5.0
             report("sampling", 1, 2)
             report("sampling", 2, 2)
     assert capsys.readouterr().err.splitlines() == [
@@ -49,14 +58,10 @@ def test_another_piece_of_the_same_name_begins_anew(
     ]
 
 
-def test_what_an_earlier_process_did_took_no_time_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
+def test_what_an_earlier_process_did_took_no_time_here(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         for done in range(31, 41):
-            now[0] += 2.0
+            clock[0] += 2.0
             report("training", done, 40, start=30, note="fine")
     assert capsys.readouterr().err.splitlines() == [
         "training: 32/40, 4 s, 16 s left, fine",
@@ -65,10 +70,7 @@ def test_what_an_earlier_process_did_took_no_time_here(
     ]
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+def test_a_bar_on_a_terminal(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         report("training", 20, 40, note="student loss 0.25")
     shown = capsys.readouterr().err
@@ -76,10 +78,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert words in shown
 
 
-def test_a_bar_begins_anew_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+def test_a_bar_begins_anew_on_a_terminal(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as report:
         report("training", 40, 40)
         report("training", 3, 8)

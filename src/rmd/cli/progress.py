@@ -49,14 +49,12 @@ def progress_bar() -> Iterator[ReportProgress]:
     )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
-        said: dict[str, int] = {}
 
         def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, completed=start, note=note)
-            elif done < said[what]:
+            elif done < bars.tasks[tasks[what]].completed:
                 bars.reset(tasks[what], total=total, completed=start)
-            said[what] = done
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
@@ -77,18 +75,16 @@ def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], No
 def _line_printer() -> ReportProgress:
     began: dict[str, float] = {}
     tenths: dict[str, int] = {}
-    said: dict[str, int] = {}
     last = time.monotonic()
 
     def report(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
         nonlocal last
-        if done < said.get(what, 0):
+        tenth = 10 * done // total
+        if tenth < tenths.get(what, 0):
             del began[what], tenths[what]
-        said[what] = done
         # the first report comes when some is done already: the work began when the one before it ended
         elapsed = time.monotonic() - began.setdefault(what, last)
         last = time.monotonic()
-        tenth = 10 * done // total
         if tenth > tenths.setdefault(what, 10 * start // total):
             tenths[what] = tenth
             left = elapsed / (done - start) * (total - done)

@@ -15,7 +15,7 @@ from rmd.compare.run import Line, TableResult
 from rmd.compare.statistics import MEASURES, Measure
 from rmd.compare.tables import TABLES, Place
 from rmd.plotting import MARKERS
-from rmd.report.curves import LIGHT, Theme, use_log_scale
+from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
 
 SHOWN = tuple(measure for measure in MEASURES if measure.name in ("attributes", "kernel_distance"))
 
@@ -80,8 +80,4 @@ def _draw(axes: Axes, measure: Measure, found: Sequence[tuple[Place, Line]], the
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif all(value > 0 for _, line in found for value in line.numbers[measure.name].values):
         use_log_scale(axes)
-    axes.tick_params(which="both", colors=theme.ink, labelsize=9)
-    axes.grid(color=theme.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.ink)
+    use_theme(axes, theme)

@@ -122,16 +122,21 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, *, dashed: bool) -> None:
 
 def _style(axes: Axes, theme: Theme) -> None:
     axes.set_xlabel("iteration", color=theme.ink, fontsize=10)
-    axes.tick_params(which="both", colors=theme.ink, labelsize=9)
-    axes.grid(color=theme.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.ink)
+    use_theme(axes, theme)
     # Above the axes, where it hides no curve.
     axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=10, borderaxespad=0.2,
         labelcolor=theme.ink, handlelength=2.2, columnspacing=1.4,
     )  # fmt: skip
+
+
+def use_theme(axes: Axes, theme: Theme) -> None:
+    """Colours of the page, a grid behind the curves, no frame above and to the right."""
+    axes.tick_params(which="both", colors=theme.ink, labelsize=9)
+    axes.grid(color=theme.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(theme.ink)
 
 
 def use_log_scale(axes: Axes) -> None:
