@@ -362,8 +362,8 @@ class Trainer:
         Raises:
             RMDError: on every process, when a loss or gradient of any is not finite.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.roles.trainable(role), self.recipe.optim.clip_norm)
-        found = torch.stack([torch.stack(list(losses)).mean(), whole(norm)])
+        norm = self.parallel.clip(self.roles.trainable(role), self.recipe.optim.clip_norm)
+        found = torch.stack([torch.stack(list(losses)).mean(), norm])
         (bad,) = self.parallel.any(not bool(found.isfinite().all()))
         if bad:
             raise RMDError(

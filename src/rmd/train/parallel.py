@@ -110,6 +110,21 @@ class Parallel:
         if isinstance(network, FSDPModule):
             network.set_requires_gradient_sync(wanted)
 
+    @torch.no_grad()
+    def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+        """Scale the gradients of spread parameters to a norm of at most `limit`; the norm before, on every process.
+
+        Each process scales its own parts: torch's `clip_grad_norm_` would take every gradient through DTensor.
+        """
+        parts = [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(parts)
+        if self.weights is not None:
+            squared = norm.double().square()  # of float32, the square of a large norm would be infinite
+            dist.all_reduce(squared, group=self.weights.get_group("shards"))
+            norm = squared.sqrt().to(norm.dtype)
+        torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1))
+        return norm
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any process."""
         found = self._reduced([float(flag) for flag in flags], dist.ReduceOp.MAX)

@@ -50,6 +50,18 @@ def test_a_process_alone_agrees_with_itself() -> None:
     assert whole(network.weight) is network.weight and own(network.weight) is network.weight
 
 
+@given(limit=st.floats(1e-3, 1e3), scale=st.floats(1e-3, 1e3))
+def test_a_process_alone_clips_as_torch_does(limit: float, scale: float) -> None:
+    ours, theirs = (torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+    for network in (ours, theirs):
+        network.weight.grad = scale * torch.arange(6.0).view(2, 3)  # and none for the bias
+    assert torch.equal(
+        Parallel().clip(ours.parameters(), limit), torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+    )
+    assert ours.weight.grad is not None and theirs.weight.grad is not None
+    assert torch.equal(ours.weight.grad, theirs.weight.grad) and ours.bias.grad is None
+
+
 def test_what_fails_in_the_first_process_is_told() -> None:
     def fail() -> None:
         raise RMDError("the disk is full")
