@@ -51,6 +51,14 @@ def quick_muon() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts in a run's panels, and two timed once: with the miniatures they take longer than what is tested."""
+    monkeypatch.setattr("rmd.train.loop.PANEL_PROMPTS", 2)
+    monkeypatch.setattr("rmd.bench.splits.TIMED", 2)
+    monkeypatch.setattr("rmd.bench.splits.REPEATS", 1)
+
+
 @pytest.fixture(scope="session")
 def run_python() -> Run:
     """Run this Python with the given arguments in a process of its own."""
@@ -61,22 +69,13 @@ def run_python() -> Run:
     return run
 
 
-def _launcher(*command: str) -> Run:
-    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        started = [sys.executable, "-m", *command, *arguments]
-        return subprocess.run(started, capture_output=True, text=True, timeout=timeout)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def torchrun() -> Run:
-    """Run a script or `-m module` in two processes that torchrun starts."""
-    return _launcher("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-
-
 @pytest.fixture(scope="session")
 def accelerate_launch() -> Run:
-    """Run a script or `-m module` in two processes that `accelerate launch` starts, at any free port."""
+    """Run a script or `-m module` in two processes that `accelerate launch` starts, by torchrun at any free port."""
     told = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    return _launcher("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *told)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *told]
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout)
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -23,6 +24,7 @@ def _run(arguments: tuple[str, ...], out: Path, variables: dict[str, str]) -> No
         with out.with_suffix(f".{end}").open("wb") as file:
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    faulthandler.enable()  # a crash of native code says where every thread was
     os.environ.update(variables)
     if arguments[0] == "-m":
         sys.argv = list(arguments[1:])

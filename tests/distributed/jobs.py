@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from families import TINY, recipe_of
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from rmd.backbones import Backbone
 from rmd.config import Recipe
 from rmd.roles import TRAINED
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
-from rmd.train.parallel import Parallel, own, whole
+from rmd.train.parallel import Parallel, own
 from rmd.train.tracking import MACHINE
 from rmd.train.weights import load_spread_teacher
 
@@ -72,14 +74,29 @@ RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:
     """Weights, average and optimiser states of all processes together; all must ask."""
-    found = {f"average/{name}": whole(value).clone() for name, value in trainer.trained.average.items()}
+    found = {f"average/{name}": value for name, value in trainer.trained.average.items()}
     for role in TRAINED:
         optimizer = trainer.trained.optimizers[role]
         for name, parameter in trainer.roles.named_trainable(role).items():
-            found[f"{role}/{name}"] = whole(parameter.detach()).clone()
-            for key, value in optimizer.state[parameter].items():
-                found[f"{role}/{name}/{key}"] = whole(value).clone()
-    return found
+            found[f"{role}/{name}"] = parameter.detach()
+            found.update({f"{role}/{name}/{key}": value for key, value in optimizer.state[parameter].items()})
+    return joined(found)
+
+
+def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that may be spread by their first dimension; at once, since one by one takes seconds."""
+    parts = [{name: own(tensor).clone() for name, tensor in tensors.items()}]
+    if dist.is_initialized():
+        parts = parts * dist.get_world_size()
+        dist.all_gather_object(parts, dict(parts[0]))
+    spread = {
+        name
+        for name, tensor in tensors.items()
+        if isinstance(tensor, DTensor) and tensor.device_mesh["shards"].size() > 1
+    }
+    return {
+        name: torch.cat([part[name] for part in parts]) if name in spread else mine for name, mine in parts[0].items()
+    }
 
 
 def of_the_run(values: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`torchrun -m rmd train`: a run that changes its number of processes, and one end for all of them."""
+"""`rmd train` by two processes: a run that changes its number of processes, and one end for all of them."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_goes_on_with_fewer_and_with_more_processes(
-    recipe: Path, alone: Path, torchrun: Launcher, accelerate_launch: Launcher, tmp_path: Path
+    recipe: Path, alone: Path, accelerate_launch: Launcher, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    first = torchrun("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
+    first = run_ranks("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("student: ") == 1  # one process speaks
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0

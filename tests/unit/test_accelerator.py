@@ -35,7 +35,7 @@ def recipe_at(folder: Path, family: str, mode: str, **changes: dict[str, Any]) -
     """Two iterations at sides that every family takes, with everything that is done at intervals."""
     base: dict[str, dict[str, Any]] = {
         "data": {"prompts": str(write_prompts(folder))},
-        "plan": {"sides": [16, 32], "multiple": 16},
+        "plan": {"steps": 2, "sides": [16, 32], "multiple": 16},
         "train": {"iterations": 2, "sample_every": 2, "checkpoint_every": 2},
     }
     merged = {group: base.get(group, {}) | changes.get(group, {}) for group in {**base, **changes}}
@@ -93,6 +93,7 @@ def test_text_encoders_and_cached_prompts_may_stay_on_the_cpu(family: str, tmp_p
             trained(one, move(backbone, but=backbone.text_encoders), tmp_path / name)
 
 
+@pytest.mark.usefixtures("small_panels")
 def test_the_judge_and_an_adversarial_head_get_what_they_need(tmp_path: Path) -> None:
     scenes = sample_scenes(range(4), seed=0, training=True)
     for i, picture in enumerate(to_uint8(2 * render(scenes) - 1)):

@@ -112,6 +112,7 @@ def test_only_an_earlier_demo_is_replaced(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize("family", ["pixart", "sd3"])
 def test_the_demo_runs_with_every_family_of_the_scenes(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

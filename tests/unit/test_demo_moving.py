@@ -102,6 +102,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("small_panels")
 def test_the_demo_writes_what_it_promises(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_moving, "teacher_home", lambda name: home)
     monkeypatch.setattr(demo_moving, "TEACHER_STEPS", 2)

@@ -22,6 +22,8 @@ from rmd.fit import Side
 from rmd.noise import VPSchedule
 
 BUDGET = Budget("small", 20, (0,), 6)
+pytestmark = pytest.mark.usefixtures("small_panels")
+
 LIGHT = ("train.batch_size=2", "method.guidance=2.0")
 OURS = Setting("rmd", "ours", changes=LIGHT)
 TABLE = Table("tiny", "Tiny", "none", "Does it run?", (OURS, UNDISTILLED), against="rmd")
