@@ -85,18 +85,17 @@ def gathered(trainer: Trainer) -> dict[str, Tensor]:
 
 def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies of tensors that may be spread by their first dimension; at once, since one by one takes seconds."""
-    parts = [{name: own(tensor).clone() for name, tensor in tensors.items()}]
+    mine = {name: own(tensor).clone() for name, tensor in tensors.items()}
+    parts = [mine]
     if dist.is_initialized():
-        parts = parts * dist.get_world_size()
-        dist.all_gather_object(parts, dict(parts[0]))
+        parts = [mine] * dist.get_world_size()
+        dist.all_gather_object(parts, mine)
     spread = {
         name
         for name, tensor in tensors.items()
         if isinstance(tensor, DTensor) and tensor.device_mesh["shards"].size() > 1
     }
-    return {
-        name: torch.cat([part[name] for part in parts]) if name in spread else mine for name, mine in parts[0].items()
-    }
+    return {name: torch.cat([part[name] for part in parts]) if name in spread else mine[name] for name in tensors}
 
 
 def of_the_run(values: dict[str, float]) -> dict[str, float]:
