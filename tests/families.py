@@ -231,7 +231,7 @@ def recipe_of(family: str, teacher: Path, mode: str, **changes: Any) -> Recipe:
 
 def distilled(backbone: Backbone, mode: str) -> Roles:
     """Roles whose student is not its teacher any more."""
-    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=4.0)
+    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.adapted("all"), rank=2, alpha=4.0)
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in roles.trainable("student"):

@@ -183,7 +183,7 @@ def cascade(backbone: Backbone, *, sides: Sequence[int] = (16, 32), steps: int =
 def make_method(
     backbone: Backbone, plan: StepPlan, *, name: str = "rmd", mode: Any = "full", seed: int = 0, **config: Any
 ) -> Method:
-    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=4.0)
+    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.adapted("all"), rank=2, alpha=4.0)
     settings = MethodConfig(**{"name": name, "guidance": 2.0, **config})
     return METHODS[name](backbone, roles, plan, settings, seed=seed)
 

@@ -175,6 +175,9 @@ class RolesConfig(_Model):
     """`lora`: one frozen base with two adapters; `full`: three copies."""
     rank: Count = 64
     alpha: Rate = 64.0
+    layers: Literal["all", "transformers"] = "all"
+    """What adapters are put on. `transformers`: attention and feed-forward layers alone; `all`: in a UNet also its
+    convolutions and what its residual blocks read of the time."""
 
 
 class OptimConfig(_Model):

@@ -202,7 +202,7 @@ class LoraRoles(Roles):
     mode = "lora"
 
     def __init__(self, denoiser: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:
-        """Put two adapters on the linear layers whose names end in one of `targets`.
+        """Put two adapters on the linear layers and convolutions whose names end in one of `targets`.
 
         Adapters start as the identity (their second matrix is zero), so all three roles start equal. The global
         generator is left as it was found.
@@ -300,11 +300,15 @@ class LoraRoles(Roles):
 
 @torch.no_grad()
 def _merged(layer: Any, role: Role) -> Tensor:
-    """W + s B A of an adapted linear layer, summed in at least float32, in the precision of W."""
+    """W + s B A of an adapted layer, summed in at least float32, in the precision of W.
+
+    A convolution's A has its kernel and its B is 1x1, so that their product as matrices is its kernel's.
+    """
     weight, a, b = layer.weight, layer.lora_A[role].weight, layer.lora_B[role].weight
     wide = torch.promote_types(weight.dtype, torch.float32)
-    found: Tensor = torch.addmm(weight.to(wide), b.to(wide), a.to(wide), alpha=layer.scaling[role])
-    return found.to(weight.dtype)
+    flat, second, first = (tensor.to(wide).flatten(1) for tensor in (weight, b, a))
+    found = torch.addmm(flat, second, first, alpha=layer.scaling[role])
+    return found.view_as(weight).to(weight.dtype)
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

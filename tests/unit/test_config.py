@@ -201,7 +201,7 @@ CHANGES = {
     "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7", "method.stage_draws": "[1, 2]",
-    "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0",
+    "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0", "roles.layers": "transformers",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
     "optim.lr_warmup": "20", "optim.lr_decay": "20",

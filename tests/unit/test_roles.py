@@ -242,6 +242,22 @@ def test_fused_in_half_precision_is_the_rounded_sum() -> None:
     assert not torch.equal(layer.weight, expected)
 
 
+@torch.no_grad()
+def test_a_convolution_takes_an_adapter_and_is_fused_with_it() -> None:
+    network = nn.ModuleDict({"conv": nn.Conv2d(2, 5, 3, stride=2, padding=1)})
+    roles = LoraRoles(network, targets=["conv"], rank=3, alpha=6.0, seed=0)
+    perturb(roles, "student")
+    (layer,) = _adapted(network)
+    a, b = (roles.state("student")[f"conv.lora_{matrix}.weight"] for matrix in "AB")
+    kernel = layer.weight + 2.0 * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    expected = nn.functional.conv2d(X, kernel, layer.bias, stride=2, padding=1)
+    with roles.use("student"):
+        torch.testing.assert_close(network["conv"](X), expected, rtol=0, atol=1e-5)
+    with roles.fused("student"):
+        torch.testing.assert_close(layer.weight, kernel, rtol=0, atol=1e-6)
+        torch.testing.assert_close(network["conv"](X), expected, rtol=0, atol=1e-5)
+
+
 @both_modes
 def test_outside_of_use_a_network_is_the_teacher(mode: Mode) -> None:
     network = Mixer()

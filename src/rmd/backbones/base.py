@@ -97,7 +97,9 @@ class Backbone(ABC):
     cond_names: ClassVar[Mapping[str, str]]
     """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
-    """Name suffixes of the linear layers that adapters are put on."""
+    """Name suffixes of the transformers' layers that adapters are put on."""
+    lora_around: ClassVar[tuple[str, ...]] = ()
+    """Those of the layers between the transformers."""
     moving: ClassVar[bool] = False
     """Whether the family makes videos, whose latents have a dimension of time."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
@@ -131,6 +133,11 @@ class Backbone(ABC):
         """The pipeline's networks that read prompts."""
         parts = self.pipe.components
         return [parts[name] for name in sorted(parts) if name.startswith("text_encoder") and parts[name] is not None]
+
+    @classmethod
+    def adapted(cls, layers: Literal["all", "transformers"]) -> tuple[str, ...]:
+        """Name suffixes of the layers that adapters are put on, as `roles.layers` says."""
+        return cls.lora_targets if layers == "transformers" else (*cls.lora_targets, *cls.lora_around)
 
     @classmethod
     def shard_units(cls, network: nn.Module) -> list[nn.Module]:

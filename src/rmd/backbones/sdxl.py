@@ -21,6 +21,7 @@ class SDXLBackbone(Backbone):
     denoiser_name = "unet"
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "pooled_prompt_embeds": "pooled"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+    lora_around = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
     shard_classes = ("BasicTransformerBlock", "ResnetBlock2D")
 
     @property

@@ -156,10 +156,10 @@ def parameters(network: nn.Module) -> int:
 
 
 def adapter_parameters(network: nn.Module, targets: tuple[str, ...], rank: int) -> int:
-    """Numbers of one LoRA on the linear layers whose names end so."""
+    """Numbers of one LoRA on the linear layers and convolutions whose names end so."""
     ends = tuple(f".{target}" for target in targets)
-    layers = (m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name.endswith(ends))
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+    layers = (m for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and name.endswith(ends))
+    return sum(rank * (layer.weight[0].numel() + len(layer.weight)) for layer in layers)
 
 
 def forward_flops(architecture: Architecture, network: nn.Module, height: int, width: int, frames: int = 1) -> int:

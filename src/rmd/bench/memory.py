@@ -7,6 +7,7 @@ frozen one takes two. Prompts are taken as encoded, and no VAE as loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rmd.backbones.base import Backbone, family_class
 from rmd.bench.architectures import (
@@ -66,21 +67,29 @@ def recipe_memory(recipe: Recipe, plan: StepPlan) -> list[Memory]:
         plan,
         family=family_class(recipe.family),
         rank=recipe.roles.rank,
+        layers=recipe.roles.layers,
         averaged=recipe.optim.ema > 0,
     )
 
 
 def training_memory(
-    architecture: Architecture, plan: StepPlan, *, family: type[Backbone], rank: int, averaged: bool
+    architecture: Architecture,
+    plan: StepPlan,
+    *,
+    family: type[Backbone],
+    rank: int,
+    layers: Literal["all", "transformers"] = "all",
+    averaged: bool,
 ) -> list[Memory]:
     """LoRA on one shared base, and three networks in full; batch 1 at the plan's final size.
 
     Args:
-        family: says which layers adapters are put on, and what the blocks are.
+        family: says which layers there are for adapters, and what the blocks are.
+        layers: of these, as `roles.layers`.
         averaged: whether a moving average of the student is kept.
     """
     network = architecture.build()
-    total, adapter = parameters(network), adapter_parameters(network, family.lora_targets, rank)
+    total, adapter = parameters(network), adapter_parameters(network, family.adapted(layers), rank)
     final = plan.stages[-1]
     units = family.shard_units(network)
     activations = activation_bytes(architecture, network, units, final.height, final.width, plan.frames)

@@ -119,17 +119,17 @@ def _check_fits(config: StudentConfig, to: str) -> None:
         raise RMDError(f"the kohya format names the layers of SDXL, but the student is of {config.family}: use comfyui")
 
 
-def _adapter(denoiser: nn.Module) -> tuple[dict[str, Tensor], int]:
-    """The adapter's tensors with scale 1, and its rank."""
+def _adapter(denoiser: nn.Module) -> tuple[dict[str, Tensor], Any]:
+    """The adapter's tensors with scale 1, and what PEFT knows of it."""
     found: Any = denoiser
     settings = found.peft_config[ADAPTER]
     state = get_peft_model_state_dict(found, adapter_name=ADAPTER)
-    return folded(state, settings.lora_alpha / settings.r), int(settings.r)
+    return folded(state, settings.lora_alpha / settings.r), settings
 
 
 def _write_adapter(student: Student, to: str, folder: Path) -> None:
     backbone = student.backbone
-    state, rank = _adapter(backbone.denoiser)
+    state, settings = _adapter(backbone.denoiser)
     if to == "kohya" or (to == "comfyui" and student.config.family == "sdxl"):
         named = {f"unet.{name}": tensor for name, tensor in state.items()}
         save_file(convert_state_dict_to_kohya(named), folder / LORA_NAME, metadata={"format": "pt"})
@@ -137,7 +137,8 @@ def _write_adapter(student: Student, to: str, folder: Path) -> None:
         named = {f"diffusion_model.{original_wan_name(name)}": tensor for name, tensor in state.items()}
         save_file(named, folder / LORA_NAME, metadata={"format": "pt"})
     else:
-        metadata = {"r": rank, "lora_alpha": float(rank), "target_modules": list(backbone.lora_targets)}
+        rank, targets = int(settings.r), sorted(settings.target_modules)
+        metadata = {"r": rank, "lora_alpha": float(rank), "target_modules": targets}
         write_lora(backbone, state, metadata, folder)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,7 +221,7 @@ def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
 def _check_layers(backbone: Backbone, path: Path) -> None:
     """ValueError where the file adapts a layer that the network lacks, which diffusers would leave out silently."""
     prefix, network = f"{backbone.denoiser_name}.", backbone.denoiser
-    layers = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118
             name, mark, _ = key.removeprefix(prefix).partition(".lora_A.")
@@ -229,9 +229,13 @@ def _check_layers(backbone: Backbone, path: Path) -> None:
                 continue
             if name not in layers:
                 raise ValueError(f"it has no layer {name}")
-            wanted, there = file.get_slice(key).get_shape()[1], network.get_submodule(name).in_features
+            wanted, there = file.get_slice(key).get_shape()[1:], list(layers[name].weight.shape[1:])
             if wanted != there:
-                raise ValueError(f"{name} takes {there} numbers, not {wanted}")
+                raise ValueError(f"{name} takes {_shown(there)} numbers, not {_shown(wanted)}")
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape)
 
 
 def lora_file(source: str) -> Path:
@@ -275,7 +279,7 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
     metadata = {
         "r": recipe.roles.rank,
         "lora_alpha": recipe.roles.alpha,
-        "target_modules": list(backbone.lora_targets),
+        "target_modules": list(backbone.adapted(recipe.roles.layers)),
     }
     folder.mkdir(parents=True)
     write_lora(backbone, state, metadata, folder)

@@ -69,7 +69,7 @@ class Trainer:
         self.roles: Roles = build_roles(
             self.backbone.denoiser,
             mode=recipe.roles.mode,
-            targets=self.backbone.lora_targets,
+            targets=self.backbone.adapted(recipe.roles.layers),
             rank=recipe.roles.rank,
             alpha=recipe.roles.alpha,
             seed=recipe.train.seed,

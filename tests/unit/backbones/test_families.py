@@ -31,7 +31,7 @@ families = pytest.mark.parametrize("family", sorted(TINY))
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_both_updates_of_a_cascade_reach_every_parameter(family: str, mode: Literal["lora", "full"]) -> None:
     backbone = TINY[family]()
-    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.lora_targets, rank=2, alpha=2.0)
+    roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.adapted("all"), rank=2, alpha=2.0)
     plan = build_plan(
         backbone.schedule, steps=4, sides=[(16, 16), (32, 32)], thresholds=[-2.5], multiple=backbone.size_multiple,
         crossing=Crossing(rule="block", beta=0.5), training_crossing=Crossing(rule="block", beta=0.5),
@@ -49,11 +49,13 @@ def test_both_updates_of_a_cascade_reach_every_parameter(family: str, mode: Lite
 
 
 @families
-def test_lora_targets_are_linear_layers_of_the_blocks(family: str) -> None:
+def test_every_target_of_adapters_is_a_layer_that_can_have_one(family: str) -> None:
     backbone = TINY[family]()
-    targets = tuple(f".{target}" for target in backbone.lora_targets)
-    hit = [module for name, module in backbone.denoiser.named_modules() if name.endswith(targets)]
-    assert hit and all(isinstance(module, nn.Linear) for module in hit)
+    layers = dict(backbone.denoiser.named_modules())
+    for target in backbone.adapted("all"):
+        hit = [module for name, module in layers.items() if name.endswith(f".{target}")]
+        linear = nn.Linear if target in backbone.lora_targets else nn.Linear | nn.Conv2d
+        assert hit and all(isinstance(module, linear) for module in hit)
 
 
 @families
@@ -199,7 +201,7 @@ def test_a_vae_that_overflows_in_float16_decodes_in_float32(force: bool) -> None
 def test_a_lora_student_is_saved_with_names_and_scale(family: str, tmp_path: Path) -> None:
     backbone = TINY[family]()
     recipe = make_recipe("prompts.txt", "lora").model_copy(update={"family": family})
-    roles = build_roles(backbone.denoiser, mode="lora", targets=backbone.lora_targets, rank=2, alpha=4.0)
+    roles = build_roles(backbone.denoiser, mode="lora", targets=backbone.adapted("all"), rank=2, alpha=4.0)
     with torch.no_grad():
         for parameter in roles.trainable("student"):
             parameter += 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -128,12 +129,20 @@ def test_decoding_undoes_the_scaling_factor() -> None:
     assert torch.equal(backbone.decode(latents()), backbone.pipe.vae.decode(2 * latents()).sample)
 
 
-def test_lora_targets_are_all_linear_layers_of_the_transformers_and_no_others() -> None:
+def test_adapters_are_on_the_transformers_or_on_all_layers_of_the_blocks_and_on_no_others() -> None:
     backbone = tiny_sdxl()
-    names = {name for name, module in backbone.denoiser.named_modules() if isinstance(module, nn.Linear)}
+    kinds = nn.Linear | nn.Conv2d
+    names = {name for name, module in backbone.denoiser.named_modules() if isinstance(module, kinds)}
+
+    def adapted(layers: Literal["all", "transformers"]) -> set[str]:
+        return {name for name in names if name.endswith(tuple(f".{target}" for target in backbone.adapted(layers)))}
+
     inside = {name for name in names if ".attentions." in name}
     assert len(inside) == 4 * 12  # down, mid and two up blocks: 2 x 4 of attention, 2 of feed-forward, 2 around
-    assert {name for name in names if name.endswith(tuple(f".{t}" for t in backbone.lora_targets))} == inside
+    assert adapted("transformers") == inside
+    ends = ("time_embedding", "add_embedding", "conv_in", "conv_out")
+    assert adapted("all") == {name for name in names if not name.startswith(ends)}
+    assert adapted("all") - inside == {name for name in names if ".resnets." in name or "samplers." in name}
 
 
 def test_the_schedule_decides_how_the_output_is_read() -> None:

@@ -22,6 +22,7 @@ from rmd.bench.memory import training_memory
 from rmd.cli.app import main
 from rmd.config import load_recipe
 from rmd.errors import RMDError
+from rmd.roles import build_roles
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 # billions of parameters, TFLOP of one pass at 512 and 1024 px: an operation counter of its own on the same networks
@@ -103,10 +104,10 @@ def test_flops_of_a_network_that_can_be_counted_by_hand(tmp_path: Path) -> None:
 
 def test_adapters_are_counted_as_they_are_made() -> None:
     backbone = TINY["sdxl"]()
-    targets = backbone.lora_targets
-    linear = [m for n, m in backbone.denoiser.named_modules() if n.endswith(tuple(f".{t}" for t in targets))]
-    expected = sum(4 * (m.in_features + m.out_features) for m in linear if isinstance(m, nn.Linear))
-    assert adapter_parameters(backbone.denoiser, targets, 4) == expected > 0
+    targets = backbone.adapted("all")
+    expected = adapter_parameters(backbone.denoiser, targets, 4)
+    roles = build_roles(backbone.denoiser, mode="lora", targets=targets, rank=4, alpha=4.0)
+    assert sum(parameter.numel() for parameter in roles.trainable("student")) == expected > 0
 
 
 def test_activations_grow_with_the_picture_and_leave_attention_as_it_was() -> None:
@@ -126,11 +127,14 @@ def test_activations_grow_with_the_picture_and_leave_attention_as_it_was() -> No
 def test_memory_of_both_modes_on_one_gpu_and_on_many() -> None:
     plan = load_recipe("sdxl").build_plan()
     lora, full = training_memory(PUBLIC[SDXL], plan, family=family_class("sdxl"), rank=64, averaged=False)
-    weights = [sum(p.bytes for p in way.parts if p.shared) / 1e9 for way in (lora, full)]
-    assert weights == pytest.approx([10.5, 87.3], rel=0.02)
+    fewer, _ = training_memory(
+        PUBLIC[SDXL], plan, family=family_class("sdxl"), rank=64, layers="transformers", averaged=False
+    )
+    weights = [sum(p.bytes for p in way.parts if p.shared) / 1e9 for way in (fewer, lora, full)]
+    assert weights == pytest.approx([10.5, 11.4, 87.3], rel=0.01)
     assert lora.per_gpu(1) / 1e9 < 24 < full.per_gpu(1) / 1e9
     rest = sum(p.bytes for p in full.parts if not p.shared) + full.activations.whole
-    assert full.per_gpu(8) == pytest.approx(weights[1] * 1e9 / 8 + rest)
+    assert full.per_gpu(8) == pytest.approx(weights[2] * 1e9 / 8 + rest)
 
 
 def test_plan_prints_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ def distilled(backbone: Backbone, recipe: Recipe) -> Roles:
     roles = build_roles(
         backbone.denoiser,
         mode=recipe.roles.mode,
-        targets=backbone.lora_targets,
+        targets=backbone.adapted("all"),
         rank=recipe.roles.rank,
         alpha=recipe.roles.alpha,
     )
@@ -116,7 +116,7 @@ def test_a_lora_file_holds_the_student_alone_under_its_usual_names(recipes: dict
     assert_same(saved, {f"unet.{name}": value for name, value in roles.state("student").items()})
     assert header["unet.r"] == 2
     assert header["unet.lora_alpha"] == 4.0
-    assert header["unet.target_modules"] == list(backbone.lora_targets)
+    assert header["unet.target_modules"] == list(backbone.adapted("all"))
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])

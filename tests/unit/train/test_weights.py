@@ -39,8 +39,8 @@ def test_adapters_have_values_and_the_rest_no_room(family: str, tmp_path: Path) 
         assert parameter.untyped_storage().nbytes() <= 4
     kept = {name for name, dtype in weights.dtypes.items() if dtype == torch.float32}
     assert bool(kept) == (family == "wan") and len(kept) < len(weights.dtypes)
-    roles = build_roles(backbone.denoiser, mode="lora", targets=backbone.lora_targets, rank=2, alpha=4.0, seed=3)
-    others = build_roles(loaded, mode="lora", targets=backbone.lora_targets, rank=2, alpha=4.0, seed=3)
+    roles = build_roles(backbone.denoiser, mode="lora", targets=backbone.adapted("all"), rank=2, alpha=4.0, seed=3)
+    others = build_roles(loaded, mode="lora", targets=backbone.adapted("all"), rank=2, alpha=4.0, seed=3)
     weights.drop(backbone.denoiser)
     roles.find_parameters()
     for name, value in roles.state("student").items():
