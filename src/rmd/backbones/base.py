@@ -27,6 +27,8 @@ from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps
 from rmd.plan import Stage, StepPlan
 from rmd.sampling import guided
 
+AdaptedLayers = Literal["all", "transformers"]
+"""What adapters are put on, as `roles.layers` says."""
 INDEX = "model_index.json"
 """What makes a folder a diffusers pipeline."""
 
@@ -135,7 +137,7 @@ class Backbone(ABC):
         return [parts[name] for name in sorted(parts) if name.startswith("text_encoder") and parts[name] is not None]
 
     @classmethod
-    def adapted(cls, layers: Literal["all", "transformers"]) -> tuple[str, ...]:
+    def adapted(cls, layers: AdaptedLayers) -> tuple[str, ...]:
         """Name suffixes of the layers that adapters are put on, as `roles.layers` says."""
         return cls.lora_targets if layers == "transformers" else (*cls.lora_targets, *cls.lora_around)
 

@@ -7,9 +7,8 @@ frozen one takes two. Prompts are taken as encoded, and no VAE as loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from rmd.backbones.base import Backbone, family_class
+from rmd.backbones.base import AdaptedLayers, Backbone, family_class
 from rmd.bench.architectures import (
     Activations,
     Architecture,
@@ -78,7 +77,7 @@ def training_memory(
     *,
     family: type[Backbone],
     rank: int,
-    layers: Literal["all", "transformers"] = "all",
+    layers: AdaptedLayers = "all",
     averaged: bool,
 ) -> list[Memory]:
     """LoRA on one shared base, and three networks in full; batch 1 at the plan's final size.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from helpers import PROMPTS, WIDTH, LinearBackbone, tiny_pipeline, tiny_sdxl
 from torch import Tensor, nn
 
 from rmd.backbones import Cond, load_backbone
+from rmd.backbones.base import AdaptedLayers
 from rmd.backbones.sdxl import SDXLBackbone
 from rmd.errors import RMDError
 from rmd.noise import Prediction
@@ -134,7 +134,7 @@ def test_adapters_are_on_the_transformers_or_on_all_layers_of_the_blocks_and_on_
     kinds = nn.Linear | nn.Conv2d
     names = {name for name, module in backbone.denoiser.named_modules() if isinstance(module, kinds)}
 
-    def adapted(layers: Literal["all", "transformers"]) -> set[str]:
+    def adapted(layers: AdaptedLayers) -> set[str]:
         return {name for name in names if name.endswith(tuple(f".{target}" for target in backbone.adapted(layers)))}
 
     inside = {name for name in names if ".attentions." in name}
