@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 from PIL import Image
 
 import rmd
@@ -125,7 +125,7 @@ class PipelineMaker:
             "num_inference_steps": self.steps, "guidance_scale": self.guidance,
             "height": self.height, "width": self.width, "num_frames": self.frames,
         }  # fmt: skip
-        return {name: value for name, value in arguments.items() if value is not None}
+        return _sized(self.pipe) | {name: value for name, value in arguments.items() if value is not None}
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         arguments = {"output_type": "pil", **self._given, **self.options}
@@ -135,6 +135,24 @@ class PipelineMaker:
 
 def _parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(type(pipe).__call__).parameters
+
+
+def _sized(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """Arguments without which a miniature would sample as it was not trained to; none for models of the usual size.
+
+    PixArt's calls sample at sides of models whose VAE divides them by eight; others pad captions to their own length
+    even if the tokenizer ends before it.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(pipe, (PixArtAlphaPipeline, PixArtSigmaPipeline)) and pipe.vae_scale_factor != 8:
+        found["use_resolution_binning"] = False
+    length = _parameters(pipe).get("max_sequence_length")
+    tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer")]
+    if length is not None and tokenizers and None not in tokenizers:
+        longest = max(part.model_max_length for part in tokenizers)
+        if isinstance(length.default, int) and longest < length.default:
+            found["max_sequence_length"] = longest
+    return found
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

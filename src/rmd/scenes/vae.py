@@ -33,6 +33,7 @@ def build_vae() -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=64,
+        shift_factor=0.0,  # none; the stock pipeline of SD3's type takes it for granted
         mid_block_add_attention=False,
     )
 

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from rmd.backbones.base import load_pipeline
 from rmd.config import load_recipe
 from rmd.errors import RMDError
+from rmd.makers import PipelineMaker
+from rmd.plan import Stage
 from rmd.scenes import assets
 from rmd.scenes.assets import TEACHERS, teacher_folder, teacher_home
 from rmd.scenes.build import CURRICULA, IMITATORS, REFERENCE_DATA, load_imitated
+from rmd.scenes.compare import assess, evaluation_prompts, run_maker
+from rmd.scenes.judge import load_judge
 from rmd.scenes.moving.build import (
     CLIP_CURRICULUM,
     CLIP_JUDGE_ITERATIONS,
@@ -72,6 +77,15 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
     assert built["references"]["results"]["teacher_right"] > 0.9
     assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count
     assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> None:
+    maker = PipelineMaker(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
+    captions = evaluation_prompts(6, seed=0)
+    samples = run_maker(maker, [], captions, seed=0, size=Stage(1, 64, 64))
+    right, _, _ = assess(samples.images, captions, load_judge(assets.assets_folder()))
+    assert right.float().mean() > 0.9
 
 
 def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge() -> None:
