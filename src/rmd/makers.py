@@ -140,8 +140,8 @@ def _parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
 def _sized(pipe: DiffusionPipeline) -> dict[str, Any]:
     """Arguments without which a miniature would sample as it was not trained to; none for models of the usual size.
 
-    PixArt's calls sample at sides of models whose VAE divides them by eight; others pad captions to their own length
-    even if the tokenizer ends before it.
+    PixArt's calls round sizes to those of models whose VAE divides them by eight; calls that pad captions do so to a
+    length of their own, even if the tokenizer ends before it.
     """
     found: dict[str, Any] = {}
     if isinstance(pipe, (PixArtAlphaPipeline, PixArtSigmaPipeline)) and pipe.vae_scale_factor != 8:
