@@ -21,7 +21,7 @@ def compare(
         ),
     ],
     budget: Annotated[
-        str, typer.Option(help="default: three seeds, a night; or small: one seed, to see that it runs.")
+        str, typer.Option(help="default: three seeds, a day on two cores; or small: one seed, to see that it runs.")
     ] = "default",
     out: Annotated[Path, typer.Option(help="Folder of results; what is there already is not computed again.")] = Path(
         "runs/compare"
