@@ -143,3 +143,64 @@ def test_the_teacher_is_exact() -> None:
     backbone = LinearBackbone(Colour(), channels=1, **SCHEDULER)
     method = make_method(backbone, cascade(backbone, sides=(1,), steps=100), guidance=1.0)
     assert colours(method) == pytest.approx((MEAN, STD), abs=0.03)
+
+
+class Gaussian(nn.Module):
+    """The exact predictor of a clean picture whose values are drawn from N(mean, std^2), each for itself."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.schedule = VPSchedule.from_config(SCHEDULER)
+        self.mean, self.std = nn.Parameter(torch.tensor(mean)), nn.Parameter(torch.tensor(std))
+
+    def gain(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a, sigma = self.schedule.alpha(t).float(), self.schedule.sigma(t).float()
+        return a, a * self.std**2 / (a**2 * self.std**2 + sigma**2)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        a, gain = (v[:, None, None, None] for v in self.gain(timestep.double() + 1))
+        return self.mean + gain * (x - a * self.mean)
+
+
+def score(x: Tensor, mean: float, std: float, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Gradient of the log density of N(mean, std^2) noised to x, by autograd."""
+    x = x.detach().requires_grad_()
+    noised = torch.distributions.Normal(alpha * mean, (alpha**2 * std**2 + sigma**2).sqrt())
+    return torch.autograd.grad(noised.log_prob(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("name", ["dmd2", "tdm", "rmd", "stagewise"])
+def test_the_students_gradient_is_the_difference_of_gaussian_scores(name: str, index: int) -> None:
+    """In closed form (sigma^2 / alpha) (fake score - teacher's score) at x_tau, weighed as the method says."""
+    backbone = LinearBackbone(Gaussian(MEAN, STD), channels=2, **SCHEDULER)
+    crossing = Crossing(rule="block", beta=0.5, within="fresh" if name == "dmd2" else "predicted")
+    plan = cascade(backbone, sides=(4,), crossing=crossing, training_crossing=crossing)
+    method = make_method(backbone, plan, name=name, guidance=1.0, **OWN.get(name, {}))
+    student, fake = method.roles.trainable("student"), method.roles.trainable("fake")
+    with torch.no_grad():
+        student[0].fill_(1.1)
+        fake[0].fill_(0.9)
+        fake[1].fill_(0.8)
+    step = plan.steps[index]
+    cond = Cond({"context": torch.zeros(8)})
+    loss, rollout = method.student_loss(Batch(0, cond, cond, Draws(index)), step)
+    method.roles.backward("student", loss)
+
+    x = rollout.x_tau
+    alpha, sigma = (
+        v(rollout.tau).float()[:, None, None, None] for v in (backbone.schedule.alpha, backbone.schedule.sigma)
+    )
+    real, generated = (score(x, *whose, alpha, sigma) for whose in ((MEAN, STD), (0.9, 0.8)))
+    towards = sigma**2 / alpha * (generated - real)
+    dims, distance = towards[0].numel(), (rollout.y - (x + sigma**2 * real) / alpha).abs().mean((1, 2, 3), keepdim=True)
+    if name == "dmd2":
+        by_sample = towards / dims / distance
+    else:
+        norm = (towards.square().sum((1, 2, 3), keepdim=True) + dims * 0.00054**2).sqrt()
+        by_sample = towards / norm / distance
+    with torch.no_grad(), method.roles.use("student") as network:
+        a, gain = network.gain(torch.tensor(step.model_time, dtype=torch.float64))
+        expected = by_sample.sum() / len(x) * (1 - gain * a)
+    assert float(expected.abs()) > 1e-3
+    torch.testing.assert_close(student[0].grad, expected, rtol=1e-4, atol=1e-5)
