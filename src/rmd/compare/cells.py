@@ -76,7 +76,7 @@ class Budget:
 
 
 BUDGETS = {
-    "small": Budget("small", 150, (0,), 128),
+    "small": Budget("small", 100, (0,), 128),
     "default": Budget("default", 975, (0, 1, 2), 1024),
 }
 
