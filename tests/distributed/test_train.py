@@ -19,6 +19,7 @@ from rmd.train.checkpoint import checkpoints
 from rmd.train.tracking import read_metrics
 
 FAULTS = str(Path(__file__).parent / "faults.py")
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 Launcher = Callable[..., "CompletedProcess[str]"]
 
 
@@ -60,15 +61,28 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_accelerate_launch_sets_what_torchrun_sets(accelerate_launch: Launcher, tmp_path: Path) -> None:
+    """And so what `run_ranks` sets, which needs no new processes that import everything."""
+    script = tmp_path / "said.py"
+    script.write_text(f"import os\nprint(*[os.environ[name] for name in {RANK_VARIABLES!r}], flush=True)\n")
+    done = accelerate_launch(str(script))
+    assert done.returncode == 0, done.stderr
+    ranks = sorted(line.split() for line in done.stdout.splitlines())
+    assert [rank[:4] for rank in ranks] == [["0", "0", "2", "2"], ["1", "1", "2", "2"]]
+    assert ranks[0][4:] == ranks[1][4:]
+
+
+@pytest.mark.parametrize("launcher", ["forked", pytest.param("accelerate launch", marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_fewer_and_with_more_processes(
-    recipe: Path, alone: Path, accelerate_launch: Launcher, tmp_path: Path
+    launcher: str, recipe: Path, alone: Path, accelerate_launch: Launcher, tmp_path: Path
 ) -> None:
+    launch = run_ranks if launcher == "forked" else accelerate_launch
     folder = tmp_path / "run"
     first = run_ranks("-m", "rmd", *command(recipe, folder, "--set", "train.iterations=2"))
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("student: ") == 1  # one process speaks
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=4")) == 0
-    last = accelerate_launch("-m", "rmd", *command(recipe, folder, "--resume"))
+    last = launch("-m", "rmd", *command(recipe, folder, "--resume"))
     assert last.returncode == 0, last.stderr
     written = {path.parent.name: path.name for path in sorted((folder / "checkpoints").glob("*/*.distcp"))}
     assert [written[f"step-{step:06d}"][:4] for step in (2, 4, 6)] == ["__1_", "__0_", "__1_"]  # by the last rank

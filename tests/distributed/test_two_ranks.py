@@ -18,16 +18,23 @@ from rmd.train.parallel import Parallel
 HERE = Path(__file__).parent
 
 
+def jobs(all_of_them: list[Job]) -> pytest.MarkDecorator:
+    marked = [pytest.param(job, id=job.name, marks=[pytest.mark.slow] if job.slow else []) for job in all_of_them]
+    return pytest.mark.parametrize("job", marked)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All jobs by two processes."""
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By two processes, the jobs that this session's tests are about."""
     folder: Path = tmp_path_factory.mktemp("two")
-    done = run_ranks(str(HERE / "worker.py"), str(write_prompts(folder)), str(folder))
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    names = {item.callspec.params["job"].name for item in tests}
+    done = run_ranks(str(HERE / "worker.py"), str(write_prompts(folder)), str(folder), "1", *names)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@jobs(JOBS)
 def test_two_processes_equal_one(job: Job, made: Path, tmp_path: Path) -> None:
     two = torch.load(made / f"{job.name}.pt")
     one = run(job, made / "prompts.txt", tmp_path, Parallel())
@@ -45,7 +52,7 @@ def test_two_processes_equal_one(job: Job, made: Path, tmp_path: Path) -> None:
     assert not {name: value for name, value in worst.items() if value > 1e-5}
 
 
-@pytest.mark.parametrize("job", UNLOADED, ids=lambda job: job.name)
+@jobs(UNLOADED)
 def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) -> None:
     found = torch.load(made / f"{job.name}.pt")
     assert found["values"][0] == found["values"][1]
@@ -58,16 +65,18 @@ def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) ->
 def resharded(made: Path) -> Path:
     """Runs that two processes began, one went on with, and two finished."""
     for job in RESHARDED:
-        go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=4)
-    done = run_ranks(str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "finish")
+        go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=2)
+    done = run_ranks(
+        str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "3", *(job.name for job in RESHARDED)
+    )
     assert done.returncode == 0, done.stderr
     return made
 
 
-@pytest.mark.parametrize("job", RESHARDED, ids=lambda job: job.name)
+@jobs(RESHARDED)
 def test_a_run_of_two_then_one_then_two_processes_equals_that_of_one(job: Job, resharded: Path, tmp_path: Path) -> None:
     found = torch.load(resharded / f"{job.name}.pt")
-    wanted = go_on(job, resharded / "prompts.txt", tmp_path / "run", Parallel(), until=6)
+    wanted = go_on(job, resharded / "prompts.txt", tmp_path / "run", Parallel(), until=3)
     assert found.keys() == wanted.keys()
     worst = {name: float((found[name] - tensor).abs().max()) for name, tensor in wanted.items()}
     assert not {name: value for name, value in worst.items() if value > 1e-5}

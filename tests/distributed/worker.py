@@ -1,6 +1,6 @@
-"""What test_two_ranks.py starts in each process: every job by two processes, the results written by the first.
+"""What test_two_ranks.py starts in each process: jobs by two processes, the results written by the first.
 
-torchrun --nproc-per-node 2 worker.py PROMPTS OUT
+torchrun --nproc-per-node 2 worker.py PROMPTS OUT UNTIL JOB ...; runs that change their processes go to iteration UNTIL.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from rmd.config import ParallelConfig  # noqa: E402
 from rmd.train.parallel import place, processes  # noqa: E402
 
 if __name__ == "__main__":
-    prompts, out = Path(sys.argv[1]), Path(sys.argv[2])
+    prompts, out, until = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    asked = set(sys.argv[4:])
     torch.set_num_threads(1)
     # diffusers divides by it where it shares tokens, and a CPU counts as none
     torch.accelerator.device_count = lambda: 1
     cpu = torch.device("cpu")
     with processes(ParallelConfig(), cpu) as started:
-        if "finish" not in sys.argv:
-            for job in JOBS:
+        for job in JOBS:
+            if job.name in asked:
                 parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
                 found = run(job, prompts, out / "run", parallel)
                 if started.main:
                     torch.save(found, out / f"{job.name}.pt")
-            for job in UNLOADED:
+        for job in UNLOADED:
+            if job.name in asked:
                 parallel = place(ParallelConfig(replicas=job.replicas), cpu)
                 teacher = out / f"teacher-{job.family}"
                 if started.main and not teacher.exists():
@@ -41,6 +43,7 @@ if __name__ == "__main__":
                 if started.main:
                     torch.save(found, out / f"{job.name}.pt")
         for job in RESHARDED:
-            state = go_on(job, prompts, out / f"{job.name}-run", started, until=6 if "finish" in sys.argv else 2)
-            if started.main:
-                torch.save(state, out / f"{job.name}.pt")
+            if job.name in asked:
+                state = go_on(job, prompts, out / f"{job.name}-run", started, until=until)
+                if started.main:
+                    torch.save(state, out / f"{job.name}.pt")

@@ -7,14 +7,16 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from rmd.backbones import load_backbone
 from rmd.errors import RMDError
+from rmd.export.student import read_student
 from rmd.hub import hub_errors
 
 SCRIPT = """
@@ -73,18 +75,18 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-def complaints(sources: list[str], folder: Path, **env: str) -> list[str]:
+def complaints(sources: list[str], folder: Path, endpoint: str) -> list[str]:
     without_proxies = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT, *sources],
-        env=without_proxies | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"} | env,
+        env=without_proxies | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
     return found.stdout.strip().splitlines()
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
-    found = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, HF_ENDPOINT=hub)
+    found = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, hub)
     assert found == [
         *[GATED] * 2,
         *[ABSENT] * 2,
@@ -94,8 +96,12 @@ def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
     ]
 
 
-def test_offline_and_not_in_the_cache(tmp_path: Path) -> None:
-    assert complaints(["a/model"], tmp_path, HF_HUB_OFFLINE="1") == [UNREACHED] * 2
+@pytest.mark.parametrize("load", [load_backbone, read_student])
+def test_offline_and_not_in_the_cache(load: Callable[[str], object]) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as for all tests
+    with pytest.raises(RMDError) as caught:
+        load("a/model")
+    assert str(caught.value) == UNREACHED
 
 
 @pytest.mark.parametrize("cause", [ConnectError("refused"), LocalEntryNotFoundError("none"), ConnectionError()])

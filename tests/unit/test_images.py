@@ -94,18 +94,18 @@ def test_real_vaes_encode_to_latents_of_the_networks_shape() -> None:
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_run_resumes_exactly_and_spends_what_is_counted(mode: str, folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(folder, write_prompts(tmp_path), mode, train={"iterations": 4, "checkpoint_every": 2})
+    recipe = recipe_of(folder, write_prompts(tmp_path), mode, train={"iterations": 2, "checkpoint_every": 1})
     whole = Trainer(recipe, tiny_sdxl(), tmp_path / "whole")
-    assert whole.train() == 4
-    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 2})})
-    assert Trainer(short, tiny_sdxl(), tmp_path / "parts").train() == 2
+    assert whole.train() == 2
+    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 1})})
+    assert Trainer(short, tiny_sdxl(), tmp_path / "parts").train() == 1
     again = Trainer(recipe, tiny_sdxl(), tmp_path / "parts")
-    assert again.train(resume=True) == 4
+    assert again.train(resume=True) == 2
     for role in ("student", "fake"):
         one, two = whole.roles.state(role), again.roles.state(role)
         assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     spent, counted = whole.method.evaluations, 0.0
-    for iteration in range(4):
+    for iteration in range(2):
         index = whole.method.draw_step(iteration).index
         counted += evaluations(index, fake_updates=2, guidance=True, adversarial=True)
     assert spent["student"] + 2 * spent["teacher"] + spent["fake"] == counted
