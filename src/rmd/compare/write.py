@@ -28,6 +28,15 @@ PAPER = (
     "Grey columns are the paper's own numbers, of other models and measures: look at their order, not at their size."
 )
 SIGNIFICANT = 0.05
+WIDE = """
+main { max-width: 1480px; }
+td, th { padding-left: 7px; padding-right: 7px; }
+tbody th { white-space: normal; min-width: 12em; line-height: 1.35; }
+.samples { max-width: 1000px; margin-bottom: 14px; }
+.samples figcaption { margin-bottom: 2px; }
+.samples img { display: block; width: 100%; image-rendering: pixelated; }
+"""
+"""Style of the page of tables, whose rows are longer than a report's."""
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
@@ -135,7 +144,7 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
     for result in results:
         for backbone in result.backbones:
             parts.append(section(escape(_title(result, backbone)), _part(result, backbone, folder)))
-    return PAGE.substitute(title="RMD compared, in miniature", style=STYLE, body="\n".join(parts))
+    return PAGE.substitute(title="RMD compared, in miniature", style=STYLE + WIDE, body="\n".join(parts))
 
 
 def p_text(p: float) -> str:
@@ -174,9 +183,8 @@ def _part(result: TableResult, backbone: str, folder: Path) -> str:
     ]  # fmt: skip
     by_attribute = folded("each attribute alone", table(["", *(part(name).title for name in names)], shares))
     pictures = "\n".join(
-        f'<figure><img alt="{escape(line.label)}" style="width:100%;image-rendering:pixelated" '
-        f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}">'
-        f"<figcaption>{escape(line.label)}</figcaption></figure>"
+        f'<figure class="samples"><figcaption>{escape(line.label)}</figcaption><img alt="{escape(line.label)}" '
+        f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}"></figure>'
         for line in lines
         if line.picture is not None and (folder / "pictures" / line.picture).is_file()
     )

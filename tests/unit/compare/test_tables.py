@@ -35,6 +35,13 @@ def test_rows_have_names_of_their_own_and_one_is_compared_with(table: Table) -> 
     assert len({row.label for row in table.rows}) == len(names)
 
 
+def test_each_backbone_stands_beside_the_papers_number_for_it() -> None:
+    ours, low = row_of("main", "rmd"), row_of("thresholds", "0+4")
+    assert [ours.paper_of(name) for name in ("sdxl", "sd3")] == [{"HPSv2.1": "31.99"}, {"HPSv2.1": "30.56"}]
+    assert ours.paper_of("another") == {}
+    assert low.paper_of("sdxl") == low.paper == {"HPSv2.1": "32.05", "speed-up": "1.00x"}
+
+
 @pytest.mark.parametrize(("table", "backbone", "row"), CASES, ids=IDS)
 def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, backbone: str, row: Setting) -> None:
     cell = make_cell(row, backbone, 3, BUDGET)
