@@ -54,9 +54,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python $(OLD_ENOUGH) || { \
 	  echo "make: $(VENV) was made with a Python older than 3.10; remove that folder and run make again" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip >/dev/null
+	@echo "Installing RMD and what it needs into $(VENV) (once; a few minutes) ..."
 	@# The pip that came with an older Python takes a quarter longer than the current one.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --upgrade pip || true
-	@echo "Installing RMD and what it needs into $(VENV) (once; a few minutes) ..."
 	@# Python compiles a module when it is first imported: all of them beforehand would take nearly half of the installation.
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]' || { \
 	  echo "make: the installation did not succeed, for the reason above; put it right and run make again" >&2; exit 1; }

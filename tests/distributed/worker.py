@@ -13,37 +13,38 @@ import torch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from families import TINY  # noqa: E402
-from jobs import JOBS, RESHARDED, UNLOADED, go_on, load_in_parts, run  # noqa: E402
+from jobs import JOBS, RESHARDED, UNLOADED, Job, go_on, load_in_parts, run  # noqa: E402
 
 from rmd.config import ParallelConfig  # noqa: E402
 from rmd.train.parallel import place, processes  # noqa: E402
 
+
+def asked(jobs: list[Job]) -> list[Job]:
+    return [job for job in jobs if job.name in sys.argv[4:]]
+
+
 if __name__ == "__main__":
     prompts, out, until = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    asked = set(sys.argv[4:])
     torch.set_num_threads(1)
     # diffusers divides by it where it shares tokens, and a CPU counts as none
     torch.accelerator.device_count = lambda: 1
     cpu = torch.device("cpu")
     with processes(ParallelConfig(), cpu) as started:
-        for job in JOBS:
-            if job.name in asked:
-                parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
-                found = run(job, prompts, out / "run", parallel)
-                if started.main:
-                    torch.save(found, out / f"{job.name}.pt")
-        for job in UNLOADED:
-            if job.name in asked:
-                parallel = place(ParallelConfig(replicas=job.replicas), cpu)
-                teacher = out / f"teacher-{job.family}"
-                if started.main and not teacher.exists():
-                    TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")
-                started.any(False)  # until it is written
-                found = load_in_parts(job, prompts, teacher, parallel)
-                if started.main:
-                    torch.save(found, out / f"{job.name}.pt")
-        for job in RESHARDED:
-            if job.name in asked:
-                state = go_on(job, prompts, out / f"{job.name}-run", started, until=until)
-                if started.main:
-                    torch.save(state, out / f"{job.name}.pt")
+        for job in asked(JOBS):
+            parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
+            found = run(job, prompts, out / "run", parallel)
+            if started.main:
+                torch.save(found, out / f"{job.name}.pt")
+        for job in asked(UNLOADED):
+            parallel = place(ParallelConfig(replicas=job.replicas), cpu)
+            teacher = out / f"teacher-{job.family}"
+            if started.main and not teacher.exists():
+                TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")
+            started.any(False)  # until it is written
+            found = load_in_parts(job, prompts, teacher, parallel)
+            if started.main:
+                torch.save(found, out / f"{job.name}.pt")
+        for job in asked(RESHARDED):
+            state = go_on(job, prompts, out / f"{job.name}-run", started, until=until)
+            if started.main:
+                torch.save(state, out / f"{job.name}.pt")

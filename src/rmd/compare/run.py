@@ -170,7 +170,7 @@ def _line(
         evaluations=fmean(training.evaluations for training in trainings) if trainings else None,
         numbers={measure.name: _number(measure, results, others) for measure in MEASURES},
         parts={name: _number(part(name), results, others) for name in _attributes(found)},
-        paper=row.paper_of(cells[0].backbone),
+        paper=dict(row.paper.get(cells[0].backbone, {})),
         prompts=results[0].prompts,
         picture=picture.name if made.is_file() else None,
     )

@@ -42,7 +42,7 @@ class Setting:
         budget: of the training, over that of the other rows.
         trained: False for the teacher's own weights, sampled with guidance.
         warm_up: share of the iterations that trains the first stage alone, where there are several.
-        paper: what the paper measured: column to number, or to the number of each backbone.
+        paper: what the paper measured: backbone to column to number.
         place: in the chart of a table whose rows are a grid.
     """
 
@@ -58,13 +58,8 @@ class Setting:
     budget: float = 1.0
     trained: bool = True
     warm_up: float = WARM_UP
-    paper: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+    paper: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     place: Place | None = None
-
-    def paper_of(self, backbone: str) -> dict[str, str]:
-        """What the paper measured with a backbone: column to number."""
-        each = {name: {backbone: of} if isinstance(of, str) else of for name, of in self.paper.items()}
-        return {name: of[backbone] for name, of in each.items() if backbone in of}
 
 
 @dataclass(frozen=True)
@@ -90,13 +85,15 @@ class Table:
         return tuple(row for row in self.rows if row.backbones is None or backbone in row.backbones)
 
 
-def _hps(value: float, speed: float | None = None) -> dict[str, str]:
-    found = {"HPSv2.1": f"{value:.2f}"}
-    return found if speed is None else {**found, "speed-up": f"{speed:.2f}x"}
-
-
-def _each(sdxl: float, pixart: float, sd3: float) -> dict[str, dict[str, str]]:
-    return {"HPSv2.1": {"sdxl": f"{sdxl:.2f}", "pixart": f"{pixart:.2f}", "sd3": f"{sd3:.2f}"}}
+def _paper(
+    sdxl: float | None = None, pixart: float | None = None, sd3: float | None = None, *, speed: float | None = None
+) -> dict[str, dict[str, str]]:
+    """HPSv2.1 with each backbone, and the speed-up, which is SDXL's; None is what the paper does not tell."""
+    scores = {"sdxl": sdxl, "pixart": pixart, "sd3": sd3}
+    found = {backbone: {"HPSv2.1": f"{score:.2f}"} for backbone, score in scores.items() if score is not None}
+    if speed is not None:
+        found.setdefault("sdxl", {})["speed-up"] = f"{speed:.2f}x"
+    return found
 
 
 RMD = Setting("rmd", "RMD, 2+2")
@@ -127,7 +124,7 @@ SCALE_WISE = Setting(
 
 def _rmd(
     name: str, label: str, *changes: str, split: tuple[int, ...] = RMD.split, sides: tuple[int, ...] = RMD.sides,
-    sampled: tuple[str, ...] = (), warm_up: float = WARM_UP, paper: Mapping[str, str] | None = None,
+    sampled: tuple[str, ...] = (), warm_up: float = WARM_UP, paper: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Setting:  # fmt: skip
     return Setting(name, label, split, sides, changes, sampled, warm_up=warm_up, paper=paper or {})
 
@@ -158,10 +155,10 @@ TABLES = {
         Table(
             "main", "Methods under one budget", "Tab. 1",
             "Does RMD at 2+2 steps keep what TDM and DMD2 reach with four full-resolution steps, on every backbone?",
-            (replace(TEACHER, paper=_each(29.14, 30.74, 30.29)), TEACHER_4, UNDISTILLED,
-             replace(DMD2, paper=_each(31.30, 31.36, 30.42)), DMD2_IMAGES,
-             replace(TDM, paper=_each(31.93, 32.05, 30.03)), SWITCHED, SWITCHED_OFFICIAL, SCALE_WISE, NAIVE,
-             replace(RMD, paper=_each(31.99, 32.23, 30.56))),
+            (replace(TEACHER, paper=_paper(29.14, 30.74, 30.29)), TEACHER_4, UNDISTILLED,
+             replace(DMD2, paper=_paper(31.30, 31.36, 30.42)), DMD2_IMAGES,
+             replace(TDM, paper=_paper(31.93, 32.05, 30.03)), SWITCHED, SWITCHED_OFFICIAL, SCALE_WISE, NAIVE,
+             replace(RMD, paper=_paper(31.99, 32.23, 30.56))),
             against="rmd", backbones=("sdxl", "pixart", "sd3"),
         ),
         Table(
@@ -170,8 +167,8 @@ TABLES = {
             (Setting("low", "neither: 4 steps at 32 px", split=(4,), sides=(32,), changes=("method.name=tdm",)),
              Setting("rm", "RM alone: 4 steps at 32 px, matched at 64 px", split=(4,), sides=(32,),
                      changes=("method.scored=[64, 64]",)),
-             replace(NAIVE, label="UP alone: naive cascade", paper=_hps(29.57)),
-             replace(RMD, label="RM and UP: RMD", paper=_hps(31.99)),
+             replace(NAIVE, label="UP alone: naive cascade", paper=_paper(29.57)),
+             replace(RMD, label="RM and UP: RMD", paper=_paper(31.99)),
              replace(NAIVE, name="naive-3+1", label="UP alone, three steps at 32 px", split=(3, 1)),
              _rmd("rmd-3+1", "RM and UP, three steps at 32 px", split=(3, 1))),
             against="rmd",
@@ -179,20 +176,20 @@ TABLES = {
         Table(
             "thresholds", "Steps at the low resolution", "Tab. 4",
             "How many of four steps can run at the low resolution?",
-            (_rmd("0+4", "0+4", split=(4,), sides=(64,), paper=_hps(32.05, 1.0)),
-             _rmd("1+3", "1+3", split=(1, 3), paper=_hps(32.12, 1.25)),
-             replace(RMD, label="2+2", paper=_hps(32.13, 1.68)),
-             _rmd("3+1", "3+1", split=(3, 1), paper=_hps(24.79, 2.54))),
+            (_rmd("0+4", "0+4", split=(4,), sides=(64,), paper=_paper(32.05, speed=1.0)),
+             _rmd("1+3", "1+3", split=(1, 3), paper=_paper(32.12, speed=1.25)),
+             replace(RMD, label="2+2", paper=_paper(32.13, speed=1.68)),
+             _rmd("3+1", "3+1", split=(3, 1), paper=_paper(24.79, speed=2.54))),
             against="rmd",
         ),
         Table(
             "stages", "Two stages and three", "Tab. 5",
             "Does a third, lower resolution save more without a loss? The teacher has never seen 16 px.",
             (_rmd("0+4", "one stage: 4 steps at 64 px", split=(4,), sides=(64,)),
-             replace(RMD, label="2+2: 32, 64 px", paper=_hps(31.99, 1.56)),
-             _rmd("1+1+2", "1+1+2: 16, 32, 64 px", split=(1, 1, 2), sides=(16, 32, 64), paper={"speed-up": "1.73x"}),
-             _rmd("1+2+1", "1+2+1: 16, 32, 64 px", split=(1, 2, 1), sides=(16, 32, 64), paper={"speed-up": "2.54x"}),
-             _rmd("2+1+1", "2+1+1: 16, 32, 64 px", split=(2, 1, 1), sides=(16, 32, 64), paper={"speed-up": "2.90x"}),
+             replace(RMD, label="2+2: 32, 64 px", paper=_paper(31.99, speed=1.56)),
+             _rmd("1+1+2", "1+1+2: 16, 32, 64 px", split=(1, 1, 2), sides=(16, 32, 64), paper=_paper(speed=1.73)),
+             _rmd("1+2+1", "1+2+1: 16, 32, 64 px", split=(1, 2, 1), sides=(16, 32, 64), paper=_paper(speed=2.54)),
+             _rmd("2+1+1", "2+1+1: 16, 32, 64 px", split=(2, 1, 1), sides=(16, 32, 64), paper=_paper(speed=2.90)),
              *(replace(NAIVE, name=f"naive-{name}", label=f"naive cascade, {name}", split=split, sides=(16, 32, 64))
                for name, split in (("1+1+2", (1, 1, 2)), ("2+1+1", (2, 1, 1))))),
             against="rmd",

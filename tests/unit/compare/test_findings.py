@@ -10,6 +10,7 @@ from rmd.compare.cells import CellResult
 from rmd.compare.findings import fill
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES
+from rmd.compare.tables import TABLES
 from rmd.compare.write import write_tables
 from rmd.errors import RMDError
 
@@ -113,3 +114,10 @@ def test_the_findings_tables_follow_from_their_cells() -> None:
         for line in (line for lines in table.backbones.values() for line in lines):
             pairs = zip(line.numbers["attributes"].values, line.numbers["kernel_distance"].values, strict=True)
             assert set(pairs) <= measured, f"{table.name}, {line.name}"
+
+
+def test_the_papers_numbers_in_the_findings_are_those_of_the_tables() -> None:
+    for name, result in read_results(DOCS / "findings").items():
+        papers = {row.name: row.paper for row in TABLES[name].rows}
+        for backbone, lines in result.backbones.items():
+            assert [line.paper for line in lines] == [papers[line.name].get(backbone, {}) for line in lines], name

@@ -36,10 +36,11 @@ def test_rows_have_names_of_their_own_and_one_is_compared_with(table: Table) -> 
 
 
 def test_each_backbone_stands_beside_the_papers_number_for_it() -> None:
-    ours, low = row_of("main", "rmd"), row_of("thresholds", "0+4")
-    assert [ours.paper_of(name) for name in ("sdxl", "sd3")] == [{"HPSv2.1": "31.99"}, {"HPSv2.1": "30.56"}]
-    assert ours.paper_of("another") == {}
-    assert low.paper_of("sdxl") == low.paper == {"HPSv2.1": "32.05", "speed-up": "1.00x"}
+    ours = {"sdxl": {"HPSv2.1": "31.99"}, "pixart": {"HPSv2.1": "32.23"}, "sd3": {"HPSv2.1": "30.56"}}
+    assert row_of("main", "rmd").paper == ours
+    assert row_of("thresholds", "0+4").paper == {"sdxl": {"HPSv2.1": "32.05", "speed-up": "1.00x"}}
+    assert row_of("stages", "1+1+2").paper == {"sdxl": {"speed-up": "1.73x"}}
+    assert row_of("main", "naive").paper == {}
 
 
 @pytest.mark.parametrize(("table", "backbone", "row"), CASES, ids=IDS)
