@@ -11,15 +11,16 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from rmd.errors import RMDError
 from rmd.recipes import Layer, merge, origin, read_layers
+from rmd.typed import Strict, and_more, as_written, dotted, known_keys, sentence, sorted_problems
 
 if TYPE_CHECKING:
     from rmd.noise import NoiseSchedule
@@ -58,13 +59,7 @@ Side = Annotated[tuple[int, int], BeforeValidator(parse_side)]
 Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class VPNoise(_Model):
+class VPNoise(Strict):
     """A variance-preserving noise schedule, in the words of a diffusers scheduler config."""
 
     kind: Literal["vp"]
@@ -81,7 +76,7 @@ class VPNoise(_Model):
         return schedule_from_config({"_class_name": "DDPMScheduler", **self.model_dump(exclude={"kind"})})
 
 
-class FlowNoise(_Model):
+class FlowNoise(Strict):
     """A rectified-flow noise schedule."""
 
     kind: Literal["flow"]
@@ -95,7 +90,7 @@ class FlowNoise(_Model):
         return schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": self.shift})
 
 
-class PlanConfig(_Model):
+class PlanConfig(Strict):
     """The cascade: how many steps, on which stages, split where (Sec. 3.1)."""
 
     steps: Count
@@ -111,7 +106,7 @@ class PlanConfig(_Model):
     """Sides must be divisible by this: the VAE's factor times the backbone's patch."""
 
 
-class CrossingConfig(_Model):
+class CrossingConfig(Strict):
     """What happens between two stages (Eq. 4 and 10)."""
 
     upsample: Upsample = "bilinear"
@@ -126,7 +121,7 @@ class CrossingConfig(_Model):
     """Empty: as when sampling."""
 
 
-class ConditioningConfig(_Model):
+class ConditioningConfig(Strict):
     """Which size a network is told at a low-resolution stage, in training and in inference alike."""
 
     original: Literal["final", "stage"] = "final"
@@ -137,7 +132,7 @@ class ConditioningConfig(_Model):
     """An experiment for SD3: spread the positions of the final size over a low-resolution stage."""
 
 
-class MethodConfig(_Model):
+class MethodConfig(Strict):
     """The distillation objective (Sec. 3.2)."""
 
     name: Literal["rmd", "tdm", "dmd2", "stagewise"] = "rmd"
@@ -168,7 +163,7 @@ class MethodConfig(_Model):
     matched at a higher one."""
 
 
-class RolesConfig(_Model):
+class RolesConfig(Strict):
     """How student, fake score and teacher share weights."""
 
     mode: Literal["lora", "full"] = "lora"
@@ -180,7 +175,7 @@ class RolesConfig(_Model):
     convolutions and what its residual blocks read of the time."""
 
 
-class OptimConfig(_Model):
+class OptimConfig(Strict):
     """AdamW."""
 
     student_lr: Rate
@@ -196,7 +191,7 @@ class OptimConfig(_Model):
     """Decay of the student's moving average; 0 turns it off."""
 
 
-class TrainConfig(_Model):
+class TrainConfig(Strict):
     """The loop."""
 
     iterations: Count
@@ -223,7 +218,7 @@ class TrainConfig(_Model):
     """Micro-batches that a device's part of the batch is computed in, one after another."""
 
 
-class ParallelConfig(_Model):
+class ParallelConfig(Strict):
     """How the processes of a run share it; of no effect in a process alone."""
 
     replicas: Count = 1
@@ -232,7 +227,7 @@ class ParallelConfig(_Model):
     """Processes that share the tokens of a sample (Wan)."""
 
 
-class DataConfig(_Model):
+class DataConfig(Strict):
     """Prompts; and images where a method asks for them."""
 
     prompts: Annotated[str, Field(min_length=1)]
@@ -261,7 +256,7 @@ class DataConfig(_Model):
     """The text encoders lie in main memory but while they encode."""
 
 
-class EvaluationConfig(_Model):
+class EvaluationConfig(Strict):
     """How much is sampled to judge a student."""
 
     n: Count = 1024
@@ -271,7 +266,7 @@ class EvaluationConfig(_Model):
     """That the judge looks at."""
 
 
-class Recipe(_Model):
+class Recipe(Strict):
     """Everything that decides a run."""
 
     version: Literal[1] = 1
@@ -373,13 +368,11 @@ _Dumper.add_representer(
 
 def _explain(error: ValidationError, layers: Sequence[Layer]) -> str:
     """One sentence for the first problem, counting the others."""
-    problems = error.errors(include_url=False)
-    # An unknown key first: it is often why another one is missing.
-    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    problems = sorted_problems(error)
     first = problems[0]
     keys = _keys(first)
-    return f"{origin(layers, [key for key in keys if isinstance(key, str)])}: {_sentence(first, keys)}{more}"
+    where = origin(layers, [key for key in keys if isinstance(key, str)])
+    return f"{where}: {_sentence(first, keys)}{and_more(problems)}"
 
 
 def _keys(problem: ErrorDetails) -> list[str | int]:
@@ -389,65 +382,18 @@ def _keys(problem: ErrorDetails) -> list[str | int]:
 
 
 def _sentence(problem: ErrorDetails, keys: Sequence[str | int]) -> str:
-    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    path = dotted(keys)
     match problem["type"]:
-        case "extra_forbidden" if path in _known_keys(Recipe):
+        case "extra_forbidden" if path in known_keys(Recipe):
             return f"{path} does not go with noise of kind {problem['loc'][1]}"
         case "extra_forbidden":
             return f"there is no key {path}; {_hint(path)}"
-        case "missing":
-            return f"{path} is missing"
         case "union_tag_not_found":
             return f"{path}.kind is missing; it is vp or flow"
         case "union_tag_invalid":
-            return f"{path}.kind should be vp or flow, but is {_shown(problem['ctx']['tag'])}"
-        case "value_error":
-            return f"{path} {problem['ctx']['error']}, but is {_shown(problem['input'])}"
+            return f"{path}.kind should be vp or flow, but is {as_written(problem['ctx']['tag'])}"
         case _:
-            return f"{path} should be {_expected(problem)}, but is {_shown(problem['input'])}"
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "string_too_short": "text that is not empty",
-    "tuple_type": "a list",
-    "model_type": "a group of keys",
-    "model_attributes_type": "a group of keys",
-    "literal_error": "{expected}",
-    "greater_than": "greater than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "too_short": "a list of at least {min_length}",
-    "too_long": "a list of at most {max_length}",
-}
-
-
-def _expected(problem: ErrorDetails) -> str:
-    context: Mapping[str, object] = problem.get("ctx", {})
-    phrase = _EXPECTED.get(problem["type"])
-    # A kind of error that no field of ours raises today: pydantic's own words.
-    return phrase.format(**context) if phrase else f"valid ({problem['msg']})"
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "empty"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield f"{prefix}{name}"
-        for kind in get_args(field.annotation) or (field.annotation,):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _known_keys(kind, f"{prefix}{name}.")
+            return sentence(problem, path)
 
 
 def _hint(path: str) -> str:
@@ -462,7 +408,7 @@ def _hint(path: str) -> str:
             alike = max(alike, 0.7)
         return alike if known_group == group else 0.9 * alike
 
-    known = ["extends", *_known_keys(Recipe)]
+    known = ["extends", *known_keys(Recipe)]
     best = max(known, key=likeness)
     if likeness(best) >= 0.6:
         return f"did you mean {best}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -19,8 +20,25 @@ class RMDError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known word nearest to `word`, or ``""`` if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word[:80], list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def shown(value: object) -> str:
+    """`value` as an error message quotes it, in at most 60 characters.
+
+    Only the beginning of a value is ever turned into text, however large or deeply nested it is.
+    """
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 12
+_SHORT.maxlevel = 3
 
 
 def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
@@ -28,19 +46,19 @@ def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
     for name in known:
         if value == name:
             return name
-    guess = did_you_mean(str(value), known)
-    raise RMDError(f"unknown {what} {value!r}{guess}: use one of {', '.join(known)}")
+    guess = did_you_mean(value, known) if isinstance(value, str) else ""
+    raise RMDError(f"unknown {what} {shown(value)}{guess}: use one of {', '.join(known)}")
 
 
 def integer(what: str, value: object) -> int:
     """Return `value` if it is an integer (True is not); RMDError if it is not."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RMDError(f"{what} must be an integer, got {value!r}")
+        raise RMDError(f"{what} must be an integer, got {shown(value)}")
     return value
 
 
 def finite(what: str, value: object) -> float:
     """Return `value` as a float if it is a finite number (True is not); RMDError if it is not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RMDError(f"{what} must be a finite number, got {value!r}")
+        raise RMDError(f"{what} must be a finite number, got {shown(value)}")
     return float(value)

@@ -1,0 +1,132 @@
+"""Files that RMD writes and reads back: whole or not at all, by one process at a time, and checked when read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from rmd.errors import RMDError
+from rmd.typed import Strict, explain
+
+LOCK = ".rmd.lock"
+"""Name of the lock file in a folder that one process at a time may write to."""
+MAX_JSON = 64 * 2**20
+"""Largest JSON file, in bytes, that is read as a model: those of RMD are far smaller."""
+Model = TypeVar("Model", bound=Strict)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends without an exception.
+
+    A reader sees the old file or the new one, never half of one. What the block writes, a file or a folder, gets the
+    permissions that the umask asks for (safetensors writes files that only their owner can read). A folder that is
+    already at `path` is removed.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    try:
+        yield partial
+        for part in (partial, *partial.rglob("*")) if partial.is_dir() else (partial,):
+            if part.is_file() and not part.is_symlink():
+                part.chmod(0o666 & ~_umask(path.parent))
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if need be, so that no other process writes there meanwhile.
+
+    The operating system releases the lock when its process ends, however it ends: a killed run blocks nobody.
+
+    Raises:
+        RMDError: another process holds the lock, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / name, blocking=False)
+        lock.acquire()
+    except Timeout:
+        raise RMDError(
+            f"another process is writing to {folder}: wait until it has finished, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise RMDError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_model(path: Path, kind: type[Model]) -> Model:
+    """Read a JSON file that RMD wrote, as the model it was written from.
+
+    Unknown keys, values of another type, and numbers that are not finite are refused; so is a file whose `version` is
+    not the model's own.
+
+    Raises:
+        RMDError: the file cannot be read, or is not what RMD writes; the sentence names the file and the key.
+    """
+    try:
+        if path.is_file() and path.stat().st_size > MAX_JSON:
+            raise RMDError(f"{path} is too large to be a file of RMD: at most {MAX_JSON // 2**20} MB are read")
+        content = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+    if content is None:
+        raise RMDError(f"there is no file {path}")
+    return parse_model(content, kind, str(path))
+
+
+def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
+    """As `read_model`, for JSON that is at hand; `where` names it in errors."""
+    try:
+        values = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise RMDError(f"{where} is not valid JSON: {error}") from error
+    current = kind.current_version()
+    if current is not None and isinstance(values, dict):
+        version = values.get("version", 1)
+        if version != current:
+            newer = isinstance(version, int) and version > current
+            advice = "update RMD to read it" if newer else "write it again"
+            raise RMDError(f"{where} has version {version!r:.40}, but this RMD reads version {current}: {advice}")
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise RMDError(f"{where}: {explain(error, kind)}") from error
+
+
+def _umask(folder: Path) -> int:
+    """The permissions that new files do not get, learned from a new file: setting the umask would reach all threads."""
+    probe = folder / f".rmd-umask-{os.getpid()}"
+    try:
+        probe.touch(mode=0o666)
+        return 0o666 & ~probe.stat().st_mode
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,108 @@
+"""Strict pydantic models, and the one sentence that says what is wrong in the values they were given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from rmd.errors import did_you_mean, shown
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys, values of another type, and numbers that are not finite."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def current_version(cls) -> int | None:
+        """The `version` that this class reads and writes; None where the model has no such field."""
+        field = cls.model_fields.get("version")
+        return None if field is None else field.default
+
+
+def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """One sentence for the first problem of a model's values, counting the others."""
+    problems = sorted_problems(error)
+    first = problems[0]
+    path = dotted(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {path}{did_you_mean(path, known_keys(kind))}{and_more(problems)}"
+    return f"{sentence(first, path)}{and_more(problems)}"
+
+
+def sorted_problems(error: ValidationError) -> list[ErrorDetails]:
+    """The problems, unknown keys first: such a key is often why another one is missing."""
+    problems = error.errors(include_url=False)
+    return sorted(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+
+
+def and_more(problems: Sequence[ErrorDetails]) -> str:
+    """`" (and 2 more)"`, or nothing where there is one problem only."""
+    return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """Keys and list indices as a person writes them: `plan.sides[1]`."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def sentence(problem: ErrorDetails, path: str) -> str:
+    """What is wrong with the value at a path, and what it should be."""
+    match problem["type"]:
+        case "missing":
+            return f"{path} is missing"
+        case "value_error":
+            return f"{path} {problem['ctx']['error']}, but is {as_written(problem['input'])}".strip()
+        case _:
+            return f"{path} should be {_expected(problem)}, but is {as_written(problem['input'])}".strip()
+
+
+def as_written(value: object) -> str:
+    """A value as YAML and JSON have it, cut to 60 characters; None is "empty"."""
+    if value is None:
+        return "empty"
+    return str(value).lower() if isinstance(value, bool) else shown(value)
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a model and of those inside it."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for kind in get_args(field.annotation) or (field.annotation,):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from known_keys(kind, f"{prefix}{name}.")
+
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a group of keys",
+    "model_type": "a group of keys",
+    "model_attributes_type": "a group of keys",
+    "literal_error": "{expected}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+}
+
+
+def _expected(problem: ErrorDetails) -> str:
+    context: Mapping[str, object] = problem.get("ctx", {})
+    phrase = _EXPECTED.get(problem["type"])
+    # A kind of error that no field of ours raises today: pydantic's own words.
+    return phrase.format(**context) if phrase else f"valid ({problem['msg']})"
