@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
             f"another process is writing to {folder}: wait until it has finished, or choose another folder"
         ) from None
     except OSError as error:
-        raise RMDError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise RMDError(f"cannot write to {folder}: {reason(error)}") from error
     try:
         yield
     finally:
@@ -90,7 +91,7 @@ def read_model(path: Path, kind: type[Model]) -> Model:
             raise RMDError(f"{path} is too large to be a file of RMD: at most {MAX_JSON // 2**20} MB are read")
         content = path.read_bytes() if path.is_file() else None
     except OSError as error:
-        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     if content is None:
         raise RMDError(f"there is no file {path}")
     return parse_model(content, kind, str(path))
@@ -113,6 +114,25 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RMDError(f"{where}: {explain(error, kind)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be written or read, as a part of a sentence: "the disk is full", for instance.
+
+    Libraries that write files hide the operating system's error behind their own: the errors that led to one are
+    looked at, too.
+    """
+    last: BaseException = error
+    cause: BaseException | None = error
+    while cause is not None:
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(cause):
+            return "the disk is full"
+        last, cause = cause, cause.__cause__ or cause.__context__
+    for found in (error, last):
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _umask(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,11 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rmd.errors import RMDError
-from rmd.files import locked, parse_model, read_model, replacing, write_text
+from rmd.files import locked, parse_model, read_model, reason, replacing, write_text
 from rmd.typed import Strict
 
 
@@ -138,3 +140,24 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "note.json", tmp_path):
         with pytest.raises(RMDError, match="there is no file"):
             read_model(path, Note)
+
+
+def test_a_full_disk_is_recognised_behind_the_errors_of_libraries() -> None:
+    hidden = RuntimeError("unexpected pos 704 vs 598")
+    hidden.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    for error in (
+        OSError(errno.ENOSPC, "x"),
+        OSError(errno.EDQUOT, "x"),
+        hidden,
+        SafetensorError("I/O error: No space left on device"),
+    ):
+        assert reason(error) == "the disk is full"
+
+
+def test_other_reasons_are_those_of_the_operating_system_or_else_the_error_itself() -> None:
+    assert reason(PermissionError(errno.EACCES, "Permission denied", "file")) == "Permission denied"
+    wrapped = ValueError("cannot save")
+    wrapped.__cause__ = OSError(errno.EROFS, "Read-only file system")
+    assert reason(wrapped) == "Read-only file system"
+    assert reason(ValueError("two\nlines")) == "two lines"
+    assert reason(ValueError()) == "ValueError"
