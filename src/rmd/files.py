@@ -53,17 +53,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder, which is created if need be, so that no other process writes there meanwhile.
 
     The operating system releases the lock when its process ends, however it ends: a killed run blocks nobody.
+
+    Args:
+        folder: the folder.
+        name: the name of the lock file in it.
+        wait: seconds to wait for another process that holds the lock.
 
     Raises:
         RMDError: another process holds the lock, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / name, blocking=False)
+        lock = FileLock(folder / name, timeout=wait)
         lock.acquire()
     except Timeout:
         raise RMDError(
