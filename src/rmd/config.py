@@ -228,23 +228,26 @@ class ParallelConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Prompts; and images where a method asks for them."""
+    """Where prompts come from, and images where a method asks for them."""
 
     prompts: Annotated[str, Field(min_length=1)]
     """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset of the
     Hub, or `scenes` or `moving-scenes`."""
     column: str | None = None
-    """Of the records that hold the prompts; empty: prompt, caption or text."""
+    """The column that holds the prompts, where the file has records; empty: prompt, caption or text."""
     split: str = "train"
-    """Of a dataset of the Hub."""
+    """The split that is read of a dataset of the Hub."""
+    skip_invalid: bool = False
+    """Leave out, and count, rows that are not one caption (numbers, lists, damaged text); otherwise the first of them
+    is an error."""
     journeydb: bool = False
-    """The records are JourneyDB's annotations: commands and addresses are taken off its prompts."""
+    """The records are JourneyDB's annotations: commands, weights and addresses are taken off its prompts."""
     shortest: Count = 1
-    """Characters that a prompt must have."""
+    """The fewest characters that a prompt may have."""
     longest: Count | None = None
-    """Characters that a prompt may have."""
+    """The most characters that a prompt may have; empty: any number."""
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Files of prompts that are left out, those of benchmarks."""
+    """Files of prompts that are left out, such as those of benchmarks."""
     images: str | None = None
     """Real images, for method.adversarial: a folder of pictures, each with its caption beside it in a file of the same
     name that ends in .txt; or `scenes`."""
@@ -253,7 +256,7 @@ class DataConfig(Strict):
     remember: Annotated[int, Field(ge=0)] = 0
     """Megabytes of main memory for prompts that have been encoded; 0: every batch is encoded anew, as a whole."""
     offload: bool = False
-    """The text encoders lie in main memory but while they encode."""
+    """Keep the text encoders in main memory except while they encode."""
 
 
 class EvaluationConfig(Strict):

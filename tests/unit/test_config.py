@@ -210,7 +210,8 @@ CHANGES = {
     "train.dtype": "bfloat16", "train.recompute": "true", "train.accumulate": "7", "train.keep_every": "7",
     "train.guard": "false", "train.services": "[wandb]",
     "parallel.replicas": "2", "parallel.context": "2", "data.prompts": "other", "data.column": "words",
-    "data.split": "test", "data.journeydb": "true", "data.shortest": "7", "data.longest": "7",
+    "data.split": "test", "data.journeydb": "true", "data.skip_invalid": "true",
+    "data.shortest": "7", "data.longest": "7",
     "data.exclude": "[bench.json]", "data.cache": "folder", "data.remember": "7", "data.offload": "true",
     "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7",
 }  # fmt: skip
@@ -302,8 +303,8 @@ DEFAULTS = {
     },
     "train": {"seed": 0, "dtype": "float32"},
     "data": {
-        "column": None, "split": "train", "journeydb": False, "shortest": 1, "longest": None, "exclude": [],
-        "images": None, "cache": None, "remember": 0,
+        "column": None, "split": "train", "skip_invalid": False, "journeydb": False, "shortest": 1, "longest": None,
+        "exclude": [], "images": None, "cache": None, "remember": 0,
     },
 }  # fmt: skip
 """That the hashes of runs rest on: with another value, a run of before would look like one of after."""

@@ -97,7 +97,7 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("empty", "{path} gives no prompts (it is empty): look at the file, or change data's filters"),
         ("blank", "{path} gives no prompts (3 empty): look at the file, or change data's filters"),
         ("latin", "{path} is not UTF-8 (byte 5): save it as UTF-8 text"),
-        ("directory", "cannot read the prompt file {path}: Is a directory"),
+        ("directory", "{path} is a folder: give a file in it, or a pattern such as {path}/*.txt"),
     ],
 )
 def test_a_bad_file_is_told_in_a_sentence(kind: str, sentence: str, tmp_path: Path) -> None:

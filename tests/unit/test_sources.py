@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.data import sources
-from rmd.data.sources import Source, clean, key, read_raw, read_source, strip_commands
+from rmd.data import formats
+from rmd.data.sources import Source, clean, key, read_raw, read_source
 from rmd.errors import RMDError
 
 TEXTS = ["a red ball, at night", "zwei Bälle", 'a "quoted" box']
@@ -69,9 +69,9 @@ def test_a_column_can_be_named_and_usual_ones_are_found(kind: str, tmp_path: Pat
     assert read_source(Source(str(write(tmp_path, kind, column="caption")))).texts == TEXTS
     path = write(tmp_path, kind, column="words")
     assert read_source(Source(str(path), column="words")).texts == TEXTS
-    with pytest.raises(RMDError, match=r"has none of the columns prompt, caption, text: name one with data\.column$"):
+    with pytest.raises(RMDError, match=r"has none of the columns prompt, caption, text: name one with data\.column"):
         read_source(Source(str(path)))
-    with pytest.raises(RMDError, match=r"has no column prose: it has id, words$"):
+    with pytest.raises(RMDError, match=r"has no column prose: it has id, words"):
         read_source(Source(str(path), column="prose"))
 
 
@@ -111,21 +111,6 @@ def test_clean_keeps_each_prompt_once_in_order_and_counts_the_rest(texts: list[s
     assert len(found.texts) + sum(found.left_out.values()) == len(texts)
     assert set(keys) == {key(" ".join(text.split())) for text in texts if text.split()}
     assert clean(found.texts) == type(found)(found.texts, {})
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a castle --ar 3:2 --v 5 --no people", "a castle"),
-        ("https://s.mj.run/abc a castle, dusk --niji", "a castle, dusk"),
-        ("<https://x.y/z.png> a well-lit castle -- grand", "a well-lit castle -- grand"),
-        ("a plain one", "a plain one"),
-    ],
-)
-def test_commands_of_an_image_service_are_taken_off(text: str, expected: str, tmp_path: Path) -> None:
-    assert strip_commands(text) == expected
-    path = write(tmp_path, "jsonl", [text])
-    assert read_source(Source(str(path), journeydb=True)).texts == [expected]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +165,8 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
             asked.extend((name, split, streaming))
             if name == "owner/gone":
                 raise ValueError("it is not there\nwith a long story")
+            if name == "owner/gated":
+                raise Broken("it is gated")
             yield from ({"caption": text} for text in TEXTS)
             if name == "owner/torn":
                 raise Broken("a shard is damaged")
@@ -193,8 +180,10 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
     assert asked == ["owner/name", "test", True]
     with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gone \(it is not there\): check name"):
         read_source(Source("hf:owner/gone"))
+    with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gated \(it is gated\): accept its terms "):
+        read_source(Source("hf:owner/gated"))
     for name, reason in (("owner/torn", "a shard is damaged"), ("owner/far", "the line went dead")):
-        with pytest.raises(RMDError, match=rf"^cannot read the dataset {name} \({reason}\): check name"):
+        with pytest.raises(RMDError, match=rf"^cannot read the dataset {name} behind row 3 \({reason}\): check name"):
             read_source(Source(f"hf:{name}"))
     with pytest.raises(KeyError):  # no fault of the user's
         read_source(Source("hf:owner/bug"))
@@ -208,4 +197,92 @@ def test_damage_inside_a_parquet_file_is_told(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RMDError, match=r"x\.parquet is not readable as Parquet: "):
         read_source(Source(str(path)))
-    assert set(sources._READERS) == set(sources.FORMATS)
+    assert set(formats._READERS) == set(formats.FORMATS)
+
+
+def test_marks_of_letters_tell_words_apart_and_spellings_do_not() -> None:
+    assert key("की") != key("कि") and key("กา") != key("กิ")  # vowels that are marks
+    assert key("Caf\u00e9!") == key("cafe\u0301") != key("cafe") and key("ＡＢＣ １") == key("abc1")
+    assert clean(["की", "कि", "caf\u00e9", "CAFE\u0301", "🐱", "🐶"]).texts == ["की", "कि", "caf\u00e9", "🐱", "🐶"]
+
+
+def test_a_pattern_of_very_many_files_is_read(tmp_path: Path) -> None:
+    for number in range(3000):  # more than a process may hold open
+        (tmp_path / f"{number:05}.txt").write_text(f"ball {number}", encoding="utf-8")
+    assert read_source(Source(str(tmp_path / "*.txt"))).texts == [f"ball {number}" for number in range(3000)]
+
+
+def test_any_name_of_a_file_is_a_name(tmp_path: Path) -> None:
+    for name in ('a #2: it\'s "one".txt', "{x}.txt", " p.txt", "-p.txt", "p?.txt", "猫.TXT"):
+        (tmp_path / name).write_text("a cat", encoding="utf-8")
+        assert read_source(Source(str(tmp_path / name))).texts == ["a cat"]
+
+
+@pytest.mark.parametrize(("kind", "sentence"), [
+    ("txt", r"is text, one prompt a line, and has no columns: leave data\.column out$"),
+    ("tar", r"has no \.json members with captions: leave data\.column out to read \.txt and \.caption$"),
+])  # fmt: skip
+def test_a_column_without_effect_is_told(kind: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{kind}"
+    path.write_text("a cat", encoding="utf-8")
+    if kind == "tar":
+        with tarfile.open(path, "w") as shard:
+            member = tarfile.TarInfo("0.txt")
+            member.size = 5
+            shard.addfile(member, io.BytesIO(b"a cat"))
+    with pytest.raises(RMDError, match=sentence):
+        read_source(Source(str(path), column="prompt"))
+
+
+def test_names_out_of_files_cannot_break_a_message(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"\\ud83e\\n\\u001b[31m": 1}', encoding="utf-8")
+    with tarfile.open(tmp_path / "x.tar", "w") as shard:
+        shard.addfile(tarfile.TarInfo("a\n\x1b[31m" * 200 + ".json"), io.BytesIO())
+    for name in ("x.jsonl", "x.tar"):
+        with pytest.raises(RMDError) as caught:
+            read_source(Source(str(tmp_path / name), column="words"))
+        message = str(caught.value)
+        message.encode()
+        assert message.isprintable() and len(message) < 500
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b/c", "hf:../x", "hf:/x", "hf:" + "x/" * 10_000])
+def test_what_is_no_name_on_the_hub_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
+    with pytest.raises(RMDError, match=r": a dataset of the Hub is called hf:OWNER/NAME$") as caught:
+        read_source(Source(name))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_folder_that_is_called_as_a_dataset_is_not_read_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
+    with pytest.raises(RMDError, match=r"^hf:owner/name is also a folder here"):
+        read_source(Source("hf:owner/name"))
+
+
+def test_of_a_dataset_the_column_alone_is_asked_for_and_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Rows:
+        column_names = ("image", "caption")
+
+        def select_columns(self, names: list[str]) -> Iterator[dict[str, object]]:
+            asked.append(names)
+            yield from ({"caption": text} for text in ("a cat", ["a dog"], 3))
+
+    def load_dataset(name: str, *, split: str, streaming: bool, trust_remote_code: bool = True) -> Rows:
+        asked.append(trust_remote_code)
+        return Rows()
+
+    library = SimpleNamespace(load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=KeyError))
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    with pytest.raises(RMDError, match=r"^hf:owner/name, row 3: the caption is a number \(3\), not text; mend it, or"):
+        read_source(Source("hf:owner/name"))
+    assert read_source(Source("hf:owner/name", skip_invalid=True)).texts == ["a cat", "a dog"]
+    assert asked == [False, ["caption"]] * 2
+    with pytest.raises(RMDError, match=r"^hf:owner/name has no column words: it has image, caption$"):
+        read_source(Source("hf:owner/name", column="words"))

@@ -23,6 +23,9 @@ def generate(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt a line; or .json, .jsonl, .csv, .parquet, .tar.")
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column of --prompts. By default: prompt, caption or text.")
+    ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each following one has the next.")] = 0,
     out: Annotated[
@@ -60,6 +63,7 @@ def generate(
     from rmd.backbones.base import family_class, load_pipeline
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
+    from rmd.data.captions import check_prompts
     from rmd.data.prompts import read_prompts
     from rmd.export.student import holds_student, read_student
     from rmd.makers import Maker, PipelineMaker, StudentMaker
@@ -68,7 +72,9 @@ def generate(
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
-    texts = list(prompt) if prompt else read_prompts(prompts or Path())
+    if column is not None and prompts is None:
+        raise RMDError("--column names a column of the file that --prompts names: give both")
+    texts = check_prompts(prompt) if prompt else read_prompts(prompts or Path(), column)
     prepare_cpu()
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
     dtype = torch.bfloat16 if half else torch.float32

@@ -19,9 +19,12 @@ class OnlineEncoder:
     """
 
     def __init__(self, backbone: Backbone, *, remember: int, offload: bool) -> None:
-        """Args:
-        remember: bytes of main memory for encoded prompts; those used longest ago are forgotten.
-        offload: the encoders lie in main memory but while they encode.
+        """Wrap a backbone.
+
+        Args:
+            backbone: the backbone that encodes.
+            remember: bytes of main memory for encoded prompts; those used longest ago are forgotten.
+            offload: whether the encoders are kept in main memory except while they encode.
         """
         self.backbone, self.remember, self.offload = backbone, remember, offload
         self.held = 0
@@ -49,7 +52,7 @@ class OnlineEncoder:
 
     @torch.no_grad()
     def _encoded(self, prompts: Sequence[str | None]) -> list[Cond]:
-        """Each prompt by itself; None: the unconditional branch's."""
+        """Encode each prompt by itself; None stands for what the unconditional branch gets."""
         if not prompts:
             return []
         try:

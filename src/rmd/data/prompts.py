@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmd.config import DataConfig
+from rmd.data.captions import RECIPE_KEYS, Keys
 from rmd.data.sources import Source, read_raw, read_source
 from rmd.errors import RMDError
 from rmd.randomness import generator, permutation
@@ -35,8 +36,12 @@ def positions(count: int, samples: Sequence[int], *, seed: int) -> list[int]:
     return [order[p // count][p % count] for p in samples]
 
 
-def load_prompts(data: DataConfig, *, seed: int) -> Prompts:
+def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Prompts:
     """Prompts of what a recipe names, or of the grammars of the sources `scenes` and `moving-scenes`.
+
+    Args:
+        seed: decides the order of the prompts, and which captions the grammars give.
+        keys: how errors call the settings that decide about rows.
 
     Raises:
         RMDError: the source is missing, cannot be read, or nothing in it is left by the filters.
@@ -45,19 +50,21 @@ def load_prompts(data: DataConfig, *, seed: int) -> Prompts:
         return Prompts(scene_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
     if data.prompts == MOVING:
         return Prompts(clip_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
-    return Prompts(read_source(source_of(data)).texts, seed)
+    return Prompts(read_source(source_of(data, keys=keys)).texts, seed)
 
 
-def source_of(data: DataConfig) -> Source:
+def source_of(data: DataConfig, *, keys: Keys = RECIPE_KEYS) -> Source:
     """The source that a recipe names, with its filters."""
     return Source(
         data.prompts,
         column=data.column,
         split=data.split,
         journeydb=data.journeydb,
+        skip_invalid=data.skip_invalid,
         shortest=data.shortest,
         longest=data.longest,
         exclude=data.exclude,
+        keys=keys,
     )
 
 
@@ -80,9 +87,18 @@ def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
     return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a file of any known format, stripped, each once, in order; RMDError when there are none."""
-    found = list(dict.fromkeys(text.strip() for text in read_raw(Source(str(path))) if text.strip()))
+def read_prompts(path: Path, column: str | None = None) -> list[str]:
+    """Prompts of a file, pattern or dataset of any known format, stripped, each once, in order.
+
+    Args:
+        path: as the user gave it on the command line.
+        column: the column of the records that holds the prompts; None: prompt, caption or text.
+
+    Raises:
+        RMDError: the file cannot be read, a row of it is not one prompt, or it has none.
+    """
+    source = Source(str(path), column=column, keys=Keys(column="--column", skip=None))
+    found = list(dict.fromkeys(text.strip() for text in read_raw(source) if text.strip()))
     if not found:
         raise RMDError(f"the prompt file {path} has no prompts: write one a line")
     return found

@@ -1,49 +1,57 @@
-"""Reads prompts from the files that people have: text, JSON, CSV, Parquet, webdataset shards, the Hub's datasets.
+"""Reads prompts from the files that people have, and takes those that a source asks for.
 
-A reader yields raw prompts; `clean` strips, filters and removes duplicates and the prompts of benchmarks. JourneyDB's
-annotations are read with the commands of its image service taken off; its licence does not allow passing them on.
+Reading is strict. What is not one caption is refused by file, row and type or, where the source says so, left out and
+counted; `clean` then strips, filters and removes duplicates and the prompts of benchmarks. JourneyDB's annotations are
+read with the commands of its image service taken off; its licence does not allow passing them on.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
+import os
 import re
-import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from rmd.errors import RMDError
-from rmd.hub import no_connection
+from rmd.data.captions import RECIPE_KEYS, Keys, Rows, caption_of
+from rmd.data.commands import strip_commands
+from rmd.data.formats import read_file
+from rmd.data.hub_rows import HUB, read_dataset
+from rmd.errors import RMDError, shown
 
-HUB = "hf:"
-"""Begins the name of a dataset on the Hub: hf:OWNER/NAME."""
-COLUMNS = ("prompt", "caption", "text", "Prompt", "Caption", "TEXT")
-"""Where a prompt is looked for in a record, in this order, when no column is named."""
-FORMATS = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
-_COMMAND = re.compile(r"(?:^|\s)--\w+(?:\s+[^-\s][^\s]*)?|<?https?://\S+")
+_EXCLUDE_KEYS = Keys(column=None, skip=None)
+# Characters that show nothing by themselves: of them alone, no prompt is made.
+_INVISIBLE = " \u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 @dataclass(frozen=True)
 class Source:
     """Where prompts come from and which of them are taken.
 
-    name: a file, a pattern of files (`shards/*.tar`), or `hf:OWNER/NAME`. column: of the records that hold them. split:
-    of a dataset on the Hub. journeydb: whether the records are JourneyDB's annotations. shortest, longest: in
-    characters. exclude: files of prompts that are left out, those of benchmarks.
+    Attributes:
+        name: a file, a pattern of files (`shards/*.tar`), or `hf:OWNER/NAME`.
+        column: the column of the records that holds the prompts; None: prompt, caption or text.
+        split: the split of a dataset on the Hub.
+        journeydb: whether the prompts carry commands of an image service, which are taken off.
+        skip_invalid: whether rows that are not one caption are left out; otherwise the first of them is an error.
+        shortest, longest: how many characters a prompt may have.
+        exclude: files of prompts that are left out, those of benchmarks.
+        keys: how errors call the settings above.
     """
 
     name: str
     column: str | None = None
     split: str = "train"
     journeydb: bool = False
+    skip_invalid: bool = False
     shortest: int = 1
     longest: int | None = None
     exclude: Sequence[str] = ()
+    keys: Keys = RECIPE_KEYS
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,14 @@ class Reading:
 
     texts: list[str]
     left_out: dict[str, int]
+
+
+@dataclass
+class _Invalid:
+    """Rows that were left out because they are not one caption, by reason, and the error that the first would be."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: str = ""
 
 
 def read_source(source: Source, *, limit: int | None = None) -> Reading:
@@ -63,14 +79,17 @@ def read_source(source: Source, *, limit: int | None = None) -> Reading:
     Raises:
         RMDError: there is no such source, it cannot be read, or nothing is left.
     """
-    raw = islice(read_raw(source), limit)
+    invalid = _Invalid()
+    raw = islice(_captions(source, invalid), limit)
     taken = (strip_commands(text) for text in raw) if source.journeydb else raw
-    benchmarks = {key(text) for name in source.exclude for text in read_raw(Source(name))}
+    benchmarks = {key(text) for name in source.exclude for text in read_raw(Source(name, keys=_EXCLUDE_KEYS))}
     found = clean(taken, shortest=source.shortest, longest=source.longest, benchmarks=benchmarks)
+    left_out = {**invalid.counts, **found.left_out}
     if not found.texts:
-        why = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items()) or "it is empty"
-        raise RMDError(f"{source.name} gives no prompts ({why}): look at the file, or change data's filters")
-    return found
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it is empty"
+        first = f"; {invalid.first}" if invalid.first else ""
+        raise RMDError(f"{source.name} gives no prompts ({why}): look at the file, or change data's filters{first}")
+    return Reading(found.texts, left_out)
 
 
 def clean(
@@ -83,10 +102,10 @@ def clean(
     kept, seen = list[str](), set[str]()
     out = dict.fromkeys(("empty", "too short", "too long", "of a benchmark", "there twice"), 0)
     for raw in texts:
-        text = " ".join(raw.split())
+        text = " ".join(raw.replace("\ufeff", "").split())
         name = key(text)
         reason = (
-            "empty" if not text
+            "empty" if not text.strip(_INVISIBLE)
             else "too short" if len(text) < shortest
             else "too long" if longest is not None and len(text) > longest
             else "of a benchmark" if name in benchmarks
@@ -102,143 +121,69 @@ def clean(
 
 
 def key(text: str) -> str:
-    """What two prompts that are the same have in common: letters and digits, lowered."""
-    return "".join(re.findall(r"\w+", text.casefold())) or text.strip()
-
-
-def strip_commands(text: str) -> str:
-    """A prompt of an image service without its commands (`--ar 3:2 --v 5`) and addresses of pictures."""
-    return " ".join(_COMMAND.sub(" ", text).split())
+    """What two prompts that are the same have in common: letters, their marks and digits, lowered."""
+    if text.isascii():
+        return "".join(re.findall(r"\w+", text.lower())) or text.strip()
+    # Marks are letters' vowels in many scripts, and no \\w: without them, different words would be the same.
+    plain = unicodedata.normalize("NFKC", text.casefold())
+    kept = (c for c in plain if c.isalnum() or c == "_" or unicodedata.category(c).startswith("M"))
+    return "".join(kept) or plain.strip()
 
 
 def read_raw(source: Source) -> Iterator[str]:
     """Every prompt of a source as it stands there.
 
     Raises:
-        RMDError: there is no such source, or it cannot be read.
+        RMDError: there is no such source, it cannot be read, or a row of it is not one caption.
     """
+    return _captions(source, _Invalid())
+
+
+def user_path(name: str) -> Path:
+    """The path that a user means, with `~` for a home folder; RMDError if no path can be called so."""
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("it holds a zero byte")
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise RMDError(f"{shown(name)} is no path: {str(error)[:100]}") from error
+
+
+def _captions(source: Source, invalid: _Invalid) -> Iterator[str]:
+    for where, value in _rows(source):
+        found = caption_of(value)
+        if isinstance(found, str):
+            yield found
+            continue
+        advice = f"; mend it, or leave such rows out with {source.keys.skip}" if source.keys.skip else "; mend it"
+        sentence = f"{where}{found.sentence}{advice if found.mendable else ''}"
+        if not source.skip_invalid:
+            raise RMDError(sentence)
+        invalid.counts[found.reason] += 1
+        invalid.first = invalid.first or f"{where}{found.sentence}"
+
+
+def _rows(source: Source) -> Rows:
     if source.name.startswith(HUB):
-        yield from _hub(source)
+        yield from read_dataset(source.name, source.split, source.column, source.keys)
         return
-    paths = sorted(glob.glob(source.name)) if glob.has_magic(source.name) else [source.name]
-    if not paths:
-        raise RMDError(f"no file matches {source.name}: check the pattern")
-    for name in paths:
-        path = Path(name)
-        suffix = path.suffix.lower() or ".txt"
-        if suffix not in FORMATS:
-            raise RMDError(f"{path} is of no known format: let it end in {', '.join(FORMATS)}")
-        try:
-            yield from _READERS[suffix](path, source)
-        except FileNotFoundError:
-            raise RMDError(f"there is no prompt file {path}: give a text file with one prompt a line") from None
-        except UnicodeDecodeError as error:
-            raise RMDError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from error
-        except (OSError, tarfile.TarError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no tar archive"
-            raise RMDError(f"cannot read the prompt file {path}: {reason}") from error
+    for path in _files(source.name):
+        yield from read_file(path, source.column, source.keys)
 
 
-def _lines(path: Path, source: Source) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8-sig")
-    if text:
-        yield from text.removesuffix("\n").split("\n")
-
-
-def _json(path: Path, source: Source) -> Iterator[str]:
-    """A list of prompts, or of records."""
+def _files(name: str) -> Sequence[Path]:
+    """The file of a name, or those that match it in the order of their names, without hidden ones."""
+    path = user_path(name)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise RMDError(f"{path} is not JSON ({error}): give a list of prompts or of records") from error
-    if not isinstance(values, list):
-        raise RMDError(f"{path} holds no list: give a list of prompts or of records")
-    for number, value in enumerate(values, start=1):
-        yield value if isinstance(value, str) else _of_record(value, f"{path}, entry {number}", source)
-
-
-def _json_lines(path: Path, source: Source) -> Iterator[str]:
-    for number, line in enumerate(_lines(path, source), start=1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise RMDError(f"{path}, line {number} is not JSON ({error}): one record a line is needed") from error
-            yield value if isinstance(value, str) else _of_record(value, f"{path}, line {number}", source)
-
-
-def _table(path: Path, source: Source) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for number, row in enumerate(rows, start=2):
-            yield _of_record(row, f"{path}, line {number}", source)
-
-
-def _parquet(path: Path, source: Source) -> Iterator[str]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise RMDError(f"{path}: reading Parquet needs `pip install 'rmd[data]'`") from error
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    try:
-        file = parquet.ParquetFile(path)
-        column = _column(file.schema_arrow.names, str(path), source)
-        for batch in file.iter_batches(columns=[column]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RMDError(f"{path} is not readable as Parquet: {error}") from error
-
-
-def _tar(path: Path, source: Source) -> Iterator[str]:
-    """Captions of a webdataset shard: one a sample, from its .txt or .caption, or a column of its .json."""
-    with tarfile.open(path) as shard:
-        for member in shard:
-            content = shard.extractfile(member) if member.isfile() else None
-            suffix = member.name.rpartition(".")[2].lower()
-            if content is not None and suffix in (("json",) if source.column else ("txt", "caption")):
-                text = content.read().decode("utf-8")
-                yield text if suffix != "json" else _of_record(json.loads(text), f"{path}, {member.name}", source)
-
-
-def _hub(source: Source) -> Iterator[str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise RMDError(f"{source.name}: reading the Hub's datasets needs `pip install 'rmd[data]'`") from error
-    name = source.name.removeprefix(HUB)
-    try:
-        rows = datasets.load_dataset(name, split=source.split, streaming=True)
-        for number, row in enumerate(rows):
-            yield _of_record(row, f"{source.name}, row {number}", source)
-    except Exception as error:  # the HTTP library, and so its errors' class, depends on the version of huggingface_hub
-        told = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
-        if not (isinstance(error, told) or no_connection(error)):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RMDError(f"cannot read the dataset {name} ({reason}): check name, split and connection") from error
-
-
-def _of_record(record: Any, where: str, source: Source) -> str:
-    if not isinstance(record, dict):
-        raise RMDError(f"{where} is neither a prompt nor a record")
-    value = record.get(_column(list(record), where, source))
-    return "" if value is None else str(value)
-
-
-def _column(names: Sequence[str], where: str, source: Source) -> str:
-    if source.column is not None:
-        if source.column in names:
-            return source.column
-        raise RMDError(f"{where} has no column {source.column}: it has {', '.join(map(str, names))}")
-    for name in COLUMNS:
-        if name in names:
-            return name
-    raise RMDError(f"{where} has none of the columns prompt, caption, text: name one with data.column")
-
-
-_READERS: dict[str, Callable[[Path, Source], Iterator[str]]] = {
-    ".txt": _lines, ".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _table, ".tsv": _table,
-    ".parquet": _parquet, ".tar": _tar,
-}  # fmt: skip
+        there = path.exists()
+    except OSError as error:  # longer than a path may be
+        raise RMDError(f"{shown(name)} is no path: {error.strerror}") from error
+    if there or not glob.has_magic(str(path)):
+        return [path]
+    folder, parts = Path(path.anchor), list(path.parts[bool(path.anchor) :])
+    while (folder / parts[0]).exists():  # brackets in the name of a folder are no pattern either
+        folder /= parts.pop(0)
+    found = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts))))  # which leaves hidden files out
+    if not found:
+        raise RMDError(f"no file matches {name}: check the pattern")
+    return [Path(match) for match in found]

@@ -1,0 +1,135 @@
+"""Reads CSV and TSV as spreadsheets, pandas and shell scripts write them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from rmd.data.captions import RECIPE_KEYS, Column, Keys, Rows, Unfit, listed
+from rmd.data.text import MAX_LINE, read_lines
+from rmd.errors import RMDError
+
+MOST_LINES = 200
+"""Lines that a row may have: one with more begins at a quote that nobody closed."""
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
+    """The column of a table with a header. Its fields are parted by commas, semicolons, tabs or bars.
+
+    The header decides by which: the file's own (tabs in .tsv) if it has the column then, else another that has it.
+    In a file parted by tabs, quotes have a meaning only if they pair in the whole file; many such files have none.
+    """
+    lines = read_lines(path)
+    first = next(lines, "")
+    if first.lower().startswith("sep=") and len(first) == 5:  # a line that Excel writes for itself
+        delimiter, skipped, first = first[4], 1, next(lines, "")
+    else:
+        delimiter, skipped = _delimiter(first, path, Column(column, keys)), 0
+    if not first.strip():
+        raise RMDError(f"{path} has no header: its first line must name the columns")
+    if delimiter == "\t" and not _quoted(path, skipped):
+        rows = _plain_rows(chain([first], lines), skipped)
+    else:
+        rows = _quoted_rows(chain([first], lines), delimiter, path, skipped)
+    _, header = next(rows)
+    names = [name.strip() for name in header]
+    found = Column(column, keys)
+    if lacking := found.find(names):
+        raise RMDError(f"{path}{lacking.sentence} (the fields of its header are parted by {_name(delimiter)})")
+    if names.count(found.name or "") > 1:
+        raise RMDError(f"{path} has {names.count(found.name or '')} columns {found.name}: give each its own name")
+    place = names.index(found.name or "")
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        yield where, row[place] if len(row) == len(names) else _ragged(row, names, delimiter)
+
+
+def _ragged(row: list[str], names: list[str], delimiter: str) -> Unfit:
+    has = "1 field" if len(row) == 1 else f"{len(row)} fields"
+    return Unfit(
+        "with another number of fields than the header",
+        f" has {has}, but the header has {len(names)} ({listed(names)}): put a caption that holds "
+        f"{_name(delimiter)} or line ends in quotes",
+    )
+
+
+def _delimiter(header: str, path: Path, column: Column) -> str:
+    """What parts the fields of a header."""
+    usual = "\t" if ".tsv" in path.suffixes[-2:] else ","
+    fields = {
+        delimiter: [name.strip() for name in next(csv.reader([header[:65536]], delimiter=delimiter), [])]
+        for delimiter in (usual, *_DELIMITERS)
+    }
+    fitting = [delimiter for delimiter, names in fields.items() if Column(column.name, RECIPE_KEYS).find(names) is None]
+    # Where no delimiter gives the column, the one that gives most fields is told in the error.
+    return fitting[0] if fitting else max(fields, key=lambda delimiter: len(fields[delimiter]))
+
+
+def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the numbers of the lines that they begin in; RMDError where quotes do not pair."""
+    start = 1 + skipped
+
+    def fed() -> Iterator[str]:
+        for number, line in enumerate(lines, start=1 + skipped):
+            if number - start >= MOST_LINES:
+                raise RMDError(
+                    f"{path}: the row that begins in line {start} goes on for {MOST_LINES} lines: a quote in it is "
+                    "not closed"
+                )
+            yield line + "\n"
+
+    reader = csv.reader(fed(), delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        start = reader.line_num + 1 + skipped
+        usual = csv.field_size_limit(MAX_LINE)  # of the whole process, which may read other tables: put back at once
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise RMDError(
+                f"{path}: the quotes in the row that begins in line {start} do not pair ({error}): put a field that "
+                "holds quotes in quotes, and double those inside"
+            ) from error
+        finally:
+            csv.field_size_limit(usual)
+        if row is None:
+            return
+        if row:
+            yield start, row
+
+
+def _quoted(path: Path, skipped: int) -> bool:
+    """Whether quotes around fields pair in a whole file parted by tabs, and every row then is as long as the header."""
+    lines = read_lines(path)
+    for _ in range(skipped):
+        next(lines)
+    width = None
+    try:
+        for _, row in _quoted_rows(lines, "\t", path):
+            width = len(row) if width is None else width
+            if len(row) != width or any("\t" in field and "\n" in field for field in row):
+                return False
+    except RMDError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        return False
+    return True
+
+
+def _plain_rows(lines: Iterable[str], skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a file parted by tabs whose quotes are letters like any other, but around a whole field."""
+    for number, line in enumerate(lines, start=1 + skipped):
+        if line:
+            yield number, [_unquoted(field) for field in line.split("\t")]
+
+
+def _unquoted(field: str) -> str:
+    inner = field[1:-1].replace('""', "")
+    whole = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner
+    return field[1:-1].replace('""', '"') if whole else field
+
+
+def _name(delimiter: str) -> str:
+    return _DELIMITERS.get(delimiter, repr(delimiter))

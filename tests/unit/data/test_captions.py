@@ -1,0 +1,205 @@
+"""One caption or none: whatever else a row holds is refused by file, row and type, or left out and counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmd.cli.app import main
+from rmd.cli.train import prompts_line
+from rmd.config import DataConfig
+from rmd.data.captions import MAX_CHARACTERS, Unfit, caption_of
+from rmd.data.prompts import read_prompts
+from rmd.data.sources import Source, read_source
+from rmd.errors import RMDError
+
+ADVICE = "; mend it, or leave such rows out with data.skip_invalid=true"
+UNFIT = [
+    ('["a cat", "a kitten"]', "not text (list)", ": the caption is a list of 2, not one text"),
+    ("[]", "not text (list)", ": the caption is a list of 0, not one text"),
+    ("[3]", "not text (list)", ": the caption is a list of 1, not one text"),
+    ("3.5", "not text (number)", ": the caption is a number (3.5), not text"),
+    ("NaN", "not text (number)", ": the caption is a number (nan), not text"),
+    ("1" * 4000, "not text (number)", ": the caption is a number (a number of "),
+    ("true", "not text (true or false)", ": the caption is true, not text"),
+    ('{"en": "a cat"}', "not text (record)", ": the caption is a record (of en), not text"),
+    (r'"a fox \ud83e"', "with damaged characters", ": the caption holds half of a character (an emoji that was cut)"),
+    (r'"caf\ufffd"', "with damaged characters", ": the caption holds the mark of lost characters, U+FFFD"),
+    (r'"a\u0000b"', "with control characters", ": the caption holds the control character U+0000"),
+    (r'"a\u0093b"', "with control characters", ": the caption holds the control character U+0093"),
+    (json.dumps("x" * (MAX_CHARACTERS + 1)), "too large", ": the caption has 100001 characters"),
+]
+
+
+def records(folder: Path, kind: str, *values: str) -> Path:
+    """A file of records whose captions are the given JSON."""
+    path = folder / f"x.{kind}"
+    lines = [f'{{"id": {i}, "caption": {value}}}' for i, value in enumerate(values)]
+    path.write_text("\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+@pytest.mark.parametrize(("value", "reason", "sentence"), UNFIT, ids=[f"{i}" for i in range(len(UNFIT))])
+def test_what_is_not_one_caption_is_refused_or_counted(
+    value: str, reason: str, sentence: str, kind: str, tmp_path: Path
+) -> None:
+    path = records(tmp_path, kind, '"a dog"', value, '"a cow"')
+    place = {"jsonl": "line 2", "json": "entry 2"}[kind]
+    with pytest.raises(RMDError) as caught:
+        read_source(Source(str(path)))
+    message = str(caught.value)
+    assert message.startswith(f"{path}, {place}{sentence}") and message.endswith(ADVICE) and len(message) < 400
+    assert message.encode()  # no half of a character comes into the message
+    found = read_source(Source(str(path), skip_invalid=True))
+    assert found.texts == ["a dog", "a cow"] and found.left_out == {reason: 1}
+
+
+def test_a_list_of_exactly_one_text_is_that_text(tmp_path: Path) -> None:
+    assert read_source(Source(str(records(tmp_path, "jsonl", '["a cat"]', '"a dog"')))).texts == ["a cat", "a dog"]
+
+
+def test_a_missing_caption_is_an_empty_one(tmp_path: Path) -> None:
+    assert read_source(Source(str(records(tmp_path, "jsonl", "null", '"a dog"')))).left_out == {"empty": 1}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_any_value_is_text_or_said_to_be_none(value: Any) -> None:
+    found = caption_of(value)
+    if isinstance(found, Unfit):
+        assert found.reason and found.sentence.startswith(": the caption ")
+        found.sentence.encode()
+    else:
+        found.encode()
+        assert value is None or found in (value, *(value if isinstance(value, list) else ()))
+
+
+def test_a_file_of_one_column_never_mixes_it_with_another(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"caption": "a cat"}\n{"prompt": "a dog"}\n', encoding="utf-8")
+    with pytest.raises(RMDError, match=r"line 2 has no column caption: it has prompt; mend it, or leave such rows out"):
+        read_source(Source(str(path)))
+    assert read_source(Source(str(path), skip_invalid=True)).left_out == {"without a caption": 1}
+
+
+def test_when_all_rows_are_left_out_the_first_says_why(tmp_path: Path) -> None:
+    path = records(tmp_path, "jsonl", "3", "4")
+    with pytest.raises(
+        RMDError, match=r"gives no prompts \(2 not text \(number\)\): .*; .*line 1: the caption is a num"
+    ):
+        read_source(Source(str(path), skip_invalid=True))
+
+
+def test_names_of_many_columns_are_not_listed_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({f"column{i}" * 50: i for i in range(10_000)}), encoding="utf-8")
+    with pytest.raises(RMDError, match=r"has no column x: it has column0.* and 9988 more$") as caught:
+        read_source(Source(str(path), column="x"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_prompts_line_of_a_run_counts_what_is_left_out(tmp_path: Path) -> None:
+    path = records(tmp_path, "jsonl", '"a dog"', "3", "4", r'"\ud83e"', '""')
+    data = DataConfig(prompts=str(path), skip_invalid=True)
+    assert prompts_line(data) == (
+        f"prompts: 1 of {path} (left out: 2 not text (number), 1 with damaged characters, 1 empty)"
+    )
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["a", None, "b"], pa.string()),
+        pa.array(["a", None, "b"], pa.large_string()),
+        pa.array(["a", None, "b"], pa.string_view()),
+        pa.array(["a", None, "b"]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type).split("<")[0],
+)
+def test_text_columns_of_parquet_are_read(column: pa.Array, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"id": [1, 2, 3], "caption": column}), tmp_path / "x.parquet")
+    found = read_source(Source(str(tmp_path / "x.parquet")))
+    assert found.texts == ["a", "b"] and found.left_out == {"empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([1]), "int64"),
+        (pa.array([1.5]), "double"),
+        (pa.array([True]), "bool"),
+        (pa.array([["a"]]), "list<element: string>"),
+        (pa.array([{"en": "a"}]), "struct<en: string>"),
+        (pa.array([b"a"]), "binary"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_other_columns_of_parquet_are_refused_before_a_row_is_read(
+    column: pa.Array, kind: str, skip: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"caption": column}), path)
+    with pytest.raises(RMDError) as caught:
+        read_source(Source(str(path), skip_invalid=skip))
+    assert str(caught.value).startswith(f"{path}: its column caption is of the type {kind}")
+    assert str(caught.value).endswith("but captions are strings")
+
+
+def test_strings_of_parquet_that_are_not_utf_8_are_rows_like_any_other(tmp_path: Path) -> None:
+    offsets, data = pa.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb")
+    column = pa.StringArray.from_buffers(2, offsets, data)
+    parquet.write_table(pa.table({"caption": column}), tmp_path / "x.parquet")
+    with pytest.raises(RMDError, match=r"x\.parquet, row 2: the caption is not UTF-8 \(byte 0\)"):
+        read_source(Source(str(tmp_path / "x.parquet")))
+    assert read_source(Source(str(tmp_path / "x.parquet"), skip_invalid=True)).texts == ["a"]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), tmp_path / "x.parquet")
+    with pytest.raises(RMDError, match=r"has 2 columns text: give each its own name"):
+        read_source(Source(str(tmp_path / "x.parquet")))
+
+
+def test_files_of_benchmarks_are_read_as_strictly(tmp_path: Path) -> None:
+    path, benchmark = records(tmp_path, "jsonl", '"a cat"'), tmp_path / "b.jsonl"
+    for line, sentence in (
+        ('{"caption": 3}', r"b\.jsonl, line 1: the caption is a number \(3\), not text; mend it$"),
+        ('{"words": "a"}', r"b\.jsonl, line 1 has none of .*: give the one of its prompts such a name$"),
+    ):
+        benchmark.write_text(line, encoding="utf-8")
+        with pytest.raises(RMDError, match=sentence):
+            read_source(Source(str(path), exclude=[str(benchmark)], skip_invalid=True))
+
+
+def test_prompts_that_are_arguments_are_checked_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell passes bytes that are no UTF-8 as halves of characters."""
+    assert main(["generate", "a ball", "B\udce4r", "--model", "none"]) == 1
+    assert capsys.readouterr().err.startswith("rmd: the prompt 'B\\udce4r' cannot be used: the caption holds half of")
+    assert main(["generate", "a ball", "--column", "words"]) == 1
+    assert "--column names a column of the file that --prompts names: give both" in capsys.readouterr().err
+
+
+def test_prompts_of_the_command_line_name_its_own_option(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"words": "a cat"}', encoding="utf-8")
+    assert read_prompts(path, "words") == ["a cat"]
+    with pytest.raises(RMDError, match=r"name one with --column$"):
+        read_prompts(path)
+    path.write_text('{"words": 3}', encoding="utf-8")
+    with pytest.raises(RMDError, match=r"line 1: the caption is a number \(3\), not text; mend it$"):
+        read_prompts(path, "words")
