@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rmd.config import Recipe
+from rmd.data.captions import caption_of
 from rmd.data.prompts import SCENES, positions
+from rmd.data.shards import hidden
+from rmd.data.sources import user_path
+from rmd.data.text import decode
 from rmd.errors import RMDError
 from rmd.pictures import from_image
 from rmd.plan import Stage
 from rmd.scenes.dataset import SceneSet, make_scenes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
+"""Pictures that are not read; one of them in a folder is an error, because it would be left out unsaid."""
+MAX_PIXELS = 178_956_970
+"""Pixels that a picture may have: the number from which Pillow speaks of a decompression bomb."""
+MAX_CAPTION_FILE = 2**20
+"""Bytes that a caption's file may have."""
+_TAIL = 65536
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+_NO_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, or no pictures at all."""
 RENDERS = 2048
 """Scenes that stand for real images."""
 RENDER_SEED = 2_000_003
-"""Far from those of other renders."""
+"""Where the seeds of these scenes begin: far from those of other renders."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +53,33 @@ class ImageFolder:
 
     @staticmethod
     def read(folder: Path) -> ImageFolder:
-        """Find the pictures; RMDError if there is none, or one has no caption."""
-        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+        """Find the pictures of a folder, open each of them, and read their captions. Hidden files are left out.
+
+        Raises:
+            RMDError: there is no picture, or one is damaged, too large, of another format, or without a caption.
+        """
+        files = sorted(path for path in _files(folder) if not hidden(path.name))
+        paths = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not paths:
             raise RMDError(f"data.images: there is no picture ({', '.join(SUFFIXES)}) in {folder}")
+        if other := [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]:
+            raise RMDError(f"data.images: {other[0]} is of a format that is not read: make it a PNG, or remove it")
+        beside = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
         captions = []
         for path in paths:
-            beside = path.with_suffix(".txt")
-            if not beside.is_file():
-                raise RMDError(f"data.images: {path} has no caption: write it to {beside.name} beside it")
-            captions.append(beside.read_text(encoding="utf-8").strip())
+            if path.stem not in beside:
+                name = path.with_suffix(".txt").name
+                raise RMDError(f"data.images: {path} has no caption: write it to {name} beside it")
+            captions.append(_caption(beside[path.stem]))
+            _check(path)
         return ImageFolder(paths, captions)
 
     def pixels(self, index: Tensor, size: Stage) -> Tensor:
         """Pictures (n, 3, H, W) in [-1, 1], scaled to cover the size and cut to it around their middle."""
         found = []
         for i in index.tolist():
-            try:
-                with Image.open(self.paths[i]) as image:
-                    found.append(from_image(ImageOps.fit(image.convert("RGB"), (size.width, size.height))))
-            except OSError as error:
-                raise RMDError(f"data.images: {self.paths[i]} is no picture: remove it") from error
+            with _opened(self.paths[i]) as image:
+                found.append(from_image(ImageOps.fit(as_seen(image), (size.width, size.height))))
         return torch.stack(found)
 
 
@@ -61,8 +87,11 @@ class Images:
     """Real images in the order that a seed puts them in: sample p's is a pure function of (seed, p)."""
 
     def __init__(self, source: ImageFolder | SceneSet, size: Stage, *, seed: int) -> None:
-        """Args:
-        size: that pictures are brought to; renders have it already.
+        """Take pictures from a source.
+
+        Args:
+            size: the size that pictures of a folder are brought to; renders have it already.
+            seed: decides the order.
         """
         self.source, self.size, self.seed = source, size, seed
 
@@ -75,6 +104,23 @@ class Images:
         else:
             pixels = self.source.pixels(torch.tensor(index), self.size)
         return pixels, [captions[i] for i in index]
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """An RGB image as a person sees the picture on a white page.
+
+    It is turned as its EXIF data say, transparency shows white, 16 bits of grey become 8, and of an animation the first
+    frame is taken. A colour profile in the file is not applied.
+    """
+    with suppress(*_NO_PICTURE):  # EXIF data that nobody can read turn nothing; a damaged picture fails below, too
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, which a conversion of Pillow's would cut off at 255
+        grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_images(recipe: Recipe) -> Images | None:
@@ -98,7 +144,59 @@ def load_images(recipe: Recipe) -> Images | None:
     if source == SCENES:
         scenes = make_scenes(RENDERS, seed=RENDER_SEED + recipe.train.seed, training=True, size=stage.height)
         return Images(scenes, stage, seed=recipe.train.seed)
-    folder = Path(source)
+    folder = user_path(source)
     if not folder.is_dir():
         raise RMDError(f"data.images: there is no folder {folder}")
     return Images(ImageFolder.read(folder), stage, seed=recipe.train.seed)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files of a folder, and links to such."""
+    try:
+        yield from (path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise RMDError(f"data.images: cannot read {folder}: {error.strerror or error}") from error
+
+
+def _caption(path: Path) -> str:
+    try:
+        if stat.S_ISREG(path.stat().st_mode) and path.stat().st_size > MAX_CAPTION_FILE:
+            raise RMDError(f"data.images: {path} is too large for a caption: at most {MAX_CAPTION_FILE // 2**20} MB")
+        found = caption_of(decode(path.read_bytes(), f"data.images: {path}"))
+    except OSError as error:
+        raise RMDError(f"data.images: cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(found, str):
+        raise RMDError(f"data.images: {path}{found.sentence}")
+    text = " ".join(found.split())
+    if not text:
+        raise RMDError(f"data.images: {path} is empty: write the caption of its picture to it")
+    return text
+
+
+def _check(path: Path) -> None:
+    """RMDError unless a file is a whole picture. Its header is read, and its end; more only if that looks unusual."""
+    with _opened(path) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise RMDError(f"data.images: {path} has {width} x {height} pixels, which is too large: scale it down")
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            tail = file.read()
+        if _ENDS.get(image.format or "", b"") not in tail:
+            image.load()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture of one of the formats that are read; RMDError, naming it, for whatever is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures, which are welcome up to MAX_PIXELS, and of damage that shows nowhere.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+                yield image
+    except Image.DecompressionBombError as error:
+        raise RMDError(f"data.images: {path} is too large to be read safely: scale it down") from error
+    except _NO_PICTURE as error:
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:100]})"
+        raise RMDError(f"data.images: {path} is no picture, or a damaged one{reason}: remove it") from error
