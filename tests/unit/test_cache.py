@@ -14,7 +14,8 @@ from helpers import PROMPTS, write_prompts
 from rmd.backbones import Backbone
 from rmd.cli.app import main
 from rmd.data import cache as module
-from rmd.data.cache import INDEX, META, PromptCache, build_cache, encoders_key, verify_cache
+from rmd.data.cache import PromptCache, build_cache, encoders_key, verify_cache
+from rmd.data.cache_files import INDEX, META
 from rmd.errors import RMDError
 from rmd.plan import Stage
 from rmd.train.loop import Trainer
@@ -29,7 +30,8 @@ def built(backbone: Backbone, folder: Path, **options: Any) -> PromptCache:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a cache; locks, and what a killed process leaves, are hidden."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 @families
@@ -64,7 +66,7 @@ def test_an_interrupted_build_that_goes_on_equals_one_in_one_go(
 ) -> None:
     backbone = TINY["wan"]()
     built(backbone, tmp_path / "whole")
-    real = module._write_shard
+    real = module.write_shard
 
     def fail(folder: Path, shard: int, *rest: Any) -> None:
         if shard == 1:
@@ -72,7 +74,7 @@ def test_an_interrupted_build_that_goes_on_equals_one_in_one_go(
         real(folder, shard, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_write_shard", fail)
+        patch.setattr(module, "write_shard", fail)
         built(backbone, tmp_path / "parts")
     with pytest.raises(RMDError, match=r"is not complete: run its `rmd cache` command again$"):
         PromptCache(tmp_path / "parts")
@@ -148,7 +150,7 @@ def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"is not empty and no cache: choose another --out$"):
         build_cache(TINY["sdxl"](), PROMPTS, tmp_path)
     (tmp_path / META).write_text("{", encoding="utf-8")
-    with pytest.raises(RMDError, match=r"meta\.json is not readable"):
+    with pytest.raises(RMDError, match=r"meta\.json is not valid JSON"):
         verify_cache(tmp_path)
 
 

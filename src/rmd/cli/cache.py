@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Device
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 
 
 def cache(
@@ -24,10 +24,13 @@ def cache(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column of PROMPTS. By default: prompt, caption or text.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to go on with.")] = Path(
         "runs/cache"
     ),
-    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16; a recipe says so itself.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16, without a recipe.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts encoded at once.")] = 32,
     shard: Annotated[int, typer.Option(min=1, help="Prompts in a file.")] = 1024,
     worker: Annotated[str, typer.Option(metavar="I/N", help="Which of how many processes this one is.")] = "0/1",
@@ -51,22 +54,31 @@ def cache(
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import DataConfig, load_recipe
+    from rmd.data.captions import Keys
     from rmd.data.prompts import load_prompts
     from rmd.teacher import DTYPES, teacher_source
 
+    keys = Keys()
     if recipe is not None:
+        if half:
+            raise RMDError("--half goes with --teacher alone: a recipe says its precision with train.dtype")
         loaded = load_recipe(recipe, overrides or ())
         data, seed, dtype = loaded.data, loaded.train.seed, DTYPES[loaded.train.dtype]
-        data = data if prompts is None else data.model_copy(update={"prompts": prompts})
+        data = data.model_copy(
+            update={name: value for name, value in (("prompts", prompts), ("column", column)) if value is not None}
+        )
         source = teacher or loaded.teacher
-    elif prompts is not None and teacher is not None:
-        data, seed, source = DataConfig(prompts=prompts), 0, teacher
+    elif prompts and teacher is not None:
+        if overrides:
+            raise RMDError("--set changes a recipe: give --recipe, too")
+        data, seed, source = DataConfig(prompts=prompts, column=column), 0, teacher
         dtype = torch.bfloat16 if half else torch.float32
+        keys = Keys(column="--column", skip=None)
     else:
         raise RMDError("give PROMPTS and --teacher ID, or --recipe RECIPE")
     which = _worker(worker)
     prepare_cpu()
-    texts = load_prompts(data, seed=seed).texts
+    texts = load_prompts(data, seed=seed, keys=keys).texts
     backbone = load_backbone(teacher_source(source), dtype=dtype)
     backbone.pipe.to(find_device(device))
     with progress_bar() as report:
@@ -82,4 +94,4 @@ def _worker(text: str) -> tuple[int, int]:
     first, _, second = text.partition("/")
     if first.isdecimal() and second.isdecimal() and int(first) < int(second):
         return int(first), int(second)
-    raise RMDError(f"--worker should be I/N with I from 0 to N - 1, but is {text!r}")
+    raise RMDError(f"--worker should be I/N with I from 0 to N - 1, but is {shown(text)}")

@@ -108,7 +108,7 @@ class Trainer:
         self.encoder: Encoder = self.backbone
         if recipe.data.cache is not None:
             cache = PromptCache(Path(recipe.data.cache))
-            cache.check(self.backbone)
+            cache.check(self.backbone, self.prompts.texts)
             self.encoder = cache
         elif recipe.data.remember or recipe.data.offload:
             self.encoder = OnlineEncoder(
