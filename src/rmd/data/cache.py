@@ -46,6 +46,7 @@ from rmd.data.cache_files import (
     writing,
 )
 from rmd.data.captions import check_prompts
+from rmd.data.sources import user_path
 from rmd.errors import RMDError, shown
 from rmd.files import locked, read_model
 
@@ -153,7 +154,7 @@ class PromptCache:
     def __init__(self, folder: Path) -> None:
         """Open a complete cache; RMDError if there is none, or a file of it is damaged."""
         pyarrow_parquet()
-        self.folder = folder.expanduser()
+        self.folder = user_path(str(folder))
         self.meta = read_meta(self.folder)
         self._where = {prompt: i for i, prompt in enumerate(read_index(self.folder, self.meta))}
         self._null = Cond(read_null(self.folder, self.meta))

@@ -16,7 +16,7 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
-from rmd.data.captions import Column, Keys, Row, Rows, Unfit
+from rmd.data.captions import Column, Keys, Row, Rows, Unfit, plain
 from rmd.data.shards import read_members
 from rmd.data.tables import read_table
 from rmd.data.text import decode, read_lines, read_whole
@@ -116,8 +116,9 @@ def _parquet(path: Path, column: str | None, keys: Keys) -> Rows:
             for value in _values(batch.column(0)):
                 number += 1
                 yield f"{path}, row {number}", value
-    except (pyarrow.ArrowException, OSError) as error:
-        raise RMDError(f"{path} is not readable as Parquet: {str(error).splitlines()[0][:200]}") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names of its columns
+        reason = plain((str(error).splitlines() or [type(error).__name__])[0][:200])
+        raise RMDError(f"{path} is not readable as Parquet: {reason}") from error
 
 
 def _is_text(kind: Any) -> bool:

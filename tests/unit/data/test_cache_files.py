@@ -392,6 +392,13 @@ def test_prompts_that_are_not_in_the_cache_are_told_before_a_run(cache: Path) ->
         found.check(Encoding(), [*PROMPTS, "x", "y"])
 
 
+def test_a_home_folder_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(cache.parent))
+    assert len(PromptCache(Path("~/cache"))) == len(PROMPTS)
+    with pytest.raises(RMDError, match=r"^'~nobody-of-this-name/cache' is no path: "):
+        PromptCache(Path("~nobody-of-this-name/cache"))
+
+
 def test_tokenizers_without_a_vocabulary_are_told_apart() -> None:
     class Processor:
         def __init__(self, step: int) -> None:
