@@ -139,7 +139,8 @@ class LinearBackbone(Backbone):
     def __init__(self, network: nn.Module | None = None, *, channels: int = 2, **scheduler: object) -> None:
         self._network, self.channels = Mixer(channels) if network is None else network, channels
         config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, **scheduler}
-        super().__init__(SimpleNamespace(_execution_device="cpu", scheduler=SimpleNamespace(config=config)))
+        scheduler_of = SimpleNamespace(config=config)
+        super().__init__(SimpleNamespace(_execution_device="cpu", scheduler=scheduler_of, components={}))
 
     @property
     def denoiser(self) -> nn.Module:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -331,12 +331,34 @@ def config_hash(recipe: Recipe) -> str:
     return _sha256(recipe.model_dump(mode="json"))
 
 
-def run_hash(recipe: Recipe) -> str:
+def settings_hash(recipe: Recipe) -> str:
     """As `config_hash`, without what no iteration depends on: how long the run is, what is logged, who computes.
 
-    Two recipes of one run hash are the same run: one may go on where the other stopped. Values that are the defaults do
-    not enter, so a key that a later version adds leaves the runs of the earlier ones what they were.
+    Values that are the defaults do not enter, so that a key that a later version adds changes no earlier hash.
     """
+    return _sha256(_settings(recipe))
+
+
+def run_hash(recipe: Recipe) -> str:
+    """As `settings_hash`, without where the teacher, the prompts and the images are and how the prompts are selected.
+
+    Two recipes of one run hash are the same run, of which one may go on where the other stopped, if their teachers,
+    prompts and images have the same contents (`rmd.train.identity`).
+    """
+    values = _settings(recipe)
+    del values["teacher"]
+    data = {key: value for key, value in values.pop("data").items() if key not in _CONTENTS}
+    return _sha256(values | ({"data": data} if data else {}))
+
+
+_CONTENTS = (
+    "prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache",
+)  # fmt: skip
+"""Settings of `data` that decide nothing but which prompts and images there are."""
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that an iteration depends on."""
     free = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
         "recompute", "accumulate", "guard", "services",
@@ -347,7 +369,7 @@ def run_hash(recipe: Recipe) -> str:
     values = recipe.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
     if recipe.optim.lr_decay:  # its beginning depends on the run's end
         values["iterations"] = recipe.train.iterations
-    return _sha256(values)
+    return values
 
 
 def _sha256(values: dict[str, object]) -> str:

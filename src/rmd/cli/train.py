@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -61,14 +62,15 @@ def train(
     folder = Path("runs") / loaded.name if out is None else out
     plan = loaded.build_plan()
     from rmd.cli.device import find_device
+    from rmd.train.folder import hold_folder
     from rmd.train.parallel import local_device, processes
 
-    with processes(loaded.parallel, local_device(find_device(device))) as parallel:
+    with ExitStack() as held, processes(loaded.parallel, local_device(find_device(device))) as parallel:
         say = typer.echo if parallel.main else _silent
         for warning in plan.warnings():
             say(f"rmd: warning: {warning}", err=True)
-        if not dry_run:
-            parallel.on_main(lambda: check_folder(folder, resume=resume))
+        if not dry_run:  # before weights are loaded, which can take minutes
+            held.enter_context(hold_folder(folder, parallel, resume=resume))
         trainer = _trainer(loaded, folder, threads or loaded.train.threads, device, parallel)
         say(f"{loaded.name}: {plan_line(plan)}")
         if dry_run:
@@ -82,7 +84,7 @@ def train(
         total = loaded.train.iterations
         with progress_bar() as report:
             trainer.on_iteration = _reporter(report, total)
-            done = trainer.train(resume=resume, reset_optimizers=reset_optimizer)
+            done = trainer.train(resume=resume, reset_optimizers=reset_optimizer, is_locked=True)
         if done < total:
             command = _resume_command(recipe, overrides, folder, threads, device)
             say(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
@@ -102,19 +104,6 @@ def train(
 
 def _silent(message: str, *, err: bool = False) -> None:
     """What the other processes say instead of the first one."""
-
-
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """RMDError unless the run's folder fits `resume`; asked before weights are loaded, which can take minutes."""
-    from rmd.train.checkpoint import checkpoints
-
-    found = checkpoints(folder / "checkpoints")
-    if found and not resume:
-        raise RMDError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-    if resume and not found:
-        raise RMDError(f"nothing to resume in {folder}: it holds no checkpoint; run without --resume")
-    if folder.exists() and not folder.is_dir():
-        raise RMDError(f"{folder} is a file: choose another --out")
 
 
 def plan_line(plan: StepPlan) -> str:

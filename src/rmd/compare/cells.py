@@ -26,7 +26,7 @@ from rmd.bench.splits import TIMED, plan_seconds
 from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
-from rmd.config import Recipe, load_recipe, run_hash
+from rmd.config import Recipe, load_recipe, settings_hash
 from rmd.fit import split_thresholds
 from rmd.methods.base import draw_shares
 from rmd.noise import NoiseSchedule
@@ -290,7 +290,7 @@ class Bench:
     def _training(self, cell: Cell) -> dict[str, object]:
         """What decides a student."""
         iterations = cell.recipe.train.iterations
-        return {"training": run_hash(cell.recipe), "iterations": iterations, **self._weights(cell.backbone)}
+        return {"training": settings_hash(cell.recipe), "iterations": iterations, **self._weights(cell.backbone)}
 
 
 def _told(cell: Cell) -> Stage:

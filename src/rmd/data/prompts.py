@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,15 @@ class Prompts:
 
     texts: Sequence[str]
     seed: int
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over the texts in their order, in hexadecimal digits."""
+        found = hashlib.sha256()
+        for text in self.texts:
+            encoded = text.encode("utf-8", "surrogatepass")
+            found.update(len(encoded).to_bytes(8, "big") + encoded)
+        return found.hexdigest()
 
     def batch(self, iteration: int, batch_size: int) -> tuple[list[str], list[int]]:
         """Prompts of an iteration and the global numbers of their samples, which key their noise."""

@@ -1,37 +1,45 @@
 """Checkpoints that exist whole or not at all, and a resume that continues the same run.
 
 A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes (student, fake score, average, both
-optimisers, by name), with `meta.json` (iteration, recipe hash, plan) beside it. Every process writes its own part, in a
-thread, under a temporary name; the first one renames. Any number of processes can read it.
+optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Every process writes its own
+part, in a thread, under a temporary name; the first one renames. Any number of processes can read it, and nothing that
+a checkpoint holds can run code (`rmd.train.index`).
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
+import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.distributed as dist
+from pydantic import JsonValue
+from pydantic_core import from_json
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from rmd.errors import RMDError
+from rmd.files import MAX_JSON, parse_model, write_text
 from rmd.roles import TRAINED, Roles
+from rmd.train.guard import Best, GuardState
+from rmd.train.identity import Identity, another_recipe
+from rmd.train.index import IndexReader
 from rmd.train.parallel import Parallel
+from rmd.typed import Strict
 
+META = "meta.json"
 _NAME = re.compile(r"step-(\d{6,})")
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
@@ -45,6 +53,23 @@ class Trained:
     average: dict[str, Tensor]
 
 
+class Meta(Strict):
+    """What `meta.json` says of a checkpoint."""
+
+    version: Literal[1] = 1
+    iteration: int
+    """How many iterations are done."""
+    recipe: str
+    """The name of the recipe."""
+    identity: Identity | None = None
+    """What the run is made of; None in the checkpoints of RMD 0.1."""
+    run_hash: str | None = None
+    """In the checkpoints of RMD 0.1, the hash of the recipe (`rmd.config.settings_hash`)."""
+    plan: dict[str, JsonValue]
+    guard: GuardState
+    best: Best | None
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     if not folder.is_dir():
@@ -53,22 +78,26 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_name(iteration: int) -> str:
-    """Of the checkpoint after so many iterations."""
+    """The folder name of the checkpoint after `iteration` iterations."""
     return f"step-{iteration:06d}"
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is a complete checkpoint."""
-    return _NAME.fullmatch(path.name) is not None and (path / "meta.json").is_file()
+    return _NAME.fullmatch(path.name) is not None and (path / META).is_file()
 
 
 def read_student_state(path: Path) -> dict[str, Tensor]:
-    """The student of a checkpoint, whole: its moving average where one was kept; RMDError if it is damaged."""
-    reader, held = _open(path)
-    kind = "average/" if any(name.startswith("average/") for name in held) else "student/"
+    """Read the whole student of a checkpoint: its moving average where one was kept.
+
+    Raises:
+        RMDError: the checkpoint is damaged, or is not one that RMD wrote.
+    """
+    reader = _open(path)
+    kind = "average/" if any(name.startswith("average/") for name in reader.tensors) else "student/"
     wanted = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in held.items()
+        for name, entry in reader.tensors.items()
         if name.startswith(kind)
     }
     _read(wanted, reader, path, alone=True)
@@ -80,7 +109,7 @@ def set_aside(folder: Path, since: int) -> None:
     for path in checkpoints(folder):
         if _iteration_of(path) >= since:
             aside = path.with_name(f"collapsed-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            _discard(aside)
             path.rename(aside)
 
 
@@ -103,7 +132,7 @@ class CheckpointWriter:
         self.best: int | None = None
         """The checkpoint of this iteration is kept, too."""
 
-    def save(self, iteration: int, trained: Trained, meta: dict[str, object]) -> Path:
+    def save(self, trained: Trained, meta: Meta) -> Path:
         """Copy everything and begin to write `step-<iteration>`; the one begun before is waited for.
 
         Raises:
@@ -112,8 +141,8 @@ class CheckpointWriter:
         self.wait()
         # written from a copy on the CPU: training goes on and changes what was given
         copies = {name: _copied(tensor) for name, tensor in _tensors(trained).items()}
-        final = self.folder / checkpoint_name(iteration)
-        self._pending = self._thread.submit(self._write, final, copies, {"iteration": iteration, **meta})
+        final = self.folder / checkpoint_name(meta.iteration)
+        self._pending = self._thread.submit(self._write, final, copies, meta)
         return final
 
     def wait(self) -> None:
@@ -129,7 +158,7 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def _write(self, final: Path, tensors: dict[str, Tensor], meta: dict[str, object]) -> None:
+    def _write(self, final: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
         partial = final.with_name(f".{final.name}.partial")
         failure: BaseException | None = None
         self._agree(_reason(lambda: _clear(self.folder, partial)) if self.parallel.main else None, final)
@@ -167,57 +196,84 @@ class CheckpointWriter:
             iteration = _iteration_of(old)
             kept = iteration == self.best or (self.keep_every is not None and iteration % self.keep_every == 0)
             if not kept and old not in good[-1:]:
-                shutil.rmtree(old, ignore_errors=True)
+                _discard(old)
 
 
 def load_checkpoint(
-    path: Path, trained: Trained, *, run_hash: str, parallel: Parallel | None = None, reset_optimizers: bool = False
-) -> tuple[int, dict[str, Any]]:
-    """Restore everything in place; returns the iteration to go on from, and what else the checkpoint says of its run.
+    path: Path,
+    trained: Trained,
+    *,
+    identity: Identity,
+    earlier_hash: str | None = None,
+    parallel: Parallel | None = None,
+    reset_optimizers: bool = False,
+) -> Meta:
+    """Restore everything in place; returns what the checkpoint says of its run, the iteration to go on from included.
 
     Args:
-        reset_optimizers: take weights and average alone, of whatever recipe they fit; the optimisers begin anew.
+        identity: what the run is made of that goes on.
+        earlier_hash: the run's `settings_hash`. A checkpoint of RMD 0.1, which recorded nothing else, is accepted if it
+            has the same one; a warning says that its prompts and teacher could not be compared.
+        reset_optimizers: take only weights and average, of any recipe that they fit; the optimisers begin anew.
 
     Raises:
-        RMDError: the checkpoint is of another recipe, lacks state, holds state of something else, or is damaged.
+        RMDError: the checkpoint is of another run, lacks state, holds state of something else, is damaged, or is not
+            one that RMD wrote.
     """
-    reader, held = _open(path)
-    try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    if meta.get("run_hash") != run_hash and not reset_optimizers:
-        raise RMDError(
-            f"the checkpoint {path} is of another recipe: resume with the settings it was made with, add "
-            "--reset-optimizer to go on from its weights, or choose another --out"
-        )
+    reader, meta = _open(path), _read_meta(path)
+    if not reset_optimizers:
+        _check_same_run(path, meta, identity, earlier_hash)
     for role in TRAINED:
         if reset_optimizers:
             trained.optimizers[role].state.clear()
         else:
             _fill_optimizer(trained.optimizers[role], trained.roles.trainable(role))
     wanted = _tensors(trained)
-    found = {name: tuple(entry.size) for name, entry in held.items()}
+    found = {name: tuple(entry.size) for name, entry in reader.tensors.items()}
     if reset_optimizers:
         found = {name: size for name, size in found.items() if not name.startswith("optimizer-")}
     _check_fit(path, wanted, found)
     _read(wanted, reader, path, alone=parallel is None or parallel.weights is None)
     for role in TRAINED:
         trained.roles.sync(role)
-    return int(meta["iteration"]), meta
+    return meta
 
 
-def _open(path: Path) -> tuple[FileSystemReader, dict[str, TensorStorageMetadata]]:
-    """A checkpoint's reader, and the tensors it holds; RMDError if its index is damaged."""
-    reader = FileSystemReader(path)
+def _check_same_run(path: Path, meta: Meta, identity: Identity, earlier_hash: str | None) -> None:
+    """RMDError unless a checkpoint is of the run that is to go on."""
+    what = f"the checkpoint {path}"
+    if meta.identity is not None:
+        identity.check(meta.identity, what)
+    elif meta.run_hash is None or meta.run_hash != earlier_hash:
+        raise another_recipe(what)
+    else:
+        warnings.warn(
+            f"{what} was written by RMD 0.1, which did not record the contents of prompts and teacher: make sure that "
+            "they are those it was made with",
+            stacklevel=2,
+        )
+
+
+def _read_meta(path: Path) -> Meta:
+    """What a checkpoint says of its run; RMDError if it is damaged, or of a later version."""
     try:
-        held = reader.read_metadata().state_dict_metadata
-    except Exception as error:  # the index is a pickle: damaged, it can raise anything
+        with (path / META).open("rb") as file:
+            content = file.read(MAX_JSON)
+        from_json(content)
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    return reader, {name: entry for name, entry in held.items() if isinstance(entry, TensorStorageMetadata)}
+    return parse_model(content, Meta, str(path / META))
 
 
-def _read(tensors: dict[str, Tensor], reader: FileSystemReader, path: Path, *, alone: bool) -> None:
+def _open(path: Path) -> IndexReader:
+    """A reader of a checkpoint's tensors; RMDError if its index is damaged, or not one that RMD wrote."""
+    try:
+        return IndexReader(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(tensors: dict[str, Tensor], reader: IndexReader, path: Path, *, alone: bool) -> None:
     """Fill tensors with what a checkpoint holds under their names; RMDError if it is damaged."""
     try:
         with warnings.catch_warnings():
@@ -283,19 +339,28 @@ def _groups(wanted: dict[str, Tensor]) -> Iterator[tuple[str, set[str]]]:
 def _clear(folder: Path, partial: Path) -> None:
     """Make room for a checkpoint to be; a run killed while it saved may have left its own behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    for killed in folder.glob(".step-*.partial"):
+    for killed in folder.glob(".*.partial"):
         shutil.rmtree(killed, ignore_errors=True)
     partial.mkdir()
 
 
-def _finish(partial: Path, final: Path, meta: dict[str, object]) -> None:
+def _finish(partial: Path, final: Path, meta: Meta) -> None:
     """Make the written checkpoint the real one, in a step that no kill can halve."""
-    (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    _flush(partial / "meta.json")
+    write_text(partial / META, meta.model_dump_json(indent=1))
+    _flush(partial / META)
     _flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
+    _discard(final)
     partial.rename(final)
     _flush(final.parent)
+
+
+def _discard(path: Path) -> None:
+    """Remove a checkpoint if it is there; a kill meanwhile leaves nothing that looks like one."""
+    removed = path.with_name(f".removed-{path.name}.partial")
+    shutil.rmtree(removed, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        path.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _reason(work: Callable[[], None]) -> str | None:
@@ -311,6 +376,8 @@ def _why(error: BaseException) -> str:
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     inner = causes[0][0] if causes else error
     full = (isinstance(inner, OSError) and inner.errno == errno.ENOSPC) or "No space left" in str(inner)
+    if isinstance(inner, pickle.UnpicklingError):  # whose text advises to load it without the check
+        return "it holds something that is not a tensor"
     return "the disk is full" if full else " ".join(str(inner).split())
 
 

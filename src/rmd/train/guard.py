@@ -5,10 +5,12 @@ Losses do not show it: in distribution matching, good and bad runs have alike on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+
+from rmd.typed import Strict
 
 FIRST = 10
 """Observations of a step whose median is what is usual."""
@@ -22,8 +24,7 @@ JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
 """What the judge finds right: twice in a row below this share of the best, which must be known to be one."""
 
 
-@dataclass(frozen=True)
-class Best:
+class Best(Strict):
     """The iteration at which the judge found most of the samples right, and what share that was."""
 
     iteration: int
@@ -35,7 +36,29 @@ class Best:
         found = values.get(JUDGED)
         if found is None or (before is not None and found <= before.right):
             return before
-        return Best(iteration, found)
+        return Best(iteration=iteration, right=found)
+
+
+class SeriesState(Strict):
+    """One number of one step, as a checkpoint stores it."""
+
+    first: list[float]
+    """The first finite observations, whose median is what is usual."""
+    unusual: int
+    """How many of the latest observations were unusual in a row."""
+    since: int | None
+    """The iteration of the first of those."""
+
+
+class GuardState(Strict):
+    """A guard, as a checkpoint stores it."""
+
+    series: dict[str, SeriesState]
+    """The numbers that are watched, by kind and step: `spread-1`, `gap-1`, `spread-2`, ..."""
+    best: float
+    """The largest share of samples that the judge has found right."""
+    low: list[int]
+    """The latest iterations in a row at which the judge found too few right."""
 
 
 @dataclass
@@ -49,7 +72,8 @@ class _Series:
     def add(self, iteration: int, value: float, lowest: float, highest: float) -> float | None:
         """The value over the usual one, if it has been unusual for long enough."""
         if len(self.first) < FIRST:
-            self.first.append(value)
+            if math.isfinite(value):
+                self.first.append(value)
             return None
         usual = median(self.first)
         if lowest * usual <= value <= highest * usual:
@@ -96,15 +120,20 @@ class CollapseGuard:
         found = [series.since for series in self._series.values() if series.since is not None]
         return min([*found, *self._low], default=None)
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        series = {name: asdict(each) for name, each in self._series.items()}
-        return {"series": series, "best": self._best, "low": self._low}
+    def state(self) -> GuardState:
+        """What a checkpoint stores of the guard."""
+        series = {
+            name: SeriesState(first=list(each.first), unusual=each.unusual, since=each.since)
+            for name, each in self._series.items()
+        }
+        return GuardState(series=series, best=self._best, low=list(self._low))
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: GuardState) -> None:
         """Go on from what `state` gave."""
-        self._series = {name: _Series(**values) for name, values in state["series"].items()}
-        self._best, self._low = float(state["best"]), list(state["low"])
+        self._series = {
+            name: _Series(list(each.first), each.unusual, each.since) for name, each in state.series.items()
+        }
+        self._best, self._low = state.best, list(state.low)
 
     def _of(self, kind: str, step: int) -> _Series:
         return self._series.setdefault(f"{kind}-{step}", _Series())

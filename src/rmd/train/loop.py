@@ -8,35 +8,40 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from torch.profiler import record_function
 
 from rmd.backbones.base import Backbone, Cond, Encoder
-from rmd.config import OptimConfig, Recipe, run_hash, to_yaml
-from rmd.data.cache import PromptCache
+from rmd.config import OptimConfig, Recipe, run_hash, settings_hash, to_yaml
+from rmd.data.cache import PromptCache, encoders_key
 from rmd.data.images import load_images
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
+from rmd.files import write_text
 from rmd.methods import METHODS, Batch, Method, Real, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
 from rmd.roles import ROLES, TRAINED, Roles, build_roles
-from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train.folder import CHECKPOINTS, check_folder, hold_folder
 from rmd.train.guard import Best, CollapseGuard
+from rmd.train.identity import Identity, images_key, network_key
 from rmd.train.panels import sample_panel, score_panel
 from rmd.train.parallel import Parallel, own, whole
-from rmd.train.tracking import Tracker, peak_memory_gb
+from rmd.train.tracking import Tracker, peak_memory_gb, run_disk_errors
 from rmd.train.weights import TeacherWeights
 
 PANEL_PROMPTS = 8
 HELD_OUT = -1
 """Stands for the iteration in the noise of samples that nothing is trained on."""
+T = TypeVar("T")
 OnIteration = Callable[[int, dict[str, float]], None]
 Judge = Callable[[torch.nn.Module], dict[str, float]]
 
@@ -64,6 +69,7 @@ class Trainer:
         recipe = self.recipe
         self.plan: StepPlan = recipe.build_plan()
         self.device = self.backbone.device  # asked for once: a pipeline looks through all its modules for it
+        teacher = _done_by_main(self.parallel, lambda: network_key(self.backbone.denoiser, self.weights))
         if recipe.train.recompute:
             self.backbone.enable_recompute()
         self.roles: Roles = build_roles(
@@ -109,18 +115,26 @@ class Trainer:
         if recipe.data.cache is not None:
             cache = PromptCache(Path(recipe.data.cache))
             cache.check(self.backbone, self.prompts.texts)
-            self.encoder = cache
-        elif recipe.data.remember or recipe.data.offload:
+            self.encoder, encoders = cache, cache.meta.encoders
+        else:
+            encoders = encoders_key(self.backbone)
+        if recipe.data.cache is None and (recipe.data.remember or recipe.data.offload):
             self.encoder = OnlineEncoder(
                 self.backbone, remember=recipe.data.remember * 2**20, offload=recipe.data.offload
             )
-        self.hash = run_hash(recipe)
+        self.identity = Identity(
+            run_hash=run_hash(recipe),
+            prompts=len(self.prompts.texts),
+            prompts_key=self.prompts.key,
+            teacher_key=f"{teacher}-{self.backbone.prediction}-{encoders}",
+            images_key=images_key(self.images),
+        )
         self.guard = CollapseGuard()
         self.best: Best | None = None
 
     @property
     def checkpoint_folder(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     def start(self, *, resume: bool, reset_optimizers: bool = False) -> int:
         """The iteration to begin with: 0, or where the newest checkpoint left off.
@@ -131,41 +145,47 @@ class Trainer:
         Raises:
             RMDError: there are checkpoints and `resume` is off, or none and it is on.
         """
+        self.parallel.on_main(lambda: check_folder(self.folder, resume=resume))
         found = self.parallel.from_main(checkpoints(self.checkpoint_folder))
-        if resume and not found:
-            raise RMDError(f"nothing to resume in {self.folder}: run without --resume")
-        if found and not resume:
-            raise RMDError(f"{self.folder} holds a run already: add --resume to go on with it, or choose another --out")
         if not found:
             return 0
-        iteration, meta = load_checkpoint(
-            found[-1], self.trained, run_hash=self.hash, parallel=self.parallel, reset_optimizers=reset_optimizers
-        )
+        meta = load_checkpoint(
+            found[-1], self.trained, identity=self.identity, earlier_hash=settings_hash(self.recipe),
+            parallel=self.parallel, reset_optimizers=reset_optimizers,
+        )  # fmt: skip
         if not reset_optimizers:
-            self.guard.load(meta["guard"])
-        self.best = None if meta["best"] is None else Best(**meta["best"])
-        return iteration
+            self.guard.load(meta.guard)
+        self.best = meta.best
+        return meta.iteration
 
-    def train(self, *, resume: bool = False, reset_optimizers: bool = False) -> int:
+    def train(self, *, resume: bool = False, reset_optimizers: bool = False, is_locked: bool = False) -> int:
         """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done.
 
-        Stops when any of the run's processes is asked to.
+        Stops when any of the run's processes is asked to. The run's folder is locked meanwhile.
+
+        Args:
+            resume: go on from the newest checkpoint in the folder.
+            reset_optimizers: go on from a checkpoint's weights alone, even those of another recipe.
+            is_locked: the caller holds the lock of the run's folder (`hold_folder`) already.
+
+        Raises:
+            RMDError: another process writes to the folder, the folder or its checkpoint does not fit, something cannot
+                be written, or the training has failed. Checkpoints that were complete before remain so.
         """
-        recipe, start = self.recipe, self.start(resume=resume, reset_optimizers=reset_optimizers)
-        done = start
+        recipe = self.recipe
         with ExitStack() as open_ones:
-            tracker = None
-            self.parallel.on_main(self._make_folder)
-            if self.parallel.main:
-                settings = recipe.model_dump(mode="json")
-                opened = Tracker(self.folder, start=start, services=recipe.train.services, config=settings)
-                tracker = open_ones.enter_context(opened)
+            if not is_locked:
+                open_ones.enter_context(hold_folder(self.folder, self.parallel, resume=resume))
+            done = start = self.start(resume=resume, reset_optimizers=reset_optimizers)
+            # entered first, so that a signal does not cut short the writing of the last checkpoint either
+            open_ones.enter_context(self._graceful_stop())
+            self.parallel.on_main(self._write_recipe)
+            tracker = self._open_tracker(open_ones, start)
             writer = CheckpointWriter(
                 self.checkpoint_folder, self.parallel,
                 keep_last=recipe.train.keep_last, keep_every=recipe.train.keep_every,
             )  # fmt: skip
             open_ones.callback(writer.close)
-            open_ones.enter_context(self._graceful_stop())
             for iteration in range(start, recipe.train.iterations):
                 began = time.perf_counter()
                 values, rollout = self.iterate(iteration)
@@ -185,14 +205,14 @@ class Trainer:
                     with self.averaged_student() as student:
                         values |= self.judge(student)
                     self.best = Best.of(self.best, done, values)
-                if tracker is not None and (done % recipe.train.log_every == 0 or sampled or judged):
-                    tracker.metrics(done, values)
+                if done % recipe.train.log_every == 0 or sampled or judged:
+                    self._record(tracker, done, values)
                 if recipe.train.guard:
                     self._watch(done, values, writer)
                 best = self.best is not None and self.best.iteration == done
                 if done % recipe.train.checkpoint_every == 0 or last or best:
                     writer.best = None if self.best is None else self.best.iteration
-                    writer.save(done, self.trained, self._meta())
+                    writer.save(self.trained, self._meta(done))
                 if self.on_iteration is not None and self.parallel.main:
                     self.on_iteration(done, values)
                 if stop:
@@ -292,12 +312,16 @@ class Trainer:
                 self._null = self.encoder.null(1)
         return self.encoder.encode(texts), self._null.expand(len(texts))
 
-    def _meta(self) -> dict[str, object]:
+    def _meta(self, done: int) -> Meta:
         """What a checkpoint says of its run."""
-        return {
-            "run_hash": self.hash, "recipe": self.recipe.name, "plan": self.plan.to_dict(),
-            "guard": self.guard.state(), "best": None if self.best is None else asdict(self.best),
-        }  # fmt: skip
+        return Meta(
+            iteration=done,
+            recipe=self.recipe.name,
+            identity=self.identity,
+            plan=cast("dict[str, JsonValue]", self.plan.to_dict()),
+            guard=self.guard.state(),
+            best=self.best,
+        )
 
     def _watch(self, done: int, values: dict[str, float], writer: CheckpointWriter) -> None:
         """RMDError, on every process, when the student collapses; what was saved since it began is set aside."""
@@ -341,13 +365,22 @@ class Trainer:
         finally:
             self.roles.load_state("student", current)
 
-    def _make_folder(self) -> None:
-        """Create the run's folder, with the whole recipe in it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.yaml").write_text(to_yaml(self.recipe), encoding="utf-8")
-        except OSError as error:
-            raise RMDError(f"cannot write to {self.folder}: {error.strerror}; choose another --out") from error
+    def _write_recipe(self) -> None:
+        """Write the whole recipe into the run's folder."""
+        with run_disk_errors(self.folder):
+            write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
+
+    def _open_tracker(self, open_ones: ExitStack, start: int) -> Tracker | None:
+        """The first process's tracker; RMDError on every process if its files cannot be written."""
+        opened: list[Tracker] = []
+
+        def open_it() -> None:
+            settings, services = self.recipe.model_dump(mode="json"), self.recipe.train.services
+            tracker = Tracker(self.folder, start=start, services=services, config=settings)
+            opened.append(open_ones.enter_context(tracker))
+
+        self.parallel.on_main(open_it)
+        return opened[0] if opened else None
 
     def _backward(self, role: Literal["student", "fake"], loss: Tensor, *, of: int, last: bool) -> None:
         """Add the gradients of one of `of` micro-batches; the last pass ends with their mean over the processes."""
@@ -386,15 +419,28 @@ class Trainer:
             pairs = [(own(average), own(now[name])) for name, average in self.trained.average.items()]
             torch._foreach_lerp_([average for average, _ in pairs], [value for _, value in pairs], 1 - decay)
 
+    def _record(self, tracker: Tracker | None, iteration: int, values: dict[str, float]) -> None:
+        """Written by the first process; RMDError on every process if it cannot be."""
+
+        def write() -> None:
+            assert tracker is not None, "the first process has one"
+            tracker.metrics(iteration, values)
+
+        self.parallel.on_main(write)
+
     def _pictures(self, tracker: Tracker | None, iteration: int, rollout: Rollout) -> None:
         """Sampled by all processes, which hold the weights together; written by the first."""
         prompts = self.prompts.batch(0, PANEL_PROMPTS)[0]
         with self.averaged_student() as student:
             cond = self.encoder.encode(prompts).to(self.device)
             picture = sample_panel(self.backbone, student, self.plan, cond, seed=self.recipe.train.seed)
-        if tracker is not None:
+
+        def write() -> None:
+            assert tracker is not None, "the first process has one"
             tracker.picture("samples", iteration, picture)
             tracker.picture("scores", iteration, score_panel(self.backbone, rollout))
+
+        self.parallel.on_main(write)
 
     @contextmanager
     def _graceful_stop(self) -> Iterator[None]:
@@ -426,3 +472,10 @@ def lr_scale(optim: OptimConfig, iteration: int, iterations: int) -> float:
 
 def _gap(rollout: Rollout) -> Tensor:
     return (rollout.f_real - rollout.f_fake).abs().mean()
+
+
+def _done_by_main(parallel: Parallel, work: Callable[[], T]) -> T:
+    """What the first process makes, on every process; RMDError on all of them where it raises one."""
+    made: list[T] = []
+    parallel.on_main(lambda: made.append(work()))
+    return parallel.from_main(made)[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import resource
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,10 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from rmd.errors import RMDError
+from rmd.files import replacing, write_text
 
+_RECORD = TypeAdapter(dict[str, int | float | None], config=ConfigDict(strict=True, allow_inf_nan=False))
 MACHINE = ("seconds", "data_seconds", "images_per_second", "peak_memory_gb")
 """What in a record is of the machine and its clock; the rest is the run's, and comes again."""
 
@@ -29,6 +34,19 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+@contextmanager
+def run_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a failing disk raises while a run writes to its folder into the sentence a user is meant to see."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise RMDError(
+            f"cannot write to {folder}: {reason}; checkpoints in it are intact, put that right and run again with "
+            "--resume"
+        ) from error
 
 
 class Tracker:
@@ -44,36 +62,46 @@ class Tracker:
             config: what they show as the run's settings.
 
         Raises:
-            RMDError: a service is not installed.
+            RMDError: a service is not installed, the folder cannot be written to, or its metrics are not readable.
         """
         self._services = [Service(name, folder, config or {}) for name in services]
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self.path) if row["iteration"] <= start]
-        partial = folder / f".{self.path.name}.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        partial.replace(self.path)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        kept = [row for row in read_metrics(self.path) if (row["iteration"] or 0) <= start] if start else []
+        with run_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Append one record; values that are not finite are written as null."""
+        """Append one record; values that are not finite are written as null.
+
+        Raises:
+            RMDError: it cannot be written.
+        """
         record = {"iteration": iteration, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, iteration)
+        with run_disk_errors(self.folder):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            for name, value in values.items():
+                self._events.add_scalar(name, value, iteration)
+            if "step" in values:  # each iteration trains one step, and the steps' gaps differ much
+                self._events.add_scalar(f"gap/step-{values['step']:.0f}", values["gap"], iteration)
         for service in self._services:
             service.metrics(iteration, values)
-        if "step" in values:  # each iteration trains one step, and the steps' gaps differ much
-            self._events.add_scalar(f"gap/step-{values['step']:.0f}", values["gap"], iteration)
 
     def picture(self, name: str, iteration: int, image: Image.Image) -> Path:
-        """Save `<name>-<iteration>.png` and show it in TensorBoard."""
+        """Save `<name>-<iteration>.png` and show it in TensorBoard.
+
+        Raises:
+            RMDError: it cannot be written.
+        """
         path = self.folder / "pictures" / f"{name}-{iteration:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        image.save(path)
-        self._events.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
+        with run_disk_errors(self.folder):
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as partial:
+                image.save(partial, "PNG")
+            self._events.add_image(name, np.asarray(image.convert("RGB")), iteration, dataformats="HWC")
         for service in self._services:
             service.picture(name, iteration, image)
         return path
@@ -84,7 +112,8 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._events.close()
+        with run_disk_errors(self.folder):
+            self._events.close()
         for service in self._services:
             service.close()
 
@@ -97,9 +126,9 @@ class Service:
             self._module: Any = importlib.import_module(name)
         except ImportError as error:
             raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
-        # a resumed run goes on with its page
-        folder.mkdir(parents=True, exist_ok=True)
-        page = _page_id(folder)
+        with run_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            page = _page_id(folder)  # a resumed run goes on with its page
         if name == "wandb":
             about = {"name": folder.name, "dir": str(folder), "id": page}
         else:
@@ -120,18 +149,31 @@ def _page_id(folder: Path) -> str:
     """The same for every sitting of a run, another for another run in a folder of the same name."""
     path = folder / "page-id"
     if not path.is_file():
-        path.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        write_text(path, uuid.uuid4().hex[:12])
     return path.read_text(encoding="utf-8")
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Records of a metrics file; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """Read the records of a metrics file; values that were not finite are None.
+
+    A last line that a kill cut short is left out.
+
+    Raises:
+        RMDError: the file cannot be read, or another line is not a record.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines):  # every whole line ends with a line break: this one is empty or cut short
             break
+        try:
+            row: dict[str, float | None] = _RECORD.validate_json(line)
+        except ValidationError as error:
+            raise RMDError(f"{path}, line {number} is not a record of metrics: remove that line") from error
+        if row.get("iteration") is None:
+            raise RMDError(f"{path}, line {number} does not say its iteration: remove that line")
+        rows.append(row)
     return rows

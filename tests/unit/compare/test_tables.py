@@ -7,7 +7,7 @@ import pytest
 from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
 from rmd.compare.tables import TABLES, Setting, Table
-from rmd.config import run_hash
+from rmd.config import settings_hash
 
 BUDGET = BUDGETS["default"]
 CASES = [
@@ -24,7 +24,7 @@ def row_of(table: str, name: str) -> Setting:
 
 
 def decides(cell: Cell) -> tuple[object, ...]:
-    return run_hash(cell.recipe), cell.recipe.train.iterations, cell.plan
+    return settings_hash(cell.recipe), cell.recipe.train.iterations, cell.plan
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
@@ -79,7 +79,7 @@ def test_tables_share_their_cells() -> None:
 def test_one_training_is_sampled_at_every_beta() -> None:
     rows = [row for row in TABLES["reinjection"].rows if row.name.startswith("plain-0.5-")]
     cells = [make_cell(row, "sdxl", 0, BUDGET) for row in rows]
-    assert len({run_hash(cell.recipe) for cell in cells}) == 1
+    assert len({settings_hash(cell.recipe) for cell in cells}) == 1
     assert [cell.plan.crossing.beta for cell in cells] == [0.0, 0.2, 0.5, 1.0]
     assert {cell.plan.training_crossing.beta for cell in cells} == {0.5}
 

@@ -19,9 +19,11 @@ from torch.distributed.checkpoint import FileSystemReader, load, save
 from rmd.errors import RMDError
 from rmd.roles import TRAINED, build_roles
 from rmd.train import checkpoint as module
-from rmd.train.checkpoint import CheckpointWriter, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train.guard import GuardState
+from rmd.train.identity import Identity
 
-HASH = "abc"
+IDENTITY = Identity(run_hash="abc", prompts=4, prompts_key="p", teacher_key="t", images_key=None)
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
 
 
@@ -54,9 +56,15 @@ def everything(trained: Trained) -> dict[str, Tensor]:
     return found
 
 
+def meta_of(iteration: int, **changes: Any) -> Meta:
+    guard = GuardState(series={}, best=0.0, low=[])
+    known: dict[str, Any] = {"recipe": "tiny", "identity": IDENTITY, "plan": {}, "guard": guard, "best": None}
+    return Meta(iteration=iteration, **(known | changes))
+
+
 def save_now(folder: Path, iteration: int, trained: Trained, keep: int = 2, keep_every: int | None = None) -> Path:
     writer = CheckpointWriter(folder, keep_last=keep, keep_every=keep_every)
-    path = writer.save(iteration, trained, {"run_hash": HASH})
+    path = writer.save(trained, meta_of(iteration))
     writer.close()
     return path
 
@@ -69,7 +77,7 @@ def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None
     path = save_now(tmp_path, 7, source)
     assert path == tmp_path / "step-000007"
     assert sorted(entry.name for entry in path.iterdir()) == [".metadata", "__0_0.distcp", "meta.json"]
-    assert load_checkpoint(path, target, run_hash=HASH)[0] == 7
+    assert load_checkpoint(path, target, identity=IDENTITY).iteration == 7
     assert_same(everything(target), everything(source))
     assert len(everything(source)) == len(source.roles.state("student")) * (8 + average)
     advance(source, seed=1)
@@ -82,7 +90,7 @@ def test_everything_comes_back(mode: str, average: bool, tmp_path: Path) -> None
 def test_a_gpus_run_goes_on_without_one_and_the_other_way_round(fused: bool, tmp_path: Path) -> None:
     source, target = make(fused=fused), make(fused=not fused)
     advance(source)
-    load_checkpoint(save_now(tmp_path, 7, source), target, run_hash=HASH)
+    load_checkpoint(save_now(tmp_path, 7, source), target, identity=IDENTITY)
     assert_same(everything(target), everything(source))
     advance(source, seed=1)
     advance(target, seed=1)
@@ -136,7 +144,7 @@ def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
     save_now(tmp_path, 3, trained)
     advance(trained, seed=2)
     path, target = save_now(tmp_path, 3, trained), make()
-    load_checkpoint(path, target, run_hash=HASH)
+    load_checkpoint(path, target, identity=IDENTITY)
     assert_same(everything(target), everything(trained))
     assert checkpoints(tmp_path) == [path]
 
@@ -168,7 +176,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
     assert checkpoints(tmp_path) == before
     assert sorted(tmp_path.iterdir()) == sorted(before)
     target = make()
-    assert load_checkpoint(before[-1], target, run_hash=HASH)[0] == 2
+    assert load_checkpoint(before[-1], target, identity=IDENTITY).iteration == 2
     assert_same(everything(target), kept)
 
 
@@ -178,14 +186,80 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         save_now(tmp_path / "run", 1, make())
 
 
-def test_another_recipe_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"run_hash": "other"},
+            "is of another recipe: resume with the settings it was made with, add --reset-optimizer",
+        ),
+        (
+            {"prompts_key": "q", "prompts": 1200},
+            r"was made with other prompts \(4 then, 1,200 now\): resume with the same",
+        ),
+        (
+            {"prompts_key": "q"},
+            r"was made with other prompts \(4 then, 4 now\): resume with the same prompts, add --reset",
+        ),
+        (
+            {"teacher_key": "u"},
+            "was made with another teacher, of other weights: resume with the same teacher, add --reset",
+        ),
+        (
+            {"images_key": "i"},
+            "was made with other images: resume with the same images, add --reset-optimizer to go on",
+        ),
+    ],
+)
+def test_another_run_is_refused_by_what_differs_unless_the_optimisers_are_reset(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     trained = make()
     advance(trained)
     path, target = save_now(tmp_path, 1, trained), make()
-    before = everything(target)
-    with pytest.raises(RMDError, match=r"is of another recipe: resume with the settings .* or choose another --out$"):
-        load_checkpoint(path, target, run_hash="other")
+    before, other = everything(target), IDENTITY.model_copy(update=changes)
+    with pytest.raises(RMDError, match=f"^the checkpoint {path} {sentence}.* or choose another --out$"):
+        load_checkpoint(path, target, identity=other)
     assert_same(everything(target), before)
+    assert load_checkpoint(path, target, identity=other, reset_optimizers=True).iteration == 1
+    assert_same(target.roles.state("student"), trained.roles.state("student"))
+
+
+def test_a_checkpoint_of_the_first_version_is_compared_by_its_own_hash(tmp_path: Path) -> None:
+    trained = make()
+    advance(trained)
+    path, target = save_now(tmp_path, 1, trained), make()
+    earlier = json.loads(meta_of(1, run_hash="of 0.1").model_dump_json(exclude={"version", "identity"}))
+    (path / "meta.json").write_text(json.dumps(earlier))
+    with pytest.warns(UserWarning, match=r"by RMD 0\.1, which did not record the contents of prompts and teacher"):
+        assert load_checkpoint(path, target, identity=IDENTITY, earlier_hash="of 0.1").iteration == 1
+    assert_same(everything(target), everything(trained))
+    for hash_now in ("another", None):
+        with pytest.raises(RMDError, match="is of another recipe"):
+            load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=hash_now)
+    del earlier["run_hash"]
+    (path / "meta.json").write_text(json.dumps(earlier))
+    with pytest.raises(RMDError, match="is of another recipe"):
+        load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"iteration": "7"}, "iteration should be a whole number, but is '7'"),
+        ({"itration": 7}, r"there is no key itration \(did you mean 'iteration'\?\)"),
+        ({"best": {"iteration": 1, "right": float("nan")}}, "is not valid JSON"),
+        ({"guard": {"series": {}, "best": 0.0, "low": [], "more": 1}}, r"there is no key guard\.more"),
+        ({"version": 2}, "has version 2, but this RMD reads version 1: update RMD to read it"),
+    ],
+)
+def test_what_a_checkpoint_says_is_read_strictly(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    trained = make()
+    advance(trained)
+    path = save_now(tmp_path, 1, trained) / "meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RMDError, match=f"^{path}:? {sentence}"):
+        load_checkpoint(path.parent, make(), identity=IDENTITY, reset_optimizers=True)
 
 
 def edit(path: Path, *dropped: str) -> None:
@@ -205,7 +279,7 @@ def test_missing_state_is_refused(group: str, tmp_path: Path) -> None:
     path = save_now(tmp_path, 1, trained)
     edit(path, f"{group}/")
     with pytest.raises(RMDError, match=f"has no {group} state: it cannot continue the same run"):
-        load_checkpoint(path, make(), run_hash=HASH)
+        load_checkpoint(path, make(), identity=IDENTITY)
 
 
 def test_the_state_of_a_single_parameter_may_not_be_missing_either(tmp_path: Path) -> None:
@@ -214,13 +288,13 @@ def test_the_state_of_a_single_parameter_may_not_be_missing_either(tmp_path: Pat
     path = save_now(tmp_path, 1, trained)
     edit(path, "optimizer-fake/to_q.lora_A.weight/exp_avg_sq")
     with pytest.raises(RMDError, match=r"lacks the optimiser's state of to_q\.lora_A\.weight"):
-        load_checkpoint(path, make(), run_hash=HASH)
+        load_checkpoint(path, make(), identity=IDENTITY)
 
 
 def test_optimisers_that_never_stepped_are_no_state(tmp_path: Path) -> None:
     path = save_now(tmp_path, 1, make())
     with pytest.raises(RMDError, match="has no optimizer-student state"):
-        load_checkpoint(path, make(), run_hash=HASH)
+        load_checkpoint(path, make(), identity=IDENTITY)
 
 
 def test_another_rank_is_refused(tmp_path: Path) -> None:
@@ -228,7 +302,7 @@ def test_another_rank_is_refused(tmp_path: Path) -> None:
     advance(trained)
     path = save_now(tmp_path, 1, trained)
     with pytest.raises(RMDError, match="another network or another LoRA rank"):
-        load_checkpoint(path, make(rank=3), run_hash=HASH)
+        load_checkpoint(path, make(rank=3), identity=IDENTITY)
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "meta.json"])
@@ -243,17 +317,30 @@ def test_damage_is_told(name: str, damage: str, tmp_path: Path) -> None:
     if damage != "gone":
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     with pytest.raises(RMDError, match="is damaged: remove it to resume from the one before"):
-        load_checkpoint(path, make(), run_hash=HASH)
+        load_checkpoint(path, make(), identity=IDENTITY)
 
 
 def test_meta_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
-    writer = CheckpointWriter(tmp_path, keep_last=1)
-    path = writer.save(4, trained, {"run_hash": HASH, "recipe": "tiny"})
-    writer.close()
-    meta = json.loads((path / "meta.json").read_text())
-    assert meta == {"iteration": 4, "run_hash": HASH, "recipe": "tiny"}
+    path = save_now(tmp_path, 4, trained)
+    assert Meta.model_validate_json((path / "meta.json").read_bytes()) == meta_of(4)
+    assert load_checkpoint(path, make(), identity=IDENTITY) == meta_of(4)
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_none_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = make()
+    advance(trained)
+    save_now(tmp_path, 1, trained)
+    monkeypatch.setattr(module.shutil, "rmtree", lambda path, ignore_errors: None)  # killed before anything is gone
+    for iteration in (2, 3):
+        save_now(tmp_path, iteration, trained, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003"]
+    monkeypatch.undo()
+    save_now(tmp_path, 4, trained, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +356,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(module, "save", slow)
     writer = CheckpointWriter(tmp_path, keep_last=2)
-    path = writer.save(1, trained, {"run_hash": HASH})
+    path = writer.save(trained, meta_of(1))
     advance(trained, seed=1)
     assert checkpoints(tmp_path) == []
     go_on.set()
     writer.close()
-    load_checkpoint(path, target, run_hash=HASH)
+    load_checkpoint(path, target, identity=IDENTITY)
     assert_same(everything(target), kept)
 
 
@@ -284,7 +371,7 @@ def test_the_last_good_checkpoint_outlives_those_that_look_bad(tmp_path: Path) -
     writer = CheckpointWriter(tmp_path, keep_last=1)
     for iteration in range(1, 6):
         writer.good_until = 4 if iteration > 3 else None
-        writer.save(iteration, trained, {"run_hash": HASH})
+        writer.save(trained, meta_of(iteration))
     writer.close()
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000003", "step-000005"]
 
@@ -314,7 +401,7 @@ def test_weights_alone_come_back_where_the_optimisers_are_reset(tmp_path: Path) 
     advance(source)
     path = save_now(tmp_path, 5, source)
     edit(path, "optimizer-fake/")  # none is asked for
-    assert load_checkpoint(path, target, run_hash="of another recipe", reset_optimizers=True)[0] == 5
+    assert load_checkpoint(path, target, identity=IDENTITY, reset_optimizers=True).iteration == 5
     for role in TRAINED:
         assert_same(target.roles.state(role), source.roles.state(role))
         assert not target.optimizers[role].state
@@ -326,4 +413,4 @@ def test_state_of_something_else_is_refused(tmp_path: Path) -> None:
     advance(source)
     path = save_now(tmp_path, 1, source)
     with pytest.raises(RMDError, match=r"holds average/.*, which this run does not have"):
-        load_checkpoint(path, make(average=False), run_hash=HASH)
+        load_checkpoint(path, make(average=False), identity=IDENTITY)

@@ -82,7 +82,7 @@ def test_recomputed_activations_change_no_number(family: str, mode: str, prompts
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
         trainer = toy(recipe, tmp_path / str(recompute), TINY[family]())
         values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(2)]
-        found.append((values, everything(trainer), trainer.hash))
+        found.append((values, everything(trainer), trainer.identity))
     assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
     assert_same(found[0][1], found[1][1])
 
@@ -261,7 +261,8 @@ def test_a_run_in_another_thread_leaves_signals_alone(prompts: Path, tmp_path: P
 
 def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prompts: Path, tmp_path: Path) -> None:
     recipe, folder = make_recipe(prompts), tmp_path / "run"
-    with pytest.raises(RMDError, match=f"^nothing to resume in {folder}: run without --resume$"):
+    sentence = f"^nothing to resume in {folder}: it holds no checkpoint; run without --resume$"
+    with pytest.raises(RMDError, match=sentence):
         toy(recipe, folder).train(resume=True)
     assert not folder.exists()
     trainer = toy(recipe, folder)
@@ -283,8 +284,11 @@ def test_another_recipe_does_not_go_on_with_a_run(prompts: Path, tmp_path: Path)
 
 def test_a_folder_that_cannot_be_made_is_told(prompts: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RMDError, match=f"^cannot write to {folder}: .*; choose another --out$"):
+    for folder, sentence in (
+        (tmp_path / "file", "{} is a file: choose another --out"),
+        (tmp_path / "file" / "run", "cannot write to {}: Not a directory; choose another --out"),
+    ):
+        with pytest.raises(RMDError, match=f"^{sentence.format(folder)}$"):
             toy(make_recipe(prompts), folder).train()
 
 
@@ -586,5 +590,5 @@ def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(pro
         trainer.judge = lambda network: {"judge/all_right": next(asked)}
         trainer.train(resume=last == 10)
         best[last] = trainer.best
-    assert best == {6: Best(4, 0.75), 10: Best(4, 0.75)}
+    assert best == {6: Best(iteration=4, right=0.75), 10: Best(iteration=4, right=0.75)}
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000010"]

@@ -1,0 +1,52 @@
+"""The folder of a run: one process at a time writes to it, and what it holds fits what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rmd.errors import RMDError
+from rmd.files import locked
+from rmd.train.checkpoint import checkpoints
+from rmd.train.parallel import Parallel
+
+CHECKPOINTS = "checkpoints"
+
+
+@contextmanager
+def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[None]:
+    """Check a run's folder, and lock it for the time of the block; it is created where it is missing.
+
+    The first process holds the lock for all processes of the run. It is released when that process ends, however it
+    ends.
+
+    Raises:
+        RMDError: on every process, if another run writes to the folder, if it cannot be written to, or if it does not
+            fit `resume`.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if not folder.is_dir():
+                check_folder(folder, resume=resume)
+            try:
+                held.enter_context(locked(folder))
+            except RMDError as error:
+                advice = "; choose another --out" if isinstance(error.__cause__, OSError) else ""
+                raise RMDError(f"{error}{advice}") from error
+            check_folder(folder, resume=resume)
+
+        parallel.on_main(hold)
+        yield
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """RMDError unless a run that begins, or one that resumes, can have the folder."""
+    found = checkpoints(folder / CHECKPOINTS)
+    if found and not resume:
+        raise RMDError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
+    if resume and not found:
+        raise RMDError(f"nothing to resume in {folder}: it holds no checkpoint; run without --resume")
+    if folder.exists() and not folder.is_dir():
+        raise RMDError(f"{folder} is a file: choose another --out")
