@@ -18,7 +18,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 from rmd.recipes import Layer, merge, origin, read_layers
 from rmd.typed import Strict, and_more, as_written, dotted, known_keys, sentence, sorted_problems
 
@@ -394,6 +394,10 @@ _Dumper.add_representer(
 def _explain(error: ValidationError, layers: Sequence[Layer]) -> str:
     """One sentence for the first problem, counting the others."""
     problems = sorted_problems(error)
+    for problem in problems:
+        if problem["loc"] == ("version",) and isinstance(problem["input"], int) and problem["input"] > 1:
+            where = origin(layers, ["version"])
+            return f"{where}: version should be 1, but is {shown(problem['input'])}: update RMD to read this recipe"
     first = problems[0]
     keys = _keys(first)
     where = origin(layers, [key for key in keys if isinstance(key, str)])

@@ -16,6 +16,7 @@ from rmd.backbones.base import Backbone
 from rmd.bench.splits import plan_seconds
 from rmd.config import Recipe
 from rmd.export.student import save_student
+from rmd.files import replacing
 from rmd.pictures import to_uint8
 from rmd.plan import StepPlan
 from rmd.plotting import plot_plan
@@ -188,7 +189,8 @@ def save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in grids.items():
         strip = torch.cat(list(images), dim=2).permute(1, 2, 0)
-        Image.fromarray(strip.numpy()).save(folder / f"{name}.png")
+        with replacing(folder / f"{name}.png") as partial:
+            Image.fromarray(strip.numpy()).save(partial, "PNG")
 
 
 def panels(run: Path) -> list[tuple[int, Image.Image]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from rmd import config, plan
-from rmd.config import Recipe, config_hash, load_recipe, parse_side, run_hash, to_yaml
+from rmd.config import Recipe, config_hash, load_recipe, parse_side, run_hash, settings_hash, to_yaml
 from rmd.errors import RMDError
 
 
@@ -74,7 +74,8 @@ PROBLEMS = [
     ("optim.betas=[0, 0.9, 0.9]", "optim.betas should be a list of at most 2, but is [0, 0.9, 0.9]"),
     ("data.prompts=''", "data.prompts should be text that is not empty, but is ''"),
     ("name=12", "name should be text, but is 12"),
-    ("version=2", "version should be 1, but is 2"),
+    ("version=2", "version should be 1, but is 2: update RMD to read this recipe"),
+    ("version=0", "version should be 1, but is 0"),
     ("noise.rescale_betas_zero_snr=1", "noise.rescale_betas_zero_snr should be true or false, but is 1"),
 ]
 
@@ -261,7 +262,9 @@ def test_every_field_of_a_recipe_has_a_place_in_the_schema() -> None:
 def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
     recipe = load_recipe("scenes")
     free = {
-        key for key, value in CHANGES.items() if run_hash(load_recipe("scenes", [f"{key}={value}"])) == run_hash(recipe)
+        key
+        for key, value in CHANGES.items()
+        if settings_hash(load_recipe("scenes", [f"{key}={value}"])) == settings_hash(recipe)
     }
     every = {"log_every", "sample_every", "checkpoint_every", "keep_last", "iterations", "threads", "recompute"}
     every |= {"keep_every", "accumulate", "guard", "services"}
@@ -270,9 +273,25 @@ def test_a_longer_run_that_logs_otherwise_is_the_same_run() -> None:
     assert free == {"name", *judged, "data.offload", *places, *(f"train.{key}" for key in every)}
 
 
+def test_where_things_are_does_not_tell_runs_apart_but_their_settings() -> None:
+    recipe = load_recipe("scenes")
+    changed = {key: load_recipe("scenes", [f"{key}={value}"]) for key, value in CHANGES.items()}
+    same = {key for key, other in changed.items() if run_hash(other) == run_hash(recipe)}
+    contents = {"prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache"}
+    unsettled = {key for key, other in changed.items() if settings_hash(other) == settings_hash(recipe)}
+    assert same - unsettled == {"teacher", *(f"data.{key}" for key in contents)}
+    others = [run_hash(other) for key, other in changed.items() if key not in same]
+    assert len(set(others)) == len(others)
+
+
+def test_the_hash_of_settings_is_that_of_stored_comparisons() -> None:
+    """Cells of comparisons are kept by it: a change of it would compute all of them anew."""
+    assert settings_hash(load_recipe("scenes")) == "4b386efd4cc89e0ffb125691d172d456382a285178a37c8f64a0de4c6c03063a"
+
+
 def test_every_other_key_makes_another_run() -> None:
-    others = [run_hash(load_recipe("scenes", [f"{key}={value}"])) for key, value in CHANGES.items()]
-    same = run_hash(load_recipe("scenes"))
+    others = [settings_hash(load_recipe("scenes", [f"{key}={value}"])) for key, value in CHANGES.items()]
+    same = settings_hash(load_recipe("scenes"))
     assert len({found for found in others if found != same}) == sum(found != same for found in others)
 
 
@@ -280,7 +299,16 @@ def test_how_long_a_run_is_belongs_to_it_when_its_learning_rates_fall_at_its_end
     falling, longer = (
         load_recipe("scenes", ["optim.lr_decay=50", f"train.iterations={iterations}"]) for iterations in (150, 200)
     )
-    assert run_hash(falling) != run_hash(longer)
+    assert run_hash(falling) != run_hash(longer) and settings_hash(falling) != settings_hash(longer)
+
+
+def test_a_recipe_of_a_later_version_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(load_recipe("scenes")).replace("version: 1", "version: 2") + "unheard: 1\n")
+    with pytest.raises(
+        RMDError, match=r"recipe\.yaml.*: version should be 1, but is 2: update RMD to read this recipe$"
+    ):
+        load_recipe(str(path))
 
 
 DEFAULTS = {
@@ -321,7 +349,7 @@ def test_defaults_that_hashes_leave_out_stay_what_they_are() -> None:
         {**least, **{k: {**least[k], **v} if isinstance(least.get(k), dict) else v for k, v in DEFAULTS.items()}}
     )
     assert spelt_out == written
-    assert run_hash(spelt_out) == run_hash(written)
+    assert run_hash(spelt_out) == run_hash(written) and settings_hash(spelt_out) == settings_hash(written)
     vp = load_recipe("scenes").noise.model_copy(
         update={"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2}
     )

@@ -17,6 +17,7 @@ from rmd.cli.app import main
 from rmd.cli.demo import _clear
 from rmd.config import load_recipe
 from rmd.demo import targets, versions
+from rmd.files import LOCK, locked
 from rmd.fit import Side
 from rmd.report import Row
 from rmd.scenes.compare import SAMPLES_PER_PROMPT, evaluation_prompts
@@ -109,7 +110,21 @@ def test_only_an_earlier_demo_is_replaced(
     assert mine.is_file()
     (tmp_path / part / mark).touch()
     _clear(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("part", ["", "run", "run-tdm"])
+def test_a_demo_does_not_write_where_another_process_does(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / part
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").touch()
+    with locked(folder):
+        assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
+    said = f"rmd: another process is writing to {folder}: wait until it has finished, or choose another folder\n"
+    assert capsys.readouterr().err == said
+    assert (folder / "recipe.yaml").is_file()
 
 
 @pytest.mark.usefixtures("small_panels")

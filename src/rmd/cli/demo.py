@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.errors import RMDError
+from rmd.files import locked
 
 TABLE_WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
@@ -33,7 +34,6 @@ def demo(
     name = recipe or ("scenes-wan" if video else "scenes")
     from rmd.cli.quiet import quiet_libraries
 
-    _clear(out)
     quiet_libraries()
     from rich.console import Console
 
@@ -49,10 +49,12 @@ def demo(
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
-    with progress_bar() as report_progress:
-        result = (run_moving_demo if loaded.family == "wan" else run_demo)(
-            loaded, out, quick=quick, progress=report_progress
-        )
+    with locked(out):
+        _clear(out)
+        with progress_bar() as report_progress:
+            result = (run_moving_demo if loaded.family == "wan" else run_demo)(
+                loaded, out, quick=quick, progress=report_progress
+            )
     if result is None:
         console.print(f"stopped and saved; start again with: rmd demo --out {out}")
         return
@@ -61,11 +63,17 @@ def demo(
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier demo's run and student; RMDError where something else has one of their names."""
+    """Remove an earlier demo's run and student.
+
+    Raises:
+        RMDError: something else has one of their names, or another process writes to them (`rmd train` may).
+    """
     marks = {"run": "recipe.yaml", "run-tdm": "recipe.yaml", "student": "rmd_config.json"}
     for part, mark in marks.items():
         folder = out / part
         if folder.exists() and not (folder / mark).is_file():
             raise RMDError(f"{folder} is not an earlier demo's: remove it, or choose another --out")
-    for part in marks:
-        shutil.rmtree(out / part, ignore_errors=True)
+    for folder in (out / part for part in marks):
+        if folder.is_dir():
+            with locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)

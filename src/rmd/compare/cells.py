@@ -17,7 +17,7 @@ from statistics import fmean
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,13 +27,14 @@ from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
 from rmd.config import Recipe, load_recipe, settings_hash
+from rmd.errors import RMDError
+from rmd.files import read_model, replacing, write_text
 from rmd.fit import split_thresholds
 from rmd.methods.base import draw_shares
 from rmd.noise import NoiseSchedule
 from rmd.pictures import to_uint8
 from rmd.plan import Stage, StepPlan
 from rmd.report import Row
-from rmd.report.write import write_text
 from rmd.scenes.assets import assets_folder, teacher_home
 from rmd.scenes.compare import (
     SAMPLES_PER_PROMPT,
@@ -52,6 +53,7 @@ from rmd.scenes.record import weights_key
 from rmd.scenes.references import load_references
 from rmd.teacher import load_teacher
 from rmd.train.loop import Trainer
+from rmd.typed import Strict
 
 SHOWN = 12
 """Captions whose pictures a cell keeps."""
@@ -99,20 +101,16 @@ class Cell:
         return 1.0 if self.setting.trained else self.recipe.method.guidance
 
 
-class Training(BaseModel):
+class Training(Strict):
     """What a student's training took."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     iterations: int
     evaluations: float
     """Of networks, for every sample of a batch, counted while it trained."""
 
 
-class CellResult(BaseModel):
+class CellResult(Strict):
     """What a cell came to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: Row
     right: tuple[bool, ...]
@@ -180,7 +178,7 @@ class Bench:
         """
         path = self.path(cell)
         if path.is_file():
-            return CellResult.model_validate_json(path.read_text(encoding="utf-8"))
+            return read_model(path, CellResult)
         lock = self.folder / "running" / f"{_key(self._training(cell)) if cell.setting.trained else path.stem}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -189,7 +187,8 @@ class Bench:
                     return self.result(cell)
                 found, pictures = self._run(cell)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _picture(pictures).save(path.with_suffix(".png"))
+                with replacing(path.with_suffix(".png")) as partial:
+                    _picture(pictures).save(partial, "PNG")
                 write_text(path, found.model_dump_json(indent=1) + "\n")
                 return found
         except Timeout:
@@ -277,15 +276,20 @@ class Bench:
             if trainer.train() < total:
                 raise Stopped
             weights.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.contiguous() for name, tensor in trainer.student_state().items()}, weights)
+            with replacing(weights) as partial:
+                save_file({name: tensor.contiguous() for name, tensor in trainer.student_state().items()}, partial)
             guided = cell.recipe.method.guidance != 1.0
             spent = sum(
                 (2 if role == "teacher" and guided else 1) * n for role, n in trainer.method.evaluations.items()
             )
             write_text(facts, Training(iterations=total, evaluations=spent).model_dump_json() + "\n")
             shutil.rmtree(run, ignore_errors=True)
-        trainer.roles.load_state("student", load_file(weights))
-        return trainer, Training.model_validate_json(facts.read_text(encoding="utf-8"))
+        training = read_model(facts, Training)
+        try:
+            trainer.roles.load_state("student", load_file(weights))
+        except (OSError, SafetensorError) as error:
+            raise RMDError(f"{weights} cannot be read ({error}): remove it and {facts} to train it anew") from error
+        return trainer, training
 
     def _training(self, cell: Cell) -> dict[str, object]:
         """What decides a student."""

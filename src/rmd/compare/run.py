@@ -7,20 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
 from rmd.compare.statistics import MEASURES, Measure, part, summarise
 from rmd.compare.tables import Setting, Table
 from rmd.errors import RMDError
+from rmd.files import read_model, replacing
 from rmd.report.versions import versions
+from rmd.typed import Strict
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class Number(_Model):
+class Number(Strict):
     """A measure of a row over its seeds."""
 
     mean: float
@@ -35,7 +31,7 @@ class Number(_Model):
     """Of each seed."""
 
 
-class Line(_Model):
+class Line(Strict):
     """A row of a table for one backbone."""
 
     name: str
@@ -61,7 +57,7 @@ class Line(_Model):
     """File name of these, side by side; None where the folder has them no more."""
 
 
-class TableResult(_Model):
+class TableResult(Strict):
     """A table as measured."""
 
     name: str
@@ -117,9 +113,9 @@ def read_results(folder: Path) -> dict[str, TableResult]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            result = TableResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise RMDError(f"{path} is no table of rmd compare: make it anew, or move it away") from error
+            result = read_model(path, TableResult)
+        except RMDError as error:
+            raise RMDError(f"{path} is no table of rmd compare: make it anew, or move it away ({error})") from error
         found[result.name] = result
     return found
 
@@ -155,7 +151,8 @@ def _line(
     made = bench.path(cells[0]).with_suffix(".png")
     if made.is_file():
         picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_bytes(made.read_bytes())
+        with replacing(picture) as partial:
+            partial.write_bytes(made.read_bytes())
     trainings = [result.training for result in results if result.training is not None]
     plan = cells[0].plan
     counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]

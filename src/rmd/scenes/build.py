@@ -257,8 +257,9 @@ def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
     folder = cache / f"vae-{build_key(VAE_ITERATIONS, VAE_DATA)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
-    for part in ("vae", "decoder"):
-        record(out, part, read_record(folder)[part])
+    made = read_record(folder)
+    record(out, "vae", made.vae)
+    record(out, "decoder", made.decoder)
     return load_vae(folder / "vae")
 
 

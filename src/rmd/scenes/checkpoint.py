@@ -5,13 +5,13 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from rmd.errors import RMDError
+from rmd.files import replacing
 
 
 class Stateful(Protocol):
@@ -28,25 +28,21 @@ def write_whole(state: Mapping[str, object], path: Path) -> None:
     Raises:
         RMDError: nothing could be written (full disk, no permission); an earlier file is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:  # given a path instead, torch would hide why it failed
+        with replacing(path) as partial, partial.open("wb") as file:  # given a path, torch would hide why it failed
             torch.save(dict(state), file)
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise RMDError(
             f"cannot save {path}: {error.strerror or error}; put that right and run the command again"
         ) from error
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """What `write_whole` saved.
+    """Read what `write_whole` saved: tensors, numbers and texts, and nothing that could run code.
 
     Raises:
-        RMDError: the file cannot be read, or not as such a file.
+        RMDError: the file cannot be read, is damaged, or holds something else.
     """
     try:
         found: dict[str, Any] = torch.load(path, weights_only=True)

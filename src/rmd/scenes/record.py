@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from pydantic import ConfigDict
 from safetensors import SafetensorError
 from torch import nn
 
 from rmd.errors import RMDError
+from rmd.files import read_model, replacing, write_text
 from rmd.scenes.dataset import SceneSet, make_scenes, renderer_key
+from rmd.typed import Strict
 
 RECORD_NAME = "build.json"
+PartName = Literal["vae", "decoder", "teacher", "judge", "references"]
+
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Data:
     """Scenes to render: how many, from which seed, and whether held-out combinations are left out (`training`)."""
+
+    __pydantic_config__ = _STRICT
 
     count: int
     seed: int
@@ -40,26 +48,41 @@ class Part:
     `imitated` is the `weights_key` of the denoiser whose predictions a teacher learned, if it did not learn pictures.
     """
 
+    __pydantic_config__ = _STRICT
+
     seed: int
     iterations: int
     data: tuple[Data, ...]
     seconds: float
-    results: dict[str, float] = field(default_factory=dict)
+    results: Mapping[str, int | float] = field(default_factory=dict)
     torch_version: str = field(default_factory=lambda: torch.__version__)
     threads: int = field(default_factory=torch.get_num_threads)
     imitated: str | None = None
 
 
-def read_record(folder: Path) -> dict[str, dict[str, object]]:
-    """The parts in a folder's `build.json` by name, none without such a file; RMDError when it cannot be read."""
+class Record(Strict):
+    """What `build.json` holds: how each of a folder's parts was made."""
+
+    vae: Part | None = None
+    decoder: Part | None = None
+    teacher: Part | None = None
+    judge: Part | None = None
+    references: Part | None = None
+
+
+def read_record(folder: Path) -> Record:
+    """Read a folder's `build.json`; an empty record without such a file.
+
+    Raises:
+        RMDError: it cannot be read, or is not the record of a build.
+    """
     path = folder / RECORD_NAME
+    if not path.exists():
+        return Record()
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise RMDError(f"cannot read {path} ({error}): remove it and run the command again") from error
-    if not isinstance(found, dict):
-        raise RMDError(f"{path} is not the record of a build: remove it and run the command again")
-    return found
+        return read_model(path, Record)
+    except RMDError as error:
+        raise RMDError(f"{error}; remove the file and run the command again") from error
 
 
 def check_writable(out: Path) -> None:
@@ -72,11 +95,11 @@ def check_writable(out: Path) -> None:
         probe.unlink()
 
 
-def record(folder: Path, name: str, part: Part | Mapping[str, object]) -> None:
-    """Set a part in a folder's `build.json`."""
-    values = asdict(part) if isinstance(part, Part) else dict(part)
+def record(folder: Path, name: PartName, part: Part | None) -> None:
+    """Set a part in a folder's `build.json`; None removes it."""
+    changed = read_record(folder).model_copy(update={name: part})
     with disk_errors(folder):
-        _write(folder / RECORD_NAME, read_record(folder) | {name: values})
+        write_text(folder / RECORD_NAME, changed.model_dump_json(indent=1, exclude_none=True) + "\n")
 
 
 def build_key(*decides: object) -> str:
@@ -112,24 +135,11 @@ def to_half(*modules: object) -> None:
             nn.Module.to(module, torch.float16)
 
 
-def _write(path: Path, parts: Mapping[str, object]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block has filled it."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with disk_errors(folder):
-        try:
-            yield partial
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with disk_errors(folder), replacing(folder) as partial:
+        yield partial
 
 
 def check_new_folder(folder: Path) -> None:

@@ -70,11 +70,11 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
     home, recipe = teacher_home(name), load_recipe(name)
     backbone = load_teacher(recipe)  # which checks family, noise and sides
     built, samples = read_record(home), load_references(home)
-    assert built["teacher"]["iterations"] == CURRICULA[backbone.family].iterations
+    assert built.teacher.iterations == CURRICULA[backbone.family].iterations
     if backbone.family in IMITATORS:
-        assert built["teacher"]["imitated"] == weights_key(load_imitated(teacher_folder()).denoiser)
-    assert built["references"]["results"]["guidance"] == recipe.method.guidance
-    assert built["references"]["results"]["teacher_right"] > 0.9
+        assert built.teacher.imitated == weights_key(load_imitated(teacher_folder()).denoiser)
+    assert built.references.results["guidance"] == recipe.method.guidance
+    assert built.references.results["teacher_right"] > 0.9
     assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count
     assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
 
@@ -92,9 +92,9 @@ def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge()
     home, recipe = teacher_home("scenes-wan"), load_recipe("scenes-wan")
     assert load_teacher(recipe).schedule.grid(4) == recipe.noise.schedule().grid(4)
     built, samples = read_record(home), load_clip_references(home)
-    iterations = [built[part]["iterations"] for part in ("vae", "teacher", "judge")]
+    iterations = [part.iterations for part in (built.vae, built.teacher, built.judge)]
     assert iterations == [CLIP_VAE_ITERATIONS, CLIP_CURRICULUM.iterations, CLIP_JUDGE_ITERATIONS]
-    results = built["references"]["results"]
+    results = built.references.results
     assert results["guidance"] == recipe.method.guidance
     assert results["teacher_motion"] > 0.9 and results["teacher_attributes"] > 0.9
     assert samples.render_changes.shape == samples.teacher_changes.shape == (CLIP_REFERENCES.count, FEATURES)

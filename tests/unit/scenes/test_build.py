@@ -28,7 +28,7 @@ from rmd.scenes.build import (
 from rmd.scenes.grammar import parse
 from rmd.scenes.judge import Judge, load_judge, save_judge
 from rmd.scenes.metrics import high_frequency
-from rmd.scenes.record import new_folder, read_record, record, seeded, weights_key
+from rmd.scenes.record import Part, Record, new_folder, read_record, record, seeded, weights_key
 from rmd.scenes.references import load_references
 from rmd.scenes.teacher import Curriculum
 
@@ -164,10 +164,10 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
     monkeypatch.setattr(build, "teacher_folder", lambda: whole)
     folder = build_one()  # the packaged one, by default
     build_one(imitate=whole)
-    imitated = read_record(tmp_path / "out")["teacher"]["imitated"]
+    imitated = read_record(tmp_path / "out").teacher.imitated
     assert imitated == weights_key(load_imitated(whole).denoiser)
     build_one(vae=whole / "vae")
-    assert read_record(tmp_path / "out")["teacher"]["imitated"] is None
+    assert read_record(tmp_path / "out").teacher.imitated is None
     (first, kept), (second, same), (none, other) = given
     assert kept == same != other and none is None
     for one in (first, second):
@@ -248,7 +248,7 @@ def test_what_cannot_be_written_is_found_before_the_training(tmp_path: Path, mon
     with pytest.raises(RMDError, match=r"cannot write .*file: .*; put that right and run the command again"):
         build_judge(tmp_path / "file", cache=tmp_path)
     (tmp_path / "build.json").write_text("[", encoding="utf-8")
-    with pytest.raises(RMDError, match=r"cannot read .*build.json .*: remove it"):
+    with pytest.raises(RMDError, match=r"build.json is not valid JSON: .*; remove the file"):
         build_judge(tmp_path, cache=tmp_path)
 
 
@@ -277,8 +277,28 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_records_add_up(tmp_path: Path) -> None:
-    record(tmp_path, "a", {"x": 1})
-    record(tmp_path, "b", {"y": 2})
-    record(tmp_path, "a", {"x": 3})
-    assert read_record(tmp_path) == {"a": {"x": 3}, "b": {"y": 2}}
+    data = (Data(2, 0), Data(3, 1, training=False))
+    first, other, last = (Part(seed, 10, data, 0.5, {"right": 0.25, "steps": 2}) for seed in range(3))
+    record(tmp_path, "vae", first)
+    record(tmp_path, "judge", other)
+    record(tmp_path, "vae", last)
+    assert read_record(tmp_path) == Record(vae=last, judge=other)
     assert names(tmp_path) == ["build.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "should be"),
+        ('{"vea": {}}', r"there is no key vea \(did you mean 'vae'\?\)"),
+        ('{"vae": {"seed": 0}}', r"vae\.iterations is missing"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": NaN}}', "is not valid JSON"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": "1"}}', r"vae\.seconds should be a number"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": 1, "more": 1}}', r"vae\.more"),
+    ],
+)
+def test_a_record_is_read_strictly(content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "build.json").write_text(content)
+    with pytest.raises(RMDError, match=f"build.json.*{sentence}.*; remove the file and run the command again$"):
+        read_record(tmp_path)

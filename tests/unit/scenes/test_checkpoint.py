@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RMDError, match="is damaged: remove it"):
         read_whole(path)
+
+
+def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
+    class Call:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'proof'}",)
+
+    path = tmp_path / "state.pt"
+    torch.save({"step": Call()}, path)
+    with pytest.raises(RMDError, match="is damaged: remove it"):
+        read_whole(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
