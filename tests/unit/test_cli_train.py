@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shlex
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
 from rmd.config import load_recipe, to_yaml
 from rmd.data.prompts import scene_captions
 from rmd.export.student import load_student
+from rmd.files import LOCK, locked
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel
 from rmd.train.tracking import read_metrics
@@ -305,6 +308,77 @@ def test_resumed_with_other_settings(recipe: Path, capsys: Captured) -> None:
     assert "is of another recipe" in capsys.readouterr().err
 
 
+def test_the_contents_of_prompts_and_teacher_make_a_run_and_not_their_places(
+    recipe: Path, teacher: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    files = tmp_path / "files"
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    resume = ["train", str(recipe), "--resume", "--set", "train.iterations=2"]
+    texts = (files / "prompts.txt").read_text(encoding="utf-8")
+    (files / "elsewhere.txt").write_text(f"\n{texts}\n\n", encoding="utf-8")
+    shutil.copytree(teacher, files / "same")
+    with torch.no_grad():
+        other = TINY["pixart"]()
+        next(other.denoiser.parameters()).mul_(1.5)
+    other.pipe.save_pretrained(files / "other")
+    (files / "prompts.txt").write_text(f"one more\n{texts}", encoding="utf-8")
+    capsys.readouterr()
+    assert main(resume) == 1
+    what = "rmd: the checkpoint runs/tiny/checkpoints/step-000001 was made with"
+    assert capsys.readouterr().err == (
+        f"{what} other prompts (4 then, 5 now): resume with the same prompts, add --reset-optimizer to go on with "
+        "these, or choose another --out\n"
+    )
+    resume += ["--set", f"data.prompts={files / 'elsewhere.txt'}"]
+    assert main([*resume, "--set", f"teacher={files / 'other'}"]) == 1
+    assert capsys.readouterr().err.startswith(f"{what} another teacher, of other weights: resume with the same teacher")
+    before = load_recipe("runs/tiny/recipe.yaml")
+    assert before.data.prompts == str(files / "prompts.txt")  # a run that is refused changes nothing
+    assert main([*resume, "--set", f"teacher={files / 'same'}"]) == 0
+    assert load_recipe("runs/tiny/recipe.yaml").teacher == str(files / "same")
+    assert main([*resume, "--set", f"teacher={files / 'other'}", "--reset-optimizer"]) == 0
+
+
+def test_two_runs_do_not_share_a_folder(recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "rmd: another process is writing to runs/tiny: wait until it has finished, or choose another folder\n"
+    usual, refused = Trainer.train, []
+
+    def train(self: Trainer, **options: Any) -> int:
+        for more in ([], ["--resume"], ["--profile", "1"]):
+            with monkeypatch.context() as patch:
+                patch.setattr("rmd.teacher.load_backbone", None)  # refused before any weight is loaded
+                refused.append((main(["train", str(recipe), *more]), capsys.readouterr().err))
+        return usual(self, **options)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    assert refused == [(1, said)] * 3
+    with locked(Path("runs/tiny")):
+        assert main(["train", str(recipe), "--dry-run"]) == 0  # which writes nothing
+
+
+def test_a_checkpoint_that_could_run_code_is_neither_resumed_nor_exported(recipe: Path, capsys: Captured) -> None:
+    class Call:
+        def __reduce__(self) -> Any:
+            return os.system, ("touch proof",)
+
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    checkpoint = Path("runs/tiny/checkpoints/step-000001")
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(Call()))
+    capsys.readouterr()
+    for arguments in (
+        ["train", str(recipe), "--resume"],
+        ["train", str(recipe), "--resume", "--reset-optimizer"],
+        ["export", str(checkpoint), "--to", "student", "--out", "exported"],
+    ):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err == (
+            f"rmd: the checkpoint {checkpoint} is not one that RMD wrote: its index names posix.system, with which it "
+            "could run code; nothing of it was run or loaded, delete it unless you know where it comes from\n"
+        )
+    assert not Path("proof").exists() and not Path("exported").exists()
+
+
 def test_a_finished_run_goes_on_to_more_iterations(recipe: Path) -> None:
     assert main(["train", str(recipe), "--set", "train.iterations=2", "--set", "train.checkpoint_every=1"]) == 0
     assert main(["train", str(recipe), "--resume"]) == 0
@@ -347,7 +421,7 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
     assert "trace of 1 iterations: run/trace.json" in out and "Self CPU" in out
     names = {event.get("name") for event in json.loads(Path("run/trace.json").read_text())["traceEvents"]}
     assert {"student", "fake"} <= names
-    assert written() == ["run", "run/trace.json"]
+    assert written() == ["run", f"run/{LOCK}", "run/trace.json"]
 
 
 def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from rmd.errors import RMDError
-from rmd.files import locked
+from rmd.files import LOCK, locked
 from rmd.train.checkpoint import checkpoints
 from rmd.train.parallel import Parallel
 
@@ -19,7 +19,7 @@ def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[N
     """Check a run's folder, and lock it for the time of the block; it is created where it is missing.
 
     The first process holds the lock for all processes of the run. It is released when that process ends, however it
-    ends.
+    ends. A folder that was created and into which nothing was written is removed again.
 
     Raises:
         RMDError: on every process, if another run writes to the folder, if it cannot be written to, or if it does not
@@ -30,8 +30,10 @@ def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[N
         def hold() -> None:
             if not folder.is_dir():
                 check_folder(folder, resume=resume)
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
             try:
                 held.enter_context(locked(folder))
+                held.callback(_remove_unused, missing)
             except RMDError as error:
                 advice = "; choose another --out" if isinstance(error.__cause__, OSError) else ""
                 raise RMDError(f"{error}{advice}") from error
@@ -50,3 +52,12 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise RMDError(f"nothing to resume in {folder}: it holds no checkpoint; run without --resume")
     if folder.exists() and not folder.is_dir():
         raise RMDError(f"{folder} is a file: choose another --out")
+
+
+def _remove_unused(created: list[Path]) -> None:
+    """Remove folders, the innermost first, as far as they hold nothing but the lock that is still held."""
+    with suppress(OSError):
+        for folder in created:
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+            folder.rmdir()

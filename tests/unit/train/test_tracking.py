@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -69,6 +70,62 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert iterations(tmp_path) == [1, 2]
     write(tmp_path, 3, start=2)
     assert iterations(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"iteration": 2, "lo', "is not a record of metrics: remove that line"),
+        ('{"iteration": 2, "loss": NaN}', "is not a record of metrics"),
+        ('{"iteration": 2, "loss": "0.5"}', "is not a record of metrics"),
+        ("[2, 0.5]", "is not a record of metrics"),
+        ('{"loss": 0.5}', "does not say its iteration: remove that line"),
+        ("\ud83d".encode("utf-8", "surrogatepass"), "is not a record of metrics"),
+    ],
+)
+def test_a_line_that_is_no_record_is_told_and_nothing_after_it_is_lost(
+    line: str | bytes, sentence: str, tmp_path: Path
+) -> None:
+    write(tmp_path, 1)
+    path = tmp_path / "metrics.jsonl"
+    content = path.read_bytes() + (line if isinstance(line, bytes) else line.encode()) + b'\n{"iteration": 3}\n'
+    path.write_bytes(content)
+    with pytest.raises(RMDError, match=f"^{path}, line 2 {sentence}"):
+        Tracker(tmp_path, start=3)
+    assert path.read_bytes() == content
+
+
+def test_numbers_that_were_not_finite_and_whole_numbers_survive_a_resume(tmp_path: Path) -> None:
+    with Tracker(tmp_path, start=0) as tracker:
+        tracker.metrics(1, {"loss": float("nan")})
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    write(tmp_path, start=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before == b'{"iteration": 1, "loss": null}\n'
+
+
+FULL = r"^cannot write to .*: the disk is full; checkpoints in it are intact, .* run again with --resume$"
+
+
+def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
+    with Tracker(tmp_path, start=0) as tracker:
+        tracker.metrics(1, {"loss": 0.5})
+        tracker.path.unlink()
+        tracker.path.symlink_to("/dev/full")
+        with pytest.raises(RMDError, match=FULL):
+            tracker.metrics(2, {"loss": 0.5})
+
+
+def test_a_disk_that_is_full_for_a_picture_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(image: Image.Image, path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill)
+    with Tracker(tmp_path, start=0) as tracker, pytest.raises(RMDError, match=FULL):
+        tracker.picture("samples", 1, Image.new("RGB", (4, 4)))
+    assert list((tmp_path / "pictures").iterdir()) == []
 
 
 def test_no_file_means_no_records(tmp_path: Path) -> None:
