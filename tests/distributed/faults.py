@@ -15,8 +15,9 @@ from unittest import mock
 import torch
 
 from rmd.cli.app import main
-from rmd.train.checkpoint import CheckpointWriter
+from rmd.train.checkpoint import CheckpointWriter, Meta, Trained
 from rmd.train.loop import Trainer
+from rmd.train.tracking import Tracker
 
 AT = 3
 """The iteration, from 0, that it happens in."""
@@ -65,15 +66,28 @@ def full_disk() -> None:
     """No file of more than 2,000 bytes can be written from the second checkpoint on; the first lies there whole."""
     usual = CheckpointWriter.save
 
-    def save(self: CheckpointWriter, iteration: int, *arguments: Any) -> Any:
-        if iteration > AT and self.parallel.rank == 1:
+    def save(self: CheckpointWriter, trained: Trained, meta: Meta) -> Any:
+        if meta.iteration > AT and self.parallel.rank == 1:
             self.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        return usual(self, iteration, *arguments)
+        return usual(self, trained, meta)
 
     mock.patch.object(CheckpointWriter, "save", save).start()
 
 
+def full_metrics() -> None:
+    """The first process, which alone writes metrics, has no room for those of an iteration."""
+    usual = Tracker.metrics
+
+    def metrics(self: Tracker, iteration: int, values: Any) -> None:
+        if iteration > AT:
+            self.path.unlink()
+            self.path.symlink_to("/dev/full")
+        usual(self, iteration, values)
+
+    mock.patch.object(Tracker, "metrics", metrics).start()
+
+
 if __name__ == "__main__":
-    {"nan": nan_loss, "sigterm": pre_emption, "disk": full_disk}[sys.argv[1]]()
+    {"nan": nan_loss, "sigterm": pre_emption, "disk": full_disk, "metrics": full_metrics}[sys.argv[1]]()
     sys.exit(main(sys.argv[2:]))

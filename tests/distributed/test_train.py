@@ -15,6 +15,7 @@ from processes import run_ranks
 from rmd.cli.app import main
 from rmd.config import to_yaml
 from rmd.export.student import load_student
+from rmd.files import locked
 from rmd.train.checkpoint import checkpoints
 from rmd.train.tracking import read_metrics
 
@@ -123,6 +124,23 @@ def test_a_disk_that_is_full_for_one_process_ends_the_run_with_the_checkpoint_be
     assert len(said) == 1 and "cannot save" in said[0] and "earlier checkpoints are intact" in said[0]
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002"]
     assert main(command(recipe, folder, "--resume", "--set", "train.iterations=3")) == 0
+
+
+def test_metrics_that_cannot_be_written_end_all_processes(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run_ranks(FAULTS, "metrics", *command(recipe, folder))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and said[0].startswith(f"rmd: cannot write to {folder}: the disk is full;")
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002"]
+
+
+def test_a_folder_that_another_run_writes_to_is_told_once(recipe: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        done = run_ranks("-m", "rmd", *command(recipe, tmp_path / "run"))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and said[0].startswith(f"rmd: another process is writing to {tmp_path / 'run'}: wait until")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
 from rmd.compare.write import PAPER, SMALL, as_csv, as_latex, as_page, as_text, write_tables
+from rmd.files import read_model
 
 MEASURED = {"sdxl": {"HPSv2.1": "31.93"}, "sd3": {"HPSv2.1": "30.03"}}
 TABLE = Table("tiny", "Two methods", "Tab. 0", "Which is better?", (replace(TDM, paper=MEASURED), RMD), against="rmd")
@@ -89,7 +89,7 @@ def test_the_page_marks_what_is_the_papers_and_what_is_small(compared: TableResu
 def test_what_is_written_reads_back(compared: TableResult, tmp_path: Path) -> None:
     page = write_tables([compared], tmp_path)
     assert page == tmp_path / "compare.html"
-    again = TableResult.model_validate(json.loads((tmp_path / "tiny.json").read_text()))
+    again = read_model(tmp_path / "tiny.json", TableResult)
     assert again.model_dump() == compared.model_dump()
     assert {path.suffix for path in tmp_path.glob("tiny.*")} == {".json", ".csv", ".tex"}
 
