@@ -15,6 +15,8 @@ from unittest import mock
 import torch
 
 from rmd.cli.app import main
+from rmd.data.prompts import Prompts
+from rmd.train import loop
 from rmd.train.checkpoint import CheckpointWriter, Meta, Trained
 from rmd.train.loop import Trainer
 from rmd.train.tracking import Tracker
@@ -88,6 +90,19 @@ def full_metrics() -> None:
     mock.patch.object(Tracker, "metrics", metrics).start()
 
 
+def other_prompts() -> None:
+    """The second process reads other prompts than the first, as from a file of its own machine."""
+    usual = loop.load_prompts
+
+    def load(*arguments: Any, **options: Any) -> Prompts:
+        found = usual(*arguments, **options)
+        return Prompts(found.texts[1:], found.seed) if os.environ["RANK"] == "1" else found
+
+    mock.patch.object(loop, "load_prompts", load).start()
+
+
 if __name__ == "__main__":
-    {"nan": nan_loss, "sigterm": pre_emption, "disk": full_disk, "metrics": full_metrics}[sys.argv[1]]()
+    {"nan": nan_loss, "sigterm": pre_emption, "disk": full_disk, "metrics": full_metrics, "prompts": other_prompts}[
+        sys.argv[1]
+    ]()
     sys.exit(main(sys.argv[2:]))

@@ -135,6 +135,14 @@ def test_metrics_that_cannot_be_written_end_all_processes(recipe: Path, tmp_path
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002"]
 
 
+def test_processes_that_read_other_prompts_do_not_train(recipe: Path, tmp_path: Path) -> None:
+    done = run_ranks(FAULTS, "prompts", *command(recipe, tmp_path / "run"))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("rmd: ")]
+    assert len(said) == 1 and said[0].startswith("rmd: the processes of this run have read different settings, prompts")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_another_run_writes_to_is_told_once(recipe: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
         done = run_ranks("-m", "rmd", *command(recipe, tmp_path / "run"))

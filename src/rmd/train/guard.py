@@ -34,7 +34,7 @@ class Best(Strict):
     def of(before: Best | None, iteration: int, values: Mapping[str, float]) -> Best | None:
         """The better of `before` and what the judge found at this iteration, the former when they are equal."""
         found = values.get(JUDGED)
-        if found is None or (before is not None and found <= before.right):
+        if found is None or not math.isfinite(found) or (before is not None and found <= before.right):
             return before
         return Best(iteration=iteration, right=found)
 

@@ -115,22 +115,40 @@ class Trainer:
         if recipe.data.cache is not None:
             cache = PromptCache(Path(recipe.data.cache))
             cache.check(self.backbone, self.prompts.texts)
-            self.encoder, encoders = cache, cache.meta.encoders
-        else:
-            encoders = encoders_key(self.backbone)
-        if recipe.data.cache is None and (recipe.data.remember or recipe.data.offload):
+            self.encoder = cache
+        elif recipe.data.remember or recipe.data.offload:
             self.encoder = OnlineEncoder(
                 self.backbone, remember=recipe.data.remember * 2**20, offload=recipe.data.offload
             )
-        self.identity = Identity(
-            run_hash=run_hash(recipe),
-            prompts=len(self.prompts.texts),
-            prompts_key=self.prompts.key,
-            teacher_key=f"{teacher}-{self.backbone.prediction}-{encoders}",
-            images_key=images_key(self.images),
-        )
+        self.identity = self._identify(teacher)
         self.guard = CollapseGuard()
         self.best: Best | None = None
+
+    def _identify(self, denoiser: str) -> Identity:
+        """What this run is made of.
+
+        Args:
+            denoiser: the `network_key` of the teacher's.
+
+        Raises:
+            RMDError: on every process, if they have not all read the same.
+        """
+        made_by = self.encoder.meta.encoders if isinstance(self.encoder, PromptCache) else None
+        encoders = encoders_key(self.backbone) if made_by is None else made_by
+        mine = Identity(
+            run_hash=run_hash(self.recipe),
+            prompts=len(self.prompts.texts),
+            prompts_key=self.prompts.key,
+            teacher_key=f"{denoiser}-{self.backbone.prediction}-{encoders}",
+            images_key=images_key(self.images),
+        )
+        (apart,) = self.parallel.any(mine != self.parallel.from_main(mine))
+        if apart:
+            raise RMDError(
+                "the processes of this run have read different settings, prompts or text encoders: start all of them "
+                "with the same command, and let all machines see the same files"
+            )
+        return mine
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -179,8 +197,7 @@ class Trainer:
             done = start = self.start(resume=resume, reset_optimizers=reset_optimizers)
             # entered first, so that a signal does not cut short the writing of the last checkpoint either
             open_ones.enter_context(self._graceful_stop())
-            self.parallel.on_main(self._write_recipe)
-            tracker = self._open_tracker(open_ones, start)
+            tracker = self._open_files(open_ones, start)
             writer = CheckpointWriter(
                 self.checkpoint_folder, self.parallel,
                 keep_last=recipe.train.keep_last, keep_every=recipe.train.keep_every,
@@ -365,21 +382,18 @@ class Trainer:
         finally:
             self.roles.load_state("student", current)
 
-    def _write_recipe(self) -> None:
-        """Write the whole recipe into the run's folder."""
-        with run_disk_errors(self.folder):
-            write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
-
-    def _open_tracker(self, open_ones: ExitStack, start: int) -> Tracker | None:
-        """The first process's tracker; RMDError on every process if its files cannot be written."""
+    def _open_files(self, open_ones: ExitStack, start: int) -> Tracker | None:
+        """Write the whole recipe, and open the first process's tracker; RMDError on every process if that fails."""
         opened: list[Tracker] = []
 
-        def open_it() -> None:
+        def open_them() -> None:
+            with run_disk_errors(self.folder):
+                write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
             settings, services = self.recipe.model_dump(mode="json"), self.recipe.train.services
             tracker = Tracker(self.folder, start=start, services=services, config=settings)
             opened.append(open_ones.enter_context(tracker))
 
-        self.parallel.on_main(open_it)
+        self.parallel.on_main(open_them)
         return opened[0] if opened else None
 
     def _backward(self, role: Literal["student", "fake"], loss: Tensor, *, of: int, last: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.train.guard import FIRST, PATIENCE, CollapseGuard, GuardState
+from rmd.train.guard import FIRST, JUDGED, PATIENCE, Best, CollapseGuard, GuardState
 
 
 def values(step: int = 1, spread: float = 1.0, gap: float = 0.5) -> dict[str, float]:
@@ -74,6 +74,13 @@ def test_a_judge_is_remembered_across_a_resume() -> None:
     resumed.load(GuardState.model_validate_json(guard.state().model_dump_json()))
     assert resumed.since == 20
     assert resumed.observe(30, values() | {"judge/all_right": 0.1}) is not None
+
+
+def test_the_best_mark_is_a_number() -> None:
+    assert Best.of(None, 1, {JUDGED: float("nan")}) is None
+    best = Best.of(None, 2, {JUDGED: 0.25})
+    assert best == Best(iteration=2, right=0.25) == Best.of(best, 3, {JUDGED: 0.25}) == Best.of(best, 4, {})
+    assert Best.of(best, 5, {JUDGED: 0.5}) == Best(iteration=5, right=0.5)
 
 
 @given(values=st.lists(st.sampled_from([1.0, float("nan"), float("inf")]), max_size=3 * FIRST))
