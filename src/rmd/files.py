@@ -119,6 +119,8 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RMDError(f"{where}: {explain(error, kind)}") from error
+    except RMDError as error:  # from a part's own check, such as that of a plan
+        raise RMDError(f"{where}: {error}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -7,26 +7,47 @@ through JSON exactly. Times are in the scheduler's unit of 0..1000, sides in pix
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby, pairwise
+from typing import Annotated, Any, Literal, get_args
 
-from rmd.errors import RMDError, did_you_mean, finite, integer, one_of
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from rmd.errors import RMDError, finite, integer, one_of, shown
 from rmd.noise import MAX_TIME, NoiseSchedule, shift_time
+from rmd.typed import explain
 
 TimeMap = Literal["raise", "vp", "lower", "none"]
 Upsample = Literal["bilinear", "nearest", "bicubic"]
 NoiseRule = Literal["plain", "corrected", "block"]
 StepNoise = Literal["predicted", "fresh"]
+MAX_SIDE = 16384
+"""Longest side in pixels that a stage may have: a larger one is a slip, and would fill any memory."""
+MAX_FRAMES = 10_000
+"""Longest sample, in frames, that a plan may have."""
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How pydantic reads the classes below from JSON: as `rmd.typed.Strict`."""
+
+# JSON has no infinity: the logSNR of pure noise is written as null. Times must agree with the order of these numbers,
+# which refuses NaN.
+LogSNR = Annotated[
+    float,
+    Field(allow_inf_nan=True),
+    BeforeValidator(lambda value: -math.inf if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None),
+]
 
 
 @dataclass(frozen=True)
 class Stage:
     """One resolution of the cascade: `index` from 1, `height` and `width` in pixels."""
+
+    __pydantic_config__ = _STRICT
 
     index: int
     height: int
@@ -48,11 +69,13 @@ class Step:
     next step's teacher time, or 0, to its own.
     """
 
+    __pydantic_config__ = _STRICT
+
     index: int
     stage: int
     teacher_time: float
     model_time: float
-    logsnr: float
+    logsnr: LogSNR
     tau_low: float
     tau_high: float
 
@@ -64,6 +87,8 @@ class Crossing:
     `beta` in [0, 1] weighs the predicted noise in a crossing. `within` is the noise of a step that stays at its
     resolution: the predicted one, which makes it deterministic, or fresh noise (DMD2, scale-wise distillation).
     """
+
+    __pydantic_config__ = _STRICT
 
     upsample: Upsample = "bilinear"
     rule: NoiseRule = "plain"
@@ -87,6 +112,8 @@ class StepPlan:
     pictures.
     """
 
+    __pydantic_config__ = _STRICT
+
     stages: tuple[Stage, ...]
     steps: tuple[Step, ...]
     crossing: Crossing
@@ -100,8 +127,8 @@ class StepPlan:
         _check_thresholds(self.thresholds, len(self.stages))
         one_of("time map", self.time_map, get_args(TimeMap))
         _check_steps(self.steps, len(self.stages))
-        if integer("frames", self.frames) < 1:
-            raise RMDError(f"a sample has at least one frame, got {self.frames}")
+        if not 1 <= integer("frames", self.frames) <= MAX_FRAMES:
+            raise RMDError(f"a sample has 1 to {MAX_FRAMES} frames, got {shown(self.frames)}")
 
     def stage_of(self, step: Step) -> Stage:
         """The stage a step of this plan runs at."""
@@ -158,46 +185,32 @@ class StepPlan:
             found.append(f"{sampled.upsample} upsampling is sampled with, but {trained.upsample} was trained with")
         return found
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values; a logSNR of -inf, which JSON cannot hold, becomes None."""
-        steps = [asdict(step) | {"logsnr": _finite_or_none(step.logsnr)} for step in self.steps]
-        return {
-            "stages": [asdict(stage) for stage in self.stages],
-            "steps": steps,
-            "crossing": asdict(self.crossing),
-            "training_crossing": asdict(self.training_crossing),
-            "time_map": self.time_map,
-            "thresholds": list(self.thresholds),
-            "frames": self.frames,
-        }
+        values: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> StepPlan:
         """Inverse of `to_dict`; RMDError for an unknown or missing key, a wrong type or an invalid plan."""
-        keys = ("stages", "steps", "crossing", "training_crossing", "time_map", "thresholds", "frames")
-        top = _Record(data, "the plan", keys)
-        return cls(
-            stages=tuple(_read_stage(item, f"stages[{i}]") for i, item in enumerate(top.list("stages"))),
-            steps=tuple(_read_step(item, f"steps[{i}]") for i, item in enumerate(top.list("steps"))),
-            crossing=_read_crossing(top.values["crossing"], "crossing"),
-            training_crossing=_read_crossing(top.values["training_crossing"], "training_crossing"),
-            time_map=one_of("time map", top.values["time_map"], get_args(TimeMap)),
-            thresholds=tuple(finite("a threshold", value) for value in top.list("thresholds")),
-            frames=top.integer("frames"),
-        )
+        return cls.from_json(to_json(data))
 
     def to_json(self) -> str:
         """The plan as (strict) JSON text; floats keep every digit."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        return _adapter().dump_json(self, indent=2).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> StepPlan:
+    def from_json(cls, text: str | bytes) -> StepPlan:
         """Inverse of `to_json`; RMDError if the text is not JSON or not a plan."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RMDError(f"the plan is not valid JSON: {error}") from error
-        return cls.from_dict(data)
+            return _adapter().validate_json(text)
+        except ValidationError as error:
+            raise RMDError(f"the plan: {explain(error, cls)}") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[StepPlan]:
+    return TypeAdapter(StepPlan)
 
 
 def build_plan(
@@ -298,8 +311,7 @@ def _check_stages(stages: Sequence[Stage]) -> None:
     for position, stage in enumerate(stages, start=1):
         if stage.index != position:
             raise RMDError(f"stages must be numbered 1, 2, ..., but stage {position} has index {stage.index}")
-        if min(stage.height, stage.width) < 1:
-            raise RMDError(f"stage {position} is {stage.size}: sides must be positive")
+        _check_sides(stage.height, stage.width, f"stage {position}")
     for lower, upper in pairwise(stages):
         if lower.height > upper.height or lower.width > upper.width:
             raise RMDError(
@@ -316,11 +328,17 @@ def _check_stages(stages: Sequence[Stage]) -> None:
 def _check_divisible(height: int, width: int, multiple: int, what: str) -> None:
     if integer("the size multiple", multiple) < 1:
         raise RMDError(f"the size multiple must be at least 1, got {multiple}")
-    if min(integer("a height", height), integer("a width", width)) < 1:
-        raise RMDError(f"{what} is {height}x{width}: sides must be positive")
+    _check_sides(integer("a height", height), integer("a width", width), what)
     if height % multiple or width % multiple:
         near = f"{_scaled(height, 1, 1, multiple)}x{_scaled(width, 1, 1, multiple)}"
         raise RMDError(f"{what}, {height}x{width}, is not divisible by {multiple}: use {near}")
+
+
+def _check_sides(height: int, width: int, what: str) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise RMDError(f"{what} has a side of {shown(max(height, width))} pixels: use at most {MAX_SIDE}")
+    if min(height, width) < 1:
+        raise RMDError(f"{what} is {height}x{width}: sides must be positive")
 
 
 def _check_thresholds(thresholds: Sequence[float], stages: int) -> None:
@@ -363,73 +381,23 @@ def _check_steps(steps: Sequence[Step], stages: int) -> None:
             raise RMDError(f"step {step.index} has model time {step.model_time:g}: use above 0 and up to 1000")
         if not 0.0 <= step.tau_low < step.tau_high <= MAX_TIME:
             raise RMDError(f"step {step.index} has an empty segment, {step.tau_low:g} to {step.tau_high:g}")
-
-
-class _Record:
-    """A JSON object with exactly the given keys; every error says where it is."""
-
-    def __init__(self, data: object, where: str, keys: tuple[str, ...]) -> None:
-        if not isinstance(data, Mapping):
-            raise RMDError(f"{where} must be a JSON object, got {type(data).__name__}")
-        for key in data:
-            if key not in keys:
-                raise RMDError(f"{where} has an unknown key {key!r}{did_you_mean(str(key), keys)}")
-        for key in keys:
-            if key not in data:
-                raise RMDError(f"{where} lacks the key {key!r}")
-        self.values: Mapping[str, object] = data
-        self.where = where
-
-    def list(self, key: str) -> Sequence[object]:
-        value = self.values[key]
-        if not isinstance(value, (list, tuple)):
-            raise RMDError(f"{self.where} must hold a list under {key!r}, got {type(value).__name__}")
-        return value
-
-    def integer(self, key: str) -> int:
-        return integer(f"{self.where}.{key}", self.values[key])
-
-    def number(self, key: str) -> float:
-        return finite(f"{self.where}.{key}", self.values[key])
-
-
-def _read_stage(data: object, where: str) -> Stage:
-    record = _Record(data, where, ("index", "height", "width"))
-    return Stage(record.integer("index"), record.integer("height"), record.integer("width"))
-
-
-def _read_step(data: object, where: str) -> Step:
-    keys = ("index", "stage", "teacher_time", "model_time", "logsnr", "tau_low", "tau_high")
-    record = _Record(data, where, keys)
-    return Step(
-        index=record.integer("index"),
-        stage=record.integer("stage"),
-        teacher_time=record.number("teacher_time"),
-        model_time=record.number("model_time"),
-        logsnr=-math.inf if record.values["logsnr"] is None else record.number("logsnr"),
-        tau_low=record.number("tau_low"),
-        tau_high=record.number("tau_high"),
-    )
-
-
-def _read_crossing(data: object, where: str) -> Crossing:
-    values = _Record(data, where, ("upsample", "rule", "beta", "within")).values
-    return Crossing(
-        upsample=one_of("upsample", values["upsample"], get_args(Upsample)),
-        rule=one_of("noise rule", values["rule"], get_args(NoiseRule)),
-        beta=finite(f"{where}.beta", values["beta"]),
-        within=one_of("noise within a stage", values["within"], get_args(StepNoise)),
-    )
+    # Between stages a model time may rise: the maps move the times of the lower one. Two that a map cuts off at 1000,
+    # and two logSNRs where a schedule is flat, may be equal.
+    for stage, group in groupby(steps, key=lambda step: step.stage):
+        models = [step.model_time for step in group]
+        if any(a < b for a, b in pairwise(models)):
+            raise RMDError(f"model times must fall within a stage, but those of stage {stage} are {_numbers(models)}")
+    levels = [step.logsnr for step in steps]
+    if not all(a <= b for a, b in pairwise([-math.inf, *levels, math.inf])) or not all(
+        math.isfinite(level) for level in levels[1:]
+    ):
+        raise RMDError(f"logSNRs must rise as teacher times fall, got {_numbers(levels)}")
 
 
 def _side_pair(pair: Sequence[int], stage: int) -> tuple[int, int]:
     if len(pair) != 2:
         raise RMDError(f"stage {stage} needs a height and a width, got {tuple(pair)}")
     return integer("a height", pair[0]), integer("a width", pair[1])
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _needs(owners: int, owner: str, bound: str, count: int, thing: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import get_args
+from dataclasses import is_dataclass
+from typing import get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -25,12 +26,16 @@ class Strict(BaseModel):
         return None if field is None else field.default
 
 
-def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """One sentence for the first problem of a model's values, counting the others."""
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls an unknown key of a model, and of a dataclass."""
+
+
+def explain(error: ValidationError, kind: type) -> str:
+    """One sentence for the first problem of the values of a model or dataclass, counting the others."""
     problems = sorted_problems(error)
     first = problems[0]
     path = dotted(first["loc"])
-    if first["type"] == "extra_forbidden":
+    if first["type"] in UNKNOWN:
         return f"there is no key {path}{did_you_mean(path, known_keys(kind))}{and_more(problems)}"
     return f"{sentence(first, path)}{and_more(problems)}"
 
@@ -38,7 +43,7 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
 def sorted_problems(error: ValidationError) -> list[ErrorDetails]:
     """The problems, unknown keys first: such a key is often why another one is missing."""
     problems = error.errors(include_url=False)
-    return sorted(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    return sorted(problems, key=lambda problem: problem["type"] not in UNKNOWN)
 
 
 def and_more(problems: Sequence[ErrorDetails]) -> str:
@@ -56,6 +61,8 @@ def sentence(problem: ErrorDetails, path: str) -> str:
     match problem["type"]:
         case "missing":
             return f"{path} is missing"
+        case "json_invalid":
+            return f"not valid JSON ({problem['ctx']['error']})"
         case "value_error":
             return f"{path} {problem['ctx']['error']}, but is {as_written(problem['input'])}".strip()
         case _:
@@ -69,13 +76,19 @@ def as_written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a model and of those inside it."""
-    for name, field in model.model_fields.items():
+def known_keys(model: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a model or dataclass and of those inside it."""
+    for name, annotation in _fields(model).items():
         yield f"{prefix}{name}"
-        for kind in get_args(field.annotation) or (field.annotation,):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for kind in get_args(annotation) or (annotation,):
+            if isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind)):
                 yield from known_keys(kind, f"{prefix}{name}.")
+
+
+def _fields(model: type) -> dict[str, object]:
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return get_type_hints(model)
 
 
 _EXPECTED = {
@@ -91,6 +104,7 @@ _EXPECTED = {
     "dict_type": "a group of keys",
     "model_type": "a group of keys",
     "model_attributes_type": "a group of keys",
+    "dataclass_type": "a group of keys",
     "literal_error": "{expected}",
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",

@@ -369,49 +369,62 @@ def edited(path: Sequence[str | int], value: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["threshold"], [1], r"the plan has an unknown key 'threshold' \(did you mean 'thresholds'\?\)"),
-        (["steps"], ..., "the plan lacks the key 'steps'"),
+        (["threshold"], [1], r"^the plan: there is no key threshold \(did you mean 'thresholds'\?\)$"),
+        (["steps"], ..., "^the plan: steps is missing$"),
         (["steps"], [], "a plan needs at least one step"),
-        (["steps"], 4, "the plan must hold a list under 'steps', got int"),
+        (["steps"], 4, "^the plan: steps should be a list, but is 4$"),
         (["stages"], [], "at least one resolution"),
-        (["stages", 0], 512, r"stages\[0\] must be a JSON object, got int"),
-        (["stages", 0, "depth"], 3, r"stages\[0\] has an unknown key 'depth'"),
-        (["stages", 0, "height"], 512.0, r"stages\[0\].height must be an integer, got 512.0"),
+        (["stages", 0], 512, r"stages\[0\] should be a group of keys, but is 512$"),
+        (["stages", 0, "depth"], 3, r"there is no key stages\[0\]\.depth \(did you mean"),
+        (["stages", 0, "height"], 512.0, r"stages\[0\]\.height should be a whole number, but is 512\.0$"),
         (["stages", 0, "height"], 4096, r"stage 1 \(4096x512\) is larger than stage 2"),
         (["stages", 0, "index"], 2, "stages must be numbered 1, 2, ..., but stage 1 has index 2"),
         (["steps", 1, "index"], 3, "steps of a plan must be numbered"),
         (["steps", 1, "stage"], 2, None),
         (["steps", 0, "stage"], 2, r"visit stages 1 to 2 in order, each at least once, got \[2, 1, 2, 2\]"),
         (["steps", 3, "stage"], 3, r"got \[1, 1, 2, 3\]"),
-        (["steps", 1, "model_time"], "857", r"steps\[1\].model_time must be a finite number, got '857'"),
-        (["steps", 1, "model_time"], math.nan, "must be a finite number, got nan"),
+        (["steps", 1, "model_time"], "857", r"steps\[1\]\.model_time should be a number, but is '857'$"),
+        (["steps", 1, "model_time"], math.nan, r"steps\[1\]\.model_time should be a finite number, but is nan$"),
         (["steps", 1, "model_time"], 0.0, "step 2 has model time 0: use above 0 and up to 1000"),
         (["steps", 1, "model_time"], 1001, "step 2 has model time 1001"),
         (["steps", 1, "teacher_time"], 1000.0, "teacher times must strictly fall"),
         (["steps", 0, "teacher_time"], 1001.0, "teacher times must strictly fall"),
         (["steps", 1, "tau_low"], 950.0, "step 2 has an empty segment, 950 to 900"),
-        (["steps", 1, "logsnr"], True, r"steps\[1\].logsnr must be a finite number, got True"),
+        (["steps", 1, "logsnr"], True, r"steps\[1\]\.logsnr should be a number, but is true$"),
         (["crossing", "beta"], 2, "beta must be between"),
-        (["crossing", "rule"], None, "unknown noise rule None"),
-        (["training_crossing", "upsample"], ..., "training_crossing lacks the key 'upsample'"),
-        (["time_map"], "RAISE", "unknown time map 'RAISE'"),
+        (["crossing", "rule"], None, r"crossing\.rule should be 'plain', 'corrected' or 'block', but is empty$"),
+        (["training_crossing"], ..., "training_crossing is missing$"),
+        (["time_map"], "RAISE", "time_map should be 'raise', 'vp', 'lower' or 'none', but is 'RAISE'$"),
         (["thresholds"], [], "2 resolutions need 1 logSNR threshold"),
-        (["thresholds", 0], None, "a threshold must be a finite number, got None"),
+        (["thresholds", 0], None, r"thresholds\[0\] should be a number, but is empty$"),
+        (["steps", 1, "model_time"], 1000.0, None),
+        (["steps", 3, "model_time"], 800.0, "times must fall within a stage, but those of stage 2 are 750, 800$"),
+        (["steps", 2, "model_time"], 990.0, None),  # across stages they may rise, as the map has moved the lower one's
+        (["steps", 2, "logsnr"], -30.0, "logSNRs must rise as teacher times fall, got -inf, -4.394, -30, 0$"),
+        (["steps", 2, "logsnr"], None, "logSNRs must rise as teacher times fall"),
+        (["steps", 3, "logsnr"], math.nan, "logSNRs must rise as teacher times fall"),
+        (["stages", 1, "height"], 10**6, "stage 2 has a side of 1000000 pixels: use at most 16384$"),
+        (["stages", 1, "width"], 10**400, "stage 2 has a side of a number of 1329 bits pixels: use at most 16384$"),
+        (["frames"], 10**9, "a sample has 1 to 10000 frames, got 1000000000$"),
+        (["frames"], True, "frames should be a whole number, but is true$"),
     ],
 )
 def test_a_saved_plan_is_checked_when_it_is_read(path: Sequence[str | int], value: object, message: str | None) -> None:
     data = edited(path, value)
     if message is None:
-        assert split(StepPlan.from_dict(data)) == [1, 3]
+        place: object = json.loads(StepPlan.from_dict(data).to_json())
+        for key in path:
+            place = place[key]  # type: ignore[index]
+        assert place == value
         return
     with pytest.raises(RMDError, match=message):
         StepPlan.from_dict(data)
 
 
 def test_text_that_is_no_json_is_a_clear_error() -> None:
-    with pytest.raises(RMDError, match="the plan is not valid JSON"):
+    with pytest.raises(RMDError, match=r"^the plan: not valid JSON \(EOF"):
         StepPlan.from_json("{")
-    with pytest.raises(RMDError, match="the plan must be a JSON object, got list"):
+    with pytest.raises(RMDError, match=r"^the plan: should be a group of keys, but is \[\]$"):
         StepPlan.from_json("[]")
 
 
