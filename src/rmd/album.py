@@ -2,27 +2,69 @@
 
 Picture j of prompt i has the generator of seed + i * count + j, in every batch and on every device that draws on the
 CPU. A PNG file holds its making itself, a clip in a file beside it (`NAME.mp4.json`). A picture that is there with the
-same making is not made again.
+same making is left as it is. Batches are those of the whole album, so that one that was interrupted ends with the same
+bytes as one that was not.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, overload
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import Field
 
 from rmd.clips import check_suffix, save_clip
-from rmd.errors import RMDError
-from rmd.makers import Made, Maker
+from rmd.errors import RMDError, check_text, shown
+from rmd.files import LOCK, locked, parse_model, read_model, replacing, write_text
+from rmd.makers import Made, Maker, Sample
+from rmd.pipeline import check_prompts
+from rmd.randomness import check_seeds
+from rmd.typed import Strict
 
 KEY = "rmd"
 """Name of the PNG text chunk that holds a picture's making, as JSON."""
+MAX_ALBUM = 1_000_000
+"""Most pictures of an album."""
+MAX_NAME = 200
+"""Most bytes of a file's name that is given: names that are made from it must fit the 255 that file systems take."""
+
+
+class Making(Strict):
+    """What it takes to make a picture again: model, prompt, seed, and the settings that were given."""
+
+    version: str
+    """Version of RMD."""
+    model: str
+    prompt: str
+    seed: Annotated[int, Field(ge=0)]
+    steps: int | None = None
+    """Steps of a student's plan."""
+    num_inference_steps: int | None = None
+    """Steps of any other pipeline."""
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    num_frames: int | None = None
+    fps: int | None = None
+    stage: int | None = None
+    """The stage of a cascade that this picture shows the end of; empty: the last."""
+    use_resolution_binning: bool | None = None
+    max_sequence_length: int | None = None
+
+    @classmethod
+    def current_version(cls) -> int | None:
+        """None: `version` is that of RMD."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -38,7 +80,45 @@ class Picture:
         return replace(self, path=self.path.with_name(f"{self.path.stem}-{what}{self.path.suffix}"))
 
 
-def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> list[Picture]:
+@dataclass(frozen=True)
+class Album(Sequence[Picture]):
+    """The pictures of some prompts in the order of their seeds; each is named only when it is asked for.
+
+    Attributes:
+        place: the folder they go to; or, where `single`, the file of the only one.
+        each: how many pictures of a prompt.
+        beside: ending of the names of pictures beside these, such as "teacher".
+    """
+
+    prompts: Sequence[str]
+    place: Path
+    each: int
+    seed: int
+    suffix: str
+    single: bool
+    beside: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prompts) * self.each
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        number, turn = divmod(index, self.each)
+        prompt = self.prompts[number]
+        path = self.place if self.single else self.place / f"{number:05d}-{turn:02d}-{_slug(prompt)}{self.suffix}"
+        picture = Picture(prompt, self.seed + index, path)
+        return picture.beside(self.beside) if self.beside else picture
+
+
+def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> Album:
     """The pictures of an album, `count` of each prompt, in the order of their seeds.
 
     Args:
@@ -46,24 +126,47 @@ def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, s
         suffix: .png for pictures; of clips one of `rmd.clips.SUFFIXES`.
 
     Raises:
-        RMDError: there is no prompt, or one file for several pictures, or no clip can be written to such files.
+        RMDError: there is no prompt, or one that is no text; too many pictures, or seeds that are too large; one file
+            for several pictures; or no clip can be written to such files.
     """
-    if not prompts:
-        raise RMDError("there is no prompt: give one, or --prompts FILE")
+    check_prompts(prompts)
+    check_text("the name of the album", str(folder))
+    if not 1 <= len(prompts) * count <= MAX_ALBUM:
+        raise RMDError(f"an album has 1 to {MAX_ALBUM} pictures, not {shown(len(prompts) * count)}")
+    check_seeds(seed, len(prompts) * count)
     if suffix != ".png":
         check_suffix(Path(f"clip{suffix}"))
-    if folder.suffix.lower() == suffix:
-        if len(prompts) * count > 1:
-            raise RMDError(
-                f"{len(prompts) * count} samples do not go into the one file {folder}: give a folder as --out"
-            )
-        return [Picture(prompts[0], seed, folder)]
-    pictures = []
-    for i, prompt in enumerate(prompts):
-        for j in range(count):
-            name = f"{i:05d}-{j:02d}-{_slug(prompt)}{suffix}"
-            pictures.append(Picture(prompt, seed + i * count + j, folder / name))
-    return pictures
+    single = folder.suffix.lower() == suffix
+    if single and len(prompts) * count > 1:
+        raise RMDError(f"{len(prompts) * count} samples do not go into the one file {folder}: give a folder as --out")
+    if single and len(os.fsencode(folder.name)) > MAX_NAME:
+        raise RMDError(f"the name of the file {folder} is too long: use at most {MAX_NAME} bytes")
+    return Album(prompts, folder, count, seed, suffix, single)
+
+
+@contextmanager
+def writing(album: Album) -> Iterator[None]:
+    """Hold the lock of an album's folder, or of its one file; a new folder that stays empty is removed again.
+
+    Raises:
+        RMDError: another process writes to it, or it cannot be written to.
+    """
+    folder, name = (album.place.parent, f".{album.place.name}.lock") if album.single else (album.place, LOCK)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise RMDError(f"{folder} is a file: give a folder as --out")
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+    except OSError as error:
+        raise RMDError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        with locked(folder, name):
+            yield
+    finally:
+        with suppress(OSError):
+            if made and [path.name for path in folder.iterdir()] == [name]:
+                (folder / name).unlink()
+                for path in made:
+                    path.rmdir()
 
 
 def make_album(
@@ -71,50 +174,67 @@ def make_album(
 ) -> int:
     """Make the pictures that are not there yet; returns how many were made.
 
-    What every stage ended with, where the maker gives it, lies beside as NAME-stage1.png and so on.
+    What every stage ended with, where the maker gives it, lies beside as NAME-stage1.png and so on. A batch of which a
+    part is there is made as a whole, since a sample's last bits depend on how many are computed together.
 
     Raises:
-        RMDError: a file of that name is another picture, or a file cannot be written.
+        RMDError: a file of that name is another picture, a file cannot be written, or the samples are not finite or do
+            not fit the device's memory.
     """
-    making = dict(maker.making)
-    wanted = [picture for picture in pictures if not _is_there(picture, making | _own(picture))]
+    making, stages = dict(maker.making), maker.stage_count
+    wanted = [i for i, picture in enumerate(pictures) if not _is_there(picture, making | _own(picture), stages)]
     if progress is not None:
         progress(len(pictures) - len(wanted))
-    for batch in _batches(wanted, batch_size):
-        samples = maker.make([picture.prompt for picture in batch], [picture.seed for picture in batch])
-        for picture, sample in zip(batch, samples, strict=True):
+    missing = set(wanted)
+    for start in sorted({index - index % batch_size for index in wanted}):
+        batch = pictures[start : start + batch_size]
+        samples = _made(maker, batch)
+        new = [place for place in range(len(batch)) if start + place in missing]
+        for picture, sample in ((batch[place], samples[place]) for place in new):
             whole = making | _own(picture)
             for stage, made in enumerate(sample.stages, start=1):
                 _save(made, picture.beside(f"stage{stage}").path, whole | {"stage": stage})
             _save(sample.made, picture.path, whole)
         if progress is not None:
-            progress(len(batch))
+            progress(len(new))
     return len(wanted)
 
 
 def read_making(path: Path) -> dict[str, Any] | None:
-    """How a picture was made, or None where the file does not say; RMDError if it is no picture."""
+    """How a picture was made, or None where the file does not say; RMDError if it is no picture, or says nonsense."""
     if path.suffix.lower() != ".png":
         beside = _sidecar(path)
-        return dict(json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else None
+        return read_model(beside, Making).model_dump(exclude_none=True) if beside.is_file() else None
     try:
         with Image.open(path) as image:
             text = image.info.get(KEY)
-    except OSError as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RMDError(f"{path} is no picture: remove it, or choose another --out") from error
-    return None if text is None else dict(json.loads(text))
+    return None if text is None else parse_model(str(text), Making, f"{path} ({KEY})").model_dump(exclude_none=True)
+
+
+def _made(maker: Maker, batch: Sequence[Picture]) -> list[Sample]:
+    try:
+        return maker.make([picture.prompt for picture in batch], [picture.seed for picture in batch])
+    except RuntimeError as error:
+        # torch has a class of its own for a GPU's memory, and for the processor's only words
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise RMDError(
+                f"there is not enough memory for {len(batch)} at once: use a smaller batch or size, or half precision"
+            ) from error
+        raise
 
 
 def _own(picture: Picture) -> dict[str, Any]:
     return {"prompt": picture.prompt, "seed": picture.seed}
 
 
-def _is_there(picture: Picture, making: dict[str, Any]) -> bool:
+def _is_there(picture: Picture, making: dict[str, Any], stages: int) -> bool:
     if not picture.path.exists():
         return False
     if read_making(picture.path) != making:
         raise RMDError(f"{picture.path} is another picture: remove it, or choose another --out")
-    return True
+    return all(picture.beside(f"stage{stage}").path.exists() for stage in range(1, stages + 1))
 
 
 def _sidecar(path: Path) -> Path:
@@ -122,27 +242,23 @@ def _sidecar(path: Path) -> Path:
 
 
 def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
-    partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise RMDError(f"{path} is a folder: remove it, or choose another --out")
         if isinstance(made, Image.Image):
             info = PngInfo()
             info.add_text(KEY, json.dumps(making))
-            made.save(partial, format="PNG", pnginfo=info)
+            with replacing(path) as partial:
+                made.save(partial, format="PNG", pnginfo=info)
         else:
-            save_clip(made, partial, fps=making["fps"])
-            _sidecar(path).write_text(json.dumps(making, indent=1), encoding="utf-8")
-        partial.replace(path)
+            # first, so that a clip is never without it
+            write_text(_sidecar(path), json.dumps(making, indent=1))
+            save_clip(made, path, fps=making["fps"])
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RMDError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _batches(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
-    for start in range(0, len(pictures), size):
-        yield pictures[start : start + size]
 
 
 def _slug(prompt: str) -> str:
     """Letters and digits of the prompt's beginning, for a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
+    return re.sub(r"[^a-z0-9]+", "-", prompt[:400].lower()).strip("-")[:40].strip("-") or "picture"

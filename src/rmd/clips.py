@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from diffusers.utils import export_to_video
 from PIL import Image
 
 from rmd.errors import RMDError
+from rmd.files import replacing
 from rmd.pictures import webp
 
 SUFFIXES = (".mp4", ".webp", ".gif")
-"""Of the files that `save_clip` writes."""
+"""Endings of the files that `save_clip` writes."""
+MAX_FPS = {".mp4": 1000, ".webp": 1000, ".gif": 50}
+"""Most frames a second: WebP counts milliseconds, and GIF hundredths of a second, of which players want two."""
 
 
 def check_suffix(path: Path) -> None:
@@ -24,20 +29,41 @@ def check_suffix(path: Path) -> None:
         raise RMDError(f"{path}: writing MP4 needs `pip install 'rmd[video]'`; .webp and .gif do not")
 
 
+def check_fps(suffix: str, fps: int) -> None:
+    """RMDError unless files that end in `suffix` can play so many frames a second."""
+    if not 1 <= fps <= MAX_FPS[suffix]:
+        raise RMDError(f"a clip in {suffix} plays 1 to {MAX_FPS[suffix]} frames a second, not {fps}")
+
+
 def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
-    """Write a clip that plays `fps` frames a second; animated pictures loop for ever.
+    """Write a clip that plays `fps` frames a second, whole or not at all; animated pictures loop for ever.
 
     WebP is written without loss. MP4 is H.264, whose sides are made multiples of 16; GIF has 256 colours a frame.
 
     Raises:
-        RMDError: no such format, or the packages that write it are not installed; OSError from the disk.
+        RMDError: no such format or speed, or the packages that write it are not installed; OSError from the disk.
     """
     check_suffix(path)
-    if path.suffix.lower() == ".mp4":
+    suffix = path.suffix.lower()
+    check_fps(suffix, fps)
+    encode = {".mp4": _mp4, ".webp": webp, ".gif": _gif}[suffix]
+    content = encode(frames, fps=fps)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"  # by its ending the encoder knows the format
         export_to_video(list(frames), str(path), fps=fps, quality=9)
-        return
-    if path.suffix.lower() == ".webp":
-        path.write_bytes(webp(frames, fps=fps))
-        return
+        return path.read_bytes()
+
+
+def _gif(frames: Sequence[Image.Image], *, fps: int) -> bytes:
     first, *rest = frames
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, disposal=2)
+    ends = [round(100 * (index + 1) / fps) for index in range(len(frames))]
+    # in turn a hundredth of a second longer and shorter, so that the whole is as long as it should be
+    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=2)
+    return buffer.getvalue()

@@ -50,6 +50,14 @@ def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
     raise RMDError(f"unknown {what} {shown(value)}{guess}: use one of {', '.join(known)}")
 
 
+def check_text(what: str, text: str) -> None:
+    """RMDError if a text holds what no file, JSON or tokenizer takes: a NUL character, or half of a surrogate pair."""
+    if "\0" in text:
+        raise RMDError(f"{what} holds a NUL character: {shown(text)}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RMDError(f"{what} holds a character that is not valid Unicode: {shown(text)}")
+
+
 def integer(what: str, value: object) -> int:
     """Return `value` if it is an integer (True is not); RMDError if it is not."""
     if isinstance(value, bool) or not isinstance(value, int):

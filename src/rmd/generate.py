@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond
+from rmd.finite import check_pictures
 from rmd.plan import Stage, Step, StepPlan
 from rmd.randomness import CounterNoise, NoiseSource
-from rmd.sampling import OnStep, Predict, run_cascade
+from rmd.sampling import OnStep, Predict, sample_cascade
 
 
 def predictor(
@@ -40,8 +41,8 @@ def sample_latents(
     backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
     null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
-    """Clean latents of a batch of encoded prompts (Alg. 2)."""
-    return run_cascade(
+    """Clean latents of a batch of encoded prompts (Alg. 2); RMDError where a step's values are not finite."""
+    return sample_cascade(
         predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
         plan,
         backbone.schedule,
@@ -69,12 +70,17 @@ def sample_images(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; sample i's noise depends on (seed, first + i) alone."""
+    """Images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; sample i's noise depends on (seed, first + i) alone.
+
+    RMDError where latents or images are not finite.
+    """
     images = []
     for latents in latent_batches(
         backbone, module, plan, prompts, seed=seed, guidance=guidance, batch_size=batch_size, first=first
     ):
-        images.append(backbone.decode(latents).clamp(-1, 1))
+        decoded = backbone.decode(latents)
+        check_pictures(decoded)
+        images.append(decoded.clamp(-1, 1))
         if progress is not None:
             progress(len(latents))
     return torch.cat(images)

@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
+import numpy as np
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 from PIL import Image
 
 import rmd
-from rmd.errors import RMDError
-from rmd.pipeline import RMDPipeline
+from rmd.errors import RMDError, finite, shown
+from rmd.pipeline import RMDPipeline, check_prompts
+from rmd.plan import MAX_FRAMES, MAX_SIDE
+from rmd.randomness import seeded
 
+MAX_STEPS = 10_000
+"""Most steps of a pipeline; schedulers were trained with a thousand times."""
 Made = Image.Image | Sequence[Image.Image]
 """A picture, or a clip's frames."""
 
@@ -33,6 +37,10 @@ class Maker(Protocol):
     @property
     def moving(self) -> bool:
         """Whether it makes clips."""
+
+    @property
+    def stage_count(self) -> int:
+        """How many stages each sample shows; 0 where none was asked for."""
 
     @property
     def making(self) -> Mapping[str, Any]:
@@ -57,18 +65,25 @@ class StudentMaker:
         return self.pipe.backbone.moving
 
     @property
+    def stage_count(self) -> int:
+        return len(self.pipe.plan.stages) if self.stages else 0
+
+    @property
     def making(self) -> Mapping[str, Any]:
         plan = self.pipe.plan
         final = plan.stages[-1]
-        size = {"height": self.height or final.height, "width": self.width or final.width}
+        size = {
+            "height": final.height if self.height is None else self.height,
+            "width": final.width if self.width is None else self.width,
+        }
         if self.moving:
-            size |= {"frames": self.frames or plan.frames, "fps": self.fps}
+            size |= {"frames": plan.frames if self.frames is None else self.frames, "fps": self.fps}
         return {"version": rmd.__version__, "model": self.pipe.config.source, "steps": len(plan.steps), **size}
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         output = self.pipe(
             prompts,
-            generator=_generators(seeds),
+            generator=[seeded(seed) for seed in seeds],
             return_stages=self.stages,
             height=self.height,
             width=self.width,
@@ -100,7 +115,15 @@ class PipelineMaker:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """RMDError if the pipeline takes no prompts, or not what was given."""
+        """RMDError if the pipeline takes no prompts, or not what was given, or a value that is out of range."""
+        for name, value, limit in (
+            ("steps", self.steps, MAX_STEPS), ("height", self.height, MAX_SIDE), ("width", self.width, MAX_SIDE),
+            ("frames", self.frames, MAX_FRAMES),
+        ):  # fmt: skip
+            if value is not None and not 1 <= value <= limit:
+                raise RMDError(f"{name} must be between 1 and {limit}, got {shown(value)}")
+        if self.guidance is not None and not finite("guidance", self.guidance) >= 0:
+            raise RMDError(f"guidance must be at least 0, got {self.guidance:g}")
         names = {"num_inference_steps": "steps", "guidance_scale": "guidance", "num_frames": "frames"}
         takes = _parameters(self.pipe)
         for name in ("prompt", *self._given):
@@ -113,6 +136,10 @@ class PipelineMaker:
     @property
     def moving(self) -> bool:
         return "num_frames" in _parameters(self.pipe)
+
+    @property
+    def stage_count(self) -> int:
+        return 0
 
     @property
     def making(self) -> Mapping[str, Any]:
@@ -128,9 +155,19 @@ class PipelineMaker:
         return _sized(self.pipe) | {name: value for name, value in arguments.items() if value is not None}
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
-        arguments = {"output_type": "pil", **self._given, **self.options}
-        output = self.pipe(prompt=list(prompts), generator=_generators(seeds), **arguments)
-        return [Sample(made) for made in (output.frames if self.moving else output.images)]
+        check_prompts(prompts)
+        # as numbers, since what is not finite would be black in a picture
+        arguments = {**self._given, **self.options, "output_type": "np"}
+        output = self.pipe(prompt=list(prompts), generator=[seeded(seed) for seed in seeds], **arguments)
+        made = [np.asarray(sample) for sample in (output.frames if self.moving else output.images)]
+        for prompt, sample in zip(prompts, made, strict=True):
+            if not np.isfinite(sample).all():
+                raise RMDError(
+                    f"{self.source} gave values that are not finite for the prompt {shown(prompt)}: work in float32 or "
+                    "bfloat16 if this is float16, and check its weights"
+                )
+        pictures = [DiffusionPipeline.numpy_to_pil(sample) for sample in made]
+        return [Sample(frames if self.moving else frames[0]) for frames in pictures]
 
 
 def _parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
@@ -153,8 +190,3 @@ def _sized(pipe: DiffusionPipeline) -> dict[str, Any]:
         if isinstance(length.default, int) and longest < length.default:
             found["max_sequence_length"] = longest
     return found
-
-
-def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One a sample, on the CPU: the same noise on every device."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]

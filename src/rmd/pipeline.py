@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -16,25 +15,29 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rmd.backbones.base import Backbone, Cond, wrap
-from rmd.errors import RMDError
+from rmd.errors import RMDError, check_text, integer, one_of, shown
+from rmd.export.adapter import LORA_NAME, check_active, lora_file
 from rmd.export.student import (
-    CONFIG_NAME,
-    LORA_NAME,
     StudentConfig,
     apply_student,
     load_student,
-    lora_file,
     read_student,
     student_folder,
     upload,
+    write_config,
 )
+from rmd.finite import check_pictures
 from rmd.generate import predictor
 from rmd.plan import Step, StepPlan
 from rmd.randomness import GeneratorNoise
-from rmd.sampling import run_cascade
+from rmd.sampling import sample_cascade
 
 StepCallback = Callable[["RMDPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 OUTPUTS = ("pil", "np", "pt", "latent")
+MAX_PICTURES = 4096
+"""Most pictures that one call makes: all of them are in memory together."""
+MAX_PROMPT = 200_000
+"""Most characters of a prompt; no text encoder reads a hundredth of them."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +75,37 @@ class RMDPipeline:
         cls,
         source: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         teacher: str | Path | None = None,
         **options: Any,
     ) -> RMDPipeline:
         """Load a student: a folder, or a repository of the Hub.
 
         Args:
-            dtype: of the weights.
+            dtype: precision of the weights; float32 by default.
+            torch_dtype: the name that diffusers had for `dtype`.
             teacher: where the base of a LoRA student is, if not where it was distilled.
             options: go to `DiffusionPipeline.from_pretrained` (quantization_config, device_map, revision, ...).
 
         Raises:
-            RMDError: there is no student there, or it does not fit its teacher.
+            RMDError: there is no student there, it does not fit its teacher, or weights are not finite.
         """
-        student = load_student(source, dtype=dtype, teacher=teacher, **options)
+        if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+            raise RMDError(f"dtype is {dtype} and torch_dtype is {torch_dtype}, which mean the same: give one of them")
+        student = load_student(source, dtype=dtype or torch_dtype or torch.float32, teacher=teacher, **options)
         return cls(student.backbone, student.config)
 
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, student: str | Path) -> RMDPipeline:
         """Put a LoRA student on a pipeline of its teacher that is loaded already; the pipeline is changed.
 
+        Adapters that are active on it stay so, with the weights they have. A student that is on it already is
+        activated again.
+
         Raises:
-            RMDError: the student is a full one (use `from_pretrained`), or of another family.
+            RMDError: the student is a full one (use `from_pretrained`), does not fit the pipeline, or cannot work
+                beside what is on it: another student, or adapters that are fused.
         """
         config = read_student(student)
         backbone = wrap(pipe, config.conditioning)
@@ -118,7 +129,7 @@ class RMDPipeline:
             else:
                 partial.mkdir(parents=True)
                 shutil.copyfile(lora_file(self.config.source), partial / LORA_NAME)
-            (partial / CONFIG_NAME).write_text(json.dumps(self.config.values, indent=1), encoding="utf-8")
+            write_config(self.config, partial)
         return Path(folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -163,10 +174,12 @@ class RMDPipeline:
             negative_prompt, guidance_scale: a distilled student has no guidance; they are accepted with a warning.
 
         Raises:
-            RMDError: the arguments do not fit each other or the model.
+            RMDError: the arguments do not fit each other or the model, the student's adapter is not active, or a step
+                or the VAE gave values that are not finite.
         """
-        if output_type not in OUTPUTS:
-            raise RMDError(f"unknown output_type {output_type!r}: use {', '.join(OUTPUTS)}")
+        one_of("output_type", output_type, OUTPUTS)
+        if self.config.mode == "lora":
+            check_active(self.backbone, self.config.source)
         _warn_of_guidance(negative_prompt, guidance_scale)
         plan = self._plan(height, width, num_frames)
         given = {
@@ -186,11 +199,16 @@ class RMDPipeline:
                 if callback_on_step_end is not None:
                     answer = callback_on_step_end(self, step.index - 1, step.model_time, {"x0": x0, "latents": x_t})
                     replaced = None if answer is None else answer.get("x0")
+                    if replaced is not None and replaced.shape != x0.shape:
+                        raise RMDError(
+                            f"callback_on_step_end gave an x0 of shape {tuple(replaced.shape)} at step {step.index}, "
+                            f"which needs {tuple(x0.shape)}"
+                        )
                 if return_stages and plan.ends_stage(step):
                     ends.append(x0 if replaced is None else replaced)
                 return replaced
 
-            x0 = run_cascade(
+            x0 = sample_cascade(
                 predictor(self.backbone, self.backbone.denoiser, plan, cond.to(device)),
                 plan,
                 self.backbone.schedule,
@@ -207,16 +225,14 @@ class RMDPipeline:
     def _plan(self, height: int | None, width: int | None, frames: int | None) -> StepPlan:
         plan, final = self.plan, self.plan.stages[-1]
         if frames is not None:
-            self.backbone.check_frames(frames)
+            self.backbone.check_frames(integer("num_frames", frames))
             plan = replace(plan, frames=frames)
-        wanted = (height or final.height, width or final.width)
+        wanted = (final.height if height is None else height, final.width if width is None else width)
         if wanted == (final.height, final.width):
             return plan
         return plan.resized(*wanted, self.backbone.size_multiple)
 
     def _cond(self, prompt: str | Sequence[str] | None, given: Mapping[str, Tensor | None], each: int) -> Cond:
-        if each < 1:
-            raise RMDError(f"num_images_per_prompt must be at least 1, got {each}")
         names = self.backbone.cond_names
         tensors = {names[name]: value for name, value in given.items() if value is not None and name in names}
         if prompt is None:
@@ -224,20 +240,50 @@ class RMDPipeline:
             if missing:
                 wanted = f"all of {', '.join(names)}" if len(names) > 1 else missing[0]
                 raise RMDError(f"give a prompt, or {wanted}: {missing[0]} is missing")
+            counts = {name: len(tensors[ours]) for name, ours in names.items()}
+            if len(set(counts.values())) > 1:
+                found = ", ".join(f"{name} {count}" for name, count in counts.items())
+                raise RMDError(f"the embeddings are of different numbers of prompts: {found}")
+            _check_count(next(iter(counts.values())), each)
             cond = Cond(tensors)
         elif any(value is not None for value in given.values()):
             raise RMDError("give a prompt or its embeddings, not both")
         else:
-            cond = self.backbone.encode([prompt] if isinstance(prompt, str) else prompt)
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            check_prompts(prompts)
+            _check_count(len(prompts), each)
+            cond = self.backbone.encode(prompts)
         return cond.map(lambda tensor: tensor.repeat_interleave(each, dim=0))
 
     def _pictures(self, x0: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return x0
         pictures = self.backbone.decode(x0)
+        check_pictures(pictures)
         if pictures.ndim == 5:
             return self.pipe.video_processor.postprocess_video(pictures, output_type=output_type)
         return self.pipe.image_processor.postprocess(pictures, output_type=output_type)
+
+
+def check_prompts(prompts: Sequence[object]) -> None:
+    """RMDError unless these are texts that text encoders take: at least one, none of them absurdly long."""
+    if not prompts:
+        raise RMDError("there is no prompt: give at least one")
+    for number, prompt in enumerate(prompts, start=1):
+        if not isinstance(prompt, str):
+            raise RMDError(f"a prompt must be text, but prompt {number} is {shown(prompt)}")
+        if len(prompt) > MAX_PROMPT:
+            raise RMDError(f"prompt {number} has {len(prompt)} characters: give at most {MAX_PROMPT}")
+        check_text(f"prompt {number}", prompt)
+
+
+def _check_count(prompts: int, each: int) -> None:
+    if integer("num_images_per_prompt", each) < 1:
+        raise RMDError(f"num_images_per_prompt must be at least 1, got {each}")
+    if prompts * each > MAX_PICTURES:
+        raise RMDError(
+            f"{shown(prompts * each)} pictures are too many for one call: make at most {MAX_PICTURES} at once"
+        )
 
 
 def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:

@@ -18,6 +18,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rmd.errors import RMDError, integer, shown
+
+MAX_SEED = 2**64 - 1
+"""Largest seed of a torch generator."""
+
 
 class NoiseSource(Protocol):
     """Where samplers and losses get their noise; the first dimension of every shape is the batch."""
@@ -101,6 +106,19 @@ def generator(seed: int, *key: int | str) -> torch.Generator:
     text = json.dumps([seed, *key])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def check_seeds(first: int, count: int = 1) -> None:
+    """RMDError unless `count` seeds from `first` on are seeds of torch, 0 to `MAX_SEED`."""
+    if not 0 <= integer("a seed", first) <= MAX_SEED + 1 - count:
+        last = f" to {shown(first + count - 1)}" if count > 1 else ""
+        raise RMDError(f"seeds are numbers from 0 to {MAX_SEED}, got {shown(first)}{last}")
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator of a seed as users of diffusers make it; RMDError for what is no seed."""
+    check_seeds(seed)
+    return torch.Generator().manual_seed(seed)
 
 
 def choice_in_turn(n: int, *, seed: int, count: int, purpose: str) -> int:

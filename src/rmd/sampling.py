@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from rmd.crossing import cross
 from rmd.errors import RMDError
+from rmd.finite import is_finite
 from rmd.noise import NoiseSchedule
 from rmd.plan import Crossing, Stage, Step, StepPlan
 from rmd.randomness import NoiseSource
@@ -65,6 +67,41 @@ def run_cascade(
         else:
             x_t = _cross_into(following, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
     return x0_hat
+
+
+def sample_cascade(
+    predict: Predict,
+    plan: StepPlan,
+    schedule: NoiseSchedule,
+    latent_shape: LatentShape,
+    noise: NoiseSource,
+    *,
+    on_step: OnStep | None = None,
+    x: Tensor | None = None,
+) -> Tensor:
+    """Run the whole plan as `run_cascade` does, and make sure that every step's clean prediction is finite.
+
+    Whether it is stays on the device as a flag; the flags are read together after the last step.
+
+    Raises:
+        RMDError: a step gave values that are not finite, or x's shape does not fit.
+    """
+    flags: list[Tensor] = []
+
+    def note(step: Step, x0_hat: Tensor, x_t: Tensor) -> Tensor | None:
+        replaced = None if on_step is None else on_step(step, x0_hat, x_t)
+        flags.append(is_finite(x0_hat if replaced is None else replaced))
+        return replaced
+
+    x0 = run_cascade(predict, plan, schedule, latent_shape, noise, on_step=note, x=x)
+    finite = torch.stack(flags).tolist()
+    if not all(finite):
+        step = plan.steps[finite.index(False)]
+        raise RMDError(
+            f"step {step.index} of {len(plan.steps)} ({plan.stage_of(step).size}, time {step.model_time:g}) gave "
+            "values that are not finite: work in float32 or bfloat16 if this is float16, and check the model's weights"
+        )
+    return x0
 
 
 def guided(x0_cond: Tensor, x0_uncond: Tensor, guidance: float) -> Tensor:

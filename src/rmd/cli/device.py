@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 
 
 def prepare_cpu(threads: int | None = None) -> None:
@@ -35,9 +35,15 @@ def find_device(wanted: str | None, *, kinds: tuple[str, ...] = ("cpu", "cuda"))
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise RMDError(f"there is no device {wanted!r}: use {', '.join(kinds)}, or cuda:1 for a second GPU") from None
+        raise RMDError(
+            f"there is no device {shown(wanted)}: use {', '.join(kinds)}, or cuda:1 for a second GPU"
+        ) from None
     if device.type not in kinds:
         raise RMDError(f"this command cannot compute on {device.type}: use {' or '.join(kinds)}")
+    if device.type != "cuda" and device.index:
+        raise RMDError(f"there is no {wanted}, only one {device.type}: use --device {device.type}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RMDError("torch sees no mps here, the GPU of an Apple computer: use --device cpu")
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise RMDError(f"there is no {wanted} here, torch sees {found} GPUs: use --device cpu, or a torch with CUDA")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Device, Guidance, Steps, check_options
-from rmd.errors import RMDError, one_of
+from rmd.errors import RMDError, check_text, finite, one_of, shown
 
 
 def evaluate(
@@ -20,8 +20,8 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="Of the row. By default: the end of MODEL.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    samples: Annotated[int, typer.Option(min=6, help="Pictures, two of each caption.")] = 384,
-    seed: Annotated[int, typer.Option(min=0, help="Of captions and noise.")] = 0,
+    samples: Annotated[int, typer.Option(min=6, max=100_000, help="Pictures, two of each caption.")] = 384,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of captions and noise.")] = 0,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -31,7 +31,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Rows that are there already stand beside this one.")] = Path(
         "runs/eval"
     ),
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Pictures made at once.")] = 64,
     device: Device = None,
 ) -> None:
     """Judge a model's pictures of the scenes' captions; models that were judged before stand in the same table."""
@@ -51,11 +51,19 @@ def evaluate(
     from rmd.scenes.compare import Entry
     from rmd.scenes.evaluate import DENOISERS, evaluate, read_evaluations, save_evaluation
 
+    for option, text in (("MODEL", model), ("--out", str(out))):
+        check_text(option, text)
+    if guidance is not None:
+        finite("--guidance", guidance)
     prepare_cpu()
     where = find_device(device)
     called = name or re.split(r"[/\\]", model.rstrip("/\\"))[-1]
-    if not re.fullmatch(r"[\w.+-]+", called):
-        raise RMDError(f"a row cannot be called {called!r}: give --name with letters, digits and . _ + - only")
+    if not re.fullmatch(r"[\w.+-]{1,100}", called):
+        raise RMDError(
+            f"a row cannot be called {shown(called)}: give --name with up to 100 letters, digits and . _ + - only"
+        )
+    if out.exists() and not out.is_dir():
+        raise RMDError(f"{out} is a file: give a folder as --out")
     if teacher is not None:
         one_of("teacher", teacher, tuple(TEACHERS))
     maker: Maker

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rmd.cli.options import Guidance, Steps, check_options
-from rmd.errors import RMDError, one_of
+from rmd.errors import RMDError, check_text, finite, one_of
 
 if TYPE_CHECKING:
-    from rmd.album import Picture
+    from rmd.album import Album
 
 
 def generate(
@@ -26,19 +28,23 @@ def generate(
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column of --prompts. By default: prompt, caption or text.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures of each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the first picture; each following one has the next.")] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=10**6, help="Pictures of each prompt.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**64 - 1, help="Seed of the first picture; each following one has the next.")
+    ] = 0,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again. For one clip, also a file.")
     ] = Path("runs/pictures"),
-    height: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the model's.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="In pixels. By default: the model's.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Of a clip. By default: the model's.")] = None,
-    fps: Annotated[int, typer.Option(min=1, help="Frames a second at which clips play.")] = 16,
+    height: Annotated[int | None, typer.Option(min=1, max=16384, help="In pixels. By default: the model's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, max=16384, help="In pixels. By default: the model's.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Length of a clip. By default: the model's.")
+    ] = None,
+    fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames a second at which clips play.")] = 16,
     clips: Annotated[
         str | None, typer.Option("--format", help="Of clips: mp4, webp or gif. By default: as --out ends, or mp4.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Pictures made at once.")] = 4,
     steps: Steps = None,
     guidance: Guidance = None,
     stages: Annotated[bool, typer.Option("--stages", help="Also save what every stage ended with.")] = False,
@@ -48,7 +54,7 @@ def generate(
     teacher: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
-    teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher.")] = 25,
+    teacher_steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of the teacher.")] = 25,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. By default: cuda if there is one.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
 ) -> None:
@@ -58,22 +64,28 @@ def generate(
     quiet_libraries()
     import torch
 
-    from rmd.album import make_album, plan_album
+    from rmd.album import make_album, plan_album, writing
     from rmd.backbones import load_backbone
     from rmd.backbones.base import family_class, load_pipeline
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
+    from rmd.clips import SUFFIXES, check_fps
     from rmd.data.captions import check_prompts
     from rmd.data.prompts import read_prompts
-    from rmd.export.student import holds_student, read_student
+    from rmd.export.student import base_of, holds_student, read_student
     from rmd.makers import Maker, PipelineMaker, StudentMaker
     from rmd.pipeline import RMDPipeline
-    from rmd.teacher import teacher_source
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
     if column is not None and prompts is None:
         raise RMDError("--column names a column of the file that --prompts names: give both")
+    for option, text in (("--model", model), ("--out", str(out)), ("--teacher", teacher or "")):
+        check_text(option, text)
+    if guidance is not None:
+        finite("--guidance", guidance)
+    if clips is not None:
+        one_of("--format", clips, tuple(suffix[1:] for suffix in SUFFIXES))
     texts = check_prompts(prompt) if prompt else read_prompts(prompts or Path(), column)
     prepare_cpu()
     where = find_device(device, kinds=("cpu", "cuda", "mps"))
@@ -85,36 +97,44 @@ def generate(
     )  # fmt: skip
     size: dict[str, Any] = {"height": height, "width": width, "frames": frames, "fps": fps}
 
-    def plan(moving: bool) -> list[Picture]:
+    def plan(moving: bool) -> Album:
         if clips is not None and not moving:
             raise RMDError(f"--format is of clips, but {model} makes single pictures: leave it out")
-        return plan_album(texts, out, count=count, seed=seed, suffix=_suffix(out, clips) if moving else ".png")
+        suffix = _suffix(out, clips) if moving else ".png"
+        if moving:
+            check_fps(suffix, fps)
+        return plan_album(texts, out, count=count, seed=seed, suffix=suffix)
 
     maker: Maker
-    if student:
-        pictures = plan(family_class(read_student(model).family).moving)
-        pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
-        pipe.pipe.set_progress_bar_config(disable=True)
-        maker = StudentMaker(pipe, **size, stages=stages)
-    else:
-        found = load_pipeline(model, dtype=dtype).to(where)
-        maker = PipelineMaker(found, model, steps=steps, guidance=guidance, **size)
-        pictures = plan(maker.moving)
-    with progress_bar() as report:
+    with ExitStack() as stack:
+        if student:
+            config = read_student(model)
+            pictures = plan(family_class(config.family).moving)
+            base = base_of(config, teacher) if compare_teacher else ""
+            stack.enter_context(writing(pictures))
+            pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
+            pipe.pipe.set_progress_bar_config(disable=True)
+            maker = StudentMaker(pipe, **size, stages=stages)
+        else:
+            found = load_pipeline(model, dtype=dtype).to(where)
+            maker = PipelineMaker(found, model, steps=steps, guidance=guidance, **size)
+            pictures = plan(maker.moving)
+            stack.enter_context(writing(pictures))
+        report = stack.enter_context(progress_bar())
         made = make_album(maker, pictures, batch_size=batch_size, progress=counter(report, "pictures", len(pictures)))
         if isinstance(maker, StudentMaker) and compare_teacher:
-            config, final = pipe.config, pipe.plan.stages[-1]
-            base = load_backbone(teacher_source(teacher or config.teacher), dtype=dtype)
-            base.pipe.to(where)
+            final = pipe.plan.stages[-1]
+            official = load_backbone(base, dtype=dtype)
+            official.pipe.to(where)
             length = frames or pipe.plan.frames
             size |= {"height": height or final.height, "width": width or final.width}
-            size |= {"frames": length if base.moving else None}
-            official = PipelineMaker(
-                base.pipe, config.teacher, steps=teacher_steps, guidance=config.guidance, **size,
-                options=base.official_options(length),
+            size |= {"frames": length if official.moving else None}
+            teachers = PipelineMaker(
+                official.pipe, config.teacher or str(base), steps=teacher_steps, guidance=config.guidance, **size,
+                options=official.official_options(length),
             )  # fmt: skip
-            beside = [picture.beside("teacher") for picture in pictures]
-            make_album(official, beside, batch_size=1, progress=counter(report, "teacher", len(beside)))
+            beside = replace(pictures, beside="teacher")
+            make_album(teachers, beside, batch_size=1, progress=counter(report, "teacher", len(beside)))
     there = len(pictures) - made
     what = ("clip" if maker.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {out}" + (f" ({there} were there already)" if there else ""))
@@ -125,5 +145,5 @@ def _suffix(out: Path, wanted: str | None) -> str:
     from rmd.clips import SUFFIXES
 
     if wanted is not None:
-        return "." + one_of("--format", wanted, tuple(suffix[1:] for suffix in SUFFIXES))
+        return f".{wanted}"
     return out.suffix.lower() if out.suffix.lower() in SUFFIXES else SUFFIXES[0]

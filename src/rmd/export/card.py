@@ -59,10 +59,10 @@ def model_card(config: StudentConfig, to: str, *, source: Path, here: str = "PAT
     return "\n\n".join(parts) + "\n"
 
 
-def _license(teacher: str) -> str:
+def _license(teacher: str | None) -> str:
     """The licence that the teacher's card names; `other` where there is none to read."""
-    path = Path(teacher) / "README.md"
-    if not path.is_file():
+    path = Path(teacher or "") / "README.md"
+    if teacher is None or not path.is_file():
         return "other"
     _, _, rest = path.read_text(encoding="utf-8").partition("---\n")
     front, fence, _ = rest.partition("\n---")

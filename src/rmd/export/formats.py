@@ -19,22 +19,19 @@ from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, load_backbone
 from rmd.errors import RMDError, one_of
+from rmd.export.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
 from rmd.export.card import model_card
 from rmd.export.student import (
-    ADAPTER,
     CONFIG_NAME,
-    LORA_NAME,
     Student,
     StudentConfig,
-    apply_lora_file,
+    base_of,
     load_student,
     student_folder,
-    write_lora,
 )
 from rmd.generate import sample_latents
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
-from rmd.teacher import teacher_source
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 TOLERANCE = 1e-4
@@ -191,8 +188,7 @@ def _verify(
     if to in ("diffusers-full", "fused"):
         backbone = load_backbone(folder, conditioning=config.conditioning)
     else:
-        base = teacher_source(config.teacher if teacher is None else str(teacher))
-        backbone = load_backbone(base, conditioning=config.conditioning)
+        backbone = load_backbone(base_of(config, teacher), conditioning=config.conditioning)
         apply_lora_file(backbone, folder)
     backbone.pipe.to(device)
     found = _samples(backbone, config.plan)

@@ -6,51 +6,65 @@ pipeline. Beside either lies `rmd_config.json`: the plan with its final times, a
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field, PrivateAttr
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from rmd.backbones.base import INDEX, Backbone, Conditioning, load_backbone
+from rmd.backbones.base import INDEX, Backbone, Conditioning, family_class, load_backbone
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
+from rmd.export.adapter import LORA_NAME, apply_lora_file, write_lora
+from rmd.files import locked, read_model, replacing
+from rmd.finite import check_module, check_tensors
 from rmd.hub import hub_errors
 from rmd.plan import StepPlan
+from rmd.scenes.assets import TEACHERS
 from rmd.teacher import teacher_source
+from rmd.typed import Strict
 
 CONFIG_NAME = "rmd_config.json"
-LORA_NAME = "pytorch_lora_weights.safetensors"
-ADAPTER = "rmd"
-"""Name of a loaded LoRA student among a network's adapters."""
+Text = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(Strict):
     """What `rmd_config.json` says of a student: the plan it was distilled for, and where it comes from."""
 
-    source: str
+    version: Literal[1] = 1
+    method: Text
     mode: Literal["lora", "full"]
-    family: str
-    teacher: str
-    guidance: float
-    """Of the teacher, distilled into the student."""
+    """`lora`: an adapter for the teacher's pipeline; `full`: a whole pipeline."""
+    teacher: Text | None
+    """A folder, a repository of the Hub or a packaged teacher; None where the student was exported without a name."""
+    family: Text
+    recipe: str
+    recipe_hash: str
+    guidance: Annotated[float, Field(ge=0)]
+    """Guidance of the teacher, which is distilled into the student."""
+    prompts: str
     conditioning: Conditioning
     plan: StepPlan
-    values: dict[str, Any]
-    """The file's whole content."""
+    _source: str = PrivateAttr("")
+
+    @property
+    def source(self) -> str:
+        """The folder or repository that the config was read from; empty for one that was made here."""
+        return self._source
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The file's content as JSON values."""
+        return self.model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -74,28 +88,50 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
         state: the student's trainable tensors by name, as `Roles.state` gives them.
 
     Raises:
-        RMDError: the folder holds something else, or cannot be written.
+        RMDError: the folder holds something else, is being written to, or cannot be written; or a tensor is not finite.
     """
+    check_tensors(state.items(), "this student is not saved")
     with student_folder(folder) as partial:
         if recipe.roles.mode == "full":
             _save_pipeline(backbone, state, partial)
         else:
             _save_lora(backbone, state, recipe, partial)
-        config = {
-            "version": 1,
-            "method": recipe.method.name,
-            "mode": recipe.roles.mode,
-            "teacher": recipe.teacher,
-            "family": recipe.family,
-            "recipe": recipe.name,
-            "recipe_hash": config_hash(recipe),
-            "guidance": recipe.method.guidance,
-            "prompts": Path(recipe.data.prompts).name,
-            "conditioning": asdict(backbone.conditioning),
-            "plan": recipe.build_plan().to_dict(),
-        }
-        (partial / CONFIG_NAME).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        config = StudentConfig(
+            method=recipe.method.name,
+            mode=recipe.roles.mode,
+            teacher=stored_teacher(recipe.teacher),
+            family=recipe.family,
+            recipe=recipe.name,
+            recipe_hash=config_hash(recipe),
+            guidance=recipe.method.guidance,
+            prompts=Path(recipe.data.prompts).name,
+            conditioning=backbone.conditioning,
+            plan=recipe.build_plan(),
+        )
+        write_config(config, partial)
     return folder
+
+
+def stored_teacher(name: str) -> str:
+    """A teacher's name as a student's config keeps it: a folder by its absolute path, which holds from anywhere.
+
+    Packaged teachers and repositories of the Hub keep their names.
+    """
+    folder = _expanded(name)
+    return str(folder.resolve()) if name not in TEACHERS and folder.exists() else name
+
+
+def _expanded(name: str) -> Path:
+    """A path whose `~` is the home folder; as it is where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def write_config(config: StudentConfig, folder: Path) -> None:
+    """Write `rmd_config.json` into a folder that is being filled."""
+    (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -103,21 +139,24 @@ def student_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder`, empty or an earlier student, when the block has filled it.
 
     Raises:
-        RMDError: the folder holds something else, or cannot be written.
+        RMDError: the folder holds something else, another process writes to it, or it cannot be written.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
-        raise RMDError(f"{folder} holds something that is no student: remove it, or choose another folder")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        folder = folder.resolve()
+        with locked(folder.parent, f".{folder.name}.lock"):
+            _check_replaceable(folder)
+            with replacing(folder) as partial:
+                yield partial
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RMDError(f"cannot save the student to {folder}: {reason}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RMDError(f"{folder} is a file: a student needs a folder of its own")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
+        raise RMDError(f"{folder} holds something that is no student: remove it, or choose another folder")
 
 
 def load_student(
@@ -130,15 +169,72 @@ def load_student(
         options: go to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        RMDError: there is no student, or its weights do not fit the teacher.
+        RMDError: there is no student, it does not fit the teacher, or weights are not finite.
     """
     config = read_student(source)
     if config.mode == "full":
-        return Student(load_backbone(source, dtype=dtype, conditioning=config.conditioning, **options), config)
-    base = teacher_source(config.teacher if teacher is None else str(teacher))
-    backbone = load_backbone(base, dtype=dtype, conditioning=config.conditioning, **options)
-    apply_student(backbone, config)
+        backbone = load_backbone(source, dtype=dtype, conditioning=config.conditioning, **options)
+    else:
+        base = base_of(config, teacher)
+        try:
+            backbone = load_backbone(base, dtype=dtype, conditioning=config.conditioning, **options)
+        except RMDError as error:
+            if teacher is not None or Path(base).exists():
+                raise
+            raise RMDError(f"{error}; {_from_where(config)}") from error
+    for name, part in backbone.pipe.components.items():
+        if isinstance(part, nn.Module):
+            check_module(part, f"{source if config.mode == 'full' else base}, {name}")
+    check_fits(backbone, config)
+    if config.mode == "lora":
+        apply_student(backbone, config)
     return Student(backbone, config)
+
+
+def base_of(config: StudentConfig, teacher: str | Path | None = None) -> str | Path:
+    """The folder or repository of a student's teacher: the given one, or the one that the student names.
+
+    Raises:
+        RMDError: neither names one, or the folder that the student names is gone.
+    """
+    if teacher is not None:
+        return teacher_source(str(_expanded(str(teacher))))
+    if config.teacher is None:
+        raise RMDError(
+            f"the student {config.source} names no teacher, as it was made for sharing: give its base by teacher=... "
+            "or --teacher"
+        )
+    if Path(config.teacher).is_absolute() and not Path(config.teacher).exists():
+        raise RMDError(f"there is no folder {config.teacher}; {_from_where(config)}")
+    return teacher_source(config.teacher)
+
+
+def _from_where(config: StudentConfig) -> str:
+    return (
+        f"the student {config.source} was distilled from the teacher {config.teacher}: if that has moved, give "
+        "teacher=... or --teacher"
+    )
+
+
+def check_fits(backbone: Backbone, config: StudentConfig) -> None:
+    """RMDError unless a student's config fits the loaded model: its family, sides, frames and conditioning."""
+    if config.family != backbone.family:
+        raise RMDError(
+            f"the student {config.source} is of the family {config.family}, but the pipeline is of {backbone.family}"
+        )
+    where = f"{CONFIG_NAME} of {config.source}"
+    multiple = backbone.size_multiple
+    for stage in config.plan.stages:
+        if stage.height % multiple or stage.width % multiple:
+            raise RMDError(
+                f"{where}: stage {stage.index} is {stage.size}, but this model's sides are multiples of {multiple}"
+            )
+    try:
+        backbone.check_frames(config.plan.frames)
+    except RMDError as error:
+        raise RMDError(f"{where}: {error}") from error
+    if config.conditioning.pos_rescale and config.family != "sd3":
+        raise RMDError(f"{where}: conditioning.pos_rescale is for sd3 only, and this is a model of {config.family}")
 
 
 def holds_student(source: str | Path) -> bool:
@@ -167,94 +263,36 @@ def holds_student(source: str | Path) -> bool:
 
 
 def read_student(source: str | Path) -> StudentConfig:
-    """Read `rmd_config.json` of a folder or a repository of the Hub; RMDError if there is none."""
-    path = Path(source) / CONFIG_NAME
-    if not Path(source).exists():
+    """Read `rmd_config.json` of a folder or a repository of the Hub.
+
+    Raises:
+        RMDError: there is none, it is not what RMD writes, or the files beside it are those of another kind of student.
+    """
+    folder = Path(source)
+    if not folder.exists():
         with hub_errors(source, "the student"):
-            path = Path(hf_hub_download(str(source), CONFIG_NAME))
-    if not path.is_file():
+            folder = Path(hf_hub_download(str(source), CONFIG_NAME)).parent
+    if not (folder / CONFIG_NAME).is_file():
         raise RMDError(f"{source} holds no student: it has no {CONFIG_NAME}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return StudentConfig(
-            source=str(source),
-            mode=values["mode"],
-            family=values["family"],
-            teacher=values["teacher"],
-            guidance=values["guidance"],
-            conditioning=Conditioning(**values["conditioning"]),
-            plan=StepPlan.from_dict(values["plan"]),
-            values=values,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RMDError(f"{path} is not readable ({error}): save the student again") from error
+    config = read_model(folder / CONFIG_NAME, StudentConfig)
+    config._source = str(source)
+    family_class(config.family)
+    needed = INDEX if config.mode == "full" else LORA_NAME
+    if Path(source).exists() and not (folder / needed).is_file():
+        raise RMDError(f"{source} should hold a {config.mode} student, says its {CONFIG_NAME}, but it has no {needed}")
+    return config
 
 
 def apply_student(backbone: Backbone, config: StudentConfig) -> None:
-    """Put a LoRA student's adapter on its teacher's pipeline, under the name `ADAPTER`.
+    """Put a LoRA student's adapter on its teacher's pipeline, under the name `rmd`.
 
     Raises:
         RMDError: it is a full student, of another family, or made for another network.
     """
     if config.mode == "full":
         raise RMDError(f"{config.source} is a full student, not an adapter: load it with RMDPipeline.from_pretrained")
-    if config.family != backbone.family:
-        raise RMDError(
-            f"the student {config.source} is of the family {config.family}, but the pipeline is of {backbone.family}"
-        )
+    check_fits(backbone, config)
     apply_lora_file(backbone, config.source)
-
-
-def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
-    """Put the adapter of a folder or repository on a pipeline; RMDError if it was made for another network."""
-    try:
-        _check_layers(backbone, lora_file(str(source)))
-        if hasattr(backbone.pipe, "load_lora_weights"):
-            backbone.pipe.load_lora_weights(str(source), weight_name=LORA_NAME, adapter_name=ADAPTER)
-        else:
-            _inject(backbone, str(source))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
-
-
-def _check_layers(backbone: Backbone, path: Path) -> None:
-    """ValueError where the file adapts a layer that the network lacks, which diffusers would leave out silently."""
-    prefix, network = f"{backbone.denoiser_name}.", backbone.denoiser
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            name, mark, _ = key.removeprefix(prefix).partition(".lora_A.")
-            if not (key.startswith(prefix) and mark):
-                continue
-            if name not in layers:
-                raise ValueError(f"it has no layer {name}")
-            wanted, there = file.get_slice(key).get_shape()[1:], list(layers[name].weight.shape[1:])
-            if wanted != there:
-                raise ValueError(f"{name} takes {_shown(there)} numbers, not {_shown(wanted)}")
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return "x".join(str(side) for side in shape)
-
-
-def lora_file(source: str) -> Path:
-    """The adapter's file of a LoRA student; OSError where it cannot be had."""
-    return Path(source) / LORA_NAME if Path(source).exists() else Path(hf_hub_download(source, LORA_NAME))
-
-
-def _inject(backbone: Backbone, source: str) -> None:
-    """What `load_lora_weights` does, for PixArt, of which diffusers knows no LoRA."""
-    with safe_open(lora_file(source), "pt") as file:
-        prefix = f"{backbone.denoiser_name}."
-        header = json.loads(file.metadata()["lora_adapter_metadata"])
-        state = {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    config = LoraConfig(**{name.removeprefix(prefix): value for name, value in header.items()})
-    inject_adapter_in_model(config, backbone.denoiser, adapter_name=ADAPTER)
-    outcome: Any = set_peft_model_state_dict(backbone.denoiser, state, adapter_name=ADAPTER)
-    if outcome.unexpected_keys:
-        raise ValueError(f"{outcome.unexpected_keys[0]} is not in the network")
-    backbone.denoiser.requires_grad_(False)
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
@@ -283,14 +321,6 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
     }
     folder.mkdir(parents=True)
     write_lora(backbone, state, metadata, folder)
-
-
-def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
-    """Write an adapter's tensors as diffusers does, with what PEFT must know of it in the header."""
-    part = backbone.denoiser_name
-    header = {"format": "pt", "lora_adapter_metadata": json.dumps({f"{part}.{k}": v for k, v in metadata.items()})}
-    tensors = {f"{part}.{name}": tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / LORA_NAME, metadata=header)
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:

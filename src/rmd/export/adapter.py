@@ -1,0 +1,279 @@
+"""The adapter of a LoRA student: its file, and its place on a pipeline, alone or beside other adapters.
+
+A pipeline may carry style adapters already, be compiled, or be quantised. The student is active together with what was
+active before; `check_active` notices when something has switched it off since.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from huggingface_hub import hf_hub_download
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field
+from pydantic_core import from_json, to_json
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rmd.backbones.base import Backbone
+from rmd.errors import RMDError
+from rmd.files import parse_model
+from rmd.finite import check_tensors
+from rmd.typed import Strict
+
+LORA_NAME = "pytorch_lora_weights.safetensors"
+ADAPTER = "rmd"
+"""Name of a loaded LoRA student among a network's adapters."""
+_HEADER_KEY = "lora_adapter_metadata"
+"""Where diffusers looks, in the header of the file, for what PEFT must know."""
+
+
+class LoraHeader(Strict):
+    """What PEFT must know of an adapter. LoraConfig has more settings, some of which change what the tensors mean."""
+
+    r: Annotated[int, Field(gt=0)]
+    lora_alpha: Annotated[float, Field(gt=0)]
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def lora_file(source: str) -> Path:
+    """The adapter's file of a LoRA student; OSError where it cannot be had."""
+    return Path(source) / LORA_NAME if Path(source).exists() else Path(hf_hub_download(source, LORA_NAME))
+
+
+def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
+    """Write an adapter's tensors as diffusers does, with what PEFT must know of it in the header.
+
+    Args:
+        state: tensors by the names that they have in the denoiser.
+        metadata: the values of a `LoraHeader`.
+    """
+    part = backbone.denoiser_name
+    values = LoraHeader.model_validate_json(json.dumps(metadata)).model_dump(mode="json")
+    header = {"format": "pt", _HEADER_KEY: json.dumps({f"{part}.{name}": value for name, value in values.items()})}
+    tensors = {f"{part}.{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / LORA_NAME, metadata=header)
+
+
+def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
+    """Put the adapter of a folder or repository on a pipeline under the name `ADAPTER`.
+
+    Adapters that are active there stay so, with their weights. The same student may be put on again.
+
+    Raises:
+        RMDError: it was made for another network, is no file of a student, or holds values that are not finite; the
+            pipeline carries another student, or adapters that are fused.
+    """
+    network = _network(backbone)
+    try:
+        path = lora_file(str(source))
+        header = _read_header(path, f"{backbone.denoiser_name}.")
+        _check_file(backbone, path, header)
+        _check_not_fused(network)
+        before = [name for name in _active(network) if name != ADAPTER]
+        if ADAPTER not in getattr(network, "peft_config", {}):
+            _load(backbone, str(source), header)
+            _check_all_layers(network, path)
+        elif not _is_same(backbone, path):
+            raise RMDError(
+                f"the pipeline carries another student already: put {source} on a pipeline that is loaded afresh"
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
+    _activate(network, [*before, ADAPTER])
+
+
+def check_active(backbone: Backbone, source: str) -> None:
+    """Make sure that the adapter of a LoRA student works in every layer it was put on; warn where it is scaled.
+
+    Raises:
+        RMDError: it was deleted, disabled, or left out when other adapters were activated or fused.
+    """
+    layers = [layer for layer in _tuned(_network(backbone)) if isinstance(layer, LoraLayer)]
+    ours = [layer for layer in layers if ADAPTER in layer.scaling]
+    again = f"put it on again with RMDPipeline.from_pipe(pipe.pipe, {source!r})"
+    if not ours:
+        raise RMDError(
+            f"the student's adapter {ADAPTER!r} is not on the pipeline any more: {again}, or fuse it for good with "
+            "`rmd export --to fused`"
+        )
+    for layer in ours:  # first, since no activation switches the student on in layers that others are fused into
+        if layer.merged and ADAPTER not in layer.merged_adapters:
+            raise RMDError(
+                f"the adapters {', '.join(layer.merged_adapters)} were fused without the student's, which is off so: "
+                "call pipe.pipe.unfuse_lora(), or fuse the student's with them"
+            )
+    for layer in ours:
+        if not layer.merged and layer.disable_adapters:
+            raise RMDError(
+                "the pipeline's adapters are disabled, and the student with them: call pipe.pipe.enable_lora()"
+            )
+        if not layer.merged and ADAPTER not in layer.active_adapters:
+            names = [ADAPTER, *layer.active_adapters]
+            if hasattr(backbone.pipe, "set_adapters"):
+                again = f"activate both with pipe.pipe.set_adapters({json.dumps(names)})"
+            others = f", but {', '.join(names[1:])} is" if names[1:] else ""
+            raise RMDError(f"the student's adapter {ADAPTER!r} is not active{others}: {again}")
+    scales = [layer.scaling[ADAPTER] * layer.r[ADAPTER] / layer.lora_alpha[ADAPTER] for layer in ours]
+    worst = max(scales, key=lambda scale: abs(scale - 1))
+    if abs(worst - 1) > 1e-6:
+        warnings.warn(
+            f"the student's adapter is scaled by {worst:g}, but was distilled for a scale of 1: its samples are others",
+            stacklevel=3,
+        )
+
+
+def _network(backbone: Backbone) -> nn.Module:
+    """The denoiser itself, out of what `torch.compile` put around it."""
+    network: nn.Module = getattr(backbone.denoiser, "_orig_mod", backbone.denoiser)
+    return network
+
+
+def _tuned(network: nn.Module) -> Iterator[BaseTunerLayer]:
+    """The layers that carry adapters."""
+    return (module for module in network.modules() if isinstance(module, BaseTunerLayer))
+
+
+def _active(network: nn.Module) -> list[str]:
+    """Names of the adapters that work, in order."""
+    return list(
+        dict.fromkeys(name for layer in _tuned(network) if not layer.disable_adapters for name in layer.active_adapters)
+    )
+
+
+def _activate(network: nn.Module, names: list[str]) -> None:
+    """Switch these adapters on and all others off; the weights that the user gave them stay."""
+    for layer in _tuned(network):
+        layer.enable_adapters(True)
+        layer.set_adapter(names)  # which lets their weights be trained
+    for name, parameter in network.named_parameters():
+        if f".{ADAPTER}." in name:
+            parameter.requires_grad_(False)
+
+
+def _check_not_fused(network: nn.Module) -> None:
+    for layer in _tuned(network):
+        if layer.merged and ADAPTER not in layer.merged_adapters:
+            raise RMDError(
+                f"the adapters {', '.join(layer.merged_adapters)} are fused into this pipeline, which switches others "
+                "off: call pipe.unload_lora_weights() to keep their effect, or pipe.unfuse_lora(), before the "
+                "student is put on"
+            )
+
+
+def _read_header(path: Path, prefix: str) -> LoraHeader | None:
+    """What the file's header says of the adapter; None for the layouts of other programs, which say it by names."""
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(_HEADER_KEY)
+    if text is None:
+        return None
+    where = f"{path} ({_HEADER_KEY})"
+    try:
+        values = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise RMDError(f"{where} is not valid JSON: {error}") from error
+    if isinstance(values, dict):
+        values = {key.removeprefix(prefix): value for key, value in values.items()}
+    return parse_model(to_json(values), LoraHeader, where)
+
+
+def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> None:
+    """Raise where a tensor does not belong to a layer of the network, which diffusers would leave out silently.
+
+    Raises:
+        ValueError: a layer is not there, or of another size.
+        RMDError: a tensor is not finite, or none of a student's.
+    """
+    prefix, layers = f"{backbone.denoiser_name}.", _layers(_network(backbone))
+    with safe_open(path, "pt") as file:
+        check_tensors(((key, file.get_tensor(key)) for key in file.keys()), str(path))  # noqa: SIM118
+        if header is None:
+            return
+        for key in file.keys():  # noqa: SIM118
+            name, mark, rest = key.removeprefix(prefix).rpartition(".lora_")
+            if not key.startswith(prefix) or not mark or rest not in ("A.weight", "B.weight"):
+                raise RMDError(f"{path} holds {key}, which is no tensor of a student: save the student again")
+            if name not in layers:
+                raise ValueError(f"it has no layer {name}")
+            found, there = file.get_slice(key).get_shape(), _shapes(layers[name], header.r)[rest[0]]
+            if rest == "A.weight" and found[1:] != there[1:]:
+                raise ValueError(f"{name} takes {_shown(there[1:])} numbers, not {_shown(found[1:])}")
+            if found != there:
+                raise ValueError(f"{key} is {_shown(found)}, not {_shown(there)}")
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that may carry adapters, by the names they have without any."""
+    found: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            found[name] = layer
+    return found
+
+
+def _shapes(layer: nn.Module, rank: int) -> dict[str, list[int]]:
+    """Of an adapter's two matrices; a quantised layer's own weight may be of any shape."""
+    if isinstance(layer, nn.Conv2d):
+        return {"A": [rank, *layer.weight.shape[1:]], "B": [layer.out_channels, rank, 1, 1]}
+    assert isinstance(layer, nn.Linear)
+    return {"A": [rank, layer.in_features], "B": [layer.out_features, rank]}
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
+    if hasattr(backbone.pipe, "load_lora_weights"):
+        backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER)
+    elif header is not None:
+        _inject(backbone, source, header)
+    else:
+        raise ValueError(f"its header has no {_HEADER_KEY}")
+
+
+def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
+    """What `load_lora_weights` does, for PixArt, of which diffusers knows no LoRA."""
+    network = _network(backbone)
+    config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, target_modules=list(header.target_modules))  # type: ignore[arg-type]  # PEFT says int, and divides by it
+    inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+    outcome: Any = set_peft_model_state_dict(network, _tensors(backbone, lora_file(source)), adapter_name=ADAPTER)
+    if outcome.unexpected_keys:
+        raise ValueError(f"{outcome.unexpected_keys[0]} is not in the network")
+
+
+def _check_all_layers(network: nn.Module, path: Path) -> None:
+    """ValueError, and the adapter taken off again, where fewer layers carry it than the file has matrices for."""
+    with safe_open(path, "pt") as file:
+        count = sum(".lora_A." in key or ".lora_down." in key for key in file.keys())  # noqa: SIM118
+    carrying = [layer for layer in _tuned(network) if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling]
+    if len(carrying) != count:
+        for layer in carrying:
+            layer.delete_adapter(ADAPTER)
+        configs: Any = getattr(network, "peft_config", {})
+        configs.pop(ADAPTER, None)
+        raise ValueError(f"{len(carrying)} of the layers that its header names are here, but it has {count}")
+
+
+def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+        return {name.removeprefix(f"{backbone.denoiser_name}."): file.get_tensor(name) for name in names}
+
+
+def _is_same(backbone: Backbone, path: Path) -> bool:
+    """Whether the student on the pipeline is the one in the file."""
+    there = get_peft_model_state_dict(_network(backbone), adapter_name=ADAPTER)
+    ours = _tensors(backbone, path)
+    return there.keys() == ours.keys() and all(
+        bool((tensor.cpu() == ours[name].to(tensor.dtype)).all()) for name, tensor in there.items()
+    )
