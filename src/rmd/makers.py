@@ -158,7 +158,11 @@ class PipelineMaker:
         check_prompts(prompts)
         # as numbers, since what is not finite would be black in a picture
         arguments = {**self._given, **self.options, "output_type": "np"}
-        output = self.pipe(prompt=list(prompts), generator=[seeded(seed) for seed in seeds], **arguments)
+        try:
+            output = self.pipe(prompt=list(prompts), generator=[seeded(seed) for seed in seeds], **arguments)
+        except ValueError as error:  # what a pipeline says of its arguments, such as sides that it cannot have
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise RMDError(f"{self.source} refuses what it was given: {reason}") from error
         made = [np.asarray(sample) for sample in (output.frames if self.moving else output.images)]
         for prompt, sample in zip(prompts, made, strict=True):
             if not np.isfinite(sample).all():

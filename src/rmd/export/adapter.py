@@ -248,6 +248,7 @@ def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
     outcome: Any = set_peft_model_state_dict(network, _tensors(backbone, lora_file(source)), adapter_name=ADAPTER)
     if outcome.unexpected_keys:
+        _take_off(network)
         raise ValueError(f"{outcome.unexpected_keys[0]} is not in the network")
 
 
@@ -257,11 +258,16 @@ def _check_all_layers(network: nn.Module, path: Path) -> None:
         count = sum(".lora_A." in key or ".lora_down." in key for key in file.keys())  # noqa: SIM118
     carrying = [layer for layer in _tuned(network) if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling]
     if len(carrying) != count:
-        for layer in carrying:
-            layer.delete_adapter(ADAPTER)
-        configs: Any = getattr(network, "peft_config", {})
-        configs.pop(ADAPTER, None)
+        _take_off(network)
         raise ValueError(f"{len(carrying)} of the layers that its header names are here, but it has {count}")
+
+
+def _take_off(network: nn.Module) -> None:
+    """Remove what was put on by mistake, so that the pipeline is as it was."""
+    for layer in _tuned(network):
+        layer.delete_adapter(ADAPTER)
+    configs: Any = getattr(network, "peft_config", {})
+    configs.pop(ADAPTER, None)
 
 
 def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:

@@ -243,6 +243,8 @@ def holds_student(source: str | Path) -> bool:
     Raises:
         RMDError: it holds neither, or cannot be reached.
     """
+    if not str(source):
+        raise RMDError("the name of the model is empty: give a folder, or a repository of the Hub")
     folder = Path(source)
     if folder.exists():
         if not (folder / CONFIG_NAME).is_file() and not (folder / INDEX).is_file():
