@@ -285,3 +285,52 @@ def test_a_base_in_half_precision_passes_through(make: Make) -> None:
     found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     assert found.dtype == torch.float32
     assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.1
+
+
+def test_torch_dtype_is_dtype(make: Make) -> None:
+    student, _ = make("sdxl", "lora")
+    assert quiet(student, torch_dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
+    assert quiet(student, torch_dtype=torch.bfloat16, dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
+    with pytest.raises(RMDError, match=r"^dtype is torch\.float32 and torch_dtype is torch\.bfloat16, which mean"):
+        quiet(student, dtype=torch.float32, torch_dtype=torch.bfloat16)
+
+
+@families
+def test_what_is_not_finite_makes_no_black_pictures(family: str, make: Make) -> None:
+    pipe = quiet(make(family, "full")[0])
+    first = next(iter(denoiser(pipe.pipe).parameters()))
+    before = first.detach().clone()
+    first.data[0] = float("nan")
+    with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) gave values that are not finite: "):
+        pipe(PROMPTS[:2], generator=seeds(2))
+    first.data.copy_(before)
+    for parameter in pipe.pipe.vae.decoder.conv_out.parameters():
+        parameter.data.fill_(float("inf"))
+    with pytest.raises(RMDError, match=r"^the VAE gave values that are not finite: "):
+        pipe(PROMPTS[:1], generator=seeds(1))
+    assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent").images.isfinite().all()
+
+
+def test_arguments_that_no_model_takes(make: Make) -> None:
+    pipe = quiet(make("sdxl", "full")[0])
+    given = {name: pipe.backbone.encode(PROMPTS[:2]).tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
+    for arguments, sentence in (
+        ({"prompt": []}, r"^there is no prompt: give at least one$"),
+        ({"prompt": ["a", None]}, r"^a prompt must be text, but prompt 2 is None$"),
+        ({"prompt": "a\ud83d"}, r"^prompt 1 holds a character that is not valid Unicode: "),
+        ({"prompt": "a\0"}, r"^prompt 1 holds a NUL character: "),
+        ({"prompt": "a" * 10**6}, r"^prompt 1 has 1000000 characters: give at most 200000$"),
+        ({"prompt": "a", "num_images_per_prompt": 10**9}, r"^1000000000 pictures are too many for one call: "),
+        ({"prompt": "a", "num_images_per_prompt": 1.5}, r"^num_images_per_prompt must be an integer, got 1\.5$"),
+        ({"prompt": "a", "height": 0}, r"^the final size is 0x32: sides must be positive$"),
+        ({"prompt": "a", "width": 10**6}, r"^the final size has a side of 1000000 pixels: use at most 16384$"),
+        ({"prompt": "a", "height": 36.0}, r"^a height must be an integer, got 36\.0$"),
+        ({**given, "prompt_embeds": given["prompt_embeds"][:1]}, r"different numbers of prompts: prompt_embeds 1, "),
+        ({"prompt": "a", "output_type": None}, r"^unknown output_type None: use one of pil"),
+        (
+            {"prompt": "a", "callback_on_step_end": lambda *_: {"x0": torch.zeros(1)}},
+            r"^callback_on_step_end gave an x0 of shape \(1,\) at step 1, which needs \(1, 4, 8, 8\)$",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(RMDError, match=sentence):
+            pipe(**arguments)

@@ -23,7 +23,7 @@ from rmd.noise import (
 )
 from rmd.plan import Crossing, NoiseRule, Stage, Step, StepPlan, build_plan
 from rmd.randomness import CounterNoise
-from rmd.sampling import LatentShape, Predict, guided, run_cascade
+from rmd.sampling import LatentShape, Predict, guided, run_cascade, sample_cascade
 
 SDXL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 VP = VPSchedule.from_config(SDXL)
@@ -337,3 +337,42 @@ def test_the_step_into_a_stage_is_the_public_crossing() -> None:
     fresh = noise.normal((2, 3, 8, 8), "crossing-2")
     expected = cross(x0_hat, eps_hat, fresh, alpha=VP.alpha(t), sigma=VP.sigma(t), crossing=plan.crossing)
     assert torch.equal(run_cascade(toy(VP), plan, VP, shape(), noise, until=2), expected)
+
+
+def test_sampling_is_the_roll_out_bit_for_bit() -> None:
+    plan, noise = cascade(), CounterNoise(0, [0, 1])
+    seen: list[int] = []
+
+    def look(step: Step, x0_hat: Tensor, x_t: Tensor) -> None:
+        seen.append(step.index)
+
+    found = sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, on_step=look)
+    assert torch.equal(found, run_cascade(toy(FLOW), plan, FLOW, shape(), noise)) and seen == [1, 2, 3, 4]
+    start = noise.normal((2, 3, 4, 4), "start")
+    assert torch.equal(sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, x=start), found)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("index", "size"), [(1, "32x32"), (3, "96x96"), (4, "96x96")])
+def test_the_first_step_that_is_not_finite_is_named(index: int, size: str, value: float) -> None:
+    plan = cascade()
+
+    def breaking(x_t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        x0, eps = toy(FLOW)(x_t, step)
+        x0[-1, 0, 0, 0] = value if step.index == index else x0[-1, 0, 0, 0]
+        return x0, eps
+
+    expected = (
+        rf"^step {index} of 4 \({size}, time {plan.steps[index - 1].model_time:g}\) gave values that are not finite: "
+    )
+    with pytest.raises(RMDError, match=expected):
+        sample_cascade(breaking, plan, FLOW, shape(), CounterNoise(0, [0, 1]))
+    assert not bool(run_cascade(breaking, plan, FLOW, shape(), CounterNoise(0, [0, 1])).isfinite().all())  # a roll-out
+
+
+def test_what_a_callback_makes_of_a_step_is_checked_too() -> None:
+    def spoil(step: Step, x0_hat: Tensor, x_t: Tensor) -> Tensor | None:
+        return torch.full_like(x0_hat, math.nan) if step.index == 4 else None
+
+    with pytest.raises(RMDError, match=r"^step 4 of 4 "):
+        sample_cascade(toy(FLOW), cascade(), FLOW, shape(), CounterNoise(0, [0, 1]), on_step=spoil)
