@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from rmd import clips
-from rmd.clips import check_suffix, save_clip
+from rmd.clips import check_fps, check_suffix, save_clip
 from rmd.errors import RMDError
 
 
@@ -46,3 +46,31 @@ def test_what_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RMDError, match=r"^x\.mp4: writing MP4 needs `pip install 'rmd\[video\]'`"):
         check_suffix(Path("x.mp4"))
     check_suffix(Path("x.webp"))
+
+
+@pytest.mark.parametrize("fps", [3, 7, 24, 30, 50])
+def test_a_gif_lasts_as_long_as_it_should_though_it_counts_hundredths_of_a_second(fps: int, tmp_path: Path) -> None:
+    save_clip(frames(20), tmp_path / "clip.gif", fps=fps)
+    with Image.open(tmp_path / "clip.gif") as found:
+        total = 0
+        for index in range(found.n_frames):
+            found.seek(index)
+            total += found.info["duration"]
+    assert found.n_frames == 20 and total == pytest.approx(20_000 / fps, abs=5)
+
+
+@pytest.mark.parametrize(("suffix", "fps", "most"), [(".gif", 51, 50), (".webp", 10**9, 1000), (".mp4", 0, 1000)])
+def test_a_speed_that_no_clip_has(suffix: str, fps: int, most: int, tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=rf"^a clip in {suffix} plays 1 to {most} frames a second, not {fps}$"):
+        check_fps(suffix, fps)
+    with pytest.raises(RMDError, match="frames a second"):
+        save_clip(frames(2), tmp_path / f"clip{suffix}", fps=fps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["clip.webp", "clip.gif", "clip.mp4"])
+def test_a_clip_is_written_whole(name: str, tmp_path: Path) -> None:
+    save_clip(frames(3), tmp_path / name, fps=8)
+    first = (tmp_path / name).read_bytes()
+    save_clip(frames(3), tmp_path / name, fps=8)
+    assert (tmp_path / name).read_bytes() == first and [path.name for path in tmp_path.iterdir()] == [name]

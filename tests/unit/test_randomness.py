@@ -8,13 +8,17 @@ from accelerator import DEVICE, accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rmd.errors import RMDError
 from rmd.randomness import (
+    MAX_SEED,
     CounterNoise,
     GeneratorNoise,
     NoiseSource,
+    check_seeds,
     choice_in_turn,
     generator,
     permutation,
+    seeded,
 )
 
 SHAPE = (1, 4, 8, 8)
@@ -193,3 +197,13 @@ def test_permutations_hold_every_index_once_and_differ_by_epoch_and_seed() -> No
     assert torch.equal(first, permutation(100, seed=0, epoch=0))
     assert not torch.equal(first, permutation(100, seed=0, epoch=1))
     assert not torch.equal(first, permutation(100, seed=1, epoch=0))
+
+
+def test_seeds_are_those_of_torch() -> None:
+    for seed in (0, 7, MAX_SEED):
+        expected = torch.randn(3, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(torch.randn(3, generator=seeded(seed)), expected)
+    check_seeds(MAX_SEED - 9, 10)
+    for first, count in ((-1, 1), (MAX_SEED + 1, 1), (MAX_SEED - 8, 10), (10**400, 1), (1.5, 1), (True, 1)):
+        with pytest.raises(RMDError, match=r"^(seeds are numbers from 0 to 18446744073709551615|a seed must be an)"):
+            check_seeds(first, count)  # type: ignore[arg-type]
