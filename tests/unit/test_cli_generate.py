@@ -98,6 +98,8 @@ def test_an_input_of_generate(
         (["--out", "file"], 1, "file is a file: give a folder as --out"),
         (["--out", "x\udce9"], 1, "--out holds a character that is not valid Unicode"),
         (["--guidance", "inf"], 1, "--guidance must be a finite number, got inf"),
+        (["--base", "x\udce9"], 1, "--base holds a character that is not valid Unicode"),
+        (["--base", "/nowhere"], 1, "there is no folder /nowhere"),
         (["--device", "mps"], 1, "this command cannot compute on mps: use cpu or cuda"),
     ],
 )

@@ -155,7 +155,7 @@ def test_report_refuses_two_rows_of_one_name_and_a_broken_plan() -> None:
     data = report().model_dump()
     with pytest.raises(RMDError, match="'rmd' comes twice"):
         Report.model_validate(data | {"rows": [data["rows"][4], data["rows"][4]]})
-    with pytest.raises(RMDError, match="lacks the key 'stages'"):
+    with pytest.raises(RMDError, match="the plan: stages is missing"):
         Report.model_validate(data | {"plan": {}})
 
 

@@ -28,6 +28,9 @@ def evaluate(
             help="Whose samples are the reference: scenes, scenes-pixart, scenes-sd3. Default: a student's own."
         ),
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where a LoRA student's teacher is, if it has moved.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Rows that are there already stand beside this one.")] = Path(
         "runs/eval"
     ),
@@ -51,7 +54,7 @@ def evaluate(
     from rmd.scenes.compare import Entry
     from rmd.scenes.evaluate import DENOISERS, evaluate, read_evaluations, save_evaluation
 
-    for option, text in (("MODEL", model), ("--out", str(out))):
+    for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
         check_text(option, text)
     if guidance is not None:
         finite("--guidance", guidance)
@@ -69,11 +72,12 @@ def evaluate(
     maker: Maker
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
-        student = RMDPipeline.from_pretrained(model).to(where)
+        student = RMDPipeline.from_pretrained(model, teacher=base).to(where)
         student.pipe.set_progress_bar_config(disable=True)
         maker, pipe = StudentMaker(student), student.pipe
         reference = teacher or (student.config.teacher if student.config.teacher in TEACHERS else "scenes")
     else:
+        check_options(model, False, {"--base": base is not None}, {})
         pipe = load_pipeline(model).to(where)
         maker = PipelineMaker(pipe, model, steps=steps, guidance=guidance)
         reference = teacher or "scenes"

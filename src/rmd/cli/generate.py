@@ -14,6 +14,8 @@ from rmd.errors import RMDError, check_text, finite, one_of
 
 if TYPE_CHECKING:
     from rmd.album import Album
+    from rmd.backbones import Backbone
+    from rmd.makers import PipelineMaker, StudentMaker
 
 
 def generate(
@@ -123,21 +125,27 @@ def generate(
         report = stack.enter_context(progress_bar())
         made = make_album(maker, pictures, batch_size=batch_size, progress=counter(report, "pictures", len(pictures)))
         if isinstance(maker, StudentMaker) and compare_teacher:
-            final = pipe.plan.stages[-1]
             official = load_backbone(base, dtype=dtype)
             official.pipe.to(where)
-            length = frames or pipe.plan.frames
-            size |= {"height": height or final.height, "width": width or final.width}
-            size |= {"frames": length if official.moving else None}
-            teachers = PipelineMaker(
-                official.pipe, config.teacher or str(base), steps=teacher_steps, guidance=config.guidance, **size,
-                options=official.official_options(length),
-            )  # fmt: skip
+            teachers = _teacher_maker(maker, official, str(base), teacher_steps)
             beside = replace(pictures, beside="teacher")
             make_album(teachers, beside, batch_size=1, progress=counter(report, "teacher", len(beside)))
     there = len(pictures) - made
     what = ("clip" if maker.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {out}" + (f" ({there} were there already)" if there else ""))
+
+
+def _teacher_maker(student: StudentMaker, teacher: Backbone, source: str, steps: int) -> PipelineMaker:
+    """What makes the teacher's samples of the student's size, with the guidance that the student has in it."""
+    from rmd.makers import PipelineMaker
+
+    config, plan = student.pipe.config, student.pipe.plan
+    final, length = plan.stages[-1], student.frames or plan.frames
+    return PipelineMaker(
+        teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
+        height=student.height or final.height, width=student.width or final.width,
+        frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),
+    )  # fmt: skip
 
 
 def _suffix(out: Path, wanted: str | None) -> str:

@@ -212,7 +212,7 @@ def base_of(config: StudentConfig, teacher: str | Path | None = None) -> str | P
 def _from_where(config: StudentConfig) -> str:
     return (
         f"the student {config.source} was distilled from the teacher {config.teacher}: if that has moved, give "
-        "teacher=... or --teacher"
+        "teacher=... or --teacher (of rmd eval: --base)"
     )
 
 

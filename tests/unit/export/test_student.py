@@ -359,7 +359,7 @@ def test_a_teachers_folder_is_kept_by_its_absolute_path(
     (tmp_path / "models").rename(tmp_path / "moved")
     expected = (
         f"^there is no folder {tmp_path}/models/base; the student {folder} was distilled from the teacher "
-        rf"{tmp_path}/models/base: if that has moved, give teacher=\.\.\. or --teacher$"
+        rf"{tmp_path}/models/base: if that has moved, give teacher=\.\.\. or --teacher \(of rmd eval: --base\)$"
     )
     with pytest.raises(RMDError, match=expected):
         load_student(folder)
