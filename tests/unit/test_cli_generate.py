@@ -38,6 +38,8 @@ INPUTS = [
     (["a", "--width", "0"], 2, "--width"),
     (["a", "--frames", str(10**9)], 2, "--frames"),
     (["a", "--fps", str(10**9)], 2, "--fps"),
+    (["a", "--steps", str(10**9)], 2, "--steps"),
+    (["a", "--guidance", "-1"], 2, "--guidance"),
     (["a", "--teacher-steps", str(10**9)], 2, "--teacher-steps"),
     (["a", "--format", "avi"], 1, "unknown --format 'avi': use one of mp4, webp, gif"),
     (
@@ -63,7 +65,8 @@ INPUTS = [
     (["a", "--device", "meta"], 1, "this command cannot compute on meta: use cpu or cuda or mps"),
     (["a", "--device", "cpu:7"], 1, "there is no cpu:7, only one cpu: use --device cpu"),
     (["a", "--device", "\ud800"], 1, "there is no device "),
-    (["a", "--guidance", "nan"], 1, "--guidance must be a finite number, got nan"),
+    (["a", "--guidance", "nan"], 2, "--guidance"),
+    (["a", "--guidance", "inf"], 1, "--guidance must be a finite number, got inf"),
 ]
 
 

@@ -11,10 +11,8 @@ from rmd.errors import RMDError
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
 """Which device a command computes on."""
-Steps = Annotated[int | None, typer.Option(min=1, help="Of a pipeline that is no student, which has its own.")]
-Guidance = Annotated[
-    float | None, typer.Option(help="Guidance scale of a pipeline that is no student, which has none.")
-]
+Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Sampling steps of a pipeline that is no student.")]
+Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale of a pipeline that is no student.")]
 
 
 def check_options(model: str, student: bool, students: Mapping[str, bool], pipelines: Mapping[str, bool]) -> None:

@@ -234,7 +234,7 @@ def _shown(shape: Sequence[int]) -> str:
 
 def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
     if hasattr(backbone.pipe, "load_lora_weights"):
-        backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER)
+        backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER, use_safetensors=True)
     elif header is not None:
         _inject(backbone, source, header)
     else:
