@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,7 +249,7 @@ class RMDPipeline:
         elif any(value is not None for value in given.values()):
             raise RMDError("give a prompt or its embeddings, not both")
         else:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            prompts = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, str) else [prompt]
             check_prompts(prompts)
             _check_count(len(prompts), each)
             cond = self.backbone.encode(prompts)

@@ -316,6 +316,7 @@ def test_arguments_that_no_model_takes(make: Make) -> None:
     given = {name: pipe.backbone.encode(PROMPTS[:2]).tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
     for arguments, sentence in (
         ({"prompt": []}, r"^there is no prompt: give at least one$"),
+        ({"prompt": 5}, r"^a prompt must be text, but prompt 1 is 5$"),
         ({"prompt": ["a", None]}, r"^a prompt must be text, but prompt 2 is None$"),
         ({"prompt": "a\ud83d"}, r"^prompt 1 holds a character that is not valid Unicode: "),
         ({"prompt": "a\0"}, r"^prompt 1 holds a NUL character: "),

@@ -86,7 +86,7 @@ def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
                 f"the pipeline carries another student already: put {source} on a pipeline that is loaded afresh"
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
     _activate(network, [*before, ADAPTER])
 
