@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rmd.files import read_model
 from rmd.pictures import comparison_picture
 from rmd.report import Report, markdown_table
 
@@ -22,7 +23,7 @@ PAGES = {"scenes": ("README.md", "demo.png")}
 
 def main(run: Path) -> None:
     """Read `<run>/report.json` and `<run>/grids`; refuse a smoke run."""
-    report = Report.model_validate_json((run / "report.json").read_text(encoding="utf-8"))
+    report = read_model(run / "report.json", Report)
     if report.quick:
         raise SystemExit("the report is of a smoke run: run `rmd demo` without --quick")
     root = Path(__file__).parents[1]

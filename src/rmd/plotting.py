@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,11 +15,22 @@ from matplotlib.figure import Figure
 from rmd.errors import RMDError
 from rmd.noise import NoiseSchedule
 from rmd.plan import Stage, Step, StepPlan
+from rmd.text import one_line
 
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart by the colour-blind. Markers differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@contextmanager
+def drawing(salt: str) -> Iterator[None]:
+    """Settings of matplotlib for the time of a drawing: equal figures of equal salt are equal SVG files.
+
+    Text is drawn as it is, a `$` too, which would else begin a formula; in SVG as paths, the same on every machine.
+    """
+    with mpl.rc_context({"text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": salt}):
+        yield
 
 
 def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = "") -> None:
@@ -30,6 +43,11 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
     """
     if path.suffix.lower() not in FORMATS:
         raise RMDError(f"a plot is written to a file ending in {', '.join(FORMATS)}, not to {path.name!r}")
+    with drawing(path.stem):
+        _figure(plan, schedule, one_line(title)).savefig(path, dpi=160)
+
+
+def _figure(plan: StepPlan, schedule: NoiseSchedule, title: str) -> Figure:
     # A Figure of its own, without pyplot, needs no display and leaves no global state.
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
@@ -44,7 +62,7 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=160)
+    return figure
 
 
 def _drop(plan: StepPlan, stage: Stage) -> float:

@@ -224,7 +224,7 @@ def test_markdown_table_has_a_cell_for_every_measure() -> None:
     assert head.startswith("|  | NFE | s/image | speed-up | all right | kernel distance | to teacher |")
     assert set(rule) == set("| -:")
     assert cells[2][0] == " a \\| b "
-    assert cells[6][:2] == [" **Label of rmd <4>** ", " **14** "]
+    assert cells[6][:2] == [" **Label of rmd \\<4>** ", " **14** "]
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from rmd.compare.write import number_text, p_text
 from rmd.config import load_recipe
 from rmd.data.prompts import load_prompts
 from rmd.fit import missing_bits
-from rmd.report.tables import fixed, markdown_lines
+from rmd.report.markdown import markdown_lines, markdown_text
+from rmd.report.tables import fixed
 from rmd.teacher import load_teacher
 
 TABLES_OF_SPLITS = ("thresholds", "stages")
@@ -84,7 +85,7 @@ def as_markdown(found: list[Foreseen]) -> str:
     rows = []
     for plan in found:
         numbers = (number_text(measure, plan.line.numbers[measure.name], star=False) for measure in MEASURES[:2])
-        rows.append((plan.split, plan.line.plan, fixed(1000 * plan.missing, 1), *numbers))
+        rows.append((plan.split, markdown_text(plan.line.plan), fixed(1000 * plan.missing, 1), *numbers))
     return f"{markdown_lines(heads, rows, left=2)}\n\n{_agreement(found)}\n"
 
 

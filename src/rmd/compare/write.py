@@ -5,22 +5,27 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
 from rich.table import Table as TextTable
+from rich.text import Text
 
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.compare.tables import TABLES
+from rmd.errors import RMDError, shown
+from rmd.files import write_text
 from rmd.report.curves import DARK
-from rmd.report.html import folded, image_data, section, table
-from rmd.report.tables import fixed, markdown_lines, percent, significant
-from rmd.report.template import PAGE, STYLE
-from rmd.report.write import write_text
+from rmd.report.gallery import Sample
+from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
+from rmd.report.markdown import markdown_lines, markdown_text
+from rmd.report.tables import fixed, percent, significant
+from rmd.text import one_line
 
+TITLE = "RMD compared, in miniature"
 SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
 )
@@ -28,15 +33,24 @@ PAPER = (
     "Grey columns are the paper's own numbers, of other models and measures: look at their order, not at their size."
 )
 SIGNIFICANT = 0.05
-WIDE = """
-main { max-width: 1480px; }
-td, th { padding-left: 7px; padding-right: 7px; }
-tbody th { white-space: normal; min-width: 12em; line-height: 1.35; }
-.samples { max-width: 1000px; margin-bottom: 14px; }
-.samples figcaption { margin-bottom: 2px; }
-.samples img { display: block; width: 100%; image-rendering: pixelated; }
-"""
-"""Style of the page of tables, whose rows are longer than a report's."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""Beginnings of a cell that spreadsheets take for a formula, or leave out to find one behind them."""
+
+
+@dataclass(frozen=True)
+class PagePart:
+    """What the page shows of a table for one backbone; `light` and `dark` are empty for a table without a chart."""
+
+    title: str
+    question: str
+    chart_title: str
+    light: str
+    dark: str
+    numbers: HtmlTable
+    caption: str
+    by_attribute: HtmlTable
+    pictures: Sequence[Sample]
+    prompts: Sequence[str]
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
@@ -58,22 +72,24 @@ def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
 
 def as_text(result: TableResult, backbone: str) -> TextTable:
     """A table for the terminal."""
-    found = TextTable(title=_title(result, backbone), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    title = Text(_title(result, backbone))
+    found = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     found.add_column("")
-    shown = [measure for measure in MEASURES if measure.name != "frechet_distance"]
-    for heading in ("NFE", "s/image", "speed", *(measure.title for measure in shown)):
+    columns = [measure for measure in MEASURES if measure.name != "frechet_distance"]
+    for heading in ("NFE", "s/image", "speed", *(measure.title for measure in columns)):
         found.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
-        cells = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in shown]
+        numbers = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in columns]
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
-        found.add_row(line.label, *cost, *cells, style=style)
-    found.caption = _caption(result)
+        # Text, not str: a label may hold what rich takes for markup.
+        found.add_row(*map(Text, (line.label, *cost, *numbers)), style=style)
+    found.caption = Text(_caption(result))
     return found
 
 
 def as_csv(result: TableResult) -> str:
-    """A line for every row, backbone and measure."""
+    """A line for every row, backbone and measure; a text that a spreadsheet takes for a formula has a `'` before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
@@ -91,9 +107,9 @@ def as_csv(result: TableResult) -> str:
     for backbone, lines in result.backbones.items():
         for line in lines:
             about = [
-                backbone,
-                line.name,
-                line.plan,
+                csv_text(backbone),
+                csv_text(line.name),
+                csv_text(line.plan),
                 line.nfe,
                 line.seconds_per_image,
                 line.speedup,
@@ -102,49 +118,70 @@ def as_csv(result: TableResult) -> str:
             ]
             for name, number in (line.numbers | line.parts).items():
                 values = [number.mean, number.low, number.high, number.difference, number.p, len(number.values)]
-                writer.writerow(["" if value is None else value for value in (*about, name, *values)])
+                writer.writerow(["" if value is None else value for value in (*about, csv_text(name), *values)])
     return out.getvalue()
 
 
+def csv_text(text: str) -> str:
+    """Text for a cell, which a spreadsheet shows and does not compute: a `'` stands before what begins a formula."""
+    return f"'{text}" if text[:1] in FORMULA or text.lstrip()[:1] in FORMULA else text
+
+
 def as_latex(result: TableResult) -> str:
-    """A tabular for every backbone; needs no package."""
-    parts = [f"% {_title(result, ', '.join(result.backbones))}", f"% {_caption(result)}"]
+    """A tabular for every backbone; needs no package. All text is escaped, so that LaTeX prints it as it is."""
+    parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
         heads = ["NFE", "speed", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
-        parts += [f"% {backbone}", f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
-        parts += [" & ".join(["", *map(_tex, heads)]) + r" \\", "\\hline"]
+        parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
+        parts += [" & ".join(["", *map(latex_text, heads)]) + r" \\", "\\hline"]
         for line in lines:
             numbers = [number_text(measure, line.numbers[measure.name]) for measure in MEASURES]
             papers = [line.paper.get(name, "") for name in _paper_columns(lines)]
-            cells = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
-            parts.append(" & ".join(map(_tex, cells)) + r" \\")
+            found = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
+            parts.append(" & ".join(map(latex_text, found)) + r" \\")
         parts += ["\\hline", "\\end{tabular}", ""]
     return "\n".join(parts)
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped; line breaks and control characters become spaces.
+
+    A star or bracket at the beginning is put in braces: LaTeX would take it for an option of the row's end before it.
+    """
+    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("*", "[") else escaped
 
 
 def as_markdown(result: TableResult, backbone: str) -> str:
     """The table of a backbone, with a line below it that says how it was measured."""
     lines = result.backbones[backbone]
     papers = _paper_columns(lines)
-    heads = ["", "NFE", "speed", *(measure.title for measure in MEASURES), *(f"paper: {name}" for name in papers)]
+    heads = ["", "NFE", "speed", *(measure.title for measure in MEASURES)]
+    heads += [markdown_text(f"paper: {name}") for name in papers]
     rows = []
     for line in lines:
         numbers = [number_text(measure, line.numbers[measure.name]).replace("*", r"\*") for measure in MEASURES]
-        label = f"**{line.label}**" if line.name == result.against else line.label
-        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *(line.paper.get(name, "") for name in papers)])
-    return f"{markdown_lines(heads, rows)}\n\n{_caption(result).replace('*', chr(92) + '*')}\n"
+        label = markdown_text(line.label)
+        if line.name == result.against and label:
+            label = f"**{label}**"
+        found = [markdown_text(line.paper.get(name, "")) for name in papers]
+        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *found])
+    return f"{markdown_lines(heads, rows)}\n\n{markdown_text(_caption(result))}\n"
 
 
 def as_page(results: Sequence[TableResult], folder: Path) -> str:
-    """All tables with their pictures on one self-contained page."""
-    parts = ["<h1>RMD compared, in miniature</h1>"]
-    if any(result.budget == "small" for result in results):
-        parts.append(f'<p class="smoke">{SMALL}</p>')
-    parts.append(f'<p class="soft">{escape(PAPER)}</p>')
-    for result in results:
-        for backbone in result.backbones:
-            parts.append(section(escape(_title(result, backbone)), _part(result, backbone, folder)))
-    return PAGE.substitute(title="RMD compared, in miniature", style=STYLE + WIDE, body="\n".join(parts))
+    """All tables with their pictures on one self-contained page.
+
+    Raises:
+        RMDError: a table names a picture that does not lie in the folder `pictures`.
+    """
+    return render(
+        "compare.html.j2",
+        title=TITLE,
+        small=SMALL if any(result.budget == "small" for result in results) else "",
+        paper=PAPER,
+        parts=[_part(result, backbone, folder) for result in results for backbone in result.backbones],
+    )
 
 
 def p_text(p: float) -> str:
@@ -162,61 +199,75 @@ def number_text(measure: Measure, number: Number, *, interval: bool = True, star
     return text + ("*" if star and number.p is not None and number.p < SIGNIFICANT else "")
 
 
-def _part(result: TableResult, backbone: str, folder: Path) -> str:
+def _part(result: TableResult, backbone: str, folder: Path) -> PagePart:
     lines = result.backbones[backbone]
+    light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
+    return PagePart(
+        title=_title(result, backbone),
+        question=result.question,
+        chart_title=result.title,
+        light="" if light is None else image_data("svg+xml", light),
+        dark="" if dark is None else image_data("svg+xml", dark),
+        numbers=_numbers(result, lines),
+        caption=_caption(result),
+        by_attribute=_by_attribute(result, lines),
+        pictures=[picture for line in lines if (picture := _picture(line, folder / "pictures")) is not None],
+        prompts=lines[0].prompts,
+    )
+
+
+def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
     papers = _paper_columns(lines)
-    heads = ["", "NFE", "s/image", "speed", "trained", *(measure.title for measure in MEASURES)]
-    heads += [f'<span class="soft">paper: {escape(name)}</span>' for name in papers]
+    heads = cells("", "NFE", "s/image", "speed", "trained", *(measure.title for measure in MEASURES))
+    heads += [Cell(f"paper: {name}", soft=True) for name in papers]
     rows = []
     for line in lines:
-        trained = "" if line.iterations is None else f"{line.iterations} it."
-        cells = [escape(line.label) + f"<br><small>{escape(line.plan)}</small>", f"{line.nfe:g}"]
-        cells += [significant(line.seconds_per_image), _speed(line), trained]
-        cells += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
-        cells += [f'<span class="soft">{escape(line.paper.get(name, ""))}</span>' for name in papers]
-        rows.append((cells, line.name == result.against))
+        found = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
+        found += cells(significant(line.seconds_per_image), _speed(line))
+        found += cells("" if line.iterations is None else f"{line.iterations} it.")
+        found += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
+        found += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
+        rows.append(TableRow(found, line.name == result.against))
+    return HtmlTable(heads, rows)
+
+
+def _by_attribute(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
     names = list(lines[0].parts)
-    shares = [
-        ([escape(line.label), *(_cell(number_text(part(name), line.parts[name])) for name in names)],
-         line.name == result.against)
-        for line in lines
-    ]  # fmt: skip
-    by_attribute = folded("each attribute alone", table(["", *(part(name).title for name in names)], shares))
-    pictures = "\n".join(
-        f'<figure class="samples"><figcaption>{escape(line.label)}</figcaption><img alt="{escape(line.label)}" '
-        f'src="{image_data("png", (folder / "pictures" / line.picture).read_bytes())}"></figure>'
-        for line in lines
-        if line.picture is not None and (folder / "pictures" / line.picture).is_file()
-    )
-    captions = "<ol>" + "".join(f"<li>{escape(prompt)}</li>" for prompt in lines[0].prompts) + "</ol>"
-    question, caption = (f'<p class="soft">{escape(text)}</p>' for text in (result.question, _caption(result)))
-    captions = folded("captions, from left to right", captions)
-    return question + _chart(result, backbone) + table(heads, rows) + caption + by_attribute + pictures + captions
+    rows = []
+    for line in lines:
+        shares = [_cell(number_text(part(name), line.parts[name])) for name in names]
+        rows.append(TableRow([Cell(line.label), *shares], line.name == result.against))
+    return HtmlTable(cells("", *(part(name).title for name in names)), rows)
 
 
-def _chart(result: TableResult, backbone: str) -> str:
-    """The chart of a table that is a grid, for a light and for a dark page."""
-    light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
-    if light is None or dark is None:
-        return ""
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{image_data("svg+xml", dark)}">'
-        f'<img src="{image_data("svg+xml", light)}" alt="{escape(result.title)}" style="max-width:100%"></picture>'
-        "<figcaption>Lines through the means; a dot is a seed.</figcaption></figure>"
-    )
+def _picture(line: Line, folder: Path) -> Sample | None:
+    """The picture of a row; None where the folder has it no more.
+
+    Raises:
+        RMDError: the table names a file elsewhere, which a page that is passed on must not contain.
+    """
+    if line.picture is None:
+        return None
+    if Path(line.picture).name != line.picture or not line.picture.endswith(".png"):
+        raise RMDError(
+            f"the row {shown(line.name)} names {shown(line.picture)} as its picture, which is no PNG file of {folder}: "
+            "compute the table again"
+        )
+    path = folder / line.picture
+    return Sample(image_data("png", path.read_bytes()), line.label) if path.is_file() else None
 
 
 def _speed(line: Line) -> str:
     return f"{fixed(line.speedup, 2)}x"
 
 
-def _cell(text: str) -> str:
+def _cell(text: str) -> Cell:
     """A number with its interval below it."""
     value, bracket, rest = text.partition(" [")
     if not bracket:
-        return escape(text)
+        return Cell(text)
     interval, _, star = rest.partition("]")
-    return f"{escape(value + star)}<small>[{escape(interval)}]</small>"
+    return Cell(value + star, f"[{interval}]")
 
 
 def _title(result: TableResult, backbone: str) -> str:
@@ -244,7 +295,22 @@ def _digits(number: Number) -> int:
     return 0 if size >= 100 else 1 if size >= 10 else 2
 
 
-def _tex(text: str) -> str:
-    for character in "&%#_":
-        text = text.replace(character, "\\" + character)
-    return text
+def _comment(text: str) -> str:
+    return f"% {one_line(text)}"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from PIL import Image
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 from rmd.errors import RMDError
 from rmd.pictures import check_images, png, to_image, webp
 from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
-from rmd.report.html import folded, image_data, items, section
-from rmd.report.model import STUDENT, Report, Row
-from rmd.report.notes import PANEL_ROWS, PANELS_NOTE, SAMPLES_NOTE
+from rmd.report.html import image_data
+from rmd.report.model import STUDENT, Report
 
 SHOWN_PROMPTS = 8
 """Prompts whose pictures are seen without unfolding the rest."""
@@ -33,6 +31,65 @@ class Pictures:
     plan_png: bytes
 
 
+@dataclass(frozen=True)
+class Label:
+    """The heading of a column of samples."""
+
+    text: str
+    student: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, and the text that stands for it."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SampleLine:
+    """One prompt, and its picture by every sampler."""
+
+    prompt: str
+    pictures: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The sheet of samples: one line a prompt, one column a sampler; `rest` is folded away.
+
+    wide, small: width of a picture in CSS pixels on a laptop and on a phone. rendering: the CSS property of that name.
+    """
+
+    labels: Sequence[Label]
+    first: Sequence[SampleLine]
+    rest: Sequence[SampleLine]
+    wide: int
+    small: int
+    rendering: str
+
+
+@dataclass(frozen=True)
+class DrawnChart:
+    """A chart of the training as two SVG pictures: for a light and for a dark page."""
+
+    title: str
+    caption: str
+    light: str
+    dark: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A training panel; sides in pixels."""
+
+    iteration: int
+    source: str
+    width: int
+    height: int
+
+
 def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
     """RMDError unless every grid is of a row and has one picture a prompt."""
     for name, grid in grids.items():
@@ -43,85 +100,46 @@ def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
             raise RMDError(f"{name!r} has {len(grid)} pictures for {len(report.prompts)} prompts")
 
 
-def samples(report: Report, grids: Mapping[str, Tensor]) -> str:
-    """One line a prompt, one column a sampler; what goes beyond the first prompts is folded away."""
+def samples(report: Report, grids: Mapping[str, Tensor]) -> Samples | None:
+    """The sheet of samples; None where there are no pictures."""
     rows = [row for row in report.rows if row.name in grids]
     if not rows:
-        return ""
+        return None
     lines = [
-        _sample_line(prompt, [(row, grids[row.name][index]) for row in rows])
+        SampleLine(prompt, [_sample(f"{row.label}: {prompt}", grids[row.name][index]) for row in rows])
         for index, prompt in enumerate(report.prompts)
     ]
-    first, rest = lines[:SHOWN_PROMPTS], lines[SHOWN_PROMPTS:]
-    heads = "".join(f"<span{_marked(row)}>{escape(row.label)}</span>" for row in rows)
-    return (
-        f'<section aria-label="Samples" style="{_sizes(len(rows), grids[rows[0].name].shape[-1])}">\n'
-        f'<p class="soft">{SAMPLES_NOTE}</p>\n'
-        f'<div class="heads" aria-hidden="true"><span></span>{heads}</div>\n'
-        f"{items('sheet', first)}\n"
-        f"{folded(f'{len(rest)} more prompts', items('sheet', rest)) if rest else ''}</section>"
-    )
-
-
-def curves(report: Report) -> str:
-    """Charts of the training; nothing without a history."""
-    drawn = charts(report.history)
-    if not drawn:
-        return ""
-    figures = "\n".join(_chart(chart) for chart in drawn)
-    note = '<p class="soft">Thin lines as measured, thick ones their running mean.</p>'
-    return section("Training", f'{note}\n<div class="charts">\n{figures}\n</div>')
-
-
-def panels(pictures: Sequence[tuple[int, Image.Image]]) -> str:
-    """The last training panel, the earlier ones folded away."""
-    if not pictures:
-        return ""
-    in_order = sorted(pictures, key=lambda picture: picture[0])
-    *earlier, last = [_panel(iteration, image) for iteration, image in in_order]
-    rest = folded(f"{len(earlier)} earlier", "\n".join(earlier)) if earlier else ""
-    return section("What the two scores see", f'<p class="soft">{PANELS_NOTE}</p>\n{last}\n{rest}')
-
-
-def _sizes(samplers: int, width: int) -> str:
-    """Style of the samples: small ones enlarged by whole factors and not smoothed, large ones reduced."""
+    width = grids[rows[0].name].shape[-1]
+    # Small pictures are enlarged by whole factors and not smoothed, large ones are reduced.
     wide, small = (width * max(1, limit // width) if width <= limit else limit for limit in (_WIDE, _SMALL))
-    rendering = "pixelated" if width <= _WIDE else "auto"
-    return f"--samplers: {samplers}; --wide: {wide}px; --small: {small}px; --rendering: {rendering}"
+    return Samples(
+        labels=[Label(row.label, row.name == STUDENT) for row in rows],
+        first=lines[:SHOWN_PROMPTS],
+        rest=lines[SHOWN_PROMPTS:],
+        wide=wide,
+        small=small,
+        rendering="pixelated" if width <= _WIDE else "auto",
+    )
 
 
-def _marked(row: Row) -> str:
-    return ' class="student"' if row.name == STUDENT else ""
+def curves(report: Report) -> list[DrawnChart]:
+    """Charts of the training; none without a history."""
+    return [_drawn(chart) for chart in charts(report.history)]
 
 
-def _sample_line(prompt: str, pictures: Sequence[tuple[Row, Tensor]]) -> str:
-    images = "".join(_sample(f"{row.label}: {prompt}", picture) for row, picture in pictures)
-    return f"<p>{escape(prompt)}</p>{images}"
+def panels(pictures: Sequence[tuple[int, Image.Image]]) -> list[Panel]:
+    """The training panels in the order of their iterations."""
+    in_order = sorted(pictures, key=lambda picture: picture[0])
+    return [Panel(iteration, image_data("png", png(image)), image.width, image.height) for iteration, image in in_order]
 
 
-def _sample(text: str, picture: Tensor) -> str:
-    words = escape(text)
+def _sample(text: str, picture: Tensor) -> Sample:
     if picture.ndim == 3:
-        source = image_data("png", png(to_image(picture)))
-    else:
-        source = image_data("webp", webp([to_image(frame) for frame in picture.unbind(1)], fps=CLIP_FPS))
-    return f'<img src="{source}" alt="{words}" title="{words}">'
+        return Sample(image_data("png", png(to_image(picture))), text)
+    frames = [to_image(frame) for frame in picture.unbind(1)]
+    return Sample(image_data("webp", webp(frames, fps=CLIP_FPS)), text)
 
 
-def _chart(chart: Chart) -> str:
+def _drawn(chart: Chart) -> DrawnChart:
     light, dark = (image_data("svg+xml", draw(chart, theme)) for theme in (LIGHT, DARK))
-    return (
-        f"<figure><h3>{escape(chart.title)}</h3>"
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(chart.title)} over the iterations"></picture>'
-        f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
-    )
-
-
-def _panel(iteration: int, image: Image.Image) -> str:
-    return (
-        f'<figure><div class="panel">{items("rows", PANEL_ROWS)}'
-        f'<img src="{image_data("png", png(image))}" width="{image.width}" height="{image.height}" '
-        f'alt="Samples at iteration {iteration}, row by row: {", ".join(PANEL_ROWS)}"></div>'
-        f"<figcaption>Iteration {iteration}</figcaption></figure>"
-    )
+    return DrawnChart(chart.title, chart.caption, light, dark)

@@ -1,40 +1,61 @@
-"""Small pieces of HTML. Cells and items are HTML already: whoever passes text escapes it."""
+"""HTML pages out of the templates beside this file: every value that is put into them is escaped."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> str:
-    """A table that scrolls sideways by itself; the first cell of a row is its heading, True marks the row."""
-    titles = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
-    head = f"<thead><tr>{titles}</tr></thead>" if heads else ""
-    body = "\n".join(_row(cells, marked) for cells, marked in rows)
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: plain text, which the template escapes."""
+
+    text: str
+    small: str = ""
+    """What stands below it in small print."""
+    soft: bool = False
+    """Whether it is written in grey."""
 
 
-def items(kind: str, contents: Sequence[str]) -> str:
-    """A list of the CSS class `kind`."""
-    lines = "\n".join(f"<li>{content}</li>" for content in contents)
-    return f'<ul class="{kind}">\n{lines}\n</ul>'
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table, whose first cell is its heading."""
+
+    cells: Sequence[Cell]
+    marked: bool = False
+    """Whether the row stands out, as the student's does."""
 
 
-def folded(summary: str, content: str) -> str:
-    """Content that a click unfolds."""
-    return f"<details><summary>{summary}</summary>\n{content}\n</details>"
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table as the macro `table` of `macros.html.j2` draws it."""
+
+    heads: Sequence[Cell]
+    rows: Sequence[TableRow]
 
 
-def section(heading: str, content: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>"
+def cells(*texts: str) -> list[Cell]:
+    """Plain cells with the given texts."""
+    return [Cell(text) for text in texts]
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a file of `templates/` makes of the values, which may be any text: all of it is escaped."""
+    return _TEMPLATES.get_template(template).render(values)
 
 
 def image_data(kind: str, content: bytes) -> str:
-    """An image file as a data address; `kind` is png or svg+xml."""
+    """An image file as a data address; `kind` is png, webp or svg+xml."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _row(cells: Sequence[str], marked: bool) -> str:
-    kind = ' class="student"' if marked else ""
-    rest = "".join(f"<td>{cell}</td>" for cell in cells[1:])
-    return f'<tr{kind}><th scope="row">{cells[0]}</th>{rest}</tr>'

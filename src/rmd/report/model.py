@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from rmd.errors import RMDError
 from rmd.plan import StepPlan
+from rmd.typed import Strict
 
 TEACHER = "teacher"
 """Name of the row that the others are compared with."""
@@ -18,11 +19,7 @@ Bounds = tuple[float, float]
 """Lower and upper end of a 95 % confidence interval."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class Motion(_Model):
+class Motion(Strict):
     """How the clips of a video sampler move (`rmd.scenes.moving.metrics`)."""
 
     motion: float
@@ -40,7 +37,7 @@ class Motion(_Model):
     change_distance_ci: Bounds
 
 
-class Row(_Model):
+class Row(Strict):
     """One sampler: what it costs and how good its samples are; a sample is an image, or a clip."""
 
     name: str
@@ -81,7 +78,7 @@ class Row(_Model):
         return f"{self.label} ({self.nfe:g} calls)"
 
 
-class Check(_Model):
+class Check(Strict):
     """A target set beforehand and whether it was met."""
 
     name: str
@@ -91,7 +88,7 @@ class Check(_Model):
     passed: bool
 
 
-class Report(_Model):
+class Report(Strict):
     """Everything `write_report` shows, but for the pictures."""
 
     rows: Sequence[Row] = Field(min_length=1)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rmd.report.markdown import markdown_lines, markdown_text
 from rmd.report.model import STUDENT, Bounds, Check, Motion, Report, Row
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
@@ -179,15 +180,9 @@ def markdown_table(report: Report) -> str:
     titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in columns)]
     rows = []
     for row in report.rows:
-        cells = [row.label.replace("|", "\\|"), *(column.write(row) for column in columns)]
-        rows.append([f"**{cell}**" for cell in cells] if row.name == STUDENT else cells)
+        cells = [markdown_text(row.label), *(column.write(row) for column in columns)]
+        rows.append([f"**{cell}**" if cell else "" for cell in cells] if row.name == STUDENT else cells)
     return markdown_lines(titles, rows) + "\n"
-
-
-def markdown_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table without a line's end after it; all columns but the first `left` are flush right."""
-    ruler = [*["---"] * left, *["---:"] * (len(heads) - left)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ruler, *rows))
 
 
 def _check_line(check: Check) -> Text:

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from rmd.files import write_text
 from rmd.report.gallery import Pictures
 from rmd.report.model import Report
 from rmd.report.page import page
@@ -39,13 +40,3 @@ def write_report(
     path = folder / "report.html"
     write_text(path, html)
     return path
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

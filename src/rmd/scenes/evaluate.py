@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from rmd.errors import RMDError
+from rmd.files import write_text
 from rmd.makers import Maker
 from rmd.pictures import grid_image, to_uint8
 from rmd.plan import Stage
 from rmd.report import Row
 from rmd.report.versions import versions
-from rmd.report.write import write_text
 from rmd.scenes.assets import assets_folder, teacher_home
 from rmd.scenes.compare import SAMPLES_PER_PROMPT, SAMPLING_SEED, Entry, evaluation_prompts, measure, run_maker
 from rmd.scenes.judge import load_judge

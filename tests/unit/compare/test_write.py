@@ -7,7 +7,7 @@ import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ def test_latex_escapes_and_carries_the_papers_numbers(compared: TableResult) -> 
 
 def test_the_page_marks_what_is_the_papers_and_what_is_small(compared: TableResult, tmp_path: Path) -> None:
     page = as_page([compared], tmp_path)
-    assert "31.93" in page and "30.03" not in page and escape(PAPER) in page
+    assert "31.93" in page and "30.03" not in page and PAPER in unescape(page)
     assert SMALL not in page
     small = as_page([compared.model_copy(update={"budget": "small"})], tmp_path)
     assert SMALL in small
