@@ -17,6 +17,7 @@ from torch import Tensor
 from rmd.backbones.base import Backbone, Cond, wrap
 from rmd.errors import RMDError, check_text, integer, one_of, shown
 from rmd.export.adapter import LORA_NAME, check_active, lora_file
+from rmd.export.share import check_hub_id, required_teacher
 from rmd.export.student import (
     StudentConfig,
     apply_student,
@@ -132,10 +133,23 @@ class RMDPipeline:
             write_config(self.config, partial)
         return Path(folder)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes to a repository of the Hub, made if need be; returns its address."""
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hub, made if need be; returns its address.
+
+        Args:
+            base_model: name of the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
+
+        Raises:
+            RMDError: the teacher is a folder of this machine and `base_model` is not given, or the Hub does not take
+                the upload.
+        """
+        check_hub_id("the repository", repo_id)
+        required_teacher(self.config.teacher, base_model)
         with tempfile.TemporaryDirectory() as folder:
-            return upload(self.save_pretrained(Path(folder) / "student"), repo_id, private=private, token=token)
+            student = self.save_pretrained(Path(folder) / "student")
+            return upload(student, repo_id, private=private, token=token, base_model=base_model)
 
     @torch.no_grad()
     def __call__(

@@ -104,6 +104,8 @@ class Backbone(ABC):
     """Those of the layers between the transformers."""
     moving: ClassVar[bool] = False
     """Whether the family makes videos, whose latents have a dimension of time."""
+    fps: ClassVar[int] = 16
+    """Frames a second at which a family's videos play, for model cards."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
     """Classes of the blocks that `shard_units` finds; none: the network is gathered as a whole."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -17,7 +18,8 @@ def export(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="diffusers-lora, diffusers-full, kohya, comfyui or fused; student: a checkpoint's, as after training.",
+            help="diffusers-lora, diffusers-full, kohya, comfyui or fused; student: a checkpoint's, as after training, "
+            "for this machine.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or an earlier export.")],
@@ -25,6 +27,14 @@ def export(
         str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where the check runs.")] = "cpu",
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="The teacher's name on the Hub, OWNER/NAME, for the card and the config. By default: what the student "
+            "names, unless that is a folder.",
+        ),
+    ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="REPOSITORY", help="Upload it there, too; nothing is uploaded otherwise.")
     ] = None,
@@ -34,24 +44,45 @@ def export(
 
     quiet_libraries()
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.errors import RMDError
-    from rmd.export.formats import export_student
+    from rmd.errors import RMDError, one_of
+    from rmd.export.formats import FORMATS, check_out, export_student
     from rmd.export.run import find_checkpoint, student_of
-    from rmd.export.student import upload
+    from rmd.export.share import check_hub_id, required_teacher, shared_values
+    from rmd.export.student import CONFIG_NAME, read_student, upload
+    from rmd.files import write_text
 
+    one_of("format", to, (*FORMATS, "student"))
+    for what, name in (("the base model", base_model), ("the repository", push)):
+        if name is not None:
+            check_hub_id(what, name)
+    check_out(out, [student])
     prepare_cpu()
     checkpoint = find_checkpoint(Path(student))
     if to == "student":
         if checkpoint is None:
             raise RMDError(f"{student} is no checkpoint, nor the folder of a run that has one")
         folder = student_of(checkpoint, out, teacher=teacher)
+        if base_model is not None:
+            write_text(
+                folder / CONFIG_NAME, json.dumps(shared_values(read_student(folder).values, base_model), indent=1)
+            )
         typer.echo(f"student: {folder} (of {checkpoint})")
     else:
         with TemporaryDirectory() as temporary:
             source = student
             if checkpoint is not None:
                 source = str(student_of(checkpoint, Path(temporary) / "student", teacher=teacher))
-            folder = export_student(source, to, out, teacher=teacher, device=str(find_device(device)))
+            if push is not None:
+                required_teacher(read_student(source).teacher, base_model)
+            folder = export_student(
+                source, to, out, teacher=teacher, device=str(find_device(device)), base_model=base_model
+            )
         typer.echo(f"{to}: {folder} (loaded back: the same samples; its card is README.md)")
+        if read_student(folder).teacher is None:
+            typer.echo(
+                "the teacher is a folder of this machine, so the export does not name it; to name its repository on "
+                "the Hub, add --base-model OWNER/NAME",
+                err=True,
+            )
     if push is not None:
-        typer.echo(f"uploaded: {upload(folder, push)}")
+        typer.echo(f"uploaded: {upload(folder, push, base_model=base_model)}")

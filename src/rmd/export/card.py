@@ -1,88 +1,145 @@
-"""The model card of an exported student: what it is, what it comes from, how good it is, and how to run it."""
+"""The model card of an exported student: what it is, what it comes from, how good it is, and how to run it.
+
+Names come from recipes, files and other people's cards. Each is written for where it stands: the front matter by the
+Hub's own library, Markdown by `rmd.report.markdown`, and Python as a literal.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
+from rmd.backbones.base import Backbone, family_class
+from rmd.export.share import shared_prompts
 from rmd.export.student import StudentConfig
+from rmd.files import read_model
+from rmd.plan import StepPlan
+from rmd.report import Report, markdown_table
+from rmd.report.markdown import markdown_block, markdown_code, markdown_lines, markdown_text
+from rmd.scenes.assets import TEACHERS
 
-_LORA = """pipe = DiffusionPipeline.from_pretrained("{base}")
-pipe = RMDPipeline.from_pipe(pipe, "{here}")"""
-_FULL = 'pipe = RMDPipeline.from_pretrained("{here}")'
+ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
+"""Formats that hold an adapter alone, which needs its teacher."""
+HERE, TEACHER_HERE = "PATH-OR-REPOSITORY", "PATH-OR-REPOSITORY-OF-THE-TEACHER"
+UNNAMED = (
+    "Its teacher has no name here, because it was a folder of the machine that exported this student: export it again "
+    "with `--base-model OWNER/NAME` to name the teacher's repository on the Hub."
+)
+ONE_SIZE = (
+    "The file holds the adapter for programs that read this layout. They run one resolution at a time; the cascade "
+    "itself, with its change of resolution, runs with RMDPipeline:"
+)
+_TEMPLATE = Path(__file__).with_name("card.md.j2")
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
+_MAX_CARD = 2**20
+"""Bytes of a teacher's card that are read for its licence."""
 
 
-def model_card(config: StudentConfig, to: str, *, source: Path, here: str = "PATH-OR-REPOSITORY") -> str:
+def model_card(
+    config: StudentConfig, to: str, *, teacher: str | None, source: Path, base: Path | None = None, here: str = HERE
+) -> str:
     """Markdown with the metadata that the Hub reads.
 
     Args:
         to: the format, see `rmd.export.formats`.
-        source: the student's folder; a report beside it (of `rmd demo`) gives the table of measures, the teacher's
-            own card, where it is a folder, the licence.
+        teacher: name of the teacher that others can use (`rmd.export.share.shared_teacher`); None where it has none.
+        source: the student's folder; a report beside it (of `rmd demo`) gives the table of measures.
+        base: folder with the teacher, whose own card gives the licence.
+        here: what the code of the card loads.
+
+    Raises:
+        RMDError: the report beside the student cannot be read.
     """
-    adapter = to in ("diffusers-lora", "kohya", "comfyui")
-    front: dict[str, Any] = {
-        "base_model": config.teacher,
-        "base_model_relation": "adapter" if adapter else "finetune",
-        "library_name": "diffusers",
-        "license": _license(config.teacher),
-        "pipeline_tag": "text-to-image",
-        "tags": ["rmd", "distillation", "few-step", config.family, *(["lora"] if adapter else [])],
-    }
-    load = (_LORA if to == "diffusers-lora" else _FULL).format(base=config.teacher, here=here)
-    first, last = config.plan.stages[0], config.plan.stages[-1]
-    steps = "\n".join(
-        f"| {step.index} | {config.plan.stage_of(step).size} | {step.model_time:.1f} |" for step in config.plan.steps
+    backbone, plan, values = family_class(config.family), config.plan, config.values
+    adapter = to in ADAPTERS
+    data = ModelCardData(
+        base_model=None if teacher in TEACHERS else teacher,
+        base_model_relation=None if teacher is None or teacher in TEACHERS else "adapter" if adapter else "finetune",
+        library_name="diffusers",
+        license="apache-2.0" if teacher in TEACHERS else _license(base),
+        pipeline_tag="text-to-video" if backbone.moving else "text-to-image",
+        tags=["rmd", "distillation", "few-step", config.family, *(["lora"] if adapter else [])],
     )
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {config.values['recipe']}: {config.teacher} in {len(config.plan.steps)} steps",
-        f"A student of `{config.teacher}`, distilled with {config.values['method'].upper()}. It starts at "
-        f"{first.size} pixels and ends at {last.size}. The teacher's guidance of {config.guidance:g} is distilled in: "
-        f"sample without. Prompts: `{config.values['prompts']}`; no images were used.",
-        f"| step | size | model time |\n| --- | --- | ---: |\n{steps}",
-    ]
-    if to in ("kohya", "comfyui"):
-        parts.append(
-            "The file holds the adapter for programs that read this layout. They run one resolution at a time: for the "
-            "cascade itself, with its change of resolution, use the student in diffusers' layout with RMDPipeline."
-        )
+    steps = [(str(s.index), plan.stage_of(s).size, f"{s.model_time:.1f}") for s in plan.steps]
+    recipe, count = markdown_text(str(values["recipe"])), len(plan.steps)
+    card = ModelCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        heading=f"{recipe}: {markdown_text(teacher) if teacher else 'a student'} in {count} step{'s' * (count > 1)}",
+        teacher=_about(teacher),
+        method=markdown_text(str(values["method"]).upper()),
+        first=plan.stages[0].size,
+        last=plan.stages[-1].size,
+        frames=plan.frames,
+        guidance=f"{config.guidance:g}",
+        prompts=markdown_code(shared_prompts(str(values["prompts"]))),
+        plan=markdown_lines(("step", "size", "model time"), steps, left=2),
+        note=ONE_SIZE if to in ("kohya", "comfyui") else "",
+        code=markdown_block(_code(backbone, plan, _loading(teacher, here, adapter=adapter)), "python"),
+        measures=_measures(source),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def literal(text: str) -> str:
+    """Text as one Python string literal, in ASCII and on one line."""
+    return json.dumps(text) if text.isascii() and text.isprintable() else ascii(text)
+
+
+def _about(teacher: str | None) -> str:
+    if teacher is None:
+        return f"A distilled student. {UNNAMED}"
+    packaged = ", a teacher that comes with RMD" if teacher in TEACHERS else ""
+    return f"A student of {markdown_code(teacher)}{packaged}."
+
+
+def _loading(teacher: str | None, here: str, *, adapter: bool) -> str:
+    """Arguments of `RMDPipeline.from_pretrained`; RMD finds its packaged teachers by itself."""
+    found = [literal(here)]
+    if adapter and teacher not in TEACHERS:
+        found.append(f"teacher={literal(teacher or TEACHER_HERE)}")
+    return ", ".join([*found, "dtype=torch.bfloat16"])
+
+
+def _code(backbone: type[Backbone], plan: StepPlan, loading: str) -> str:
+    """Lines that load the student, sample once at the plan's own size, and write a file."""
+    last = plan.stages[-1]
+    size = f"height={last.height}, width={last.width}"
+    if backbone.moving:
+        imports = ["from diffusers.utils import export_to_video"]
+        sample = [
+            f'video = pipe("a red ball rolls along the beach", {size}, num_frames={plan.frames}).frames[0]',
+            f'export_to_video(video, "sample.mp4", fps={backbone.fps})',
+        ]
     else:
-        imports = "from diffusers import DiffusionPipeline\n\n" if to == "diffusers-lora" else ""
-        call = 'pipe.to("cuda")("a red ball on the beach").images[0].save("ball.png")'
-        parts.append(f"```python\n{imports}from rmd import RMDPipeline\n\n{load}\n{call}\n```")
-    if table := _measures(source):
-        parts.append(f"## Measured\n\n{table}")
-    return "\n\n".join(parts) + "\n"
+        imports = []
+        sample = [f'image = pipe("a red ball on the beach", {size}).images[0]', 'image.save("sample.png")']
+    load = [f"pipe = RMDPipeline.from_pretrained({loading})", 'pipe.to("cuda")']
+    return "\n".join(["import torch", *imports, "", "from rmd import RMDPipeline", "", *load, *sample])
 
 
-def _license(teacher: str | None) -> str:
+def _license(base: Path | None) -> str:
     """The licence that the teacher's card names; `other` where there is none to read."""
-    path = Path(teacher or "") / "README.md"
-    if teacher is None or not path.is_file():
+    path = None if base is None else base / "README.md"
+    if path is None or not path.is_file():
         return "other"
-    _, _, rest = path.read_text(encoding="utf-8").partition("---\n")
+    with path.open("rb") as file:
+        text = file.read(_MAX_CARD).decode("utf-8", errors="replace")
+    _, _, rest = text.partition("---\n")
     front, fence, _ = rest.partition("\n---")
-    if not fence:
-        return "other"
     try:
-        found = yaml.safe_load(front)
-    except yaml.YAMLError:
+        values = yaml.safe_load(front) if fence else None
+    except (yaml.YAMLError, RecursionError, ValueError):  # dates that do not exist are a ValueError
         return "other"
-    return str(found.get("license", "other")) if isinstance(found, dict) else "other"
+    found = values.get("license") if isinstance(values, dict) else None
+    return found if isinstance(found, str) and _LICENSE.fullmatch(found) else "other"
 
 
 def _measures(source: Path) -> str:
-    """The table of a report beside the student, or nothing."""
+    """The table of a report beside the student, or nothing where there is none."""
     path = source.parent / "report.json"
-    if not path.is_file():
-        return ""
-    from rmd.report import Report, markdown_table
-
-    try:
-        return markdown_table(Report.model_validate(json.loads(path.read_text(encoding="utf-8"))))
-    except ValueError:
-        return ""
+    return markdown_table(read_model(path, Report)) if source.is_dir() and path.is_file() else ""

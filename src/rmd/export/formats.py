@@ -7,6 +7,8 @@ and one that heeds it agree. Every export is loaded back and sampled with before
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from rmd.backbones.base import Backbone, load_backbone
 from rmd.errors import RMDError, one_of
 from rmd.export.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
 from rmd.export.card import model_card
+from rmd.export.share import check_hub_id, shared_teacher, shared_values, without_paths
 from rmd.export.student import (
     CONFIG_NAME,
     Student,
@@ -32,6 +35,7 @@ from rmd.export.student import (
 from rmd.generate import sample_latents
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
+from rmd.scenes.assets import TEACHERS
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 TOLERANCE = 1e-4
@@ -40,32 +44,49 @@ _WAN_NAMES = (
     (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_q.", ".q."), (".to_k.", ".k."), (".to_v.", ".v."),
     (".to_out.0.", ".o."), (".ffn.net.0.proj.", ".ffn.0."), (".ffn.net.2.", ".ffn.2."),
 )  # fmt: skip
+_EFFECTIVE = os.access in os.supports_effective_ids
 _CHECK_PROMPTS = ("", "a photograph of a red ball on the beach")
 
 
 def export_student(
-    source: str | Path, to: str, out: Path, *, teacher: str | Path | None = None, device: str = "cpu"
+    source: str | Path,
+    to: str,
+    out: Path,
+    *,
+    teacher: str | Path | None = None,
+    device: str = "cpu",
+    base_model: str | None = None,
 ) -> Path:
     """Write the student in another format into `out`, with its plan and a model card, and verify it.
+
+    What is written holds no path of this machine. Where the teacher is a folder here, its name is left out, unless
+    `base_model` gives one.
 
     Args:
         to: one of `FORMATS`. `diffusers-lora`, `kohya`, `comfyui` and `fused` (the adapter merged into its base, an
             ordinary pipeline) need a LoRA student, `diffusers-full` a full one.
         teacher: base of a LoRA student, if not where it was distilled.
+        base_model: name of the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
 
     Raises:
         RMDError: the format does not fit the student, the folder cannot be written, or what was written is not the
             same student.
     """
     one_of("format", to, FORMATS)
+    if base_model is not None:
+        check_hub_id("the base model", base_model)
+    check_out(out, [path for path in (source, teacher) if path is not None])
     student = load_student(source, teacher=teacher)
     config, backbone = student.config, student.backbone
     _check_fits(config, to)
+    name = shared_teacher(config.teacher, base_model)
+    home = config.teacher if teacher is None else str(teacher)
+    check_out(out, [] if home is None else [home])
     backbone.pipe.to(device)
     expected = _samples(backbone, config.plan)
     with student_folder(out) as partial:
         partial.mkdir(parents=True)
-        values = dict(config.values)
+        values = shared_values(config.values, name)
         if to in ("diffusers-full", "fused"):
             values["mode"] = "full"
             if to == "fused":
@@ -73,10 +94,33 @@ def export_student(
             _write_pipeline(student, partial)
         else:
             _write_adapter(student, to, partial)
+        without_paths(partial)
         (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        (partial / "README.md").write_text(model_card(config, to, source=Path(source)), encoding="utf-8")
+        base = None if home is None or home in TEACHERS else Path(home)
+        card = model_card(config, to, teacher=name, source=Path(source), base=base)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         _verify(config, to, partial, expected, teacher=teacher, device=device)
     return out
+
+
+def check_out(out: Path, sources: Sequence[str | Path]) -> None:
+    """Check that an export may be written to a folder, before anything is computed.
+
+    Args:
+        sources: folders that are read, which must stay; repositories of the Hub may be among them.
+
+    Raises:
+        RMDError: `out` is a file, cannot be written to, or is one of the sources or holds one.
+    """
+    place = out.resolve()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise RMDError(f"cannot write to {out}: {there} is a file; choose another --out")
+    if not os.access(place.parent if there == place else there, os.W_OK, effective_ids=_EFFECTIVE):
+        raise RMDError(f"cannot write to {out}: you may not write there; choose another --out")
+    for source in map(Path, sources):
+        if source.exists() and source.resolve().is_relative_to(place):
+            raise RMDError(f"the export would take the place of {source}, which it is made of: choose another --out")
 
 
 def folded(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ pipeline. Beside either lies `rmd_config.json`: the plan with its final times, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,15 @@ from rmd.backbones.base import INDEX, Backbone, Conditioning, family_class, load
 from rmd.config import Recipe, config_hash
 from rmd.errors import RMDError
 from rmd.export.adapter import LORA_NAME, apply_lora_file, write_lora
-from rmd.files import locked, read_model, replacing
+from rmd.export.share import (
+    check_cards,
+    check_hub_id,
+    required_teacher,
+    shared_copy,
+    shared_prompts,
+    shared_values,
+)
+from rmd.files import locked, read_model, reason, replacing
 from rmd.finite import check_module, check_tensors
 from rmd.hub import hub_errors
 from rmd.plan import StepPlan
@@ -104,7 +113,7 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             recipe=recipe.name,
             recipe_hash=config_hash(recipe),
             guidance=recipe.method.guidance,
-            prompts=Path(recipe.data.prompts).name,
+            prompts=shared_prompts(recipe.data.prompts),
             conditioning=backbone.conditioning,
             plan=recipe.build_plan(),
         )
@@ -148,8 +157,7 @@ def student_folder(folder: Path) -> Iterator[Path]:
             with replacing(folder) as partial:
                 yield partial
     except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise RMDError(f"cannot save the student to {folder}: {reason}") from error
+        raise RMDError(f"cannot save the student to {folder}: {reason(error)}") from error
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -325,9 +333,32 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
     write_lora(backbone, state, metadata, folder)
 
 
-def upload(folder: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Upload a folder to a repository of the Hub, made if need be; returns its address."""
-    api = HfApi(token=token)
-    address = str(api.create_repo(repo_id, private=private, exist_ok=True))
-    api.upload_folder(repo_id=repo_id, folder_path=folder)
+def upload(
+    folder: Path, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
+) -> str:
+    """Upload a student's folder to a repository of the Hub, made if need be; returns its address.
+
+    What is uploaded holds no path of this machine; the folder itself stays as it is.
+
+    Args:
+        base_model: name of the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
+
+    Raises:
+        RMDError: the teacher is a folder of this machine and `base_model` is not given, the folder's card names it,
+            or the Hub does not take the upload.
+    """
+    check_hub_id("the repository", repo_id)
+    config = read_student(folder)
+    values = shared_values(config.values, required_teacher(config.teacher, base_model))
+    with shared_copy(folder) as copy:
+        (copy / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        check_cards(copy, config.teacher)
+        try:
+            api = HfApi(token=token)
+            address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+            api.upload_folder(repo_id=repo_id, folder_path=copy)
+        except (OSError, ValueError) as error:
+            raise RMDError(
+                f"cannot upload to {repo_id}: {reason(error)}; check the name, the connection, and `hf auth login`"
+            ) from error
     return address

@@ -44,7 +44,9 @@ def test_an_export_is_the_same_student(family: str, mode: str, to: str, tmp_path
     student = make_student(tmp_path, family, mode)
     expected = samples(RMDPipeline.from_pretrained(student))
     out = export_student(student, to, tmp_path / "out")
-    torch.testing.assert_close(samples(RMDPipeline.from_pretrained(out)), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        samples(RMDPipeline.from_pretrained(out, teacher=tmp_path / "teacher")), expected, rtol=0, atol=1e-4
+    )
     if to in ("fused", "diffusers-full"):
         stock = DiffusionPipeline.from_pretrained(out)
         stages = stock.scheduler.config["stages"]
@@ -127,12 +129,19 @@ def test_a_mismatch_is_an_error_and_nothing_is_kept(tmp_path: Path, monkeypatch:
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     student = make_student(tmp_path, "sdxl", "lora")
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail++\n---\n# A teacher\n", encoding="utf-8")
-    card = (export_student(student, "diffusers-lora", tmp_path / "out") / "README.md").read_text(encoding="utf-8")
+    out = export_student(student, "diffusers-lora", tmp_path / "out", base_model="someone/teacher")
+    card = (out / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
-    assert front["base_model"] == str(tmp_path / "teacher")
+    assert front["base_model"] == "someone/teacher"
     assert (front["base_model_relation"], front["license"]) == ("adapter", "openrail++")
     assert {"rmd", "sdxl", "lora"} <= set(front["tags"])
-    for words in ("| 1 | 16x16 | 1000.0 |", "| 4 | 32x32 |", "RMDPipeline.from_pipe", "`prompts.txt`", "guidance of 2"):
+    for words in (
+        "| 1 | 16x16 | 1000.0 |",
+        "| 4 | 32x32 |",
+        "RMDPipeline.from_pretrained",
+        "`prompts.txt`",
+        "guidance of 2",
+    ):
         assert words in card
 
 

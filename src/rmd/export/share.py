@@ -1,0 +1,148 @@
+"""What of a student may leave this machine: names that others can use, and no path of a folder here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but imported there for its users
+
+from rmd.data.sources import HUB
+from rmd.errors import RMDError, shown
+from rmd.scenes.assets import TEACHERS
+
+_NAMES = ("_name_or_path", "name_or_path")
+"""Keys of diffusers' and transformers' configs that say where a part was loaded from."""
+
+
+def check_hub_id(what: str, name: str) -> str:
+    """Return `name` if a repository of the Hub can be called so, OWNER/NAME; RMDError if not."""
+    if not _is_hub_id(name):
+        raise RMDError(f"{what} must be the name of a repository of the Hub, as OWNER/NAME, got {shown(name)}")
+    return name
+
+
+def shared_teacher(teacher: str | None, base_model: str | None = None) -> str | None:
+    """The name by which others find a student's teacher; None where it is a folder of this machine, or not known.
+
+    Args:
+        teacher: what the student's config says: a packaged teacher, a repository of the Hub, or a folder.
+        base_model: the teacher's repository on the Hub, which is taken instead.
+
+    Raises:
+        RMDError: `base_model` is no name of a repository.
+    """
+    if base_model is not None:
+        return check_hub_id("the base model", base_model)
+    return teacher if teacher is not None and _is_shared(teacher) else None
+
+
+def required_teacher(teacher: str | None, base_model: str | None) -> str:
+    """As `shared_teacher`, for an upload, which must name the teacher.
+
+    Raises:
+        RMDError: the teacher has no name that others could use, and `base_model` is not given.
+    """
+    name = shared_teacher(teacher, base_model)
+    if name is None:
+        what = "does not name its teacher" if teacher is None else f"names a folder of this machine, {teacher}"
+        raise RMDError(
+            f"the student cannot be uploaded because its config {what}: give the teacher's repository on the Hub with "
+            '--base-model OWNER/NAME (in Python: base_model="OWNER/NAME")'
+        )
+    return name
+
+
+def check_cards(folder: Path, teacher: str | None) -> None:
+    """RMDError if a card in a folder names the teacher where that is a folder of this machine."""
+    if teacher is None or _is_shared(teacher):
+        return
+    for path in folder.rglob("*.md"):
+        if teacher in path.read_text(encoding="utf-8", errors="replace"):
+            raise RMDError(
+                f"{path.name} names the folder {teacher} of this machine: export the student again with --base-model"
+            )
+
+
+def shared_prompts(prompts: str) -> str:
+    """A source of prompts without the folders it lies in; a data set of the Hub keeps its whole name."""
+    if prompts.startswith(HUB) and _is_hub_id(prompts.removeprefix(HUB)):
+        return prompts
+    return PureWindowsPath(prompts).name  # which knows both separators
+
+
+def shared_values(values: Mapping[str, Any], teacher: str | None) -> dict[str, Any]:
+    """The content of a student's config as it is shared, with the teacher's name that `shared_teacher` gives."""
+    return {**values, "teacher": teacher, "prompts": shared_prompts(str(values["prompts"]))}
+
+
+def without_paths(folder: Path) -> None:
+    """Take the paths of this machine out of a folder's JSON files, where diffusers and transformers write them.
+
+    Removed are the places that parts were loaded from, unless they are repositories of the Hub, and every other text
+    that is the absolute path of something that exists here.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # not ours, and not what a library writes
+            continue
+        cleaned = _without_paths(values)
+        if cleaned != values:
+            path.write_text(json.dumps(cleaned, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def shared_copy(folder: Path) -> Iterator[Path]:
+    """A temporary folder with all files of `folder`, but with JSON files that hold no path; large files are linked."""
+    with TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "student"
+        copy.mkdir()
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file():
+                continue
+            place = copy / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                shutil.copyfile(path, place)
+            else:
+                place.symlink_to(path.resolve())
+        without_paths(copy)
+        yield copy
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and name.isascii()
+
+
+def _is_shared(name: str) -> bool:
+    """Whether a teacher's name means the same on every machine."""
+    return name in TEACHERS or (_is_hub_id(name) and not os.path.exists(name))
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_paths(item)
+            for key, item in value.items()
+            if not (isinstance(item, str) and (_is_path(item) or (key in _NAMES and not _is_shared(item))))
+        }
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value if not (isinstance(item, str) and _is_path(item))]
+    return value
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text is an absolute path of more than one name, and there is something."""
+    return os.path.isabs(text) and text.rstrip("/\\").count(os.sep) > 1 and os.path.exists(text)

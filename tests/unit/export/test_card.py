@@ -1,0 +1,234 @@
+"""Model cards: no name in them is anything but text, and their code runs, for every family and format."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from families import FRAMES, TINY, make_student
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
+from rmd.export.formats import export_student
+from rmd.export.student import StudentConfig, read_student
+from rmd.plan import StepPlan
+
+BASE = "someone/their-teacher"
+HOSTILE = (
+    'a/b"); import os ("',
+    "</code><script>alert(1)</script>",
+    "`rm` ``x`` ```\n\n# A heading\n\n---\nlicense: mit\n---\n",
+    "| a | b |\n| --- | --- |\n| c | d |",
+    "[click](https://evil.example) ![x](https://evil.example/x.png) <https://evil.example> www.evil.example",
+    "{{ 7 * 7 }}{% for x in () %}{# c #}",
+    "a: b # c\n- d\n&x *x !!python/object:os.system",
+    "\u202e\x00\x1b[31m \u2028 \r\n \\ $x$ ~~~",
+    "1. one",
+    "> quoted",
+    "    code",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudentConfig:
+    return read_student(make_student(tmp_path_factory.mktemp("card"), "sdxl", "lora"))
+
+
+def named(config: StudentConfig, **values: str) -> Any:
+    """The config with other texts in its file."""
+
+    class Named:
+        family, plan, guidance = config.family, config.plan, config.guidance
+
+    Named.values = config.values | values  # type: ignore[attr-defined]
+    return Named()
+
+
+def front_and_text(card: str) -> tuple[dict[str, Any], str]:
+    assert card.startswith("---\n")
+    front, _, text = card.removeprefix("---\n").partition("\n---\n")
+    return yaml.safe_load(front), text
+
+
+def code_of(card: str) -> str:
+    (block,) = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(card) if token.type == "fence"]
+    assert block.info == "python"
+    return block.content
+
+
+def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
+    """Everything of a text but its words: tags of blocks, links, images, HTML, code and emphasis."""
+    found = []
+    parser = MarkdownIt("gfm-like", {"html": html, "linkify": False}).enable(["strikethrough", "table"])
+    for token in parser.parse(text):
+        found.append((token.type, token.tag))
+        for child in token.children or ():
+            if child.type not in ("text", "text_special"):
+                found.append((child.type, child.tag))
+    return found
+
+
+def check_card(card: str, plain: str) -> None:
+    """A card with other names has the front matter, structure and code of the plain one."""
+    front, text = front_and_text(card)
+    plain_front, plain_text = front_and_text(plain)
+    assert front == plain_front
+    for html in (False, True):
+        assert shape(text, html=html) == shape(plain_text, html=html)
+    assert code_of(card) == code_of(plain)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("field", ["recipe", "prompts", "method"])
+def test_a_name_is_text_wherever_it_stands(field: str, text: str, config: StudentConfig) -> None:
+    def card(value: str) -> str:
+        return model_card(named(config, **{field: value}), "diffusers-lora", teacher=BASE, source=Path("student"))
+
+    check_card(card(text), card("name"))
+
+
+@given(st.text())
+def test_any_text_is_text(config: StudentConfig, text: str) -> None:
+    def card(value: str) -> str:
+        values = dict.fromkeys(("recipe", "prompts", "method"), value)
+        return model_card(named(config, **values), "comfyui", teacher=BASE, source=Path("student"))
+
+    check_card(card(text), card("name"))
+
+
+def test_a_name_is_shown_as_it_is(config: StudentConfig) -> None:
+    name = "a *b* [c](d) <e> & `f` | $g$ http://h www.i #j \\k _l_ ~~m~~ ``n"
+    card = model_card(named(config, recipe=name, prompts=name), "fused", teacher=BASE, source=Path("student"))
+    heading, about, *_ = [token for token in MarkdownIt().parse(front_and_text(card)[1]) if token.type == "inline"]
+    assert "".join(child.content for child in heading.children or ()) == f"{name}: {BASE} in 4 steps"
+    assert [child.content for child in about.children or () if child.type == "code_inline"] == [BASE, name]
+
+
+@pytest.mark.parametrize("to", ["diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused"])
+@pytest.mark.parametrize("teacher", [BASE, "scenes", None])
+def test_the_front_matter_says_what_it_is(teacher: str | None, to: str, config: StudentConfig) -> None:
+    front, text = front_and_text(model_card(config, to, teacher=teacher, source=Path("student")))
+    adapter = to in ("diffusers-lora", "kohya", "comfyui")
+    relation = {"base_model": BASE, "base_model_relation": "adapter" if adapter else "finetune"}
+    assert front == {
+        **(relation if teacher == BASE else {}),
+        "library_name": "diffusers",
+        "license": "apache-2.0" if teacher == "scenes" else "other",
+        "pipeline_tag": "text-to-image",
+        "tags": ["rmd", "distillation", "few-step", "sdxl", *(["lora"] if adapter else [])],
+    }
+    assert ("`--base-model OWNER/NAME`" in text) == (teacher is None)
+    assert text.startswith("\n# tiny: ") and ("They run one resolution at a time" in text) == (
+        to in ("kohya", "comfyui")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("---\nlicense: openrail++\n---\n# A teacher", "openrail++"),
+        ("---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
+        ('---\nlicense: "mit\\n# Hello"\n---\n', "other"),
+        ("---\nlicense: [mit, other]\n---\n", "other"),
+        ("---\nlicense: {a: b}\n---\n", "other"),
+        ("---\nlicense: 2001-99-99\n---\n", "other"),
+        ("---\na: &a [x, x]\nb: &b [*a, *a]\nlicense: [*b, *b]\n---\n", "other"),
+        ("---\nlicense: !!python/object/apply:os.system [id]\n---\n", "other"),
+        ("---\n" + "[" * 5000 + "\n---\n", "other"),
+        ("---\nlicense: mit", "other"),
+        ("# A teacher", "other"),
+        ("---\n- license\n---\n", "other"),
+        (b"\xff\xfe---\nlicense: mit\n---\n", "mit"),
+    ],
+)
+def test_the_licence_is_read_from_the_teachers_card(
+    text: str | bytes, found: str, config: StudentConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_bytes(text.encode() if isinstance(text, str) else text)
+    front, _ = front_and_text(model_card(config, "fused", teacher=BASE, source=Path("student"), base=tmp_path))
+    assert front["license"] == found
+
+
+@given(st.text())
+def test_a_literal_is_one_constant_on_one_line(text: str) -> None:
+    written = literal(text)
+    assert ast.literal_eval(written) == text
+    assert isinstance(ast.parse(written, mode="eval").body, ast.Constant)
+    assert written.isascii() and written.isprintable()
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text])
+def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config: StudentConfig) -> None:
+    """Only names of the Hub come to `model_card` as a teacher; it does not rely on that."""
+    card = model_card(config, "diffusers-lora", teacher=text, source=Path("student"), here=text)
+    tree = ast.parse(code_of(card))
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert sorted(ast.unparse(call) for call in calls) == [
+        "RMDPipeline.from_pretrained", "image.save", "pipe", "pipe.to",
+    ]  # fmt: skip
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    assert sorted(texts) == sorted([text, text, "cuda", "a red ball on the beach", "sample.png"])
+    imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports == ["import torch", "from rmd import RMDPipeline"]
+    assert front_and_text(card)[0]["base_model"] == text
+    plain = model_card(config, "diffusers-lora", teacher=BASE, source=Path("student"))
+    assert shape(front_and_text(card)[1], html=True) == shape(front_and_text(plain)[1], html=True)
+
+
+FORMATS = [
+    *((family, "lora", to, BASE) for family in sorted(TINY) for to in ("diffusers-lora", "comfyui", "fused")),
+    *((family, "lora", "diffusers-lora", None) for family in sorted(TINY)),
+    ("sdxl", "lora", "kohya", BASE),
+    *((family, "full", "diffusers-full", BASE) for family in sorted(TINY)),
+]
+
+
+@pytest.mark.parametrize(("family", "mode", "to", "name"), FORMATS)
+def test_the_code_of_a_card_runs(
+    family: str, mode: str, to: str, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = export_student(make_student(tmp_path, family, mode), to, tmp_path / "out", base_model=name)
+    holding = [path for path in out.rglob("*") if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
+    assert holding == []
+    card = (out / "README.md").read_text(encoding="utf-8")
+    code = code_of(card).replace(BASE, str(tmp_path / "teacher")).replace(TEACHER_HERE, str(tmp_path / "teacher"))
+    code = code.replace(HERE, str(out)).replace('"cuda"', '"cpu"')
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    found: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), found)
+    front, _ = front_and_text(card)
+    assert found["pipe"].backbone.denoiser.dtype == torch.bfloat16
+    if family == "wan":
+        assert front["pipeline_tag"] == "text-to-video"
+        assert f"height=32, width=32, num_frames={FRAMES}).frames[0]" in code and "fps=16" in code
+        assert len(found["video"]) == FRAMES
+        assert Path("sample.mp4").stat().st_size > 0
+    else:
+        assert front["pipeline_tag"] == "text-to-image"
+        with Image.open("sample.png") as image:
+            assert image.size == (32, 32)
+    assert "widget" not in front
+
+
+def test_frames_and_sizes_are_those_of_the_plan(config: StudentConfig) -> None:
+    plan = config.plan.to_dict()
+    plan["stages"] = [{"index": 1, "height": 480, "width": 832}, {"index": 2, "height": 960, "width": 1664}]
+    plan["frames"] = 81
+
+    class Other:
+        family, values, guidance = "wan", config.values, config.guidance
+
+    Other.plan = StepPlan.from_dict(plan)  # type: ignore[attr-defined]
+    card = model_card(Other(), "fused", teacher=BASE, source=Path("student"))  # type: ignore[arg-type]
+    assert "height=960, width=1664, num_frames=81" in code_of(card)
+    assert "starts at 480x832 pixels and ends at 960x1664, with 81 frames" in re.sub(r"\s+", " ", card)
