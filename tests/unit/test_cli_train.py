@@ -24,7 +24,7 @@ from rmd.cli.progress import progress_bar
 from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
 from rmd.config import load_recipe, to_yaml
 from rmd.data.prompts import scene_captions
-from rmd.export.student import load_student
+from rmd.export.student import load_student, read_student
 from rmd.files import LOCK, locked
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel
@@ -441,6 +441,10 @@ def test_a_checkpoint_is_exported_as_the_finished_run_is(mode: str, form: str, r
         assert_same(student_of(out), student_of("runs/tiny/student"))
     assert main(["export", "runs/tiny/checkpoints/step-000003", "--to", form, "--out", "exported"]) == 0
     assert "exported (loaded back: the same samples" in capsys.readouterr().out
+    command = ["export", "runs/tiny", "--to", "student", "--out", "again", "--base-model", "someone/teacher"]
+    assert main(command) == 0
+    assert read_student("again").teacher == "someone/teacher"
+    capsys.readouterr()
     assert main(["export", "runs", "--to", "student", "--out", "none"]) == 1
     assert "rmd: runs is no checkpoint, nor the folder of a run that has one" in capsys.readouterr().err
     Path("runs/tiny/recipe.yaml").unlink()

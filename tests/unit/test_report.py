@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rmd.errors import RMDError
+from rmd.files import read_model
 from rmd.noise import FlowSchedule
 from rmd.pictures import png, to_image
 from rmd.plan import build_plan
@@ -94,6 +95,7 @@ class Page(HTMLParser):
         self.text = ""
         self.addresses: list[str] = []
         self.tags: set[str] = set()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -101,6 +103,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         values = dict(attrs)
+        self.elements.append((tag, tuple(values)))
         self.addresses += [value for key in ("src", "srcset", "href") if (value := values.get(key))]
         if tag == "img":
             self.images.append(values)
@@ -136,10 +139,33 @@ def test_report_survives_json() -> None:
     assert Report.model_validate_json(given.model_dump_json()) == given
 
 
+def test_report_is_read_from_its_file_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    write(tmp_path, report())
+    path = tmp_path / "report.json"
+    assert read_model(path, Report) == report()
+    written = json.loads(path.read_text(encoding="utf-8"))
+    for change, sentence in (
+        ({"n": "1024"}, "n should be a whole number, but is '1024'"),
+        ({"quick": 1}, "quick should be true or false, but is 1"),
+        ({"seconds": None}, "seconds should be a number, but is empty"),
+        ({"prompts": "a prompt"}, "prompts should be "),
+        ({"versions": {"torch": 2}}, "versions.torch should be text, but is 2"),
+        ({"speed": 1}, "there is no key speed (did you mean 'seed'?)"),
+    ):
+        path.write_text(json.dumps(written | change), encoding="utf-8")
+        with pytest.raises(RMDError) as error:
+            read_model(path, Report)
+        assert str(error.value).startswith(f"{path}: {sentence}")
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"rows": []},
+        {"rows": "abc"},
+        {"n": "3"},
+        {"n": True},
+        {"quick": "yes"},
         {"speed": 3},
         {"seconds": float("nan")},
         {"n": 0},
@@ -281,6 +307,44 @@ def test_page_without_optional_parts_is_whole(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert "Targets" not in page.text and "Training" not in page.text
     assert len(page.images) == 1
+
+
+HOSTILE = (
+    "</title></style></script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onload='alert(1)",
+    "--wide: 1px; background: url(http://evil.example)",
+    "{{ 7 * 7 }}{% for x in () %}{# c #}",
+    "&amp; &lt;b&gt; <!-- ]]>",
+    "</pre></td></li></p><h2>not a heading</h2>",
+    "$x$ \\frac \u202e\u2028 #",
+    "",
+)
+
+
+def with_names(name: str) -> Report:
+    """A report with a name in every field that holds text."""
+    given = report()
+    rows = [row.model_copy(update={"label": name, "attributes_by_name": {name: 0.5}}) for row in given.rows]
+    return given.model_copy(
+        update={
+            "rows": rows,
+            "checks": [Check(name=name, target=name, measured=1.0, passed=False)],
+            "config": {"name": name, name: [name]},
+            "versions": {name: name},
+            "prompts": [name] * len(PROMPTS),
+        }
+    )
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_page_shows_any_name_as_text(name: str, tmp_path: Path) -> None:
+    page, plain = write(tmp_path / "a", with_names(name)), write(tmp_path / "b", with_names("plain"))
+    assert page.elements == plain.elements
+    assert page.addresses == plain.addresses
+    assert page.text.count(name) >= plain.text.count("plain") - 4  # the recipe is YAML, which quotes some names
+    html = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "url(http" not in html.partition("</style>")[0]
 
 
 # --- files ----------------------------------------------------------------------------------------

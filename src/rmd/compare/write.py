@@ -33,8 +33,8 @@ PAPER = (
     "Grey columns are the paper's own numbers, of other models and measures: look at their order, not at their size."
 )
 SIGNIFICANT = 0.05
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""Beginnings of a cell that spreadsheets take for a formula, or leave out to find one behind them."""
+FORMULA = ("=", "+", "-", "@")
+"""With these, a cell is a formula to a spreadsheet."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def as_csv(result: TableResult) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Text for a cell, which a spreadsheet shows and does not compute: a `'` stands before what begins a formula."""
-    return f"'{text}" if text[:1] in FORMULA or text.lstrip()[:1] in FORMULA else text
+    """Text for a cell, on one line; a `'` stands before what a spreadsheet would compute as a formula."""
+    line = one_line(text)
+    return f"'{line}" if line.startswith(FORMULA) else line
 
 
 def as_latex(result: TableResult) -> str:

@@ -160,6 +160,8 @@ def student_folder(folder: Path) -> Iterator[Path]:
         raise RMDError(f"cannot save the student to {folder}: {reason(error)}") from error
 
 
+
+
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RMDError(f"{folder} is a file: a student needs a folder of its own")

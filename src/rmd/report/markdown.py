@@ -9,8 +9,8 @@ from rmd.text import one_line
 
 _ACTIVE = re.compile(r"[\\`*_\[\]&|~$@]|<(?!\s)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 """What begins emphasis, code, links, HTML, entities, cells, formulas, or an address that becomes a link by itself."""
-_BLOCK = re.compile(r"^\d{1,9}(?=[.)](?:\s|$))|^(?=[-+=#>])")
-"""What makes a heading, a list, a quotation or a rule of a line that it begins."""
+_BLOCK = re.compile(r"^\d{1,9}(?=[.)](?:\s|$))|^(?=[-+=#>])|(?<=\s)(?=#+$)")
+"""What makes a heading, a list, a quotation or a rule of a line that it begins, or ends a heading."""
 
 
 def markdown_text(text: str) -> str:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from comparisons import result
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
 
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
-from rmd.compare.write import PAPER, SMALL, as_csv, as_latex, as_page, as_text, write_tables
+from rmd.compare.write import (
+    PAPER,
+    SMALL,
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_page,
+    as_text,
+    csv_text,
+    latex_text,
+    write_tables,
+)
+from rmd.errors import RMDError
 from rmd.files import read_model
+from rmd.text import one_line
 
 MEASURED = {"sdxl": {"HPSv2.1": "31.93"}, "sd3": {"HPSv2.1": "30.03"}}
 TABLE = Table("tiny", "Two methods", "Tab. 0", "Which is better?", (replace(TDM, paper=MEASURED), RMD), against="rmd")
@@ -110,3 +128,116 @@ def test_pictures_that_are_gone_are_left_out(compared: TableResult, tmp_path: Pa
     assert "<figure class=" not in as_page([without], tmp_path)
     shutil.rmtree(tmp_path / "pictures")
     assert "<figure class=" not in as_page([compared], tmp_path)
+
+
+HOSTILE = (
+    "</title></style><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7 * 7 }}{% for x in () %}",
+    "| a | b |\n| --- | --- |",
+    "[bold]x[/] [/not closed]",
+    "\\input{/etc/passwd} $x$ & % # _ { } ~ ^ \\\\",
+    "[2cm]",
+    "*",
+    "\n\n\\end{tabular}",
+    "=cmd|' /C calc'!A0",
+)
+
+
+def with_names(result: TableResult, name: str) -> TableResult:
+    """A table with a name in every field that holds text; its file's name stays."""
+    lines = tuple(
+        line.model_copy(
+            update={
+                "label": name, "plan": name, "prompts": (name, name), "paper": {name: name},
+                "parts": {name: line.parts["layout"]},
+            }
+        )
+        for line in result.backbones["sdxl"]
+    )  # fmt: skip
+    return result.model_copy(
+        update={"title": name, "source": name, "question": name, "budget": name, "backbones": {name: lines}}
+    )
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_any_name_is_text_in_every_file(name: str, compared: TableResult, tmp_path: Path) -> None:
+    given, plain = with_names(compared, name), with_names(compared, "plain")
+    page, other = (Elements(as_page([result], tmp_path)) for result in (given, plain))
+    assert page.found == other.found and page.text.count(name) >= 8
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(as_text(given, name))
+    assert name.splitlines()[0] in console.export_text()
+    found, expected = (MarkdownIt("gfm-like", {"linkify": False}).parse(as_markdown(result, backbone))
+                       for result, backbone in ((given, name), (plain, "plain")))  # fmt: skip
+    assert [token.tag for token in found] == [token.tag for token in expected]
+    assert one_line(name) in "".join(c.content for token in found for c in token.children or ())
+    assert {row["row"] for row in csv.DictReader(io.StringIO(as_csv(given)))} == {"tdm", "rmd"}
+
+
+TEX = re.compile(
+    r"\\text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}|\\[{}&%$#_]|^\{([*[])\}|[^\\{}&%$#_~^<>|]"
+)
+NAMES = {
+    "backslash": "\\", "asciitilde": "~", "asciicircum": "^", "less": "<", "greater": ">", "bar": "|",
+}  # fmt: skip
+
+
+@given(st.one_of(st.text(), st.text(alphabet="\\{}&%$#_~^<>|[]* a\n")))
+def test_latex_prints_any_text_as_it_is(text: str) -> None:
+    escaped, read, place = latex_text(text), "", 0
+    while place < len(escaped):
+        token = TEX.match(escaped, place) if place else TEX.match(escaped)
+        assert token is not None, f"{escaped!r} has something active at {place}"
+        read += NAMES.get(token[1] or "", token[2] or token[0].removeprefix("\\"))
+        place = token.end()
+    assert read == one_line(text)
+    assert escaped[:1] not in ("*", "["), "which would be an option of the row's end before it"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_latex_keeps_its_rows_with_any_name(name: str, compared: TableResult) -> None:
+    lines, plain = (as_latex(with_names(compared, text)).splitlines() for text in (name, "plain"))
+    assert len(lines) == len(plain)
+    for line, other in zip(lines, plain, strict=True):
+        assert line.startswith("% ") == other.startswith("% ")
+        assert line.replace(r"\&", "").count("&") == other.count("&") or line.startswith("% ")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1"])
+def test_no_text_of_the_csv_is_a_formula(text: str, compared: TableResult) -> None:
+    assert csv_text(text) == f"'{one_line(text)}"
+    line = compared.backbones["sdxl"][0].model_copy(update={"name": text, "plan": text})
+    given = compared.model_copy(update={"backbones": {text: (line,)}})
+    for row in csv.reader(io.StringIO(as_csv(given), newline="")):
+        assert not any(cell.strip()[:1] in ("=", "+", "@") for cell in row)
+        assert row[:3] == ["backbone", "row", "plan"] or row[:3] == [csv_text(text)] * 3
+
+
+def test_numbers_and_usual_names_are_written_as_they_are(compared: TableResult) -> None:
+    assert [csv_text(text) for text in ("", "rmd", "32x32 x2", "a=b", "1-2")] == ["", "rmd", "32x32 x2", "a=b", "1-2"]
+    rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
+    gaps = [float(row["difference"]) for row in rows if row["difference"]]
+    assert min(gaps) <= 0 <= max(gaps)
+
+
+@pytest.mark.parametrize("picture", ["../secret.png", "/etc/passwd", "a/b.png", "..", "notes.txt"])
+def test_a_picture_lies_in_the_folder_of_pictures(picture: str, compared: TableResult, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    lines = tuple(line.model_copy(update={"picture": picture}) for line in compared.backbones["sdxl"])
+    with pytest.raises(RMDError, match=r"^the row 'tdm' names .* as its picture, which is no PNG file of"):
+        as_page([compared.model_copy(update={"backbones": {"sdxl": lines}})], tmp_path)

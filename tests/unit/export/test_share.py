@@ -238,6 +238,7 @@ def test_the_command_says_that_the_teacher_is_not_named(
 ) -> None:
     student, out = make_student(tmp_path, "sdxl", "lora"), tmp_path / "out"
     command = ["export", str(student), "--to", "diffusers-lora", "--out", str(out)]
+    capsys.readouterr()  # the bars of what makes the student
     assert main(command) == 0
     told = capsys.readouterr()
     assert told.out == f"diffusers-lora: {out} (loaded back: the same samples; its card is README.md)\n"
@@ -281,6 +282,7 @@ def test_what_is_wrong_is_one_sentence(
     (tmp_path / "a-file").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     options = {"--to": "diffusers-lora", "--out": "out"} | changes
+    capsys.readouterr()
     assert main(["export", "student", *(word for pair in options.items() for word in pair)]) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"rmd: {sentence.format(here=tmp_path)}") and told.count("\n") == 1
@@ -290,6 +292,7 @@ def test_what_is_wrong_is_one_sentence(
 def test_a_student_whose_teacher_is_gone_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student = make_student(tmp_path, "sdxl", "lora")
     (tmp_path / "teacher").rename(tmp_path / "moved")
+    capsys.readouterr()
     assert main(["export", str(student), "--to", "fused", "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"rmd: there is no folder {tmp_path / 'teacher'}") and told.count("\n") == 1
