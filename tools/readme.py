@@ -16,6 +16,7 @@ from PIL import Image
 from rmd.files import read_model
 from rmd.pictures import comparison_picture
 from rmd.report import Report, markdown_table
+from rmd.report.markdown import markdown_text
 
 PAGES = {"scenes": ("README.md", "demo.png")}
 """By recipe, where its demo is shown, and the name of its picture in docs; the others are in docs/scenes.md."""
@@ -60,7 +61,11 @@ def stills(report: Report, strips: Path) -> Image.Image:
 
 def verdict(report: Report) -> str:
     """Which of the targets that were set beforehand the run reached."""
-    missed = [f"{c.name} is {c.measured:.3g} ({c.target} was asked)" for c in report.checks if not c.passed]
+    missed = [
+        f"{markdown_text(c.name)} is {c.measured:.3g} ({markdown_text(c.target)} was asked)"
+        for c in report.checks
+        if not c.passed
+    ]
     if not missed:
         return f"All {len(report.checks)} targets that were set beforehand are reached (they are listed in the report)."
     return f"Of {len(report.checks)} targets that were set beforehand, {len(missed)} missed: {'; '.join(missed)}."

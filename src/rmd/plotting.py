@@ -24,12 +24,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @contextmanager
-def drawing(salt: str) -> Iterator[None]:
-    """Settings of matplotlib for the time of a drawing: equal figures of equal salt are equal SVG files.
-
-    Text is drawn as it is, a `$` too, which would else begin a formula; in SVG as paths, the same on every machine.
-    """
-    with mpl.rc_context({"text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": salt}):
+def plain_text() -> Iterator[None]:
+    """For the time of a block, matplotlib draws text as it is: a `$` does not begin a formula, which may be wrong."""
+    with mpl.rc_context({"text.parse_math": False}):
         yield
 
 
@@ -43,7 +40,7 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
     """
     if path.suffix.lower() not in FORMATS:
         raise RMDError(f"a plot is written to a file ending in {', '.join(FORMATS)}, not to {path.name!r}")
-    with drawing(path.stem):
+    with plain_text():
         _figure(plan, schedule, one_line(title)).savefig(path, dpi=160)
 
 

@@ -25,6 +25,7 @@ from rmd.pictures import png, to_image
 from rmd.plan import build_plan
 from rmd.report import Check, Motion, Report, Row, markdown_table, print_table, write_report
 from rmd.report.tables import SMOKE, decimals, duration, fixed, percent, significant
+from rmd.text import one_line
 
 NAMES = ("teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd")
 VOID = {"meta", "img", "source"}
@@ -234,6 +235,15 @@ def test_printed_table_is_whole_in_100_columns() -> None:
     assert by_name["teacher"].split()[5:8] == ["-0.04", "[-0.50,", "0.46]"]
     assert "pass  speed-up: 19.1 (target: at least 15)" in lines
     assert "MISS  minutes <all>: 11.4 (target: below 10)" in lines
+
+
+def test_a_printed_table_has_any_name_and_no_terminal_codes() -> None:
+    for name in ("[bold]x[/] [/not closed]", "\x1b[31m red \x1b]0;title\x07", "a\nb", "\u202e"):
+        rows = [row(name, 0), *report().rows[1:]]
+        checks = [Check(name=name, target=name, measured=1.0, passed=True)]
+        said = printed(report().model_copy(update={"rows": rows, "checks": checks}), 200)
+        assert one_line(name) in said and "\x1b" not in said and "\x07" not in said
+        assert len(said.splitlines()) == len(printed(report().model_copy(update={"checks": checks}), 200).splitlines())
 
 
 def test_smoke_run_is_printed_as_one() -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Literal
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -13,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from rmd.compare.run import Line, TableResult
 from rmd.compare.statistics import MEASURES, Measure
 from rmd.compare.tables import TABLES, Place
-from rmd.plotting import MARKERS, drawing
+from rmd.plotting import MARKERS, plain_text
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
 
 SHOWN = tuple(measure for measure in MEASURES if measure.name in ("attributes", "kernel_distance"))
@@ -26,7 +27,7 @@ def chart(
 
     None for a table that is no grid.
     """
-    with drawing(result.name):
+    with plain_text(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": result.name}):
         figure = draw(result, backbone, theme)
         if figure is None:
             return None

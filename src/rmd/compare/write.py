@@ -72,7 +72,7 @@ def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
 
 def as_text(result: TableResult, backbone: str) -> TextTable:
     """A table for the terminal."""
-    title = Text(_title(result, backbone))
+    title = Text(one_line(_title(result, backbone)))
     found = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     found.add_column("")
     columns = [measure for measure in MEASURES if measure.name != "frechet_distance"]
@@ -83,8 +83,8 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
         # Text, not str: a label may hold what rich takes for markup.
-        found.add_row(*map(Text, (line.label, *cost, *numbers)), style=style)
-    found.caption = Text(_caption(result))
+        found.add_row(*map(Text, (one_line(line.label), *cost, *numbers)), style=style)
+    found.caption = Text(one_line(_caption(result)))
     return found
 
 

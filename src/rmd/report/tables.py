@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rmd.report.markdown import markdown_lines, markdown_text
 from rmd.report.model import STUDENT, Bounds, Check, Motion, Report, Row
+from rmd.text import one_line
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
 
@@ -138,7 +139,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
 
 def _fitting(rows: Sequence[Row], columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """The columns in their order, parted so that each part fits beside the names."""
-    names = max(len(row.name) for row in rows)
+    names = max(len(one_line(row.name)) for row in rows)
     parts: list[list[_Column]] = []
     free = 0
     for column in columns:
@@ -158,7 +159,7 @@ def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in rows:
         # Text, not str: brackets of an interval are not rich's markup.
-        cells = [Text(row.name), *(Text(column.write(row)) for column in columns)]
+        cells = [Text(one_line(row.name)), *(Text(column.write(row)) for column in columns)]
         table.add_row(*cells, style="bold" if row.name == STUDENT else None)
     return table
 
@@ -187,4 +188,5 @@ def markdown_table(report: Report) -> str:
 
 def _check_line(check: Check) -> Text:
     mark = Text("pass", style="green") if check.passed else Text("MISS", style="bold red")
-    return Text.assemble(mark, f"  {check.name}: {significant(check.measured)} (target: {check.target})")
+    told = f"{one_line(check.name)}: {significant(check.measured)} (target: {one_line(check.target)})"
+    return Text.assemble(mark, f"  {told}")

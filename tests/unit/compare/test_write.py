@@ -141,6 +141,7 @@ HOSTILE = (
     "*",
     "\n\n\\end{tabular}",
     "=cmd|' /C calc'!A0",
+    "\x1b[31m\x1b]0;title\x07",
 )
 
 
@@ -181,7 +182,7 @@ def test_any_name_is_text_in_every_file(name: str, compared: TableResult, tmp_pa
     assert page.found == other.found and page.text.count(name) >= 8
     console = Console(width=400, record=True, file=io.StringIO())
     console.print(as_text(given, name))
-    assert name.splitlines()[0] in console.export_text()
+    assert one_line(name) in console.export_text()
     found, expected = (MarkdownIt("gfm-like", {"linkify": False}).parse(as_markdown(result, backbone))
                        for result, backbone in ((given, name), (plain, "plain")))  # fmt: skip
     assert [token.tag for token in found] == [token.tag for token in expected]

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from comparisons import result
 from families import FRAMES, TINY, make_student
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from rmd.errors import RMDError
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
 from rmd.export.formats import export_student
 from rmd.export.student import StudentConfig, read_student
 from rmd.plan import StepPlan
+from rmd.report import Report
 
 BASE = "someone/their-teacher"
 HOSTILE = (
@@ -107,10 +110,36 @@ def test_any_text_is_text(config: StudentConfig, text: str) -> None:
 
 def test_a_name_is_shown_as_it_is(config: StudentConfig) -> None:
     name = "a *b* [c](d) <e> & `f` | $g$ http://h www.i #j \\k _l_ ~~m~~ ``n"
-    card = model_card(named(config, recipe=name, prompts=name), "fused", teacher=BASE, source=Path("student"))
+    file = "a *b* [c](d) <e> & `f` | $g$ #j _l_ ~~m~~ ``n.txt"
+    card = model_card(named(config, recipe=name, prompts=file), "fused", teacher=BASE, source=Path("student"))
     heading, about, *_ = [token for token in MarkdownIt().parse(front_and_text(card)[1]) if token.type == "inline"]
     assert "".join(child.content for child in heading.children or ()) == f"{name}: {BASE} in 4 steps"
-    assert [child.content for child in about.children or () if child.type == "code_inline"] == [BASE, name]
+    assert [child.content for child in about.children or () if child.type == "code_inline"] == [BASE, file]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_rows_of_a_report_beside_the_student_are_text(text: str, config: StudentConfig, tmp_path: Path) -> None:
+    def card(label: str) -> str:
+        row = result(name="rmd").row.model_copy(update={"label": label})
+        report = Report(
+            rows=[row, row.model_copy(update={"name": "teacher"})], checks=[], quick=False, seconds=1.0,
+            peak_memory_gb=1.0, config={}, versions={}, plan=config.plan.to_dict(), prompts=[], history=[], n=2, seed=0,
+            overhead=0.1,
+        )  # fmt: skip
+        (tmp_path / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
+        (tmp_path / "student").mkdir(exist_ok=True)
+        return model_card(config, "fused", teacher=BASE, source=tmp_path / "student")
+
+    if text:
+        check_card(card(text), card("name"))
+    assert "## Measured" in card(text)
+
+
+def test_a_report_that_cannot_be_read_is_named(config: StudentConfig, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(RMDError, match=rf"^{tmp_path}/report.json: rows is missing"):
+        model_card(config, "fused", teacher=BASE, source=tmp_path / "student")
 
 
 @pytest.mark.parametrize("to", ["diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused"])
