@@ -45,7 +45,7 @@ def shared_teacher(teacher: str | None, base_model: str | None = None) -> str | 
 
 
 def required_teacher(teacher: str | None, base_model: str | None) -> str:
-    """As `shared_teacher`, for an upload, which must name the teacher.
+    """Return the name that `shared_teacher` gives, which an upload must have.
 
     Raises:
         RMDError: the teacher has no name that others could use, and `base_model` is not given.
