@@ -1,10 +1,11 @@
-"""Why something could not be fetched from the Hugging Face Hub, in one sentence that says what to do."""
+"""Files as the Hugging Face Hub and its users have them: why one could not be fetched, and what is wrong with one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -15,8 +16,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but imported there for its users
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
 
 from rmd.errors import RMDError
+from rmd.files import MAX_JSON
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = 1024
+"""No git-LFS pointer is longer than this."""
 
 
 @contextmanager
@@ -26,6 +34,66 @@ def hub_errors(source: str | Path, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise RMDError(_sentence(str(source), what, error)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object and that another program wrote.
+
+    Raises:
+        RMDError: the file is missing, cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise RMDError(f"{path} is too large for a configuration: at most {MAX_JSON // 2**20} MB are read")
+        refuse_pointer(path)
+        values = from_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RMDError(f"there is no file {path}") from None
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RMDError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise RMDError(f"{path} should hold a JSON object, with its keys in braces")
+    return values
+
+
+def refuse_pointer(path: Path) -> None:
+    """RMDError if a file is the pointer that git-LFS leaves in place of a large file that it has not fetched."""
+    if path.stat().st_size > _POINTER_BYTES:
+        return
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise RMDError(
+                f"{path} is a git-LFS pointer and not the file itself: run `git lfs pull` in its folder, or download "
+                "it again"
+            )
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file is a whole safetensors file; its tensors are not read.
+
+    Raises:
+        RMDError: the file is missing, empty, cut off, a git-LFS pointer, a web page, or of another format.
+    """
+    try:
+        refuse_pointer(path)
+        with path.open("rb") as file:
+            beginning = file.read(64).lstrip().lower()
+        if not beginning:
+            raise RMDError(f"{path} is empty: download it again")
+        if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
+            raise RMDError(f"{path} is a web page and not weights, as a failed download leaves one: download it again")
+        with safe_open(path, framework="pt"):
+            pass
+    except FileNotFoundError:
+        raise RMDError(f"there is no file {path}") from None
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise RMDError(
+            f"{path} is not a whole safetensors file ({error}): it may have been cut off; download it again"
+        ) from error
 
 
 def _sentence(source: str, what: str, error: BaseException) -> str:

@@ -6,8 +6,6 @@ and the fake score: they are one architecture, so `predict` takes the module tha
 
 from __future__ import annotations
 
-import json
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,16 +19,17 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from rmd.backbones.loading import INDEX as INDEX
+from rmd.backbones.loading import load_checked, model_index
+from rmd.backbones.parts import latent_rules, upcast
 from rmd.errors import RMDError, one_of
-from rmd.hub import hub_errors
+from rmd.hub import read_object
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.plan import Stage, StepPlan
 from rmd.sampling import guided
 
 AdaptedLayers = Literal["all", "transformers"]
 """What adapters are put on, as `roles.layers` says."""
-INDEX = "model_index.json"
-"""What makes a folder a diffusers pipeline."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,8 @@ class Backbone(ABC):
     """Names in `model_index.json` by which `load_backbone` finds the family."""
     denoiser_name: ClassVar[str]
     """The pipeline's part that denoises: unet or transformer."""
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Classes that a part of the pipeline may be of, by the part's name; parts that are not named may be of any."""
     optional_parts: ClassVar[tuple[str, ...]] = ()
     """Parts that a pipeline folder may lack, but that diffusers wants named as None then."""
     cond_names: ClassVar[Mapping[str, str]]
@@ -116,6 +117,17 @@ class Backbone(ABC):
         scheduler = dict(pipe.scheduler.config)
         self.schedule: NoiseSchedule = schedule_from_config(scheduler)
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
+
+    @classmethod  # noqa: B027  # a family may have no rule of its own
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Check that a pipeline's networks are those of a text-to-image or text-to-video model of the family.
+
+        Args:
+            configs: the configurations of its networks, by the names of its parts.
+
+        Raises:
+            RMDError: the denoiser is of another kind: the sentence says of which, and what is needed.
+        """
 
     @property
     def denoiser(self) -> nn.Module:
@@ -232,18 +244,9 @@ class Backbone(ABC):
         float32.
         """
         vae = self.pipe.vae
-        config, dtype = vae.config, vae.dtype
-        latents = x0.float() / config.scaling_factor
-        if config.latents_mean is not None and config.latents_std is not None:
-            mean, std = (
-                torch.tensor(values, device=x0.device).view(1, -1, 1, 1)
-                for values in (config.latents_mean, config.latents_std)
-            )
-            latents = latents * std + mean
-        if config.shift_factor is not None:
-            latents = latents + config.shift_factor
-        with _in_float32(vae, dtype == torch.float16 and config.force_upcast):
-            images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        scale, mean, std, shift = latent_rules(vae, x0.device)
+        with upcast(vae):
+            images: Tensor = vae.decode((x0.float() / scale * std + mean + shift).to(vae.dtype), return_dict=False)[0]
         return images
 
     @torch.no_grad()
@@ -255,19 +258,13 @@ class Backbone(ABC):
         if self.moving:
             raise RMDError(f"{self.family} makes clips: real images are of no use to it")
         vae = self.pipe.vae
-        config, dtype = vae.config, vae.dtype
-        with _in_float32(vae, dtype == torch.float16 and config.force_upcast):
-            latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mode().float()
-        if config.shift_factor is not None:
-            latents = latents - config.shift_factor
-        if config.latents_mean is not None and config.latents_std is not None:
-            mean, std = (
-                torch.tensor(values, device=latents.device).view(1, -1, 1, 1)
-                for values in (config.latents_mean, config.latents_std)
-            )
-            latents = (latents - mean) / std
-        scaled: Tensor = latents * config.scaling_factor
-        return scaled
+        scale, mean, std, shift = latent_rules(vae, self.device)
+        with upcast(vae):
+            encoded = vae.encode(images.to(self.device, vae.dtype))
+        # AutoencoderTiny has no posterior: it encodes to the latents themselves
+        found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        latents: Tensor = ((found.float() - shift - mean) / std) * scale
+        return latents
 
     def predict(
         self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any], *, guidance: float | None = None
@@ -316,8 +313,9 @@ def load_backbone(
         RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for; or the Hub's
             repository is absent, gated, or out of reach.
     """
-    if Path(source).exists():
-        class_of_pipeline(Path(source))
+    folder = Path(source).expanduser()
+    if folder.exists():
+        class_of_pipeline(folder)  # told before weights are read
     return wrap(load_pipeline(source, dtype=dtype, **options), conditioning)
 
 
@@ -325,44 +323,81 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
     """Load a diffusers pipeline of any family from a folder or the Hub.
 
     Args:
-        options: go to `DiffusionPipeline.from_pretrained`.
+        options: go to `DiffusionPipeline.from_pretrained`. `variant` chooses the weight files, such as "fp16"; by
+            default they are the plain ones, or the only variant that is there.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline; or the Hub's repository is absent, gated, or out of reach.
+        RMDError: the folder is no diffusers pipeline; the Hub's repository is absent, gated, or out of reach; a part
+            is of a class that the family cannot use, or of none of diffusers and transformers; or its files are
+            damaged, or do not hold exactly the weights of its network.
     """
-    if Path(source).exists():
-        name, parts = _model_index(Path(source))
-        _register_all()
-        optional = _REGISTRY[name].optional_parts if name in _REGISTRY else ()
-        options = dict.fromkeys(part for part in optional if not any(parts.get(part) or ())) | options
-    with hub_errors(source, "the pipeline"), warnings.catch_warnings():
-        # its new name is unknown to the older versions of diffusers that work too
-        warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
-        pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return load_checked(source, dtype=dtype, check=_check_family, **options)
+
+
+def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
+    """Check a folder's configurations by its family, if it has one; returns the optional parts that it lacks, as None.
+
+    Raises:
+        RMDError: a part or the denoiser is of a kind that the family cannot use.
+    """
+    _register_all()
+    family = _REGISTRY.get(index["_class_name"])
+    if family is None:
+        return {}
+    for part, kinds in family.part_classes.items():
+        _check_class(family, part, (index.get(part) or [None, None])[1], kinds, str(folder))
+    paths = {part: folder / part / "config.json" for part in index if not part.startswith("_")}
+    configs = {part: read_object(path) for part, path in paths.items() if path.is_file()}
+    with _naming(str(folder)):
+        family.check_network(configs)
+    return dict.fromkeys(part for part in family.optional_parts if not any(index.get(part) or ()))
+
+
+def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tuple[str, ...], where: str) -> None:
+    if name is not None and name not in kinds:
+        raise RMDError(
+            f"{where}: the {part} is of the class {name}, and {family.family} works with {' or '.join(kinds)}: give a "
+            "pipeline with one of these"
+        )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Errors of the block begin with where the pipeline lies."""
+    try:
+        yield
+    except RMDError as error:
+        raise RMDError(f"{where}: {error}") from error
 
 
 def class_of_pipeline(folder: Path) -> type[Backbone]:
     """The backbone for a pipeline's folder; RMDError if it is no pipeline, or no family is registered for it."""
-    return _family_of(_model_index(folder)[0])
-
-
-def _model_index(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The class of a pipeline, and what its index says of its parts."""
-    index = folder / INDEX
-    if not index.is_file():
-        raise RMDError(f"{folder} is no diffusers pipeline: it has no {INDEX}")
-    try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        return str(parts["_class_name"]), parts
-    except (ValueError, KeyError, TypeError) as error:
-        raise RMDError(f"{index} is not readable as a diffusers model index ({error})") from error
+    return _family_of(model_index(folder)["_class_name"])
 
 
 def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> Backbone:
-    """A loaded pipeline in its family's backbone; RMDError if no family is registered for it."""
-    return _family_of(type(pipe).__name__)(pipe, conditioning)
+    """Put a loaded pipeline into its family's backbone.
+
+    Raises:
+        RMDError: no family is registered for it, or its networks are of a kind that the family cannot use.
+    """
+    family = _family_of(type(pipe).__name__)
+    networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    for part, kinds in family.part_classes.items():
+        if part in networks:
+            # a compiled network's or an FSDP unit's own class is behind the one that wraps it
+            names = [kind.__name__ for kind in type(getattr(networks[part], "_orig_mod", networks[part])).__mro__]
+            name = next((name for name in names if name in kinds), names[0])
+            _check_class(family, part, name, kinds, "this pipeline")
+    configs = {name: getattr(part, "config", None) for name, part in networks.items()}
+    with _naming("this pipeline"):
+        family.check_network({name: _plain(config) for name, config in configs.items() if config is not None})
+    return family(pipe, conditioning)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A network's configuration as a mapping, whichever library it is of."""
+    return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 
 def family_class(family: str) -> type[Backbone]:
@@ -389,18 +424,6 @@ def _family_of(class_name: str) -> type[Backbone]:
         known = ", ".join(sorted(_REGISTRY))
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")
     return _REGISTRY[class_name]
-
-
-@contextmanager
-def _in_float32(vae: nn.Module, needed: bool) -> Iterator[None]:
-    """A VAE that overflows in float16 works in float32 for the time of the block."""
-    if needed:
-        vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        if needed:
-            vae.to(torch.float16)
 
 
 def _prediction(scheduler: Mapping[str, object]) -> Prediction:

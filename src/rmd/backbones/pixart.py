@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond, register
+from rmd.backbones.parts import check_channels, text_to
 from rmd.plan import Stage
 
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
@@ -27,9 +28,18 @@ class PixArtBackbone(Backbone):
     family = "pixart"
     pipeline_classes = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     denoiser_name = "transformer"
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+        "text_encoder": ("T5EncoderModel",),
+    }
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "prompt_attention_mask": "mask"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     shard_classes = ("BasicTransformerBlock",)
+
+    @classmethod
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        check_channels("transformer", configs.get("transformer", {}), configs.get("vae"), {}, variance=True)
 
     @property
     def size_multiple(self) -> int:
@@ -81,5 +91,6 @@ class PixArtBackbone(Backbone):
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
-        output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **kwargs)[0]
+        given = text_to(kwargs, dtype)
+        output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output[:, : x.shape[1]]  # the other half, where there is one, is the learned variance

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmd.backbones.base import Backbone, Cond, register
+from rmd.backbones.parts import check_channels, text_to
 from rmd.errors import RMDError
 from rmd.plan import Stage
 
@@ -27,6 +28,13 @@ class SD3Backbone(Backbone):
     family = "sd3"
     pipeline_classes = ("StableDiffusion3Pipeline",)
     denoiser_name = "transformer"
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("SD3Transformer2DModel",),
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+        "text_encoder": ("CLIPTextModelWithProjection",),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+        "text_encoder_3": ("T5EncoderModel",),
+    }
     optional_parts = ("text_encoder_3", "tokenizer_3")
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "pooled_prompt_embeds": "pooled"}
     lora_targets = (
@@ -34,6 +42,13 @@ class SD3Backbone(Backbone):
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
     shard_classes = ("JointTransformerBlock",)
+
+    @classmethod
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        check_channels(
+            "transformer", configs.get("transformer", {}), configs.get("vae"),
+            {33: "an inpainting model, which is given a mask and the picture around it"},
+        )  # fmt: skip
 
     @property
     def size_multiple(self) -> int:
@@ -87,7 +102,7 @@ class SD3Backbone(Backbone):
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
-        given = {name: value for name, value in kwargs.items() if name != "positions"}
+        given = text_to({name: value for name, value in kwargs.items() if name != "positions"}, dtype)
         with _spread_positions(module, kwargs["positions"]) if "positions" in kwargs else nullcontext():
             output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.backbones.base import Backbone, Cond, Conditioning, register
+from rmd.backbones.parts import check_channels, text_to
 from rmd.errors import RMDError
 from rmd.plan import Stage, StepPlan
 
@@ -20,6 +21,12 @@ MAX_TOKENS = 512
 
 _PIPELINE_MULTIPLE = 16
 """The official pipeline takes no other sides, whatever its VAE."""
+
+
+_TWO_EXPERTS = (
+    "this is a Wan2.2 pipeline of two experts, one for high and one for low noise, which are two teachers: "
+    "give a Wan2.1 text-to-video pipeline"
+)
 
 
 @register
@@ -32,6 +39,11 @@ class WanBackbone(Backbone):
     family = "wan"
     pipeline_classes = ("WanPipeline",)
     denoiser_name = "transformer"
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("WanTransformer3DModel",),
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+    }
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     moving = True
@@ -40,15 +52,27 @@ class WanBackbone(Backbone):
     def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
         """As every backbone; RMDError for Wan2.2's models, which are two experts or take a time for every token."""
         if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.boundary_ratio is not None:
-            raise RMDError(
-                "this is a Wan2.2 pipeline of two experts, one for high and one for low noise, which are two teachers: "
-                "give a Wan2.1 text-to-video pipeline"
-            )
+            raise RMDError(_TWO_EXPERTS)
         if pipe.config.expand_timesteps:
             raise RMDError(
                 "this Wan2.2 pipeline gives every token a time of its own: give a Wan2.1 text-to-video pipeline"
             )
         super().__init__(pipe, conditioning)
+
+    @classmethod
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        if "transformer_2" in configs:
+            raise RMDError(_TWO_EXPERTS)
+        wan = configs.get("transformer", {})
+        if wan.get("image_dim") is not None or wan.get("added_kv_proj_dim") is not None:
+            raise RMDError(
+                "this transformer is given a picture to begin with (image_dim, added_kv_proj_dim), as image-to-video "
+                "models are: give a Wan2.1 text-to-video model"
+            )
+        check_channels(
+            "transformer", wan, configs.get("vae"),
+            {36: "an image-to-video model, which is given a picture to begin with and a mask"},
+        )  # fmt: skip
 
     @property
     def size_multiple(self) -> int:
@@ -80,7 +104,7 @@ class WanBackbone(Backbone):
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.patch_embedding.weight.dtype  # norms and times are kept in float32
-        given = {name: value.to(dtype) for name, value in kwargs.items()}
+        given = text_to(kwargs, dtype)
         output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output
 

@@ -5,7 +5,6 @@ Nothing here needs memory, an accelerator or the Hub. FLOPs are twice the multip
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmd.errors import RMDError
+from rmd.hub import read_object
 
 _CLASSES = {
     "sdxl": UNet2DConditionModel, "pixart": PixArtTransformer2DModel, "sd3": SD3Transformer2DModel,
@@ -43,8 +43,11 @@ class Architecture:
 
     def build(self, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
         """The network on the meta device."""
-        with torch.device("meta"):
-            network: nn.Module = _CLASSES[self.family](**self.config)
+        try:
+            with torch.device("meta"):
+                network: nn.Module = _CLASSES[self.family](**self.config)
+        except (TypeError, ValueError, KeyError) as error:
+            raise RMDError(f"the configuration of this {self.family} denoiser does not build one: {error}") from error
         return nn.Module.to(network, dtype)  # diffusers' own warns of modules that no configuration here has
 
     def cond_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -133,21 +136,26 @@ PUBLIC: dict[str, Architecture] = {
 
 def architecture_of(teacher: str | Path, family: str) -> Architecture:
     """A teacher's denoiser: known by name, or read from its folder; RMDError where it is neither."""
-    if str(teacher) in PUBLIC:
+    if str(teacher) in PUBLIC and not Path(teacher).exists():
         return PUBLIC[str(teacher)]
     part = "unet" if family == "sdxl" else "transformer"
-    path = Path(teacher) / part / "config.json"
+    teacher = Path(teacher).expanduser()
+    path = teacher / part / "config.json"
     if family not in _CLASSES or not path.is_file():
         raise RMDError(
             f"nothing is known of the size of {teacher}: give the folder of an {', '.join(_CLASSES)} pipeline, or one "
             f"of {', '.join(PUBLIC)}"
         )
-    config = {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if not k.startswith("_")}
-    vae = json.loads((Path(teacher) / "vae" / "config.json").read_text(encoding="utf-8"))
-    if family == "wan":
-        factors = int(vae["scale_factor_spatial"]), int(vae["scale_factor_temporal"])
-        return Architecture(family, config, vae_factor=factors[0], text_length=512, frame_factor=factors[1])
-    return Architecture(family, config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
+    config = {key: value for key, value in read_object(path).items() if not key.startswith("_")}
+    place = teacher / "vae" / "config.json"
+    vae = read_object(place)
+    try:
+        if family == "wan":
+            factors = int(vae["scale_factor_spatial"]), int(vae["scale_factor_temporal"])
+            return Architecture(family, config, vae_factor=factors[0], text_length=512, frame_factor=factors[1])
+        return Architecture(family, config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RMDError(f"{place} does not say by how much the VAE makes pictures smaller ({error})") from error
 
 
 def parameters(network: nn.Module) -> int:

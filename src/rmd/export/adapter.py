@@ -26,6 +26,7 @@ from rmd.backbones.base import Backbone
 from rmd.errors import RMDError
 from rmd.files import parse_model
 from rmd.finite import check_tensors
+from rmd.hub import check_weights
 from rmd.typed import Strict
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
@@ -171,6 +172,7 @@ def _check_not_fused(network: nn.Module) -> None:
 
 def _read_header(path: Path, prefix: str) -> LoraHeader | None:
     """What the file's header says of the adapter; None for the layouts of other programs, which say it by names."""
+    check_weights(path)
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(_HEADER_KEY)
     if text is None:

@@ -157,14 +157,19 @@ class Savable(Protocol):
 def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object]) -> Path:
     """Write a trained model or pipeline into `<out>/<name>`, its networks in half precision; returns that folder.
 
-    The configurations do not say from which folders of this machine networks were loaded, as diffusers' own would.
+    The configurations do not say from which folders of this machine networks were loaded, as diffusers' own would; and
+    transformers' say float32: it loads a network in the precision that its configuration names, diffusers in float32,
+    and a pipeline whose parts differ does not sample.
     """
     with new_folder(out / name) as partial:
         to_half(*networks)
         made.save_pretrained(partial)
         for path in partial.rglob("config.json"):
             config = json.loads(path.read_text(encoding="utf-8"))
-            if config.pop("_name_or_path", None) is not None:
+            told = config.copy()
+            config.pop("_name_or_path", None)
+            config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+            if config != told:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out / name
 

@@ -16,19 +16,27 @@ from typing import Any
 import diffusers
 import torch
 from accelerate import init_empty_weights
-from diffusers import DiffusionPipeline
+from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from rmd.backbones.base import INDEX, Backbone, class_of_pipeline
+from rmd.backbones.base import Backbone, class_of_pipeline
+from rmd.backbones.loading import (
+    INDEX,
+    STEMS,
+    check_folder,
+    fetch_pipeline,
+    model_index,
+    refuse_incomplete,
+    weight_files,
+)
 from rmd.config import Recipe
 from rmd.errors import RMDError
-from rmd.hub import hub_errors
+from rmd.hub import read_object
 from rmd.teacher import DTYPES, load_teacher, teacher_source
 
-_STEM = "diffusion_pytorch_model.safetensors"
 _META = torch.device("meta")
 
 
@@ -83,16 +91,16 @@ def load_spread_teacher(recipe: Recipe) -> tuple[Backbone, TeacherWeights]:
     Raises:
         RMDError: as `load_teacher`; or the denoiser's weights are not in safetensors files.
     """
-    source = teacher_source(recipe.teacher)
-    if not Path(source).exists():
-        with hub_errors(source, "the pipeline"):
-            source = Path(DiffusionPipeline.download(str(source)))
-    name = class_of_pipeline(Path(source)).denoiser_name
-    folder = Path(source) / name
-    files = _files(folder)
-    kind = _class_of(folder / "config.json")
+    named = teacher_source(recipe.teacher)
+    source, variant = fetch_pipeline(named)
+    family = class_of_pipeline(source)
+    name, index = family.denoiser_name, model_index(source)
+    variant = check_folder(source, index, variant, given={})
+    folder = source / name
+    kind = _class_of(folder / "config.json", family)
     with init_empty_weights():
         network: nn.Module = kind.from_config(kind.load_config(folder)).eval()
+    files = _files(folder, variant, network)
     kept = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
     wanted = DTYPES[recipe.train.dtype]
     dtypes = {
@@ -107,9 +115,9 @@ def load_spread_teacher(recipe: Recipe) -> tuple[Backbone, TeacherWeights]:
             empty = torch.zeros((), dtype=dtype).expand(parameter.shape)
         module.register_parameter(full.rpartition(".")[2], nn.Parameter(empty, requires_grad=False))
     with TemporaryDirectory() as rest:
-        _link_without(name, Path(source), Path(rest))
+        _link_without(name, source, Path(rest))
         backbone = load_teacher(recipe, rest, **{name: network})
-    backbone.pipe.register_to_config(_name_or_path=str(source))
+    backbone.pipe.register_to_config(_name_or_path=str(named))
     return backbone, TeacherWeights(files, dtypes)
 
 
@@ -122,26 +130,43 @@ def _link_without(part: str, source: Path, folder: Path) -> None:
     (folder / INDEX).write_text(json.dumps(parts | {part: [None, None]}), encoding="utf-8")
 
 
-def _class_of(path: Path) -> Any:
-    try:
-        return getattr(diffusers, json.loads(path.read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RMDError(f"{path} names no network of diffusers: save the teacher anew") from error
+def _class_of(path: Path, family: type[Backbone]) -> Any:
+    """The class of diffusers that a denoiser's configuration names."""
+    name = read_object(path).get("_class_name")
+    wanted = family.part_classes.get(family.denoiser_name, (str(name),))
+    # the first is what the others, earlier names of it, are loaded as
+    kind = getattr(diffusers, wanted[0], None) if name in wanted else None
+    if not (isinstance(kind, type) and issubclass(kind, ModelMixin)):
+        raise RMDError(f"{path} names no network of diffusers: save the teacher anew")
+    return kind
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Weights by name to the file that holds them."""
-    index, single = folder / f"{_STEM}.index.json", folder / _STEM
-    if index.is_file():
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / place for name, place in places.items()}
-    if not single.is_file():
-        raise RMDError(f"{folder} holds no {_STEM}, which many processes read their parts from: save it so")
-    try:
-        with safe_open(single, framework="pt") as file:
-            return dict.fromkeys(file.keys(), single)
-    except (OSError, SafetensorError) as error:
-        raise RMDError(f"cannot read the weights in {single}: {error}") from error
+def _files(folder: Path, variant: str | None, network: nn.Module) -> dict[str, Path]:
+    """Weights by name to the file that holds them.
+
+    Raises:
+        RMDError: a file cannot be read, or they do not hold exactly the network's weights.
+    """
+    found: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder, STEMS["diffusers"], variant):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise RMDError(f"cannot read the weights in {path}: {error}") from error
+        found |= dict.fromkeys(names, path)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    report = {
+        "missing_keys": wanted.keys() - shapes.keys(),
+        "unexpected_keys": shapes.keys() - wanted.keys(),
+        "mismatched_keys": [
+            (name, shapes[name], shape) for name, shape in wanted.items() if shapes.get(name, shape) != shape
+        ],
+    }
+    refuse_incomplete(folder, network, report)
+    return {name: path for name, path in found.items() if name in wanted}
 
 
 def _part(stored: Any, parameter: nn.Parameter, dtype: torch.dtype, name: str) -> Tensor:

@@ -175,9 +175,10 @@ def test_a_folder_that_is_no_pipeline_is_told(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"is no diffusers pipeline: it has no model_index\.json$"):
         load_backbone(tmp_path)
     index = tmp_path / "model_index.json"
-    for text in ("{", "[]", "{}"):
+    wrong = {"{": "is not valid JSON", "[]": "should hold a JSON object", "{}": "it has no _class_name"}
+    for text, sentence in wrong.items():
         index.write_text(text)
-        with pytest.raises(RMDError, match="is not readable as a diffusers model index"):
+        with pytest.raises(RMDError, match=rf"model_index\.json .*{sentence}"):
             load_backbone(tmp_path)
     index.write_text(json.dumps({"_class_name": "OtherPipeline"}))
     with pytest.raises(RMDError, match=r"no backbone is registered for OtherPipeline: registered are .*XLPipeline"):
@@ -187,7 +188,7 @@ def test_a_folder_that_is_no_pipeline_is_told(tmp_path: Path) -> None:
 def test_a_pipeline_with_a_part_missing_is_told(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(RMDError, match=f"^cannot load the pipeline {tmp_path}: .*diffusion_pytorch_model"):
+    with pytest.raises(RMDError, match=rf"^{tmp_path}/vae holds no weights: there is no diffusion_pytorch_model\.saf"):
         load_backbone(tmp_path)
 
 

@@ -77,7 +77,7 @@ def test_files_are_found_by_their_index(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     recipe = saved("sdxl", tmp_path)
     (tmp_path / "unet" / STEM).rename(tmp_path / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(RMDError, match=r"unet holds no diffusion_pytorch_model.safetensors, which many processes read"):
+    with pytest.raises(RMDError, match=r"unet holds its weights as diffusion_pytorch_model\.bin, a pickle"):
         load_spread_teacher(recipe)
 
 
@@ -88,19 +88,37 @@ def weights_of(recipe: Recipe) -> tuple[torch.nn.Module, TeacherWeights]:
 
 
 def test_a_missing_weight_is_named(tmp_path: Path) -> None:
-    network, weights = weights_of(saved("sdxl", tmp_path))
-    del weights.files["conv_in.weight"]
-    with pytest.raises(RMDError, match=r"^the teacher's files have no weight conv_in.weight: save it anew"):
-        weights.fill(network)
+    recipe = saved("sdxl", tmp_path)
+    path = tmp_path / "unet" / STEM
+    tensors = load_file(path)
+    del tensors["conv_in.weight"]
+    save_file(tensors, path)
+    with pytest.raises(RMDError, match=r"unet lacks the weight conv_in\.weight, which its config\.json asks for"):
+        load_spread_teacher(recipe)
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path: Path) -> None:
     recipe = saved("sdxl", tmp_path)
     path = tmp_path / "unet" / STEM
     save_file({name: tensor[..., :1].contiguous() for name, tensor in load_file(path).items()}, path)
-    network, weights = weights_of(recipe)
-    with pytest.raises(RMDError, match=r"^the teacher's files hold a weight conv_in.weight of another shape than"):
-        weights.fill(network)
+    with pytest.raises(RMDError, match=r"unet holds the weight conv_in\.weight in the shape \(8, 4, 3, 1\), where"):
+        load_spread_teacher(recipe)
+
+
+def test_a_weight_that_the_network_lacks_is_named(tmp_path: Path) -> None:
+    recipe = saved("sdxl", tmp_path)
+    path = tmp_path / "unet" / STEM
+    save_file({**load_file(path), "conv_in.more": torch.zeros(2)}, path)
+    with pytest.raises(RMDError, match=r"unet holds the weight conv_in\.more, which the network of its config\.json"):
+        load_spread_teacher(recipe)
+
+
+def test_a_variant_alone_is_found(tmp_path: Path) -> None:
+    recipe = saved("sdxl", tmp_path)
+    for path in list(tmp_path.rglob("*.safetensors")):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    _, weights = load_spread_teacher(recipe)
+    assert {path.name for path in weights.files.values()} == {"diffusion_pytorch_model.fp16.safetensors"}
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

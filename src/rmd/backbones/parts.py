@@ -1,0 +1,96 @@
+"""What the families' backbones share of a pipeline's parts: what a VAE and a denoiser are by their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmd.errors import RMDError, integer
+
+
+def latent_rules(vae: Any, device: torch.device) -> tuple[float, Tensor | float, Tensor | float, Tensor | float]:
+    """Scale, mean, standard deviation and shift of a VAE's latents, as far as its config has them.
+
+    A VAE's own latents are `latents / scale * std + mean + shift`.
+    """
+    config = vae.config
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    shift = getattr(config, "shift_factor", None) or 0.0
+    if mean is None or std is None:
+        return config.scaling_factor, 0.0, 1.0, shift
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+    return config.scaling_factor, mean, std, shift
+
+
+@contextmanager
+def upcast(vae: Any) -> Iterator[None]:
+    """A VAE in float16 that overflows there works in float32 for the time of the block."""
+    needed = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+    if needed:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if needed:
+            vae.to(torch.float16)
+
+
+def check_channels(
+    what: str,
+    network: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
+    others: Mapping[int, str],
+    *,
+    variance: bool = False,
+) -> None:
+    """Check by its configuration that a denoiser takes and gives latents, and nothing beside them.
+
+    Args:
+        what: how messages call the denoiser.
+        vae: the VAE's configuration; None where the pipeline has none.
+        others: what a denoiser is that takes so many channels.
+        variance: whether a denoiser may give a variance, as many channels again.
+
+    Raises:
+        RMDError: it takes or gives another number of channels than the latents have.
+    """
+    taken, given = number(network, "in_channels"), number(network, "out_channels")
+    latents = None if vae is None else number(vae, "latent_channels") or number(vae, "z_dim")
+    if taken is None:
+        return
+    if taken in others and taken != latents:
+        raise RMDError(
+            f"this {what} takes {taken} channels: it is {others[taken]}. RMD distils models that are given a prompt "
+            "and nothing else: give the family's text-to-image or text-to-video model"
+        )
+    if latents is not None and taken != latents:
+        raise RMDError(
+            f"this {what} takes {taken} channels and the latents of its VAE have {latents}: it is given something "
+            "beside them, or belongs to another VAE. RMD distils models that are given a prompt and nothing else"
+        )
+    if given not in (None, taken) and not (variance and given == 2 * taken):
+        raise RMDError(
+            f"this {what} gives {given} channels and takes {taken}: RMD needs a network that gives one number for "
+            "every number of the latents"
+        )
+
+
+def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The keyword arguments of a network with its floating-point tensors in the network's precision.
+
+    Text encoders may work in another one. Masks of whole numbers and nested arguments stay as they are.
+    """
+    return {
+        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in kwargs.items()
+    }
+
+
+def number(config: Mapping[str, Any], key: str) -> int | None:
+    """A whole number of a configuration; None where it is absent or null, RMDError where it is something else."""
+    value = config.get(key)
+    return None if value is None else integer(f"the configuration's {key}", value)
