@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from rmd.errors import RMDError, shown
@@ -82,12 +82,29 @@ class FlowNoise(Strict):
     kind: Literal["flow"]
     shift: Rate = 1.0
     """Flow shift of the teacher's time grid."""
+    num_train_timesteps: Count = 1000
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule itself."""
         from rmd.noise import schedule_from_config
 
-        return schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": self.shift})
+        return schedule_from_config(
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", **self.model_dump(exclude={"kind"})}
+        )
+
+
+def _kind_of_noise(value: object) -> str | None:
+    """What tells the ways apart to give a recipe's noise: `teacher`, or the `kind` of a group of keys."""
+    if isinstance(value, dict):
+        return value["kind"] if value.get("kind") in ("vp", "flow") else None
+    kind = getattr(value, "kind", value)
+    return kind if isinstance(kind, str) else None
+
+
+Noise = Annotated[
+    Annotated[VPNoise, Tag("vp")] | Annotated[FlowNoise, Tag("flow")] | Annotated[Literal["teacher"], Tag("teacher")],
+    Discriminator(_kind_of_noise),
+]
 
 
 class PlanConfig(Strict):
@@ -102,6 +119,9 @@ class PlanConfig(Strict):
     """Timestep map of the low-resolution steps; `raise` is Eq. 2 as the paper uses it."""
     grid_end: Decay = 0.0
     """Where the grid of teacher times ends (exclusive), 0 to 1, before the flow shift."""
+    shift: Rate | None = None
+    """Flow shift of the grid of teacher times where it is not to be the teacher's own, `noise.shift`: more for larger
+    pictures."""
     multiple: Count = 8
     """Sides must be divisible by this: the VAE's factor times the backbone's patch."""
 
@@ -280,8 +300,9 @@ class Recipe(Strict):
     """A model id on the Hugging Face hub, a folder, or `scenes` for the packaged teacher."""
     frames: Count = 1
     """Length of a sample in video frames; 1 for images."""
-    noise: Annotated[VPNoise | FlowNoise, Field(discriminator="kind")]
-    """The teacher's own noise schedule; the thresholds are read on it."""
+    noise: Noise = "teacher"
+    """The teacher's own noise schedule, on which the thresholds are read: `teacher` takes it from the teacher's
+    scheduler; spelt out, plans can be made without the teacher at hand."""
     plan: PlanConfig
     crossing: CrossingConfig = CrossingConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
@@ -293,6 +314,24 @@ class Recipe(Strict):
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def schedule(self) -> NoiseSchedule:
+        """The teacher's noise schedule, with the flow shift of `plan.shift` where the recipe gives one.
+
+        Raises:
+            RMDError: the noise is left to the teacher and has not been read from it (`rmd.teacher.resolve_noise`), or
+                `plan.shift` is given for a schedule that has no shift.
+        """
+        if isinstance(self.noise, str):
+            raise RMDError(
+                "the recipe's noise is that of its teacher, which has not been read: rmd.teacher.resolve_noise(recipe) "
+                "returns a recipe with it"
+            )
+        if self.plan.shift is None:
+            return self.noise.schedule()
+        if not isinstance(self.noise, FlowNoise):
+            raise RMDError("plan.shift is for noise of kind flow, and this recipe's is of kind vp: leave it out")
+        return self.noise.model_copy(update={"shift": self.plan.shift}).schedule()
+
     def build_plan(self) -> StepPlan:
         """The frozen step plan of this recipe; RMDError when its parts do not fit each other."""
         from rmd.plan import Crossing, build_plan
@@ -301,7 +340,7 @@ class Recipe(Strict):
         rule = ours.rule if ours.train_rule is None else ours.train_rule
         beta = ours.beta if ours.train_beta is None else ours.train_beta
         return build_plan(
-            self.noise.schedule(),
+            self.schedule(),
             steps=self.plan.steps,
             sides=self.plan.sides,
             thresholds=self.plan.thresholds,
@@ -417,10 +456,12 @@ def _sentence(problem: ErrorDetails, keys: Sequence[str | int]) -> str:
             return f"{path} does not go with noise of kind {problem['loc'][1]}"
         case "extra_forbidden":
             return f"there is no key {path}; {_hint(path)}"
-        case "union_tag_not_found":
+        case "union_tag_not_found" if isinstance(problem["input"], dict) and "kind" not in problem["input"]:
             return f"{path}.kind is missing; it is vp or flow"
-        case "union_tag_invalid":
-            return f"{path}.kind should be vp or flow, but is {as_written(problem['ctx']['tag'])}"
+        case "union_tag_not_found" | "union_tag_invalid" if isinstance(problem["input"], dict):
+            return f"{path}.kind should be vp or flow, but is {as_written(problem['input']['kind'])}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return f"{path} should be `teacher` or a group of keys, but is {as_written(problem['input'])}"
         case _:
             return sentence(problem, path)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rmd.backbones.base import Backbone, Conditioning, load_backbone
-from rmd.config import Recipe
+from rmd.config import FlowNoise, Recipe
 from rmd.errors import RMDError
-from rmd.scenes.assets import TEACHERS, teacher_folder
+from rmd.resolve import noise_of, resolve_noise, teacher_source
 
+__all__ = ["DTYPES", "check_teacher", "load_teacher", "resolve_noise", "teacher_source"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,11 +34,6 @@ def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: An
     return backbone
 
 
-def teacher_source(name: str) -> Path | str:
-    """Where a teacher called so lies: the folder of one of the scenes' own, or the folder or Hub id itself."""
-    return teacher_folder(name) if name in TEACHERS else name
-
-
 def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
     """RMDError unless the teacher is what the recipe takes it for: family, noise schedule, sides it can work at."""
     if recipe.family != backbone.family:
@@ -44,14 +41,8 @@ def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
             f"the recipe's family is {recipe.family}, but the teacher {recipe.teacher} is of the family "
             f"{backbone.family}: set family or teacher right"
         )
-    times = torch.tensor([1.0, 250.0, 500.0, 750.0, 1000.0])
-    ours, theirs = recipe.noise.schedule().alpha(times), backbone.schedule.alpha(times)
-    worst = int((ours - theirs).abs().argmax())
-    if abs(float(ours[worst] - theirs[worst])) > 1e-6:
-        raise RMDError(
-            f"the recipe's noise is not that of the teacher {recipe.teacher}: at time {times[worst]:g} its alpha is "
-            f"{ours[worst]:.6f}, the teacher's {theirs[worst]:.6f}; set noise to what the teacher's scheduler says"
-        )
+    _check_noise(recipe, backbone)
+    recipe = resolve_noise(recipe, dict(backbone.pipe.scheduler.config))
     backbone.check_frames(recipe.frames)
     for stage in recipe.build_plan().stages:
         if stage.height % backbone.size_multiple or stage.width % backbone.size_multiple:
@@ -59,3 +50,39 @@ def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
                 f"plan.sides: stage {stage.index} of {stage.size} pixels is not divisible by {backbone.size_multiple}, "
                 f"as the teacher {recipe.teacher} needs; choose other sides"
             )
+
+
+def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
+    """RMDError, by key and both values, unless a recipe's noise is exactly its teacher's.
+
+    The flow shift decides nothing but the grid of times, so that it may differ where the recipe gives the grid's own
+    (`plan.shift`).
+    """
+    if isinstance(recipe.noise, str):
+        return
+    ours, theirs = recipe.noise.schedule(), backbone.schedule
+    if (ours.kind, ours.train_steps) == (theirs.kind, theirs.train_steps):
+        if isinstance(recipe.noise, FlowNoise):
+            if ours.shift == theirs.shift or recipe.plan.shift is not None:
+                return
+        else:
+            times = torch.arange(1, ours.train_steps + 1, dtype=torch.float64) * (1000.0 / ours.train_steps)
+            if torch.equal(ours.alpha(times), theirs.alpha(times)):
+                return
+    also = ""
+    if ours.kind == theirs.kind == "flow":
+        also = ", or give plan.shift too if the grid of times is to be shifted otherwise than the teacher's"
+    raise RMDError(
+        f"the recipe's noise is not that of the teacher {recipe.teacher}: "
+        f"{_difference(recipe.noise.model_dump(), backbone)}; set `noise: teacher`, which takes the teacher's own{also}"
+    )
+
+
+def _difference(ours: Mapping[str, object], backbone: Backbone) -> str:
+    """The first key of a recipe's noise that is not as in the teacher, with both values."""
+    try:
+        theirs = noise_of(dict(backbone.pipe.scheduler.config)).model_dump()
+    except RMDError as error:
+        return str(error)
+    key = next((key for key in ours if ours[key] != theirs.get(key)), "kind")
+    return f"noise.{key} is {ours[key]}, and the teacher's is {theirs.get(key)}"

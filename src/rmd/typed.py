@@ -80,9 +80,16 @@ def known_keys(model: type, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a model or dataclass and of those inside it."""
     for name, annotation in _fields(model).items():
         yield f"{prefix}{name}"
-        for kind in get_args(annotation) or (annotation,):
-            if isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind)):
-                yield from known_keys(kind, f"{prefix}{name}.")
+        for kind in _models(annotation):
+            yield from known_keys(kind, f"{prefix}{name}.")
+
+
+def _models(annotation: object) -> Iterator[type]:
+    """The models and dataclasses in an annotation, however deep in unions and `Annotated`."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _fields(model: type) -> dict[str, object]:

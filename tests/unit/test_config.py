@@ -49,7 +49,10 @@ PROBLEMS = [
     ("noise.beta_strat=3", "there is no key noise.beta_strat; did you mean noise.beta_start?"),
     ("noise.shift=3", "noise.shift does not go with noise of kind vp"),
     ("noise.kind=fow", "noise.kind should be vp or flow, but is 'fow'"),
-    ("noise=5", "noise should be a group of keys, but is 5"),
+    ("noise=5", "noise should be `teacher` or a group of keys, but is 5"),
+    ("noise=techer", "noise should be `teacher` or a group of keys, but is 'techer'"),
+    ("noise.kind=5", "noise.kind should be vp or flow, but is 5"),
+    ("noise.kind=teacher", "noise.kind should be vp or flow, but is 'teacher'"),
     ("plan.steps=abc", "plan.steps should be a whole number, but is 'abc'"),
     ("plan.steps='4'", "plan.steps should be a whole number, but is '4'"),
     ("plan.steps=4.0", "plan.steps should be a whole number, but is 4.0"),
@@ -112,7 +115,7 @@ def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
 def test_a_missing_key_is_asked_of_the_recipe_itself(tmp_path: Path) -> None:
     (tmp_path / "bare.yaml").write_text("extends: base\nfamily: x\nteacher: x\nplan: {steps: 1, sides: [8]}\n")
     path = str(tmp_path / "bare.yaml")
-    with pytest.raises(RMDError, match=r"^bare\.yaml: noise is missing \(and 1 more\)$"):
+    with pytest.raises(RMDError, match=r"^bare\.yaml: method\.guidance is missing$"):
         load_recipe(path)
     with pytest.raises(RMDError, match=r"^override noise={}: noise\.kind is missing; it is vp or flow$"):
         load_recipe(path, ["noise={}", "method.guidance=1"])
@@ -194,7 +197,7 @@ CHANGES = {
     "noise.beta_schedule": "linear", "noise.beta_start": "0.001", "noise.beta_end": "0.1",
     "noise.num_train_timesteps": "500", "noise.rescale_betas_zero_snr": "false",
     "plan.steps": "5", "plan.sides": "[16, 64]", "plan.thresholds": "[-3.0]", "plan.map": "vp",
-    "plan.grid_end": "0.01", "plan.multiple": "2",
+    "plan.grid_end": "0.01", "plan.multiple": "2", "plan.shift": "2.0",
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
     "crossing.within": "fresh", "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
@@ -313,8 +316,8 @@ def test_a_recipe_of_a_later_version_is_told_as_such(tmp_path: Path) -> None:
 
 DEFAULTS = {
     "frames": 1,
-    "noise": {"shift": 1.0},
-    "plan": {"thresholds": [], "map": "raise", "grid_end": 0.0, "multiple": 8},
+    "noise": {"shift": 1.0, "num_train_timesteps": 1000},
+    "plan": {"thresholds": [], "map": "raise", "grid_end": 0.0, "multiple": 8, "shift": None},
     "crossing": {
         "upsample": "bilinear", "rule": "plain", "beta": 1.0, "within": "predicted", "train_rule": None,
         "train_beta": None,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.config import load_recipe, to_yaml
+from rmd.config import FlowNoise, load_recipe, to_yaml
 from rmd.errors import RMDError
 from rmd.recipes import PACKAGED, Layer, merge, origin, read_layers, recipe_names
 
@@ -171,11 +171,21 @@ def test_a_file_extends_a_packaged_recipe_key_by_key(tmp_path: Path) -> None:
 def test_another_kind_of_noise_replaces_the_extended_one(tmp_path: Path) -> None:
     path = write(tmp_path, "mine.yaml", "extends: scenes\nnoise: {kind: flow, shift: 3.0}\n")
     mine, theirs = load_recipe(path), load_recipe("scenes")
-    assert mine.noise.model_dump() == {"kind": "flow", "shift": 3.0}
+    assert mine.noise == FlowNoise(kind="flow", shift=3.0)
     assert mine.model_copy(update={"noise": theirs.noise, "name": "scenes"}) == theirs
     same = write(tmp_path, "same.yaml", "extends: scenes\nnoise: {kind: vp, beta_end: 0.02}\n")
     assert load_recipe(same).noise.model_dump() == {**theirs.noise.model_dump(), "beta_end": 0.02}
-    assert load_recipe("scenes", ["noise.kind=flow"]).noise.model_dump() == {"kind": "flow", "shift": 1.0}
+    assert load_recipe("scenes", ["noise.kind=flow"]).noise == FlowNoise(kind="flow")
+
+
+def test_the_teachers_noise_replaces_one_that_is_spelt_out_and_is_replaced_by_one(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\nnoise: teacher\n")
+    assert load_recipe(path).noise == "teacher"
+    assert load_recipe("scenes", ["noise=teacher"]).noise == "teacher"
+    assert load_recipe(path, ["noise={kind: flow, shift: 2.0}"]).noise == FlowNoise(kind="flow", shift=2.0)
+    assert load_recipe(path, ["noise.kind=flow", "noise.shift=2.0"]).noise == FlowNoise(kind="flow", shift=2.0)
+    with pytest.raises(RMDError, match=r"noise\.kind is missing; it is vp or flow"):
+        load_recipe(path, ["noise.shift=2.0"])
 
 
 def test_a_file_extends_another_relative_to_its_own_folder(tmp_path: Path) -> None:

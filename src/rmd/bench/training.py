@@ -30,7 +30,8 @@ from torch import nn
 from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
 from rmd.bench.architectures import Architecture, architecture_of
 from rmd.bench.sampling import wait_for
-from rmd.config import FlowNoise, Recipe
+from rmd.config import FlowNoise, Recipe, VPNoise
+from rmd.errors import RMDError
 from rmd.plan import Stage, Step
 from rmd.randomness import generator
 from rmd.roles import Role
@@ -133,12 +134,15 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
     ).to(device)
     parts: dict[str, Any] = {"vae": vae, "text_encoder": None, "tokenizer": None}
     if isinstance(recipe.noise, FlowNoise):
-        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(shift=recipe.noise.shift)
-    else:
+        settings = recipe.noise.model_dump(exclude={"kind"})
+        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**settings)
+    elif isinstance(recipe.noise, VPNoise):
         # where no signal is left at the start, only v-prediction has a clean sample to go on with
         prediction = "v_prediction" if recipe.noise.rescale_betas_zero_snr else "epsilon"
         noise = recipe.noise.model_dump(exclude={"kind"})
         parts["scheduler"] = DDIMScheduler(**noise, prediction_type=prediction)
+    else:
+        raise RMDError("without a teacher at hand its noise is not known: give the recipe's noise")
     if architecture.family == "sdxl":
         pipe = StableDiffusionXLPipeline(
             unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts

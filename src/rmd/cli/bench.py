@@ -44,10 +44,10 @@ def sample(
     from rmd.config import load_recipe
     from rmd.data.prompts import scene_captions
     from rmd.plan import build_plan
-    from rmd.teacher import load_teacher
+    from rmd.teacher import load_teacher, resolve_noise
 
     prepare_cpu(threads)
-    loaded = load_recipe(recipe)
+    loaded = resolve_noise(load_recipe(recipe))
     where = find_device(device)
     backbone, plan = load_teacher(loaded), loaded.build_plan()
     backbone.pipe.to(where)
@@ -127,12 +127,13 @@ def train(
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
     from rmd.methods.base import draw_shares
-    from rmd.teacher import DTYPES, load_teacher
+    from rmd.teacher import DTYPES, load_teacher, resolve_noise
     from rmd.train.loop import Trainer
 
     prepare_cpu(threads)
     where = find_device(device)
-    loaded = load_recipe(recipe, [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])])
+    changed = [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])]
+    loaded = resolve_noise(load_recipe(recipe, changed))
     if untrained:
         backbone, architecture = timed.untrained(loaded, device=where, dtype=DTYPES[loaded.train.dtype])
         backbone.computes_on(where)

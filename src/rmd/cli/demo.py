@@ -43,8 +43,9 @@ def demo(
     from rmd.demo import run_demo
     from rmd.demo_moving import run_moving_demo
     from rmd.report import print_table
+    from rmd.resolve import resolve_noise
 
-    loaded = load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())])
+    loaded = resolve_noise(load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())]))
     prepare_cpu(threads)
     console = Console()
     if not console.is_terminal:

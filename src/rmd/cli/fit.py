@@ -52,7 +52,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
             progress=lambda: show("timing", next(timed), REPEATS + 1),
         )  # fmt: skip
     found = splits(
-        backbone.schedule, steps=recipe.plan.steps, sides=sides, costs=seconds, power=power,
+        recipe.schedule(), steps=recipe.plan.steps, sides=sides, costs=seconds, power=power,
         grid_end=recipe.plan.grid_end,
     )  # fmt: skip
     if as_json:
@@ -74,7 +74,7 @@ def with_any_split(recipe: Recipe) -> Recipe:
     steps, stages = recipe.plan.steps, len(recipe.plan.sides)
     if steps < stages:
         raise RMDError(f"{stages} sides need at least {stages} steps, and plan.steps is {steps}")
-    thresholds = split_thresholds(recipe.noise.schedule(), (*[1] * (stages - 1), steps - stages + 1))
+    thresholds = split_thresholds(recipe.schedule(), (*[1] * (stages - 1), steps - stages + 1))
     return recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"thresholds": tuple(thresholds)})})
 
 

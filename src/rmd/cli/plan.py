@@ -57,6 +57,10 @@ def plan(
     overrides += [f"plan.{key}={value}" for key, value in named.items() if value is not None]
     overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
     loaded = load_recipe(recipe, overrides)
+    if isinstance(loaded.noise, str):
+        from rmd.resolve import resolve_noise
+
+        loaded = resolve_noise(loaded)
     if fit:
         from rmd.cli.quiet import quiet_libraries
 
@@ -73,7 +77,7 @@ def plan(
     if plot is not None:
         from rmd.plotting import plot_plan
 
-        plot_plan(built, loaded.noise.schedule(), plot, title=f"{loaded.name}, {cost_line(built)}")
+        plot_plan(built, loaded.schedule(), plot, title=f"{loaded.name}, {cost_line(built)}")
         typer.echo(f"rmd: drew {plot}", err=True)
     if as_json:
         typer.echo(json.dumps(plan_values(built), indent=2, allow_nan=False))

@@ -59,6 +59,10 @@ def train(
     overrides = list(set_ or ())
     loaded = load_recipe(recipe, overrides)
     quiet_libraries()
+    if isinstance(loaded.noise, str):
+        from rmd.resolve import resolve_noise
+
+        loaded = resolve_noise(loaded)
     folder = Path("runs") / loaded.name if out is None else out
     plan = loaded.build_plan()
     from rmd.cli.device import find_device

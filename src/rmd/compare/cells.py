@@ -123,7 +123,7 @@ class CellResult(Strict):
 def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cell:
     """Everything that decides a cell's numbers; RMDError where the setting does not fit the backbone's recipe."""
     name = BACKBONES[backbone]
-    schedule = load_recipe(name).noise.schedule()
+    schedule = load_recipe(name).schedule()
     common = [*_divided(schedule, setting.split, setting.sides), *setting.changes, f"train.seed={seed}"]
     recipe = load_recipe(name, common)
     if setting.trained:

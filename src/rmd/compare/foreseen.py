@@ -73,7 +73,7 @@ def foreseen(results: Mapping[str, TableResult], backbone: str, power: Tensor) -
         for row in TABLES[name].rows_of(backbone):
             if row.changes == RMD.changes:
                 cell = make_cell(row, backbone, 0, BUDGETS[results[name].budget])
-                missing = missing_bits(cell.plan, cell.recipe.noise.schedule(), power)
+                missing = missing_bits(cell.plan, cell.recipe.schedule(), power)
                 split = "+".join(map(str, row.split if len(row.split) > 1 else (0, *row.split)))
                 found[split] = Foreseen(split, missing, lines[row.name])
     return sorted(found.values(), key=lambda plan: plan.missing)

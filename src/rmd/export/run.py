@@ -7,7 +7,7 @@ from pathlib import Path
 from rmd.config import load_recipe
 from rmd.errors import RMDError
 from rmd.export.student import save_student
-from rmd.teacher import load_teacher
+from rmd.teacher import load_teacher, resolve_noise
 from rmd.train.checkpoint import checkpoints, is_checkpoint, read_student_state
 
 
@@ -31,7 +31,7 @@ def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None) ->
     recipe_path = checkpoint.parent.parent / "recipe.yaml"
     if not recipe_path.is_file():
         raise RMDError(f"there is no {recipe_path}: give a checkpoint that lies in its run's folder")
-    recipe = load_recipe(str(recipe_path))
+    recipe = resolve_noise(load_recipe(str(recipe_path)))
     if teacher is not None:
         recipe = recipe.model_copy(update={"teacher": teacher})
     return save_student(load_teacher(recipe), read_student_state(checkpoint), recipe, folder)

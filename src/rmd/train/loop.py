@@ -28,6 +28,7 @@ from rmd.files import write_text
 from rmd.methods import METHODS, Batch, Method, Real, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise
+from rmd.resolve import resolve_noise
 from rmd.roles import ROLES, TRAINED, Roles, build_roles
 from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
 from rmd.train.folder import CHECKPOINTS, check_folder, hold_folder
@@ -66,7 +67,7 @@ class Trainer:
     _null: Cond | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        recipe = self.recipe
+        self.recipe = recipe = resolve_noise(self.recipe, self.backbone.pipe.scheduler.config)
         self.plan: StepPlan = recipe.build_plan()
         self.device = self.backbone.device  # asked for once: a pipeline looks through all its modules for it
         teacher = _done_by_main(self.parallel, lambda: network_key(self.backbone.denoiser, self.weights))
