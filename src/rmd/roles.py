@@ -219,7 +219,10 @@ class LoraRoles(Roles):
                     target_modules=list(targets),
                     lora_dropout=0.0,
                 )
-                inject_adapter_in_model(config, self._base, adapter_name=name)
+                try:
+                    inject_adapter_in_model(config, self._base, adapter_name=name)
+                except ValueError as error:  # PEFT's word for layers that it cannot adapt, or finds none of
+                    raise RMDError(f"adapters cannot be put on the teacher's network: {error}") from error
         self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
         self.find_parameters()
         self._switch("teacher")
@@ -311,6 +314,42 @@ def _merged(layer: Any, role: Role) -> Tensor:
     return found.view_as(weight).to(weight.dtype)
 
 
+def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets: Sequence[str]) -> None:
+    """RMDError where a network's weights are not plain ones that a mode can train or put adapters on."""
+    if hasattr(denoiser, "_orig_mod"):
+        raise RMDError(
+            "the teacher's network is compiled (torch.compile), and adapters and copies need it as it was: give the "
+            "pipeline before it is compiled"
+        )
+    carried = next((layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)), None)
+    if carried is not None:
+        names = ", ".join(sorted({str(name) for name in carried.active_adapters}))
+        raise RMDError(
+            f"the teacher's network carries an adapter ({names}): merge it with pipe.fuse_lora() and "
+            "pipe.unload_lora_weights(), or leave it out"
+        )
+    quantised = next((name for name, p in denoiser.named_parameters() if not _is_plain(p)), None)
+    if quantised is not None and mode == "full":
+        raise RMDError(
+            f"the teacher's weights are quantised ({quantised}), and roles.mode=full trains all of them: load it "
+            "without quantisation, or set roles.mode to lora"
+        )
+    ends = tuple(f".{target}" for target in targets)
+    if quantised is not None and f".{quantised.rpartition('.')[0]}".endswith(ends):
+        layer: Any = denoiser.get_submodule(quantised.rpartition(".")[0])
+        if type(layer) in (nn.Linear, nn.Conv2d) and not layer.weight.is_floating_point():
+            raise RMDError(
+                f"the teacher's weight {quantised} is packed into whole numbers in a plain layer, which an adapter "
+                "cannot compute with: quantise it with bitsandbytes, which has layers of its own, or not at all"
+            )
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds the numbers that a network computes with, perhaps spread over processes."""
+    plain: tuple[type, ...] = (Tensor, nn.Parameter, DTensor)
+    return parameter.is_floating_point() and type(parameter) in plain and type(parameter.data) in plain
+
+
 def _master(parameter: nn.Parameter) -> nn.Parameter:
     if torch.promote_types(parameter.dtype, torch.float32) == parameter.dtype:
         return parameter
@@ -326,7 +365,13 @@ def build_roles(
     alpha: float = 64.0,
     seed: int = 0,
 ) -> Roles:
-    """Roles of either mode over a teacher's network, which they take over."""
+    """Roles of either mode over a teacher's network, which they take over.
+
+    Raises:
+        RMDError: the network is compiled, carries an adapter already, or is quantised in a way that the mode cannot
+            train.
+    """
+    _check_trainable(denoiser, mode, targets)
     if mode == "full":
         return FullRoles(denoiser)
     return LoraRoles(denoiser, targets=targets, rank=rank, alpha=alpha, seed=seed)

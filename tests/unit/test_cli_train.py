@@ -138,7 +138,7 @@ def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.
 def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--dry-run"]) == 0
     count = sum(parameter.numel() for parameter in TINY["pixart"]().denoiser.parameters())
-    plan, trainable, prompts, calls, batch, memory, time, size = capsys.readouterr().out.splitlines()
+    plan, trainable, prompts, calls, batch, memory, disk, time, tried, size = capsys.readouterr().out.splitlines()
     assert plan.startswith("tiny: 16x16 at 1000, 857 -> ")
     assert trainable == f"trainable parameters: student {count:,}, fake {count:,} (mode full)"
     assert prompts.startswith(f"prompts: {len(PROMPTS)} of ")
@@ -149,8 +149,28 @@ def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
     assert batch == "batch 2: 2 samples at once"
     assert re.match(r"memory: about \d+\.\d GB on a GPU in bfloat16, without the text encoders", memory)
     assert re.match(r"time: [\d.]+ s an iteration here, 0:0\d:\d\d in all", time)
+    assert re.match(r"disk: about [\d.]+ MB for a checkpoint, of which 2 are kept, and [\d.]+ MB for the stu", disk)
+    assert tried.startswith(f"tried: {len(PROMPTS)} prompts tokenized, every step trained, pictures made; the student")
     assert size == "6 iterations of batch 2 into runs/tiny"
     assert written() == []
+
+
+def test_a_dry_run_meets_what_is_in_the_way_of_the_run(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    Path("file").touch()
+    for more, sentence in {
+        (): "runs/tiny holds a run already: add --resume",
+        ("--out", "file/run"): f"cannot write to file/run: {Path('file').absolute()} is a file; choose another --out",
+        ("--out", "new", "--resume"): "nothing to resume in new",
+        ("--set", "train.services=[wandb]", "--out", "new"): "train.services: wandb needs `pip install 'rmd[track]'`",
+    }.items():
+        capsys.readouterr()
+        assert main(["train", str(recipe), "--dry-run", *more]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"rmd: {sentence}") and err.count("\n") == 1
+    Path("file").unlink()
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
 
 
 def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 import torch
 from helpers import LinearBackbone, Mixer, assert_same, copy_state, tiny_denoiser
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -414,3 +415,37 @@ def test_a_loaded_state_is_in_the_network_too(mode: Mode) -> None:
     for name, parameter in target.in_network("student").items():
         assert torch.equal(parameter, source.in_network("student")[name])
         assert torch.equal(target.named_trainable("student")[name], source.named_trainable("student")[name])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"to_q": nn.Linear(4, 4)}))
+
+
+def trained(denoiser: nn.Module, mode: Mode) -> None:
+    build_roles(denoiser, mode=mode, targets=["to_q"], rank=2, alpha=2.0)
+
+
+@both_modes
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own imports
+def test_a_network_that_is_compiled_or_carries_an_adapter_is_refused(mode: Mode) -> None:
+    with pytest.raises(RMDError, match=r"^the teacher's network is compiled \(torch\.compile\)"):
+        trained(torch.compile(network()), mode)  # type: ignore[arg-type]  # it is a module, whatever its stub says
+    styled = network()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), styled, adapter_name="style")
+    with pytest.raises(RMDError, match=r"^the teacher's network carries an adapter \(style\): merge it with pipe"):
+        trained(styled, mode)
+
+
+def test_a_quantised_network_is_refused_where_it_cannot_be_trained() -> None:
+    packed = network()
+    layer = packed[1]["to_q"]  # type: ignore[index]  # a sequence of modules
+    layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\), and roles"):
+        trained(packed, "full")
+    with pytest.raises(RMDError, match=r"^the teacher's weight 1\.to_q\.weight is packed into whole numbers"):
+        trained(packed, "lora")
+
+
+def test_a_network_without_the_layers_for_adapters_is_told() -> None:
+    with pytest.raises(RMDError, match=r"^adapters cannot be put on the teacher's network: "):
+        trained(nn.Sequential(nn.Linear(2, 2)), "lora")

@@ -172,7 +172,7 @@ def adapter_parameters(network: nn.Module, targets: tuple[str, ...], rank: int) 
 
 def forward_flops(architecture: Architecture, network: nn.Module, height: int, width: int, frames: int = 1) -> int:
     """FLOPs of one forward pass of one picture or video, without guidance."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _size_errors(height, width), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(**architecture.inputs(height, width, frames=frames))
     return int(counter.get_total_flops())
 
@@ -224,7 +224,8 @@ def activation_bytes(
 
     handles = [unit.register_forward_pre_hook(enter, with_kwargs=True) for unit in units]
     handles += [unit.register_forward_hook(leave) for unit in units]
-    with _flash_attention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    saved = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with _size_errors(height, width), _flash_attention(), saved:
         network.requires_grad_(True)
         output = network(**architecture.inputs(height, width, frames=frames), return_dict=False)[0]
         del output
@@ -237,6 +238,15 @@ def activation_bytes(
 
     largest = max((size(part) for part in inside), default=0)
     return Activations(size(outside, *inside), size(outside, inputs) + largest)
+
+
+@contextmanager
+def _size_errors(height: int, width: int) -> Iterator[None]:
+    """RMDError for what diffusers raises where a network cannot take pictures of a size."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise RMDError(f"this network does not work at {height}x{width} pixels: {error}") from error
 
 
 class _Flash(torch.autograd.Function):

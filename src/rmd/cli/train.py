@@ -73,7 +73,9 @@ def train(
         say = typer.echo if parallel.main else _silent
         for warning in plan.warnings():
             say(f"rmd: warning: {warning}", err=True)
-        if not dry_run:  # before weights are loaded, which can take minutes
+        if dry_run:
+            parallel.on_main(lambda: _check_unlocked(folder, resume=resume))
+        else:  # before weights are loaded, which can take minutes
             held.enter_context(hold_folder(folder, parallel, resume=resume))
         trainer = _trainer(loaded, folder, threads or loaded.train.threads, device, parallel)
         say(f"{loaded.name}: {plan_line(plan)}")
@@ -108,6 +110,15 @@ def train(
 
 def _silent(message: str, *, err: bool = False) -> None:
     """What the other processes say instead of the first one."""
+
+
+def _check_unlocked(folder: Path, *, resume: bool) -> None:
+    """As `hold_folder` checks a run's folder, without creating anything."""
+    from rmd.train.folder import check_folder
+    from rmd.train.rehearsal import check_place
+
+    check_folder(folder, resume=resume)
+    check_place(folder)
 
 
 def plan_line(plan: StepPlan) -> str:
@@ -156,10 +167,13 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     from rmd.teacher import load_teacher
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
+    from rmd.train.tracking import service_module
     from rmd.train.weights import load_spread_teacher
 
     if recipe.evaluation.every is not None and recipe.data.prompts != SCENES:
         raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
+    for service in recipe.train.services:
+        service_module(service)
     prepare_cpu(threads)
     where = local_device(find_device(device))
     load_prompts(recipe.data, seed=recipe.train.seed)  # a wrong file is reported before weights are loaded
@@ -183,7 +197,12 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
 
 
 def _dry_run(trainer: Trainer, say: Callable[[str], None]) -> None:
-    """What a run would do, need and take; iterations are measured, and nothing is written."""
+    """Say what a run would do, need and take, after everything in it has been tried; nothing is left behind.
+
+    Iterations are measured; the trainer's weights change.
+    """
+    from rmd.train.rehearsal import check_disk, check_pictures, check_prompts, check_student
+
     recipe, parallel = trainer.recipe, trainer.parallel
     trainable = {role: sum(p.numel() for p in trainer.roles.trainable(role)) for role in ("student", "fake")}
     say(
@@ -193,7 +212,13 @@ def _dry_run(trainer: Trainer, say: Callable[[str], None]) -> None:
     say(calls_line(trainer.method))
     say(batch_line(recipe, parallel))
     say(memory_line(recipe, parallel))
+    say(check_disk(trainer))
+    prompts = check_prompts(trainer)
     say(time_line(trainer))
+    _, rollout = trainer.iterate(0)
+    check_pictures(trainer, rollout)
+    judge = "" if trainer.judge is None else ", the judge asked"
+    say(f"tried: {prompts}, every step trained, pictures made{judge}; {check_student(trainer)}")
     say(f"{recipe.train.iterations} iterations of batch {recipe.train.batch_size} into {trainer.folder}")
 
 

@@ -163,6 +163,9 @@ class PromptCache:
     def __len__(self) -> int:
         return len(self._where)
 
+    def __contains__(self, prompt: str) -> bool:
+        return prompt in self._where
+
     def check(self, backbone: Backbone, prompts: Sequence[str] = ()) -> None:
         """RMDError unless the backbone has the encoders that made the cache, or none, and all prompts are in it."""
         if backbone.family != self.meta.family:

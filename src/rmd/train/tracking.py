@@ -118,14 +118,19 @@ class Tracker:
             service.close()
 
 
+def service_module(name: str) -> Any:
+    """The module of a service that metrics are sent to; RMDError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
+
+
 class Service:
     """A run's page at Weights & Biases or Trackio, whose functions are alike."""
 
     def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
-        try:
-            self._module: Any = importlib.import_module(name)
-        except ImportError as error:
-            raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
+        self._module = service_module(name)
         with run_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             page = _page_id(folder)  # a resumed run goes on with its page
