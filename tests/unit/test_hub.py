@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from families import TINY
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from rmd.backbones import load_backbone
 from rmd.errors import RMDError
 from rmd.export.student import read_student
-from rmd.hub import hub_errors
+from rmd.hub import check_weights, hub_errors, read_object
 
 SCRIPT = """
 import sys
@@ -48,9 +53,22 @@ UNREACHED = (
 ConnectError = type("ConnectError", (Exception,), {"__module__": "httpx2"})
 
 
+COMMIT = "0" * 40
+
+
 class Hub(BaseHTTPRequestHandler):
+    """Refuses by the beginning of a name, and else has what lies in the folder `repositories`."""
+
+    repositories: Path | None = None
+
     def do_GET(self) -> None:
-        path = self.path.removeprefix("/api/models")
+        path = unquote(urlsplit(self.path).path).removeprefix("/api/models").strip("/")
+        owner, name, *rest = [*path.split("/"), "", ""]
+        folder = None if self.repositories is None else self.repositories / owner / name
+        if folder is not None and folder.is_dir():
+            self._answer(folder, [part for part in rest if part])
+            return
+        path = f"/{path}"
         status, code = 401, "RepoNotFound"
         if path.startswith("/a/gated"):
             status, code = 403, "GatedRepo"
@@ -63,8 +81,34 @@ class Hub(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def _answer(self, folder: Path, rest: list[str]) -> None:
+        """What the Hub says of a repository, of its list of files, or of a file in it."""
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [str(path.relative_to(folder)) for path in found]
+        about: object = {"id": "x", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        if rest[:1] == ["tree"]:
+            about = [
+                {"type": "file", "path": name, "size": path.stat().st_size, "oid": _digest(path)}
+                for name, path in zip(names, found, strict=True)
+            ]
+        content = json.dumps(about).encode()
+        self.send_response(200 if rest[:1] != ["resolve"] or (folder / "/".join(rest[2:])).is_file() else 404)
+        if rest[:1] == ["resolve"]:
+            path = folder / "/".join(rest[2:])
+            content = path.read_bytes() if path.is_file() else b""
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Error-Code" if not path.is_file() else "ETag", _digest(path))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest() if path.is_file() else "EntryNotFound"
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +119,14 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
+def without_proxies() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+
+
 def complaints(sources: list[str], folder: Path, endpoint: str) -> list[str]:
-    without_proxies = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT, *sources],
-        env=without_proxies | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
+        env=without_proxies() | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
     return found.stdout.strip().splitlines()
@@ -114,3 +161,73 @@ def test_a_folder_that_does_not_load_says_what_the_library_says(tmp_path: Path) 
     expected = f"^cannot load the pipeline {tmp_path}: no weights$"
     with pytest.raises(RMDError, match=expected), hub_errors(tmp_path, "the pipeline"):
         raise OSError("no weights\nand a long story")
+
+
+LOADED = """
+import sys
+from rmd.backbones import load_backbone
+from rmd.errors import RMDError
+from rmd.config import load_recipe
+from rmd.resolve import resolve_noise
+for source in sys.argv[1:]:
+    try:
+        print(resolve_noise(load_recipe("pixart", [f"teacher={source}", "noise=teacher"])).noise.kind, end=" ")
+        backbone = load_backbone(source)
+        print(type(backbone).__name__, backbone.pipe.config._name_or_path)
+    except RMDError as error:
+        print(error)
+"""
+SPY = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n\nclass X: pass\n"
+
+
+def test_repositories_load_whole_in_a_variant_alone_and_never_with_code(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hub, "repositories", tmp_path / "hub")
+    whole, half, foreign = (tmp_path / "hub" / "owner" / name for name in ("whole", "half", "foreign"))
+    TINY["pixart"]().pipe.save_pretrained(whole)
+    for copy in (half, foreign):
+        shutil.copytree(whole, copy)
+    for path in half.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    index = foreign / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"transformer": ["my_module", "X"]}))
+    for place in (foreign, foreign / "transformer"):
+        (place / "my_module.py").write_text(SPY)
+    sources = ["owner/whole", "owner/half", "owner/foreign"]
+    found = subprocess.run(
+        [sys.executable, "-c", LOADED, *sources],
+        env=without_proxies() | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = found.stdout.strip().splitlines()
+    assert said[:2] == [f"vp PixArtBackbone owner/{name}" for name in ("whole", "half")]
+    assert re.match(
+        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is no class of the", said[2]
+    )
+    home = tmp_path / "home"
+    assert not list(home.rglob("my_module.py")) and not list(tmp_path.rglob("ran"))
+    assert {path.name for path in home.rglob("*.safetensors")} == {
+        "model.safetensors", "model.fp16.safetensors", "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+    }  # fmt: skip
+
+
+def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(RMDError, match=r"^there is no file .*x\.safetensors$"):
+        check_weights(path)
+    path.mkdir()
+    with pytest.raises(RMDError, match=r"^cannot read .*x\.safetensors: Is a directory$"):
+        check_weights(path)
+    wrong = tmp_path / "config.json"
+    for text, sentence in {
+        "{": "is not valid JSON",
+        "3": "should hold a JSON object",
+        None: "there is no file",
+    }.items():
+        wrong.unlink(missing_ok=True)
+        if text is not None:
+            wrong.write_text(text)
+        with pytest.raises(RMDError, match=sentence):
+            read_object(wrong)

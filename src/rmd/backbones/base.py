@@ -290,6 +290,8 @@ class Backbone(ABC):
 
 
 ENTRY_POINTS = "rmd.backbones"
+_GIVEN_MORE = ("Img2Img", "Inpaint", "InstructPix2Pix", "ControlNet", "Adapter", "ImageToVideo", "VideoToVideo", "VACE")
+"""In the names of pipelines that are given a picture or a video."""
 _REGISTRY: dict[str, type[Backbone]] = {}
 BackboneType = TypeVar("BackboneType", bound=type[Backbone])
 
@@ -422,7 +424,10 @@ def _family_of(class_name: str) -> type[Backbone]:
     _register_all()
     if class_name not in _REGISTRY:
         known = ", ".join(sorted(_REGISTRY))
-        raise RMDError(f"no backbone is registered for {class_name}: registered are {known}")
+        more = ""
+        if any(word in class_name for word in _GIVEN_MORE):
+            more = "; it is given more than a prompt, and RMD distils text-to-image and text-to-video models"
+        raise RMDError(f"no backbone is registered for {class_name}: registered are {known}{more}")
     return _REGISTRY[class_name]
 
 

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
-from families import TINY
+from families import TINY, make_student
 from helpers import PROMPTS, tiny_pipeline
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
@@ -22,6 +22,7 @@ from rmd.backbones import load_backbone
 from rmd.backbones.base import load_pipeline, wrap
 from rmd.backbones.loading import variants
 from rmd.errors import RMDError
+from rmd.export.student import load_student
 from rmd.plan import Stage
 from rmd.scenes.assets import TEACHERS, teacher_folder
 
@@ -325,6 +326,25 @@ def test_parts_of_other_classes_are_refused_by_name(teacher: Callable[[str], Pat
     wan = teacher("wan")
     edit(wan / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
     refused(wan, r"the vae is of the class AutoencoderTiny, and wan works with AutoencoderKLWan: give a pipeline with")
+
+
+@pytest.mark.parametrize("name", ["WanVACEPipeline", "WanImageToVideoPipeline", "StableDiffusionXLImg2ImgPipeline"])
+def test_pipelines_that_are_given_more_than_a_prompt_are_refused(name: str, teacher: Callable[[str], Path]) -> None:
+    folder = teacher("pixart")
+    edit(folder / "model_index.json", _class_name=name)
+    refused(
+        folder, rf"^no backbone is registered for {name}: .*; it is given more than a prompt, and RMD distils text-to"
+    )
+
+
+def test_a_damaged_adapter_is_the_same_sentence(tmp_path: Path) -> None:
+    folder = make_student(tmp_path, "sdxl", "lora")
+    path = folder / "pytorch_lora_weights.safetensors"
+    whole = path.read_bytes()
+    for content, sentence in DAMAGED.values():
+        path.write_bytes(whole[:-100] if content is None else content)
+        with pytest.raises(RMDError, match=rf"^{path} {sentence}"):
+            load_student(folder)
 
 
 def test_two_experts_are_refused_before_their_weights_are_read(teacher: Callable[[str], Path]) -> None:
