@@ -20,7 +20,6 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, hf_hub_download
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from rmd.errors import RMDError, shown
@@ -68,10 +67,17 @@ def load_checked(
             f"the installed diffusers {diffusers.__version__} has no {index['_class_name']}, as {source} needs"
         )
     found = check_folder(folder, index, variant, given=options)
-    with hub_errors(folder, "the pipeline"), warnings.catch_warnings(), _complete(folder):
+    with warnings.catch_warnings(), _complete(folder):
         # its new name is unknown to the older versions of diffusers that work too
         warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
-        pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=found, **options)
+        try:
+            pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=found, **options)
+        except RMDError:
+            raise
+        # of any kind: the tokenizers library raises Exception itself, and configurations that say nonsense make the
+        # networks' constructors raise whatever comes first; nothing of RMD's own runs here
+        except Exception as error:
+            raise RMDError(f"cannot load the pipeline {folder}: {_reason(error)}") from error
     if str(folder) != str(source):
         pipe.register_to_config(_name_or_path=str(source))
     pipe.set_progress_bar_config(disable=True)
@@ -253,7 +259,7 @@ def _check_part(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file():
             refuse_pointer(path)
-            if path.name in ("config.json", "tokenizer_config.json") and "auto_map" in read_object(path):
+            if path.suffix == ".json" and "auto_map" in read_object(path):
                 raise RMDError(f"{path} asks for code of its own (auto_map): RMD runs no code that comes with weights")
 
 
@@ -305,11 +311,10 @@ def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
         except ValueError as error:
             wrong = re.search(r"because (\S+) expected shape \D*(\d[\d, ]*)\D+(\d[\d, ]*)", str(error))
             if wrong is None:
-                raise
+                raise RMDError(f"cannot load {path}: {_reason(error)}") from error
             raise _misshapen(Path(path), wrong[1], wrong[3], wrong[2]) from error
-        except (RuntimeError, SafetensorError, KeyError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RMDError(f"cannot load {path}: {reason}") from error
+        except Exception as error:  # of any kind, as in `load_checked`; here the part can be named
+            raise RMDError(f"cannot load {path}: {_reason(error)}") from error
         refuse_incomplete(Path(path), network, report)
         return network
 
@@ -355,6 +360,11 @@ def needless(network: Any, names: Any) -> list[str]:
         and not name.startswith(beside)
         and not any(re.search(pattern, name) for pattern in ignored)
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says went wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:

@@ -238,6 +238,26 @@ def test_a_pointer_in_place_of_any_file_is_told(name: str, teacher: Callable[[st
     refused(folder, rf"{name} is a git-LFS pointer")
 
 
+def test_configurations_and_tokenizers_that_are_damaged_are_told(teacher: Callable[[str], Path]) -> None:
+    folder = teacher("sdxl")
+    for name, content, sentence in [
+        ("tokenizer/tokenizer.json", "{", r"tokenizer/tokenizer\.json is not valid JSON"),
+        ("tokenizer/tokenizer.json", "{}", rf"^cannot load the pipeline {folder}: "),
+        ("unet/config.json", '{"block_out_channels": 3}', rf"^cannot load {folder}/unet: "),
+        ("text_encoder/config.json", '{"hidden_size": "many"}', rf"^cannot load {folder}/text_encoder: "),
+        ("scheduler/scheduler_config.json", "[]", r"scheduler_config\.json should hold a JSON object"),
+    ]:
+        path = folder / name
+        good = path.read_text()
+        if content.startswith('{"'):
+            edit(path, **json.loads(content))
+        else:
+            path.write_text(content)
+        refused(folder, sentence)
+        path.write_text(good)
+    assert load_backbone(folder).family == "sdxl"
+
+
 def test_pickles_are_refused_by_name(teacher: Callable[[str], Path]) -> None:
     folder = teacher("sdxl")
     (folder / "text_encoder" / TEXT).unlink()
