@@ -328,7 +328,7 @@ def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets
             f"the teacher's network carries an adapter ({names}): merge it with pipe.fuse_lora() and "
             "pipe.unload_lora_weights(), or leave it out"
         )
-    quantised = next((name for name, p in denoiser.named_parameters() if not _is_plain(p)), None)
+    quantised = next((name for name, p in denoiser.named_parameters() if _is_quantised(p)), None)
     if quantised is not None and mode == "full":
         raise RMDError(
             f"the teacher's weights are quantised ({quantised}), and roles.mode=full trains all of them: load it "
@@ -344,10 +344,14 @@ def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets
             )
 
 
-def _is_plain(parameter: nn.Parameter) -> bool:
-    """Whether a parameter holds the numbers that a network computes with, perhaps spread over processes."""
-    plain: tuple[type, ...] = (Tensor, nn.Parameter, DTensor)
-    return parameter.is_floating_point() and type(parameter) in plain and type(parameter.data) in plain
+def _is_quantised(parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds numbers packed by a library for quantisation, and not those that are computed with."""
+    kinds = (type(parameter), type(parameter.data))
+    return not parameter.is_floating_point() or any(kind.__module__.startswith(_QUANTISING) for kind in kinds)
+
+
+_QUANTISING = ("torchao.", "optimum.", "bitsandbytes.")
+"""Packages whose tensors say that they are of floating-point numbers, and are packed."""
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

@@ -449,3 +449,15 @@ def test_a_quantised_network_is_refused_where_it_cannot_be_trained() -> None:
 def test_a_network_without_the_layers_for_adapters_is_told() -> None:
     with pytest.raises(RMDError, match=r"^adapters cannot be put on the teacher's network: "):
         trained(nn.Sequential(nn.Linear(2, 2)), "lora")
+
+
+def test_a_tensor_of_a_quantising_library_is_known_by_its_class() -> None:
+    class Packed(nn.Parameter):
+        pass
+
+    packed = network()
+    packed[1]["to_q"].weight = Packed(torch.zeros(4, 4))  # type: ignore[index]  # a sequence of modules
+    trained(packed, "full")
+    Packed.__module__ = "torchao.quantization"
+    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\)"):
+        trained(packed, "full")
