@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but imported there for its users
 
-from rmd.data.sources import HUB
+from rmd.data.hub_rows import HUB
 from rmd.errors import RMDError, shown
 from rmd.scenes.assets import TEACHERS
 
