@@ -23,10 +23,10 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 
 from rmd.clips import check_suffix, save_clip
+from rmd.data.captions import check_prompts
 from rmd.errors import RMDError, check_text, shown
-from rmd.files import LOCK, locked, parse_model, read_model, replacing, write_text
+from rmd.files import LOCK, disk_errors, locked, parse_model, read_model, reason, replacing, write_text
 from rmd.makers import Made, Maker, Sample
-from rmd.pipeline import check_prompts
 from rmd.randomness import check_seeds
 from rmd.typed import Strict
 
@@ -157,7 +157,7 @@ def writing(album: Album) -> Iterator[None]:
             raise RMDError(f"{folder} is a file: give a folder as --out")
         made = [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError as error:
-        raise RMDError(f"cannot write to {folder}: {error.strerror or error}") from error
+        raise RMDError(f"cannot write to {folder}: {reason(error)}") from error
     try:
         with locked(folder, name):
             yield
@@ -242,7 +242,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
-    try:
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise RMDError(f"{path} is a folder: remove it, or choose another --out")
@@ -255,8 +255,6 @@ def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
             # first, so that a clip is never without it
             write_text(_sidecar(path), json.dumps(making, indent=1))
             save_clip(made, path, fps=making["fps"])
-    except OSError as error:
-        raise RMDError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _slug(prompt: str) -> str:

@@ -13,8 +13,9 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from pydantic_core import from_json
+from safetensors import SafetensorError
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 from rmd.typed import Strict, explain
 
 LOCK = ".rmd.lock"
@@ -82,6 +83,16 @@ def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[Non
         lock.release()
 
 
+def user_path(name: str) -> Path:
+    """The path that a user means, with `~` for a home folder; RMDError if no path can be called so."""
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("it holds a zero byte")
+        return Path(name).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise RMDError(f"{shown(name)} is no path: {str(error)[:100]}") from error
+
+
 def read_model(path: Path, kind: type[Model]) -> Model:
     """Read a JSON file that RMD wrote, as the model it was written from.
 
@@ -121,6 +132,23 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
         raise RMDError(f"{where}: {explain(error, kind)}") from error
     except RMDError as error:  # from a part's own check, such as that of a plan
         raise RMDError(f"{where}: {error}") from error
+
+
+@contextmanager
+def disk_errors(place: Path, advice: str = "put that right and run the command again") -> Iterator[None]:
+    """Turn what a failing disk raises within the block into one sentence.
+
+    Args:
+        place: the file or folder that is written.
+        advice: what the user should do.
+
+    Raises:
+        RMDError: the operating system, or a library that writes safetensors, raised an error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RMDError(f"cannot write to {place}: {reason(error)}; {advice}") from error
 
 
 def reason(error: BaseException) -> str:

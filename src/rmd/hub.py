@@ -20,7 +20,7 @@ from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from rmd.errors import RMDError
-from rmd.files import MAX_JSON
+from rmd.files import MAX_JSON, reason
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_BYTES = 1024
@@ -50,7 +50,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RMDError(f"there is no file {path}") from None
     except OSError as error:
-        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except ValueError as error:
         raise RMDError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -89,7 +89,7 @@ def check_weights(path: Path) -> None:
     except FileNotFoundError:
         raise RMDError(f"there is no file {path}") from None
     except OSError as error:
-        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except SafetensorError as error:
         raise RMDError(
             f"{path} is not a whole safetensors file ({error}): it may have been cut off; download it again"

@@ -12,8 +12,9 @@ from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipelin
 from PIL import Image
 
 import rmd
+from rmd.data.captions import check_prompts
 from rmd.errors import RMDError, finite, shown
-from rmd.pipeline import RMDPipeline, check_prompts
+from rmd.pipeline import RMDPipeline
 from rmd.plan import MAX_FRAMES, MAX_SIDE
 from rmd.randomness import seeded
 

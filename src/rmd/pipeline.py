@@ -15,7 +15,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from rmd.backbones.base import Backbone, Cond, wrap
-from rmd.errors import RMDError, check_text, integer, one_of, shown
+from rmd.data.captions import check_prompts
+from rmd.errors import RMDError, integer, one_of, shown
 from rmd.export.adapter import LORA_NAME, check_active, lora_file
 from rmd.export.share import check_hub_id, required_teacher
 from rmd.export.student import (
@@ -37,8 +38,6 @@ StepCallback = Callable[["RMDPipeline", int, float, dict[str, Tensor]], Mapping[
 OUTPUTS = ("pil", "np", "pt", "latent")
 MAX_PICTURES = 4096
 """Most pictures that one call makes: all of them are in memory together."""
-MAX_PROMPT = 200_000
-"""Most characters of a prompt; no text encoder reads a hundredth of them."""
 
 
 @dataclass(frozen=True)
@@ -277,18 +276,6 @@ class RMDPipeline:
         if pictures.ndim == 5:
             return self.pipe.video_processor.postprocess_video(pictures, output_type=output_type)
         return self.pipe.image_processor.postprocess(pictures, output_type=output_type)
-
-
-def check_prompts(prompts: Sequence[object]) -> None:
-    """RMDError unless these are texts that text encoders take: at least one, none of them absurdly long."""
-    if not prompts:
-        raise RMDError("there is no prompt: give at least one")
-    for number, prompt in enumerate(prompts, start=1):
-        if not isinstance(prompt, str):
-            raise RMDError(f"a prompt must be text, but prompt {number} is {shown(prompt)}")
-        if len(prompt) > MAX_PROMPT:
-            raise RMDError(f"prompt {number} has {len(prompt)} characters: give at most {MAX_PROMPT}")
-        check_text(f"prompt {number}", prompt)
 
 
 def _check_count(prompts: int, each: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rmd.config import FlowNoise, Recipe, VPNoise
 from rmd.errors import RMDError, one_of
+from rmd.files import user_path
 from rmd.hub import hub_errors, read_object
 from rmd.scenes.assets import TEACHERS, teacher_folder
 
@@ -25,7 +26,7 @@ def teacher_source(name: str) -> Path | str:
     """
     if name in TEACHERS:
         return teacher_folder(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path if path.exists() or name.startswith("~") else name
 
 

@@ -71,8 +71,8 @@ def test_render_one_caption() -> None:
         (["render", "--moving", "--text", "a cat"], "'a cat' is not a caption of the moving scenes: word it like "),
         (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `rmd scenes train-vae` wrote"),
         (["references", "--out", "new"], "no judge in new: build one with `rmd scenes train-judge --out new`"),
-        (["train-vae", "--out", "mine/file"], "cannot write mine/file: File exists; put that right and run"),
-        (["train-judge", "--out", "mine/file"], "cannot write mine/file: File exists; put that right and run"),
+        (["train-vae", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
+        (["train-judge", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
     ],
 )
 def test_one_sentence_and_nothing_written(arguments: list[str], sentence: str, work: Path, capsys: Captured) -> None:

@@ -23,6 +23,7 @@ from rmd.backbones.loading import INDEX as INDEX
 from rmd.backbones.loading import load_checked, model_index
 from rmd.backbones.parts import latent_rules, upcast
 from rmd.errors import RMDError, one_of
+from rmd.files import user_path
 from rmd.hub import read_object
 from rmd.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.plan import Stage, StepPlan
@@ -315,7 +316,7 @@ def load_backbone(
         RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for; or the Hub's
             repository is absent, gated, or out of reach.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(str(source))
     if folder.exists():
         class_of_pipeline(folder)  # told before weights are read
     return wrap(load_pipeline(source, dtype=dtype, **options), conditioning)

@@ -23,6 +23,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedModel
 
 from rmd.errors import RMDError, shown
+from rmd.files import user_path
 from rmd.hub import check_weights, hub_errors, read_object, refuse_pointer
 
 INDEX = "model_index.json"
@@ -97,7 +98,7 @@ def fetch_pipeline(
     """
     options = {} if options is None else options
     fetching = {name: options.pop(name) for name in _OF_HUB if name in options}
-    folder = Path(source).expanduser()
+    folder = user_path(str(source))
     if folder.exists():
         return folder, variant
     repository = str(source)

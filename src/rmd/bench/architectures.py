@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmd.errors import RMDError
+from rmd.files import user_path
 from rmd.hub import read_object
 
 _CLASSES = {
@@ -139,7 +140,7 @@ def architecture_of(teacher: str | Path, family: str) -> Architecture:
     if str(teacher) in PUBLIC and not Path(teacher).exists():
         return PUBLIC[str(teacher)]
     part = "unet" if family == "sdxl" else "transformer"
-    teacher = Path(teacher).expanduser()
+    teacher = user_path(str(teacher))
     path = teacher / part / "config.json"
     if family not in _CLASSES or not path.is_file():
         raise RMDError(

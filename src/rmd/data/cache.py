@@ -46,9 +46,8 @@ from rmd.data.cache_files import (
     writing,
 )
 from rmd.data.captions import check_prompts
-from rmd.data.sources import user_path
 from rmd.errors import RMDError, shown
-from rmd.files import locked, read_model
+from rmd.files import locked, read_model, reason, user_path
 
 SHARD_PROMPTS = 1024
 WAIT = 60.0
@@ -115,8 +114,6 @@ def build_cache(
     """
     pyarrow_parquet()
     prompts = list(dict.fromkeys(check_prompts(texts)))
-    if not prompts:
-        raise RMDError("a cache needs at least one prompt")
     example = backbone.encode(prompts[:1])
     dtype = next(t.dtype for t in example.tensors.values() if t.is_floating_point())
     meta = Meta(
@@ -236,7 +233,7 @@ def verify_cache(folder: Path) -> int:
         try:
             digest = sha256(path)
         except OSError as error:
-            raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+            raise RMDError(f"cannot read {path}: {reason(error)}") from error
         if read_model(note, Note) != Note(sha256=digest, prompts=rows.stop - rows.start):
             raise RMDError(f"{path} is damaged: remove it and run the cache's `rmd cache` command again")
         open_shard(folder, shard, meta)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmd.errors import RMDError
-from rmd.files import read_model, replacing
+from rmd.files import disk_errors, read_model, replacing
 from rmd.typed import Strict
 
 META, INDEX, NULL = "meta.json", "index.parquet", "null.safetensors"
@@ -183,12 +183,8 @@ def open_shard(folder: Path, shard: int, meta: Meta) -> Any:
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """As `rmd.files.replacing`, with RMDError for a file that cannot be written: a full disk, a folder to read only."""
-    try:
-        with replacing(path) as partial:
-            yield partial
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RMDError(f"cannot write {path}: {reason}; put that right and run the command again") from error
+    with disk_errors(path), replacing(path) as partial:
+        yield partial
 
 
 def write_model(path: Path, model: Strict) -> None:

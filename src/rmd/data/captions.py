@@ -78,10 +78,18 @@ def caption_of(value: object) -> str | Unfit:
 
 
 def check_prompts(texts: Iterable[str]) -> list[str]:
-    """The prompts as they are; RMDError, naming it, for one that no tokenizer and no file can hold."""
+    """Return the prompts as they are.
+
+    Raises:
+        RMDError: there is none, or one of them is not text, or is text that no tokenizer and no file can hold.
+    """
     found = list(texts)
-    for text in found:
-        if isinstance(unfit := caption_of(text), Unfit):
+    if not found:
+        raise RMDError("there is no prompt: give at least one")
+    for number, text in enumerate(found, start=1):
+        if not isinstance(text, str):
+            raise RMDError(f"a prompt must be text, but prompt {number} is {shown(text)}")
+        if isinstance(unfit := _readable(text), Unfit):
             raise RMDError(f"the prompt {shown(text)} cannot be used{unfit.sentence}")
     return found
 

@@ -21,6 +21,7 @@ from rmd.data.shards import read_members
 from rmd.data.tables import read_table
 from rmd.data.text import decode, read_lines, read_whole
 from rmd.errors import RMDError
+from rmd.files import reason
 
 FORMATS = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 _JSON_ERRORS = (ValueError, RecursionError)
@@ -46,7 +47,7 @@ def read_file(path: Path, column: str | None, keys: Keys) -> Rows:
     except tarfile.TarError as error:
         raise RMDError(f"cannot read the prompt file {path}: it is no tar archive, or a damaged one") from error
     except OSError as error:
-        raise RMDError(f"cannot read the prompt file {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read the prompt file {path}: {reason(error)}") from error
 
 
 def _format(path: Path) -> str:

@@ -20,9 +20,9 @@ from rmd.config import Recipe
 from rmd.data.captions import caption_of
 from rmd.data.prompts import SCENES, positions
 from rmd.data.shards import hidden
-from rmd.data.sources import user_path
 from rmd.data.text import decode
 from rmd.errors import RMDError
+from rmd.files import reason, user_path
 from rmd.pictures import from_image
 from rmd.plan import Stage
 from rmd.scenes.dataset import SceneSet, make_scenes
@@ -155,7 +155,7 @@ def _files(folder: Path) -> Iterator[Path]:
     try:
         yield from (path for path in folder.iterdir() if path.is_file())
     except OSError as error:
-        raise RMDError(f"data.images: cannot read {folder}: {error.strerror or error}") from error
+        raise RMDError(f"data.images: cannot read {folder}: {reason(error)}") from error
 
 
 def _caption(path: Path) -> str:
@@ -164,7 +164,7 @@ def _caption(path: Path) -> str:
             raise RMDError(f"data.images: {path} is too large for a caption: at most {MAX_CAPTION_FILE // 2**20} MB")
         found = caption_of(decode(path.read_bytes(), f"data.images: {path}"))
     except OSError as error:
-        raise RMDError(f"data.images: cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"data.images: cannot read {path}: {reason(error)}") from error
     if not isinstance(found, str):
         raise RMDError(f"data.images: {path}{found.sentence}")
     text = " ".join(found.split())

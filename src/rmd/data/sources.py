@@ -8,7 +8,6 @@ read with the commands of its image service taken off; its licence does not allo
 from __future__ import annotations
 
 import glob
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -22,6 +21,7 @@ from rmd.data.commands import strip_commands
 from rmd.data.formats import read_file
 from rmd.data.hub_rows import HUB, read_dataset
 from rmd.errors import RMDError, shown
+from rmd.files import user_path
 
 _EXCLUDE_KEYS = Keys(column=None, skip=None)
 # Characters that show nothing by themselves: of them alone, no prompt is made.
@@ -137,16 +137,6 @@ def read_raw(source: Source) -> Iterator[str]:
         RMDError: there is no such source, it cannot be read, or a row of it is not one caption.
     """
     return _captions(source, _Invalid())
-
-
-def user_path(name: str) -> Path:
-    """The path that a user means, with `~` for a home folder; RMDError if no path can be called so."""
-    try:
-        if b"\0" in os.fsencode(name):
-            raise ValueError("it holds a zero byte")
-        return Path(name).expanduser()
-    except (RuntimeError, ValueError) as error:
-        raise RMDError(f"{shown(name)} is no path: {str(error)[:100]}") from error
 
 
 def _captions(source: Source, invalid: _Invalid) -> Iterator[str]:

@@ -87,9 +87,10 @@ def without_paths(folder: Path) -> None:
     """Take the paths of this machine out of a folder's JSON files, where diffusers and transformers write them.
 
     Removed are the places that parts were loaded from, unless they are repositories of the Hub, and every other text
-    that is the absolute path of something that exists here.
+    that is the absolute path of something that exists here. Only configurations are looked through: vocabularies and
+    the indices of weights stay as they are.
     """
-    for path in sorted(folder.rglob("*.json")):
+    for path in sorted(path for path in folder.rglob("*.json") if _is_config(path.name)):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # not ours, and not what a library writes
@@ -116,6 +117,10 @@ def shared_copy(folder: Path) -> Iterator[Path]:
                 place.symlink_to(path.resolve())
         without_paths(copy)
         yield copy
+
+
+def _is_config(name: str) -> bool:
+    return name in ("config.json", "model_index.json") or name.endswith("_config.json")
 
 
 def _is_hub_id(name: str) -> bool:

@@ -34,7 +34,7 @@ from rmd.export.share import (
     shared_prompts,
     shared_values,
 )
-from rmd.files import locked, read_model, reason, replacing
+from rmd.files import locked, read_model, reason, replacing, user_path
 from rmd.finite import check_module, check_tensors
 from rmd.hub import hub_errors
 from rmd.plan import StepPlan
@@ -126,16 +126,8 @@ def stored_teacher(name: str) -> str:
 
     Packaged teachers and repositories of the Hub keep their names.
     """
-    folder = _expanded(name)
+    folder = user_path(name)
     return str(folder.resolve()) if name not in TEACHERS and folder.exists() else name
-
-
-def _expanded(name: str) -> Path:
-    """A path whose `~` is the home folder; as it is where there is no such user."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
 
 
 def write_config(config: StudentConfig, folder: Path) -> None:
@@ -158,8 +150,6 @@ def student_folder(folder: Path) -> Iterator[Path]:
                 yield partial
     except (OSError, SafetensorError) as error:
         raise RMDError(f"cannot save the student to {folder}: {reason(error)}") from error
-
-
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -208,7 +198,7 @@ def base_of(config: StudentConfig, teacher: str | Path | None = None) -> str | P
         RMDError: neither names one, or the folder that the student names is gone.
     """
     if teacher is not None:
-        return teacher_source(str(_expanded(str(teacher))))
+        return teacher_source(str(user_path(str(teacher))))
     if config.teacher is None:
         raise RMDError(
             f"the student {config.source} names no teacher, as it was made for sharing: give its base by teacher=... "

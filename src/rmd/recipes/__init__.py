@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from rmd.errors import RMDError, did_you_mean
+from rmd.files import user_path
 
 PACKAGED = Path(__file__).parent
 ROOT = "base"  # what every packaged recipe extends; not complete on its own
@@ -82,7 +83,7 @@ def origin(layers: Sequence[Layer], keys: Sequence[str]) -> str:
 def _find(name_or_path: str, folder: Path) -> Path:
     """The file of a recipe; a relative path starts at `folder`."""
     if "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = folder / Path(name_or_path).expanduser()
+        path = folder / user_path(name_or_path)
         if not path.is_file():
             raise RMDError(f"there is no recipe file {path}; check the path, or name one of {_listed()}")
         return path

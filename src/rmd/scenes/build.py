@@ -19,6 +19,7 @@ from rmd.backbones import Backbone, load_backbone
 from rmd.config import load_recipe
 from rmd.data.prompts import scene_captions
 from rmd.errors import RMDError, one_of
+from rmd.files import disk_errors
 from rmd.generate import sample_images
 from rmd.scenes.assets import TEACHERS, teacher_folder
 from rmd.scenes.compare import TEACHER_STEPS, full_plan
@@ -32,7 +33,6 @@ from rmd.scenes.record import (
     build_key,
     check_writable,
     checkpoint_path,
-    disk_errors,
     read_record,
     record,
     save_halved,

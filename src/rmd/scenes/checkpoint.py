@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from rmd.errors import RMDError
-from rmd.files import replacing
+from rmd.files import reason, replacing
 
 
 class Stateful(Protocol):
@@ -33,9 +33,7 @@ def write_whole(state: Mapping[str, object], path: Path) -> None:
         with replacing(path) as partial, partial.open("wb") as file:  # given a path, torch would hide why it failed
             torch.save(dict(state), file)
     except OSError as error:
-        raise RMDError(
-            f"cannot save {path}: {error.strerror or error}; put that right and run the command again"
-        ) from error
+        raise RMDError(f"cannot save {path}: {reason(error)}; put that right and run the command again") from error
 
 
 def read_whole(path: Path) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def read_whole(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = torch.load(path, weights_only=True)
     except OSError as error:
-        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RMDError(f"{path} is damaged: remove it and run the command again") from error
     return found

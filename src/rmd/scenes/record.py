@@ -12,11 +12,10 @@ from typing import Literal, Protocol
 
 import torch
 from pydantic import ConfigDict
-from safetensors import SafetensorError
 from torch import nn
 
 from rmd.errors import RMDError
-from rmd.files import read_model, replacing, write_text
+from rmd.files import disk_errors, read_model, replacing, write_text
 from rmd.scenes.dataset import SceneSet, make_scenes, renderer_key
 from rmd.typed import Strict
 
@@ -172,13 +171,3 @@ def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object])
             if config != told:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out / name
-
-
-@contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn what a failing disk raises into the sentence a user is meant to see."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RMDError(f"cannot write {where}: {reason}; put that right and run the command again") from error

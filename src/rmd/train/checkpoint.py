@@ -8,7 +8,6 @@ a checkpoint holds can run code (`rmd.train.index`).
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 import re
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from rmd.errors import RMDError
 from rmd.files import MAX_JSON, parse_model, write_text
+from rmd.files import reason as why
 from rmd.roles import TRAINED, Roles
 from rmd.train.guard import Best, GuardState
 from rmd.train.identity import Identity, another_recipe
@@ -375,10 +375,9 @@ def _reason(work: Callable[[], None]) -> str | None:
 def _why(error: BaseException) -> str:
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     inner = causes[0][0] if causes else error
-    full = (isinstance(inner, OSError) and inner.errno == errno.ENOSPC) or "No space left" in str(inner)
     if isinstance(inner, pickle.UnpicklingError):  # whose text advises to load it without the check
         return "it holds something that is not a tensor"
-    return "the disk is full" if full else " ".join(str(inner).split())
+    return why(inner)
 
 
 def _damaged(path: Path, error: BaseException) -> RMDError:

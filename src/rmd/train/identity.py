@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rmd.data.images import ImageFolder, Images
 from rmd.errors import RMDError
+from rmd.files import reason
 from rmd.train.weights import TeacherWeights
 from rmd.typed import Strict
 
@@ -99,7 +100,7 @@ def images_key(images: Images | None) -> str | None:
             with path.open("rb") as file:
                 found.update(f"{path.stat().st_size} ".encode() + file.read(HEAD))
         except OSError as error:
-            raise RMDError(f"data.images: cannot read {path}: {error.strerror or error}") from error
+            raise RMDError(f"data.images: cannot read {path}: {reason(error)}") from error
     return found.hexdigest()
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import resource
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from rmd.errors import RMDError
-from rmd.files import replacing, write_text
+from rmd.files import disk_errors, reason, replacing, write_text
 
 _RECORD = TypeAdapter(dict[str, int | float | None], config=ConfigDict(strict=True, allow_inf_nan=False))
 MACHINE = ("seconds", "data_seconds", "images_per_second", "peak_memory_gb")
@@ -36,17 +35,9 @@ def peak_memory_gb(device: torch.device) -> float:
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
-@contextmanager
-def run_disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what a failing disk raises while a run writes to its folder into the sentence a user is meant to see."""
-    try:
-        yield
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise RMDError(
-            f"cannot write to {folder}: {reason}; checkpoints in it are intact, put that right and run again with "
-            "--resume"
-        ) from error
+def run_disk_errors(folder: Path) -> AbstractContextManager[None]:
+    """`rmd.files.disk_errors`, with what to do about a run whose folder cannot be written to."""
+    return disk_errors(folder, "checkpoints in it are intact, put that right and run again with --resume")
 
 
 class Tracker:
@@ -169,7 +160,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     try:
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
     except OSError as error:
-        raise RMDError(f"cannot read {path}: {error.strerror or error}") from error
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if number == len(lines):  # every whole line ends with a line break: this one is empty or cut short

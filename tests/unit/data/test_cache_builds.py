@@ -144,7 +144,7 @@ def test_a_full_disk_is_one_sentence_and_the_build_goes_on(
     process = started(_limited, folder, size, answers)
     process.join(60)
     answer = answers.get()
-    assert answer.startswith(f"cannot write {folder}/") and answer.endswith(
+    assert answer.startswith(f"cannot write to {folder}/") and answer.endswith(
         "; put that right and run the command again"
     )
     assert "\n" not in answer and process.exitcode == 0
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_at_any_file_is_one_sentence(
         patch.setattr(cache_files, "replacing", full)
         build(tmp_path / "full")
     assert str(caught.value) == (
-        f"cannot write {tmp_path / 'full' / what}: No space left on device; put that right and run the command again"
+        f"cannot write to {tmp_path / 'full' / what}: the disk is full; put that right and run the command again"
     )
     assert build(tmp_path / "full") and contents(tmp_path / "full") == contents(cache)
 
@@ -224,7 +224,7 @@ def test_values_that_are_not_finite_are_refused_by_the_prompts_name(tmp_path: Pa
     [
         (["a fox \ud83e"], r"the prompt 'a fox \\ud83e' cannot be used: the caption holds half of a character"),
         (["a\0b"], "cannot be used: the caption holds the control character"),
-        ([], "a cache needs at least one prompt"),
+        ([], "there is no prompt: give at least one"),
     ],
     ids=range(3),
 )

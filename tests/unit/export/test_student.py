@@ -183,7 +183,7 @@ def test_a_student_replaces_a_student_and_nothing_else(recipes: dict[str, Recipe
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(OSError(errno.ENOSPC, "No space left on device"), "No space left on device"), (SafetensorError("full"), "full")],
+    [(OSError(errno.ENOSPC, "No space left on device"), "the disk is full"), (SafetensorError("broken"), "broken")],
 )
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_save_that_fails_keeps_the_student_before(
@@ -223,7 +223,7 @@ def test_the_teacher_comes_back_when_the_pipeline_cannot_be_saved(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(backbone.pipe, "save_pretrained", fail)
-    with pytest.raises(RMDError, match="No space left on device"):
+    with pytest.raises(RMDError, match="the disk is full"):
         save_student(backbone, roles.state("student"), recipes["full"], tmp_path / "student")
     assert_same(copy_state(backbone.denoiser), before)
     assert not (tmp_path / "student").exists()
@@ -343,15 +343,15 @@ def test_a_teachers_folder_is_kept_by_its_absolute_path(
     recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, recipe = tiny_sdxl(), recipes["lora"]
-    state = distilled(backbone, recipe).state("student")
     backbone.pipe.save_pretrained(tmp_path / "models" / "base")
+    state = distilled(backbone, recipe).state("student")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("models/base", "~/models/base"):
         folder = save_student(backbone, state, recipe.model_copy(update={"teacher": name}), tmp_path / "student")
         assert read_student(folder).teacher == str(tmp_path / "models" / "base")
     (tmp_path / "scenes").mkdir()
-    assert [stored_teacher(name) for name in ("scenes", "an/id", "~nobody/x")] == ["scenes", "an/id", "~nobody/x"]
+    assert [stored_teacher(name) for name in ("scenes", "an/id")] == ["scenes", "an/id"]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load_student(folder).config.teacher == str(tmp_path / "models" / "base")

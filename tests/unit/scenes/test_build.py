@@ -245,7 +245,7 @@ def test_errors_leave_nothing_behind(tmp_path: Path, built: tuple[Path, list[str
 def test_what_cannot_be_written_is_found_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "train_judge", None)
     (tmp_path / "file").touch()
-    with pytest.raises(RMDError, match=r"cannot write .*file: .*; put that right and run the command again"):
+    with pytest.raises(RMDError, match=r"cannot write to .*file: .*; put that right and run the command again"):
         build_judge(tmp_path / "file", cache=tmp_path)
     (tmp_path / "build.json").write_text("[", encoding="utf-8")
     with pytest.raises(RMDError, match=r"build.json is not valid JSON: .*; remove the file"):
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = (tmp_path / "judge.safetensors").read_bytes()
     monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
     monkeypatch.setattr("rmd.scenes.judge.save_file", full)
-    with pytest.raises(RMDError, match="No space left on device"):
+    with pytest.raises(RMDError, match="the disk is full"):
         build_judge(tmp_path, cache=tmp_path / "cache", data=Data(2, 0))
     assert (tmp_path / "judge.safetensors").read_bytes() == before
 

@@ -16,6 +16,7 @@ from rmd.backbones import load_backbone
 from rmd.config import load_recipe
 from rmd.data.prompts import clip_captions
 from rmd.errors import RMDError
+from rmd.files import disk_errors
 from rmd.generate import sample_images
 from rmd.scenes.build import log_samples, teacher_folder_at
 from rmd.scenes.checkpoint import read_whole, write_whole
@@ -33,7 +34,6 @@ from rmd.scenes.record import (
     Part,
     check_writable,
     checkpoint_path,
-    disk_errors,
     record,
     save_halved,
     seeded,
