@@ -1,0 +1,312 @@
+"""What is fuzzed: commands with a file that they read, and commands with settings and options of any value.
+
+`{case}` stands for the case's own folder, `{world}` for the folder of valid inputs (`world.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fuzz.mutations import (
+    ADAPTER,
+    FILE,
+    JSON,
+    NUMBERS,
+    OURS,
+    RECIPE,
+    TEXT,
+    TEXTS,
+    WEIGHTS,
+    Mutation,
+    fatal_only,
+    lenient,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A command with a file that is damaged.
+
+    Attributes:
+        what: the kind of file.
+        parts: of the world, copied into the case's folder.
+        files: pattern of the files one of which is damaged.
+        arguments: of `rmd`; `{file}` stands for the damaged file.
+        weight: how often it is drawn; cheap ones often.
+        keeps: whether a failing command leaves its folders as they were. Others keep what is finished.
+    """
+
+    verb: str
+    what: str
+    parts: tuple[str, ...]
+    files: str
+    arguments: tuple[str, ...]
+    mutations: Mapping[str, Mutation]
+    weight: float = 1.0
+    keeps: bool = True
+
+
+@dataclass(frozen=True)
+class Words:
+    """A command with an option or a setting of any value.
+
+    Attributes:
+        arguments: that are always there.
+        fatal: option to values that must be refused. An empty option stands for a positional argument, one that ends
+            in an exclamation mark takes no value, and `--set KEY` takes KEY=VALUE.
+        open: option to values that may be accepted.
+    """
+
+    verb: str
+    what: str
+    arguments: tuple[str, ...]
+    fatal: Mapping[str, Sequence[str]]
+    open: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    weight: float = 1.0
+    keeps: bool = True
+
+
+_RECIPE = "{case}/recipe/r.yaml"
+_OUT = ("--out", "{case}/out")
+_TRAIN = ("train", "{world}/recipe/r.yaml", "--threads", "1")
+_DRY = (*_TRAIN, "--dry-run", *_OUT)
+_DMD2 = (*_DRY, *(word for setting in (
+    "method.name=dmd2", "method.adversarial=0.1", "method.warmup_steps=0", "crossing.within=fresh", "roles.mode=full",
+    "plan.sides=[32]", "plan.thresholds=[]",
+) for word in ("--set", setting)))  # fmt: skip
+_MAKE = ("generate", "a red ball", *_OUT)
+_FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "parquet", "tar")
+_PROMPTS = {
+    "txt": {**TEXT, "emptied": FILE["emptied"]},
+    "json": {**JSON, "another-number": JSON["another-number"]},
+    "jsonl": {**lenient(FILE), "removed": FILE["removed"], "noise": FILE["noise"], "lfs-pointer": FILE["lfs-pointer"]},
+    "csv": TEXT,
+    "tsv": TEXT,
+    "parquet": {**FILE, "twice": Mutation(FILE["twice"].change)},
+    "tar": {**FILE, "truncated": Mutation(FILE["truncated"].change)},
+}
+_OURS = {**JSON, **OURS}
+_CONFIG = {**JSON, "swapped": Mutation(FILE["swapped"].change)}
+_TEACHER = (
+    ("model_index.json", "model_index.json", _CONFIG),
+    ("scheduler_config.json", "scheduler/scheduler_config.json", _CONFIG),
+    ("network's config.json", "unet/config.json", _CONFIG),
+    ("VAE's config.json", "vae/config.json", _CONFIG),
+    ("encoder's config.json", "text_encoder_2/config.json", _CONFIG),
+    ("tokenizer", "tokenizer_2/*.json", lenient(JSON)),
+    ("network's weights", "unet/*.safetensors", WEIGHTS),
+    ("VAE's weights", "vae/*.safetensors", WEIGHTS),
+    ("encoder's weights", "text_encoder_2/*.safetensors", WEIGHTS),
+)
+
+
+def _targets() -> list[Target]:
+    found = [
+        Target("plan", "recipe", ("recipe",), "recipe/r.yaml", ("plan", _RECIPE), RECIPE, 14),
+        Target("plan", "recipe that is extended", ("parent",), "parent/r.yaml", ("plan", "{case}/parent/child.yaml"),
+               {**RECIPE, "truncated": Mutation(FILE["truncated"].change)}, 6),
+        Target("plan", "plot of a recipe", ("recipe",), "recipe/r.yaml",
+               ("plan", _RECIPE, "--plot", "{case}/p.svg"), RECIPE, 1),
+        Target("plan", "memory: config.json", ("teacher",), "teacher/*/config.json",
+               ("plan", "{world}/recipe/r.yaml", "--memory", "--set", "teacher={case}/teacher"), lenient(_CONFIG), 2),
+        Target("train", "recipe", ("recipe",), "recipe/r.yaml",
+               ("train", _RECIPE, "--threads", "1", "--dry-run", *_OUT), RECIPE, 3),
+        Target("train", "checkpoint", ("run",), "run/checkpoints/*/*",
+               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(JSON) | FILE, 3,
+               keeps=False),
+        Target("train", "checkpoint's meta.json", ("run",), "run/checkpoints/*/meta.json",
+               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), JSON, 2, keeps=False),
+        Target("train", "other files of a run", ("run",), "run/*.*",
+               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(FILE), 1,
+               keeps=False),
+        Target("train", "cache", ("cache",), "cache/*",
+               (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), lenient(FILE), 2,
+               keeps=False),
+        Target("train", "cache's meta.json", ("cache",), "cache/meta.json",
+               (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), _OURS, 2,
+               keeps=False),
+        Target("train", "images", ("images",), "images/*",
+               (*_DMD2, "--set", "data.images={case}/images"), lenient(FILE), 2),
+        Target("cache", "cache to verify", ("cache",), "cache/shard-*",
+               ("cache", "--verify", "--out", "{case}/cache"), {**FILE, "bits-flipped": FILE["bits-flipped"]}, 4),
+        Target("cache", "meta.json to verify", ("cache",), "cache/meta.json",
+               ("cache", "--verify", "--out", "{case}/cache"), _OURS, 4),
+        Target("cache", "cache to go on with", ("cache",), "cache/*",
+               ("cache", "--recipe", "{world}/recipe/r.yaml", "--shard", "2", "--out", "{case}/cache"),
+               lenient(JSON), 2, keeps=False),
+        Target("generate", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+               (*_MAKE, "--model", "{case}/lora"), _OURS, 6),
+        Target("generate", "adapter", ("lora",), "lora/*.safetensors", (*_MAKE, "--model", "{case}/lora"), ADAPTER, 4),
+        Target("generate", "full student", ("full",), "full/*/*.safetensors",
+               (*_MAKE, "--model", "{case}/full"), WEIGHTS, 2),
+        Target("generate", "album", ("album",), "album/*",
+               ("generate", "a red ball", "--model", "{world}/lora", "--out", "{case}/album"), lenient(FILE), 2,
+               keeps=False),
+        Target("generate", "clip's sidecar", ("clips",), "clips/*.json",
+               ("generate", "a red ball", "--model", "{world}/wan", "--format", "webp", "--out", "{case}/clips"),
+               lenient(JSON), 2, keeps=False),
+        Target("eval", "rows beside", ("rows",), "rows/*.json",
+               ("eval", "{world}/lora", "--samples", "6", "--name", "new", "--out", "{case}/rows"),
+               {**lenient(JSON), "word-for-number": JSON["word-for-number"]}, 1, keeps=False),
+        Target("eval", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+               ("eval", "{case}/lora", "--samples", "6", *_OUT), _OURS, 1),
+        Target("export", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+               ("export", "{case}/lora", "--to", "diffusers-lora", *_OUT), _OURS, 3),
+        Target("export", "adapter", ("lora",), "lora/*.safetensors",
+               ("export", "{case}/lora", "--to", "kohya", *_OUT), ADAPTER, 2),
+        Target("export", "checkpoint", ("run",), "run/checkpoints/*/*",
+               ("export", "{case}/run", "--to", "student", *_OUT), lenient(FILE), 2),
+        Target("export", "earlier export", ("exported",), "exported/*",
+               ("export", "{world}/lora", "--to", "diffusers-lora", "--out", "{case}/exported"), lenient(JSON), 1,
+               keeps=False),
+        Target("export", "recipe of a run", ("run",), "run/recipe.yaml",
+               ("export", "{case}/run", "--to", "student", *_OUT), RECIPE, 1),
+        Target("compare", "tables beside", ("tables",), "tables/roles.json",
+               ("compare", "main", "--budget", "small", "--out", "{case}/tables"), fatal_only(_OURS), 2),
+        Target("bench", "recipe to sample", ("recipe",), "recipe/r.yaml",
+               ("bench", "sample", _RECIPE, "--batch", "1", "--repeats", "1", "--teacher-steps", "1"), RECIPE, 2),
+        Target("bench", "recipe to train", ("recipe",), "recipe/r.yaml",
+               ("bench", "train", _RECIPE, "--repeats", "0"), RECIPE, 2),
+        Target("scenes", "build.json", ("build",), "build/build.json",
+               ("scenes", "train-vae", "--iterations", "2", "--out", "{case}/build", "--cache", "{case}/cache"),
+               fatal_only(JSON), 1),
+    ]  # fmt: skip
+    for what, file, mutations in _TEACHER:
+        heavy = (*_DRY, "--set", "teacher={case}/teacher")
+        found.append(Target("train", f"teacher: {what}", ("teacher",), f"teacher/{file}", heavy, mutations, 0.8))
+        whole = (*_MAKE, "--model", "{case}/teacher", "--steps", "1", "--height", "32", "--width", "32")
+        found.append(Target("generate", f"pipeline: {what}", ("teacher",), f"teacher/{file}", whole, mutations, 0.8))
+    for suffix in _FORMATS:
+        named, mutations = f"prompts/p.{suffix}", _PROMPTS[suffix]
+        cached = ("cache", f"{{case}}/{named}", "--teacher", "{world}/teacher", *_OUT)
+        found.append(Target("cache", f"prompts .{suffix}", ("prompts",), named, cached, mutations, 0.6, keeps=False))
+        dry = (*_DRY, "--set", f"data.prompts={{case}}/{named}")
+        found.append(Target("train", f"prompts .{suffix}", ("prompts",), named, dry, mutations, 0.4))
+        made = ("generate", "--prompts", f"{{case}}/{named}", "--model", "{world}/lora", *_OUT)
+        found.append(Target("generate", f"prompts .{suffix}", ("prompts",), named, made, mutations, 0.4, keeps=False))
+    return found
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+_WRONG_COUNTS = ("0", "-1", "x", "", "1.5", "nan", "1" + "0" * 30, "9" * 5000)
+_WRONG_SEEDS = ("-1", "x", "", "1.5", str(2**63), str(2**64), "9" * 5000)
+_WRONG_OUTS = ("{world}/recipe/r.yaml", "{world}/recipe/r.yaml/x", "/dev/null/x", "{case}/" + "x" * 300, "{case}/a\0b")
+_WRONG_DEVICES = ("x", "", "cuda:99", "cuda:-1", "cpu:7x", "meta", "CPU", "cuda:" + "9" * 30, "a\nb")
+_WORDS = tuple(text for text in TEXTS if text not in ("scenes", "/dev/zero"))
+_NO_RECIPES = tuple(text for text in _WORDS if text not in ("--help",))
+
+# Numbers, and so wrong as a word; texts, of any content.
+_NUMBER_KEYS = (
+    "plan.steps", "plan.grid_end", "plan.multiple", "noise.beta_start", "noise.num_train_timesteps", "crossing.beta",
+    "method.guidance", "method.fake_updates", "method.warmup_steps", "method.snr_cap", "roles.rank", "roles.alpha",
+    "optim.student_lr", "optim.lr_decay", "optim.ema", "train.iterations", "train.batch_size", "train.seed",
+    "train.keep_last", "train.threads", "train.accumulate", "parallel.replicas", "parallel.context", "data.shortest",
+    "data.remember", "evaluation.n", "evaluation.samples", "frames",
+)  # fmt: skip
+_TEXT_KEYS = ("name", "family", "teacher", "data.prompts", "data.column", "data.split", "data.images", "data.cache")
+_OTHER_KEYS = ("plan.sides", "plan.thresholds", "method.stage_draws", "optim.betas", "data.exclude", "train.services",
+               "method.scored", "noise", "plan", "extends", "version", "x", "", "plan.", "plan..steps", "a.b.c.d",
+               "noise.kind")  # fmt: skip
+
+
+def _settings() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    numbers = [str(number) for number in NUMBERS if isinstance(number, float) or number < 10**300]
+    numbers += [
+        "1" + "0" * 400,
+        "9" * 100_000,
+        "nan",
+        ".nan",
+        ".inf",
+        "-.inf",
+        "1e400",
+        "true",
+        "1_000",
+        "0x10",
+        "1:30",
+    ]
+    fatal = {key: ["many", "[[1]]", "{a: 1}", "[1", "*a", "!!python/name:os.system x", ".nan"] for key in _NUMBER_KEYS}
+    accepted = {key: numbers for key in _NUMBER_KEYS}
+    accepted |= {key: [*_WORDS, "a: b", "m #2", "[x]", "yes", "1e3"] for key in _TEXT_KEYS}
+    many = str([float(i) for i in range(100_000)])
+    lists = ["[]", "[32, 64]", "[-2.5, 1e9]", "[0x10]", many, "[" * 20_000, "[" * 300 + "]" * 300, "1" + "0" * 400,
+             "{}", "~", "[1000000000, 2000000000]", "['9x9', '10x10']", "[.nan]", "x", "[1, [2, [3]]]"]  # fmt: skip
+    return fatal, accepted | {key: lists for key in _OTHER_KEYS}
+
+
+def _words() -> list[Words]:
+    fatal, accepted = _settings()
+    sets = {f"--set {key}": values for key, values in fatal.items()}
+    free = {f"--set {key}": values for key, values in accepted.items()}
+    no_recipe = {"": _NO_RECIPES}
+    return [
+        Words("plan", "settings", ("plan", "scenes"), sets, free, 14),
+        Words("plan", "options", ("plan", "scenes"),
+              {"--steps": _WRONG_COUNTS, "--thresholds": ("x", "1,2", "[", "'", "nan", "1,1,1"), "--map": _WORDS[5:],
+               "--sides": ("x", "0", "64,32", "64,64", "-1,5", "1e9,2e9", "[[", "32x,64"),
+               "--size": ("x", "", "0x0", "7x9", "-8", "1e3", "9" * 5000), "--gpus": _WRONG_COUNTS[:-2],
+               "--samples": _WRONG_COUNTS[:-2], "--fit --device": _WRONG_DEVICES,
+               "--plot": ("", "{case}/x", "{case}/x.gif", "{case}/no/x.svg", "/dev/full/x.png", "{case}",
+                          "{case}/a\0.png", "{case}/" + "x" * 300 + ".png")},
+              {"--set plan.steps": ("1000", "100000"), "--size": ("128", "65536x65536", "1000000000x1000000000")}, 10),
+        Words("plan", "recipe's name", ("plan",), no_recipe, {"": ("--help", "scenes", "sdxl")}, 4),
+        Words("train", "settings", (*_DRY, "--set", "train.batch_size=1"), sets, free, 4),
+        Words("train", "options", _DRY,
+              {"--threads": _WRONG_COUNTS[:-2], "--device": _WRONG_DEVICES, "--profile": _WRONG_COUNTS[:-2],
+               "--reset-optimizer!": ("",), "--resume!": ("",)}, weight=2),
+        Words("train", "folder", (*_TRAIN, "--set", "train.iterations=1"), {"--out": _WRONG_OUTS}, weight=1),
+        Words("train", "recipe's name", ("train", "--dry-run", *_OUT), no_recipe, weight=1),
+        Words("cache", "options", ("cache", "--recipe", "{world}/recipe/r.yaml", *_OUT),
+              {"--batch-size": _WRONG_COUNTS, "--shard": _WRONG_COUNTS, 
+               "--worker": ("", "x", "1/1", "-1/2", "0/0", "²/3"),
+               "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--teacher": _WORDS, "--recipe": _NO_RECIPES},
+              {"--worker": ("0/1000000000", "999999999/1000000000"), "--shard": ("1000000000",),
+               "--batch-size": ("1000000000",)}, weight=3, keeps=False),
+        Words("generate", "options", (*_MAKE, "--model", "{world}/lora"),
+              {"-n": _WRONG_COUNTS, "--seed": _WRONG_SEEDS, "--height": _WRONG_COUNTS, "--width": _WRONG_COUNTS,
+               "--frames": (*_WRONG_COUNTS, "5"), "--batch-size": _WRONG_COUNTS, "--format": _WORDS,
+               "--device": _WRONG_DEVICES, "--steps": ("4",), "--out": _WRONG_OUTS, "--teacher": _WORDS,
+               "--model": _WORDS, "--prompts": (*_WORDS, "{world}/prompts/p.txt"), "--guidance": ("nan", "x", "1"),
+               "--height 7!": ("",), "--fps": _WRONG_COUNTS[:5]},
+              {"-n": ("1000000000",), "--height": ("1000000000", "65536"), "--batch-size": ("1000000000",),
+               "": _WORDS}, weight=8),
+        Words("generate", "pipeline's options",
+              (*_MAKE, "--model", "{world}/teacher", "--height", "32", "--width", "32"),
+              {"--guidance": ("nan", "inf", "x"), "--steps": _WRONG_COUNTS, "--stages!": ("",), "--seed": _WRONG_SEEDS,
+               "--compare-teacher!": ("",)}, {"--steps": ("1000000000", "1001")}, weight=2),
+        Words("eval", "options", ("eval", "{world}/lora", "--samples", "6", *_OUT),
+              {"--samples": ("0", "-1", "5", "x"), "--seed": _WRONG_SEEDS,
+               "--name": ("a/b", "", ".", "..", "a\nb", "é\0"),
+               "--teacher": _WORDS, "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--steps": ("5",),
+               "--batch-size": _WRONG_COUNTS}, {"--samples": ("1000000000", "7"), "--name": ("x" * 300, "\udce9")},
+              weight=2),
+        Words("export", "options", ("export", "{world}/lora", "--to", "diffusers-lora", *_OUT),
+              {"--to": _WORDS, "--out": _WRONG_OUTS, "--teacher": _WORDS, "--device": _WRONG_DEVICES}, weight=3),
+        Words("export", "student", ("export", "--to", "diffusers-lora", *_OUT), {"": _NO_RECIPES}, weight=1),
+        Words("compare", "options", ("compare", "--budget", "small", *_OUT),
+              {"": _NO_RECIPES, "main --budget": _WORDS, "main --backbone": _WORDS, "main --threads": ("0", "x"),
+               "main --backbone x --out": _WRONG_OUTS}, weight=2),
+        Words("bench", "options", ("bench", "sample", "--batch", "1"),
+              {"--batch": _WRONG_COUNTS, "--repeats": _WRONG_COUNTS, "--teacher-steps": _WRONG_COUNTS,
+               "--device": _WRONG_DEVICES, "--threads": _WRONG_COUNTS}, weight=2),
+        Words("bench", "recipe's name", ("bench", "train", "--repeats", "0"), no_recipe, weight=1),
+        Words("demo", "options", ("demo", "--quick", *_OUT),
+              {"--recipe": _NO_RECIPES, "--threads": ("0", "x", ""), "--out": _WRONG_OUTS,
+               "--set": ("x", "plan.steps=x", "=", "train.iterations=0", "nonsense=1")}, weight=2),
+        Words("scenes", "options of render", ("scenes", "render", "--count", "2", *_OUT),
+              {"--count": _WRONG_COUNTS, "--seed": _WRONG_SEEDS, "--size": ("7", "1025", "x"), "--text": _WORDS,
+               "--out": _WRONG_OUTS}, {"--count": ("1000000000",), "--size": ("8", "65")}, weight=4),
+        Words("scenes", "options of training", ("scenes", "train-teacher", "--iterations", "2", *_OUT),
+              {"--family": _WORDS, "--iterations": ("0", "1", "x"), "--seed": _WRONG_SEEDS, "--vae": _WORDS,
+               "--threads": ("0", "x", "1" + "0" * 30)}, weight=1),
+    ]  # fmt: skip
+
+
+TARGETS: Sequence[Target | Words] = (*_targets(), *_words())
+
+
+def draw(rng: random.Random, targets: Sequence[Target | Words]) -> Target | Words:
+    """One of the targets, by weight."""
+    return rng.choices(targets, [target.weight for target in targets])[0]
