@@ -12,10 +12,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from rmd.errors import RMDError, shown
@@ -31,9 +32,17 @@ Upsample = Literal["bilinear", "nearest", "bicubic"]
 NoiseRule = Literal["plain", "corrected", "block"]
 StepNoise = Literal["predicted", "fresh"]
 
-Count = Annotated[int, Field(gt=0)]
-Whole = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+MAX_SIDE = 65536
+"""Longest side of a picture in pixels."""
+MAX_STAGES = 64
+# What is only counted up to may be large. What is listed, or allocated for, may not: a slip of the keyboard is to be
+# refused at once, and not after minutes.
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Whole = Annotated[int, Field(ge=0, le=10**9)]
+Few = Annotated[int, Field(gt=0, le=4096)]
+Many = Annotated[int, Field(gt=0, le=65536)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Rate = Annotated[float, Field(gt=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -41,22 +50,33 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 def parse_side(value: object) -> tuple[int, int]:
     """(height, width) in pixels from 512, [480, 832] or "480x832"; ValueError for anything else."""
     match value:
-        case bool():
-            pass
-        case int() if value > 0:
-            return value, value
-        case [int(height), int(width)] if height > 0 and width > 0:
-            return height, width
-        case str() if found := re.fullmatch(r"\s*([1-9]\d*)(?:\s*[xX]\s*([1-9]\d*))?\s*", value):
-            return int(found[1]), int(found[2] or found[1])
-    raise ValueError("should be a side in pixels (512), [height, width] or HEIGHTxWIDTH")
+        case int() if not isinstance(value, bool):
+            sides = value, value
+        case [int(height), int(width)] if not (isinstance(height, bool) or isinstance(width, bool)):
+            sides = height, width
+        case str() if found := re.fullmatch(r"\s*([0-9]{1,9})(?:\s*[xX]\s*([0-9]{1,9}))?\s*", value):
+            sides = int(found[1]), int(found[2] or found[1])
+        case _:
+            sides = 0, 0
+    if min(sides) < 1:
+        raise ValueError("should be a side in pixels (512), [height, width] or HEIGHTxWIDTH")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"should be at most {MAX_SIDE} pixels")
+    return sides
 
 
 # Strict inside, but YAML has lists where the frozen models hold tuples.
-Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Numbers = Annotated[tuple[float, ...], Field(strict=False, max_length=MAX_STAGES)]
 Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]
 Side = Annotated[tuple[int, int], BeforeValidator(parse_side)]
-Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1)]
+Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1, max_length=MAX_STAGES)]
+
+
+def _one_name(text: str) -> str:
+    """The text if it can be the name of a folder; ValueError if it cannot."""
+    if "/" in text or "\\" in text or text in (".", ".."):
+        raise ValueError("should be a name without slashes, because the run's folder is called so")
+    return text
 
 
 class VPNoise(Strict):
@@ -66,7 +86,7 @@ class VPNoise(Strict):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     beta_start: Rate = 1e-4
     beta_end: Rate = 2e-2
-    num_train_timesteps: Count = 1000
+    num_train_timesteps: Annotated[int, Field(gt=1, le=100_000)] = 1000
     rescale_betas_zero_snr: bool = False
 
     def schedule(self) -> NoiseSchedule:
@@ -82,7 +102,7 @@ class FlowNoise(Strict):
     kind: Literal["flow"]
     shift: Rate = 1.0
     """Flow shift of the teacher's time grid."""
-    num_train_timesteps: Count = 1000
+    num_train_timesteps: Annotated[int, Field(gt=1, le=100_000)] = 1000
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule itself."""
@@ -110,7 +130,7 @@ Noise = Annotated[
 class PlanConfig(Strict):
     """The cascade: how many steps, on which stages, split where (Sec. 3.1)."""
 
-    steps: Count
+    steps: Annotated[int, Field(gt=0, le=1000)]
     sides: Sides
     """Stage sizes in pixels, first to last: 512, [height, width] or HEIGHTxWIDTH."""
     thresholds: Numbers = ()
@@ -122,7 +142,7 @@ class PlanConfig(Strict):
     shift: Rate | None = None
     """Flow shift of the grid of teacher times where it is not to be the teacher's own, `noise.shift`: more for larger
     pictures."""
-    multiple: Count = 8
+    multiple: Many = 8
     """Sides must be divisible by this: the VAE's factor times the backbone's patch."""
 
 
@@ -156,7 +176,7 @@ class MethodConfig(Strict):
     """The distillation objective (Sec. 3.2)."""
 
     name: Literal["rmd", "tdm", "dmd2", "stagewise"] = "rmd"
-    guidance: Annotated[float, Field(ge=0)]
+    guidance: Annotated[float, Field(ge=0, le=1000)]
     """Of the teacher: uncond + guidance (cond - uncond); 1 turns it off."""
     metric: Literal["pseudo_huber", "l2"] = "pseudo_huber"
     weight: Literal["sample", "none"] = "sample"
@@ -168,13 +188,13 @@ class MethodConfig(Strict):
     fake_weight: Literal["snr", "snr_plus_one", "noise"] = "snr"
     """Weight of the fake score's loss (Eq. 9): min(SNR, snr_cap), one more, or SNR itself: its error in the noise."""
     snr_cap: Rate = 5.0
-    fake_updates: Count = 1
+    fake_updates: Few = 1
     """Updates of the fake score for one of the student."""
     warmup_steps: Whole = 0
     """Iterations on the lowest stage alone, at the start."""
-    stage_draws: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """How often each stage is trained in a round of iterations, as [1, 2]; empty: all as often."""
-    adversarial: Annotated[float, Field(ge=0)] = 0.0
+    adversarial: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     """DMD2: weight of the student's adversarial loss, which needs `data.images`; 0: none."""
     adversarial_fake: Rate = 1.0
     """Weight of the adversarial loss in the fake score's."""
@@ -188,7 +208,7 @@ class RolesConfig(Strict):
 
     mode: Literal["lora", "full"] = "lora"
     """`lora`: one frozen base with two adapters; `full`: three copies."""
-    rank: Count = 64
+    rank: Many = 64
     alpha: Rate = 64.0
     layers: Literal["all", "transformers"] = "all"
     """What adapters are put on. `transformers`: attention and feed-forward layers alone; `all`: in a UNet also its
@@ -205,7 +225,7 @@ class OptimConfig(Strict):
     lr_decay: Whole = 0
     """Iterations, the run's last, over which both learning rates fall linearly towards zero."""
     betas: Pair = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1e12)] = 0.01
     clip_norm: Rate = 1.0
     ema: Decay = 0.0
     """Decay of the student's moving average; 0 turns it off."""
@@ -215,9 +235,9 @@ class TrainConfig(Strict):
     """The loop."""
 
     iterations: Count
-    batch_size: Count
+    batch_size: Many
     """Over all devices."""
-    seed: Whole = 0
+    seed: Seed = 0
     log_every: Count = 10
     sample_every: Count = 100
     checkpoint_every: Count = 100
@@ -227,23 +247,23 @@ class TrainConfig(Strict):
     """The checkpoints of every so many iterations are kept for good, too."""
     guard: bool = True
     """Stop when the student collapses: its samples lose their spread or blow up, the scores drift apart."""
-    services: Annotated[tuple[Literal["wandb", "trackio"], ...], Field(strict=False)] = ()
+    services: Annotated[tuple[Literal["wandb", "trackio"], ...], Field(strict=False, max_length=2)] = ()
     """Where metrics and pictures are sent to, too."""
-    threads: Count | None = None
+    threads: Few | None = None
     """CPU threads; empty: torch decides."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
     """Activation checkpointing: keep the inputs of the network's blocks, and compute their insides anew when needed."""
-    accumulate: Count = 1
+    accumulate: Many = 1
     """Micro-batches that a device's part of the batch is computed in, one after another."""
 
 
 class ParallelConfig(Strict):
     """How the processes of a run share it; of no effect in a process alone."""
 
-    replicas: Count = 1
+    replicas: Many = 1
     """Groups of processes that hold all weights each (HSDP); 1: the weights are spread over all processes."""
-    context: Count = 1
+    context: Few = 1
     """Processes that share the tokens of a sample (Wan)."""
 
 
@@ -273,7 +293,7 @@ class DataConfig(Strict):
     name that ends in .txt; or `scenes`."""
     cache: str | None = None
     """A folder of encoded prompts that `rmd cache` wrote; empty: they are encoded as they are needed."""
-    remember: Annotated[int, Field(ge=0)] = 0
+    remember: Whole = 0
     """Megabytes of main memory for prompts that have been encoded; 0: every batch is encoded anew, as a whole."""
     offload: bool = False
     """Keep the text encoders in main memory except while they encode."""
@@ -282,10 +302,10 @@ class DataConfig(Strict):
 class EvaluationConfig(Strict):
     """How much is sampled to judge a student."""
 
-    n: Count = 1024
+    n: Annotated[int, Field(gt=0, le=10**6)] = 1024
     every: Count | None = None
     """Iterations between looks of the judge at the student; empty: none. The still scenes have a judge."""
-    samples: Annotated[int, Field(ge=3)] = 64
+    samples: Annotated[int, Field(ge=3, le=10**6)] = 64
     """That the judge looks at."""
 
 
@@ -293,12 +313,13 @@ class Recipe(Strict):
     """Everything that decides a run."""
 
     version: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_name)]
+    """What the run is called: in its folder runs/NAME, too."""
     family: Annotated[str, Field(min_length=1)]
     """Which backbone adapter reads the teacher: sdxl, pixart, sd3, wan, scenes."""
     teacher: Annotated[str, Field(min_length=1)]
     """A model id on the Hugging Face hub, a folder, or `scenes` for the packaged teacher."""
-    frames: Count = 1
+    frames: Annotated[int, Field(gt=0, le=10_000)] = 1
     """Length of a sample in video frames; 1 for images."""
     noise: Noise = "teacher"
     """The teacher's own noise schedule, on which the thresholds are read: `teacher` takes it from the teacher's
@@ -358,11 +379,50 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RMDError, in one sentence that names key and source, when anything in it is wrong.
     """
-    layers = read_layers(name_or_path, overrides)
+    layers = read_layers(name_or_path, overrides, is_text=_is_text)
+    for layer in layers:
+        _check_texts(layer.values, layer.label)
     try:
         return Recipe.model_validate(merge(layers))
     except ValidationError as error:
         raise RMDError(_explain(error, layers)) from error
+
+
+def _is_text(keys: Sequence[str]) -> bool:
+    """Whether the setting at these keys is a text, be it one that may be left out."""
+    kinds: tuple[object, ...] = (Recipe,)
+    for key in keys:
+        groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        fields = [group.model_fields[key] for group in groups if key in group.model_fields]
+        kinds = tuple(kind for field in fields for kind in _alternatives(field.annotation))
+    return str in kinds and set(kinds) <= {str, type(None)}
+
+
+def _alternatives(annotation: object) -> tuple[object, ...]:
+    """The kinds that a value may be of: those of a union, and of unions in it."""
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(kind for part in get_args(annotation) for kind in _alternatives(part))
+    return _alternatives(get_args(annotation)[0]) if get_origin(annotation) is Annotated else (annotation,)
+
+
+def _check_texts(value: object, where: str, path: str = "") -> None:
+    """RMDError where a text holds a character that neither a name nor a prompt has: no file could be called so."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_texts(key, where, path)
+            _check_texts(inner, where, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_texts(inner, where, path)
+    elif isinstance(value, str) and (found := _UNPRINTABLE.search(value)):
+        code = f"U+{ord(found[0]):04X}"
+        raise RMDError(
+            f"{where}: {path or 'a key'} holds the character {code}, which no setting can have: leave it out"
+        )
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, line breaks among them, and bytes of a command line that are not UTF-8."""
 
 
 def config_hash(recipe: Recipe) -> str:
@@ -469,7 +529,7 @@ def _sentence(problem: ErrorDetails, keys: Sequence[str | int]) -> str:
 def _hint(path: str) -> str:
     """What an unknown dotted key most likely means: one misspelt, or right but in another group."""
 
-    group, _, name = path.rpartition(".")
+    group, _, name = path[:200].rpartition(".")
 
     def likeness(known: str) -> float:
         known_group, _, known_name = known.rpartition(".")

@@ -372,7 +372,7 @@ def _check_steps(steps: Sequence[Step], stages: int) -> None:
         raise RMDError("the steps of a plan must be numbered 1, 2, ... in order")
     owners = [step.stage for step in steps]
     if owners != sorted(owners) or set(owners) != set(range(1, stages + 1)):
-        raise RMDError(f"the steps must visit stages 1 to {stages} in order, each at least once, got {owners}")
+        raise RMDError(f"the steps must visit stages 1 to {stages} in order, each at least once, got {shown(owners)}")
     times = [step.teacher_time for step in steps]
     if not all(a > b for a, b in pairwise([*times, 0.0])) or times[0] > MAX_TIME:
         raise RMDError(f"teacher times must strictly fall within 1000 and 0, got {_numbers(times)}")
@@ -407,4 +407,6 @@ def _needs(owners: int, owner: str, bound: str, count: int, thing: str) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+    """The first eight of some numbers, for an error message."""
+    more = "" if len(values) <= 8 else f", ... ({len(values)} in all)"
+    return ", ".join(f"{value:.4g}" for value in values[:8]) + more

@@ -52,8 +52,9 @@ def and_more(problems: Sequence[ErrorDetails]) -> str:
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """Keys and list indices as a person writes them: `plan.sides[1]`."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    """Keys and list indices as a person writes them: `plan.sides[1]`; cut to 120 characters."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key[:100]}" for key in keys[:20]).removeprefix(".")
+    return path if len(path) <= 120 else f"{path[:117]}..."
 
 
 def sentence(problem: ErrorDetails, path: str) -> str:
@@ -106,6 +107,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
     "string_too_short": "text that is not empty",
+    "string_too_long": "text of at most {max_length} characters",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a group of keys",

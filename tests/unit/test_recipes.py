@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -265,14 +266,14 @@ def test_text_that_looks_a_little_like_a_number_stays_text() -> None:
         ("a: [1\nb: 2\n", "bad.yaml, line 2: this is not YAML: expected ',' or ']', but got ':'"),
         (
             "extends: scenes\nname: a\nname: b\n",
-            "bad.yaml, line 3: this is not YAML: the key name is there twice",
+            "bad.yaml, line 3: the key name is there twice",
         ),
         (
             "extends: [sdxl]\n",
             "bad.yaml: extends should be the name or the path of one recipe, but is ['sdxl']",
         ),
         ("extends: bad.yaml\n", "recipes extend each other in a circle: bad.yaml extends bad.yaml"),
-        ("a: \x07\n", "bad.yaml: this is not YAML: "),
+        ("a: \x07\n", "bad.yaml, line 1: this is not YAML: the character U+0007 cannot stand in it"),
     ],
 )
 def test_one_sentence_for_a_bad_file(text: str, sentence: str, tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_a_longer_circle_names_every_file_on_it(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"name: caf\xe9\n")
-    with pytest.raises(RMDError, match=r"latin\.yaml cannot be read: .*utf-8"):
+    with pytest.raises(RMDError, match=r"latin\.yaml cannot be read: line 1 is not UTF-8 text$"):
         read_layers(str(path))
 
 
@@ -325,3 +326,141 @@ def test_an_override_without_key_or_value(override: str) -> None:
 def test_extends_is_for_files() -> None:
     with pytest.raises(RMDError, match=r"^extends can only stand in a recipe file"):
         load_recipe("scenes", ["extends=sdxl"])
+
+
+TEXTS = ["/models/m #2", "my model: v1", "[x]", "{a", "~", "yes", "1e3", "null", "12", "it's", "'a' b'", "- x"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["teacher", "data.prompts", "data.column"])
+def test_a_text_setting_is_taken_as_it_stands(key: str, text: str) -> None:
+    recipe = load_recipe("scenes", [f"{key}={text}"])
+    assert (recipe.data.model_dump() | {"teacher": recipe.teacher})[key.removeprefix("data.")] == text
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("'/a b/p.txt'", "/a b/p.txt"),
+        ('"a\\u00e9"', "a\u00e9"),
+        ("'it''s'", "it's"),
+        ("  /a b  ", "/a b"),
+        ("' a '", " a "),
+    ],
+)
+def test_quotes_around_a_text_setting_are_taken_off(written: str, text: str) -> None:
+    assert load_recipe("scenes", [f"data.prompts={written}"]).data.prompts == text
+
+
+def test_nothing_empties_a_text_setting(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\ndata: {column: caption, cache: c}\n")
+    data = load_recipe(path, ["data.column=", "data.cache=''"]).data
+    assert (data.column, data.cache) == (None, "")
+    with pytest.raises(RMDError, match=r"^override teacher=: teacher should be text, but is empty$"):
+        load_recipe("scenes", ["teacher="])
+
+
+def test_other_settings_are_yaml_as_before() -> None:
+    recipe = load_recipe("scenes", ["plan.map=none # as in DMD2", "train.seed=0x10", "data.exclude=[a, 'b: c']"])
+    assert (recipe.plan.map, recipe.train.seed, recipe.data.exclude) == ("none", 16, ("a", "b: c"))
+
+
+@pytest.mark.parametrize("key", ["noise", "nonsense", "plan", "teacher.x", "noise.kind"])
+def test_only_texts_are_texts(key: str) -> None:
+    with pytest.raises(RMDError, match="this is not YAML: "):
+        load_recipe("scenes", [f"{key}=a: b: c"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['name: "a\\0b"', 'teacher: "a\\nb"', 'data: {exclude: [ok, "\\ud800"]}', '"a\\x1b": 1', "name: \x7f"],
+)
+def test_texts_hold_no_control_characters(text: str, tmp_path: Path) -> None:
+    with pytest.raises(RMDError) as caught:
+        load_recipe(write(tmp_path, "bad.yaml", f"extends: scenes\n{text}\n"))
+    assert re.match(r"bad\.yaml.* (holds )?the character U\+[0-9A-F]{4},? (which no|cannot)", str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", "x" * 201])
+def test_a_name_that_no_folder_can_have(name: str) -> None:
+    with pytest.raises(RMDError, match=r"name should be (a name without slashes|text of at most 200 characters)"):
+        load_recipe("scenes", [f"name={name}"])
+
+
+def test_a_chain_of_a_thousand_recipes(tmp_path: Path) -> None:
+    for i in range(1000):
+        write(tmp_path, f"r{i}.yaml", f"extends: r{i + 1}.yaml\n")
+    with pytest.raises(RMDError, match=r"^r0\.yaml extends more than 19 recipes, one after another: use fewer$"):
+        read_layers(str(tmp_path / "r0.yaml"))
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    pipe, large, endless = tmp_path / "pipe.yaml", tmp_path / "large.yaml", tmp_path / "endless.yaml"
+    os.mkfifo(pipe)
+    large.write_text("a: 1\n" * 300_000, encoding="utf-8")
+    endless.symlink_to("/dev/zero")
+    for path, sentence in (
+        (pipe, "is no ordinary file"),
+        (endless, "is no ordinary file"),
+        (large, "is too large to be"),
+    ):
+        with pytest.raises(RMDError, match=sentence):
+            read_layers(str(path))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "./" + "x" * 5000, "./a\0b", "~nobody-is-called-so/x.yaml", "\udce9/x"])
+def test_a_name_that_no_recipe_can_have(name: str) -> None:
+    with pytest.raises(RMDError) as caught:
+        read_layers(name)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["x" * 100_000, "plan.steps=[" + "1, " * 30_000 + "]", "a" * 50_000 + "=1", "." * 50_000 + "=1", "a." * 50_000],
+)
+def test_a_long_override_makes_a_short_sentence(override: str) -> None:
+    with pytest.raises(RMDError) as caught:
+        load_recipe("scenes", [override])
+    assert len(str(caught.value)) < 600
+
+
+BOUNDS = [
+    ("plan.steps=1001", "plan.steps should be at most 1000, but is 1001"),
+    ("plan.steps=" + "9" * 4000, "plan.steps should be at most 1000, but is a number of 13288 bits"),
+    ("plan.sides=[1000000000]", "plan.sides[0] should be at most 65536 pixels, but is 1000000000"),
+    ("plan.sides=[9x99999999]", "plan.sides[0] should be at most 65536 pixels, but is '9x99999999'"),
+    ("plan.sides=['" + "9" * 5000 + "']", "plan.sides[0] should be a side in pixels (512), "),
+    ("plan.thresholds=[" + "1, " * 10_000 + "]", "plan.thresholds should be a list of at most 64, but is [1, 1, "),
+    ("noise.num_train_timesteps=1000000000", "noise.num_train_timesteps should be at most 100000, but is 1000000000"),
+    ("method.guidance=1e308", "method.guidance should be at most 1000.0, but is 1e+308"),
+    (
+        "train.seed=18446744073709551616",
+        "train.seed should be at most 9223372036854775807, but is 18446744073709551616",
+    ),
+    ("train.iterations=10000000000", "train.iterations should be at most 1000000000, but is 10000000000"),
+    ("train.batch_size=1000000000", "train.batch_size should be at most 65536, but is 1000000000"),
+    ("train.threads=1000000", "train.threads should be at most 4096, but is 1000000"),
+    ("roles.rank=1000000000", "roles.rank should be at most 65536, but is 1000000000"),
+    ("frames=1000000000", "frames should be at most 10000, but is 1000000000"),
+    ("optim.student_lr=1e300", "optim.student_lr should be at most 1000000000000.0, but is 1e+300"),
+    ("evaluation.samples=1000000000", "evaluation.samples should be at most 1000000, but is 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), BOUNDS, ids=[override[:40] for override, _ in BOUNDS])
+def test_what_is_listed_or_allocated_is_bounded(override: str, sentence: str) -> None:
+    with pytest.raises(RMDError) as caught:
+        load_recipe("scenes", [override])
+    assert sentence in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_what_is_only_counted_up_to_may_be_large() -> None:
+    recipe = load_recipe("scenes", ["train.iterations=1000000000", "plan.steps=1000", "train.seed=9223372036854775807"])
+    assert len(recipe.build_plan().steps) == 1000
+
+
+def test_no_stage_without_a_step_lists_a_thousand_of_them() -> None:
+    with pytest.raises(RMDError, match=r"\(the steps have .*, \.\.\. \(1000 in all\)\)") as caught:
+        load_recipe("scenes", ["plan.steps=1000", "plan.thresholds=[500]"]).build_plan()
+    assert len(str(caught.value)) < 400

@@ -7,18 +7,22 @@ by one of another `kind`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from rmd.errors import RMDError, did_you_mean
-from rmd.files import user_path
+from rmd.errors import RMDError, did_you_mean, shown
+from rmd.files import reason, user_path
+from rmd.recipes.loader import MAX_BYTES, parse
 
 PACKAGED = Path(__file__).parent
 ROOT = "base"  # what every packaged recipe extends; not complete on its own
+MAX_FILES = 20
+"""How many recipe files may extend one another."""
+MAX_KEYS = 10
+"""How many keys an override may name with dots between them: recipes are three deep."""
+IsText = Callable[[Sequence[str]], bool]
+"""Whether the setting at some keys is a text."""
 
 
 @dataclass(frozen=True)
@@ -29,39 +33,30 @@ class Layer:
     values: Mapping[str, object]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: keys are text, 1e-5 is a number, a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            text = str(key.value)
-            if text in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {text} is there twice", key.start_mark)
-            seen.add(text)
-        return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
-
-
-# YAML 1.1 reads 1e-5 as a string because it has no dot.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def recipe_names() -> list[str]:
     """The packaged recipes that can be run, in alphabetical order."""
     return sorted(path.stem for path in PACKAGED.glob("*.yaml") if path.stem != ROOT)
 
 
-def read_layers(name_or_path: str, overrides: Sequence[str] = ()) -> list[Layer]:
+def read_layers(
+    name_or_path: str, overrides: Sequence[str] = (), *, is_text: IsText = lambda keys: False
+) -> list[Layer]:
     """The layers of a recipe: the root it extends first, then the file itself, then each override.
 
-    `name_or_path` is the name of a packaged recipe or the path of a YAML file; overrides look like
-    `optim.student_lr=1e-5`, their values being YAML. The name of the recipe, where its own file gives
-    none, is the file's. Raises RMDError when something cannot be found or read, or extends itself.
+    The name of the recipe, where its own file gives none, is the file's.
+
+    Args:
+        name_or_path: the name of a packaged recipe or the path of a YAML file.
+        overrides: such as `optim.student_lr=1e-5`; their values are YAML.
+        is_text: which settings have texts as their values. Those are taken as they stand, whatever YAML would make of
+            them, but without spaces at both ends; quotes around the whole value are taken off, and nothing at all
+            stands for an empty value.
+
+    Raises:
+        RMDError: something cannot be found or read, is larger than any recipe, or extends itself.
     """
     path = _find(name_or_path, Path())
-    return [*_read_chain(path, ()), *(_override(text) for text in overrides)]
+    return [*_read_chain(path), *(_override(text, is_text) for text in overrides)]
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, object]:
@@ -82,16 +77,22 @@ def origin(layers: Sequence[Layer], keys: Sequence[str]) -> str:
 
 def _find(name_or_path: str, folder: Path) -> Path:
     """The file of a recipe; a relative path starts at `folder`."""
+    called = shown(name_or_path)
     if "/" in name_or_path or "\\" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = folder / user_path(name_or_path)
-        if not path.is_file():
-            raise RMDError(f"there is no recipe file {path}; check the path, or name one of {_listed()}")
-        return path
-    path = PACKAGED / f"{name_or_path}.yaml"
-    if name_or_path != "" and path.is_file():
-        return path
+        try:
+            path = folder / user_path(name_or_path)
+            is_file, exists = path.is_file(), path.exists()
+        except OSError as error:  # the name is too long
+            raise RMDError(f"{called} cannot be the path of a recipe: {reason(error)}") from error
+        if is_file:
+            return path
+        if exists and not path.is_dir():
+            raise RMDError(f"{called} is no ordinary file, and so no recipe: give the path of a YAML file")
+        raise RMDError(f"there is no recipe file {path}; check the path, or name one of {_listed()}")
+    if name_or_path in (*recipe_names(), ROOT):
+        return PACKAGED / f"{name_or_path}.yaml"
     raise RMDError(
-        f"there is no recipe {name_or_path!r}{did_you_mean(name_or_path, recipe_names())}; "
+        f"there is no recipe {called}{did_you_mean(name_or_path, recipe_names())}; "
         f"the recipes are {_listed()}, and one of your own is given by its path, ending in .yaml"
     )
 
@@ -100,64 +101,83 @@ def _listed() -> str:
     return ", ".join(recipe_names())
 
 
-def _read_chain(path: Path, children: tuple[Path, ...]) -> list[Layer]:
-    resolved = path.resolve()
-    if resolved in children:
-        circle = [*children[children.index(resolved) :], resolved]
-        raise RMDError(f"recipes extend each other in a circle: {' extends '.join(p.name for p in circle)}")
-    values = _read_file(path)
-    parent = values.pop("extends", None)
-    values.setdefault("name", path.stem)
-    layer = Layer(label=path.name, values=values)
-    if parent is None:
-        return [layer]
-    if not isinstance(parent, str):
-        raise RMDError(f"{path.name}: extends should be the name or the path of one recipe, but is {parent!r}")
-    return [*_read_chain(_find(parent, path.parent), (*children, resolved)), layer]
+def _read_chain(path: Path) -> list[Layer]:
+    """The layers of a file and of those it extends, root first."""
+    layers: list[Layer] = []
+    seen: list[Path] = []
+    while True:
+        resolved = path.resolve()
+        if resolved in seen:
+            circle = [*seen[seen.index(resolved) :], resolved]
+            raise RMDError(f"recipes extend each other in a circle: {' extends '.join(p.name for p in circle)}")
+        if len(seen) == MAX_FILES:
+            raise RMDError(f"{seen[0].name} extends more than {MAX_FILES - 1} recipes, one after another: use fewer")
+        seen.append(resolved)
+        values = _read_file(path)
+        parent = values.pop("extends", None)
+        values.setdefault("name", path.stem)
+        layers.insert(0, Layer(label=path.name, values=values))
+        if parent is None:
+            return layers
+        if not isinstance(parent, str):
+            raise RMDError(f"{path.name}: extends should be the name or the path of one recipe, but is {shown(parent)}")
+        path = _find(parent, path.parent)
 
 
 def _read_file(path: Path) -> dict[str, object]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RMDError(f"the recipe file {path} cannot be read: {error}") from error
-    values = _parse(text, path.name)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise RMDError(f"the recipe file {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RMDError(f"the recipe file {path} cannot be read: line {line} is not UTF-8 text") from error
+    if len(content) > MAX_BYTES:
+        raise RMDError(f"{path} is too large to be a recipe: at most {MAX_BYTES // 2**20} MB are read")
+    values = parse(text, path.name)
     if values is None:
         raise RMDError(f"{path.name} is empty; a recipe needs at least `extends: {ROOT}` and its own values")
     return _mapping(values, path.name)
 
 
-def _parse(text: str, label: str) -> object:
-    try:
-        # A subclass of SafeLoader: it builds plain values only.
-        value: object = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark else ""
-        raise RMDError(f"{label}{where}: this is not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise RMDError(f"{label}: this is not YAML: {' '.join(str(error).split())}") from error
-    return value
-
-
 def _mapping(values: object, label: str) -> dict[str, object]:
     if not isinstance(values, dict):
-        raise RMDError(f"{label}: expected `key: value` lines, but it holds {values!r}")
+        raise RMDError(f"{label}: expected `key: value` lines, but it holds {shown(values)}")
     return values
 
 
-def _override(text: str) -> Layer:
+def _override(text: str, is_text: IsText) -> Layer:
     dotted, equals, value_text = text.partition("=")
-    keys = [key.strip() for key in dotted.split(".")]
-    if not equals or not all(keys):
-        raise RMDError(f"the override {text!r} should look like key=value, for example optim.student_lr=1e-5")
+    keys = [key.strip() for key in dotted.split(".", MAX_KEYS)]
+    if not equals or not all(keys) or "." in keys[-1]:
+        raise RMDError(f"the override {shown(text)} should look like key=value, for example optim.student_lr=1e-5")
     if keys[0] == "extends":
         raise RMDError("extends can only stand in a recipe file; to run another recipe, name that one")
-    label = f"override {text}"
-    value = _parse(value_text, label)
+    label = f"override {text if len(text) <= 100 else f'{text[:97]}...'}"
+    if len(value_text) > MAX_BYTES:
+        raise RMDError(f"{label}: the value is too long: at most {MAX_BYTES // 2**20} MB are read")
+    value = _plain_text(value_text) if is_text(keys) else parse(value_text, label)
     for key in reversed(keys):
         value = {key: value}
     return Layer(label=label, values=_mapping(value, label))
+
+
+def _plain_text(written: str) -> str | None:
+    """A text as it is written on a command line; None if there is nothing.
+
+    Quotes around the whole of it are YAML's, in which people quoted texts that YAML would have taken for something
+    else. A text that only begins and ends with quotes stays as it is.
+    """
+    text = written.strip()
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            value = parse(text, "")
+        except RMDError:
+            return text
+        return value if isinstance(value, str) else text
+    return text or None
 
 
 def _merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

@@ -1,0 +1,128 @@
+"""YAML as people write it in recipes, read within bounds: nothing that a text holds can run code or take minutes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+
+import yaml
+
+from rmd.errors import RMDError, shown
+
+MAX_BYTES = 2**20
+"""Largest recipe file: the longest packaged one has a thousandth of this."""
+MAX_SIZE = 20_000
+"""Values in a text, each use of an alias counted anew; long texts count as several."""
+MAX_DEPTH = 50
+"""How deep lists and groups may lie in one another."""
+_TAG = "tag:yaml.org,2002:"
+_NEITHER_TEXT_NOR_NUMBER = ("timestamp", "binary", "omap", "pairs", "set")
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """What is valid YAML, but not for a recipe."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A date is text, 1e-5 is a number; a key given twice, and what goes beyond the bounds, is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._size, self._depth = 0, 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse what is too large or too deep while it is read, before anything is built of it."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # it is not in PyYAML's stubs
+        mark, before = event.start_mark, self._size
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _error(f"lists and groups are nested more than {MAX_DEPTH} deep", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias:
+            if id(node) not in self._sizes:
+                raise _error("an alias stands inside of what it is an alias for", mark)
+            self._size += self._sizes[id(node)]
+        else:
+            self._size += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
+            self._sizes[id(node)] = self._size - before
+        if self._size > MAX_SIZE:
+            raise _error(f"there are more than {MAX_SIZE} values, which no recipe needs", mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Give the place of a number that Python cannot read, such as one of thousands of digits."""
+        try:
+            value: object = super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, KeyError, IndexError) as error:
+            raise _error(f"{shown(node.value)} cannot be read as a value", node.start_mark) from error
+        return value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        """As in the base class; keys are text, and each is there once."""
+        if not isinstance(node, yaml.MappingNode):
+            raise _error("there should be `key: value` lines here", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _error("a key should be a word, not a list or a group", key.start_mark)
+            if key.value in seen:
+                raise _error(f"the key {_cut(key.value)} is there twice", key.start_mark)
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
+
+
+def _unknown_tag(loader: _Loader, node: yaml.Node) -> object:
+    raise _error(
+        f"the tag {_cut(str(node.tag).removeprefix(_TAG))} has no meaning in a recipe: leave it out", node.start_mark
+    )
+
+
+# YAML 1.1 reads 1e-5 as a string because it has no dot.
+_Loader.add_implicit_resolver(
+    f"{_TAG}float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+for _name in _NEITHER_TEXT_NOR_NUMBER:
+    _Loader.add_constructor(f"{_TAG}{_name}", _unknown_tag)
+_Loader.add_constructor(None, _unknown_tag)
+
+
+def parse(text: str, label: str) -> object:
+    """The value that a YAML text holds: None, text, numbers, true and false, and lists and groups of these.
+
+    Args:
+        label: how errors call the text.
+
+    Raises:
+        RMDError: it is no YAML, holds something else, or is larger or deeper than any recipe; the sentence names the
+            line.
+    """
+    try:
+        value: object = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        what = "" if isinstance(error, _Refused) else "this is not YAML: "
+        raise RMDError(f"{label}{where}: {what}{_cut(error.problem or error.context or '')}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = f"U+{ord(text[error.position]):04X}"
+        raise RMDError(f"{label}, line {line}: this is not YAML: the character {code} cannot stand in it") from error
+    return value
+
+
+def _error(problem: str, mark: yaml.Mark) -> _Refused:
+    return _Refused(None, None, problem, mark)
+
+
+def _cut(text: str) -> str:
+    """The beginning of a text on one line, for an error message."""
+    text = " ".join(text[:200].split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
