@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from rmd.crossing import cosine_basis
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 from rmd.noise import NoiseSchedule
 from rmd.plan import StepPlan, build_plan
 
 Side = tuple[int, int]
+MOST = 2000
+"""Splits that are weighed at most: their number grows with a power of the steps."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def splits(
         costs: of one step at each side.
 
     Raises:
-        RMDError: sides that do not grow.
+        RMDError: sides that do not grow, or more than `MOST` splits.
     """
+    check_count(steps, len(sides))
     found = []
     for count in range(len(sides)):
         for lower in combinations(sides[:-1], count):
@@ -88,6 +91,16 @@ def splits(
                 cost = sum(n * costs[side] for n, side in zip(split, chosen, strict=True))
                 found.append(Split(plan, split, cost, missing_bits(plan, schedule, power)))
     return sorted(found, key=lambda split: (split.cost, split.missing))
+
+
+def check_count(steps: int, sides: int) -> None:
+    """RMDError if there are more than `MOST` ways to divide so many steps over the last side and any of the others."""
+    count = sum(math.comb(sides - 1, lower) * math.comb(steps - 1, lower) for lower in range(min(sides, steps)))
+    if count > MOST:
+        raise RMDError(
+            f"{steps} steps over {sides} sides can be split in {shown(count)} ways, and at most {MOST} are weighed: "
+            "use fewer steps or fewer sides"
+        )
 
 
 def frontier(found: Sequence[Split]) -> list[Split]:

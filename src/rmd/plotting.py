@@ -12,7 +12,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
+from rmd.files import disk_errors, replacing
 from rmd.noise import NoiseSchedule
 from rmd.plan import Stage, Step, StepPlan
 from rmd.text import one_line
@@ -20,6 +21,8 @@ from rmd.text import one_line
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart by the colour-blind. Markers differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LABELLED = 40
+"""Most steps of a plan whose times are written beside them."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -35,13 +38,18 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
 
     Each stage has its logSNR curve, the teacher's shifted by -2 log r (Eq. 2), thick over the teacher
     times that the stage covers. Dots on the teacher's curve are its steps, which the thresholds divide
-    among the stages; a step of a lower stage is drawn below it, on its own curve. Raises RMDError when
-    the format is not one of those three.
+    among the stages; a step of a lower stage is drawn below it, on its own curve. The times of steps are written
+    beside them where there are few enough to be told apart.
+
+    Raises:
+        RMDError: the format is not one of those three, or the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
-        raise RMDError(f"a plot is written to a file ending in {', '.join(FORMATS)}, not to {path.name!r}")
-    with plain_text():
-        _figure(plan, schedule, one_line(title)).savefig(path, dpi=160)
+        raise RMDError(f"a plot is written to a file ending in {', '.join(FORMATS)}, not to {shown(path.name)}")
+    if path.is_dir():
+        raise RMDError(f"{path} is a folder: give the name of a file to draw the plan to")
+    with plain_text(), disk_errors(path), replacing(path) as partial:
+        _figure(plan, schedule, one_line(title)).savefig(partial, dpi=160, format=path.suffix[1:].lower())
 
 
 def _figure(plan: StepPlan, schedule: NoiseSchedule, title: str) -> Figure:
@@ -112,6 +120,8 @@ def _draw_steps(axes: Axes, plan: StepPlan, stage: Stage, bottom: float) -> None
             clip_on=False, zorder=3,
         )  # fmt: skip
         axes.plot(step.teacher_time, teacher, "o", color="black", markersize=4, clip_on=False, zorder=4)
+        if len(plan.steps) > LABELLED:
+            continue
         axes.annotate(
             _label(step), (step.teacher_time, own), xytext=(8, -5) if own > bottom else (16, 6),
             textcoords="offset points", va="top" if own > bottom else "bottom", fontsize=9, zorder=5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,32 @@ def test_a_figure_as_vectors_says_what_it_shows(tmp_path: Path, monkeypatch: pyt
     text = path.read_text(encoding="utf-8")
     for words in ("threshold -2.5", "stage 1: 512 x 512", "750 \N{RIGHTWARDS ARROW} 857", ">500<"):
         assert words in text
+
+
+def test_a_figure_of_a_thousand_steps(tmp_path: Path) -> None:
+    began = time.process_time()
+    assert run("pixart", "--steps=1000", "--plot", str(tmp_path / "plan.png")).exit_code == 0
+    assert time.process_time() - began < 30
+
+
+def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    for path, sentence in (
+        (folder, "is a folder: give the name of a file"),
+        (tmp_path / "no" / "plan.svg", "No such file or directory"),
+        (Path("/dev/null/plan.pdf"), "Not a directory"),
+    ):
+        result = run("pixart", "--plot", str(path))
+        assert isinstance(result.exception, RMDError) and sentence in str(result.exception)
+    assert list(tmp_path.rglob("*")) == [folder]
+
+
+def test_a_figure_takes_the_place_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "plan.svg"
+    path.write_text("old", encoding="utf-8")
+    assert run("pixart", "--plot", str(path)).exit_code == 0
+    assert path.read_text(encoding="utf-8").startswith("<?xml") and list(tmp_path.iterdir()) == [path]
 
 
 def test_fit_weighs_every_split() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.errors import RMDError
-from rmd.fit import Split, frontier, missing_bits, power_spectrum, split_thresholds, splits
+from rmd.fit import Split, check_count, frontier, missing_bits, power_spectrum, split_thresholds, splits
 from rmd.noise import schedule_from_config
 from rmd.plan import build_plan
 
@@ -110,3 +110,11 @@ def test_the_frontier_is_what_nothing_beats(pairs: list[tuple[int, int]]) -> Non
         )
         assert (split in best) == (not beaten)
     assert len({(split.cost, split.missing) for split in best}) == len(best)
+
+
+def test_more_splits_than_can_be_weighed_are_refused_before_any_is_made() -> None:
+    check_count(16, 3)
+    with pytest.raises(
+        RMDError, match=r"^1000 steps over 8 sides can be split in \d+ ways, and at most 2000 are weighed"
+    ):
+        check_count(1000, 8)

@@ -6,7 +6,6 @@ top (import inside the function), so that `rmd --help` and a mistyped option ans
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -14,22 +13,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from rmd import __version__
-from rmd.cli.bench import bench
-from rmd.cli.cache import cache
-from rmd.cli.compare import compare
-from rmd.cli.demo import demo
-from rmd.cli.evaluate import evaluate
-from rmd.cli.export import export
-from rmd.cli.generate import generate
-from rmd.cli.plan import plan
-from rmd.cli.scenes import scenes
-from rmd.cli.train import train
-from rmd.errors import RMDError
-
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
+try:
+    import typer
+
+    from rmd import __version__
+    from rmd.cli.bench import bench
+    from rmd.cli.cache import cache
+    from rmd.cli.compare import compare
+    from rmd.cli.demo import demo
+    from rmd.cli.ending import BROKEN_PIPE, FAILED, check_folder, complete_output, prepare_streams, say
+    from rmd.cli.evaluate import evaluate
+    from rmd.cli.export import export
+    from rmd.cli.generate import generate
+    from rmd.cli.plan import plan
+    from rmd.cli.scenes import scenes
+    from rmd.cli.train import train
+    from rmd.errors import RMDError
+except KeyboardInterrupt:  # before there is a `main` that could end the command
+    sys.exit(INTERRUPTED)
 
 app = typer.Typer(
     name="rmd",
@@ -73,44 +76,32 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="On an error, print the whole traceback.")] = False,
 ) -> None:
     context.ensure_object(Options).debug = debug
+    check_folder()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (default: those of the process); returns its exit status.
 
-    0 is success, 1 an error, 2 a wrong option or verb, 130 an interruption. An error is one sentence on
-    standard error; with `--debug` its traceback.
+    0 is success, 1 an error, 2 a wrong option or verb, 130 an interruption, 141 a reader of the output that went away.
+    An error is one sentence on standard error; with `--debug` its traceback.
     """
+    prepare_streams()
     options = Options()
     try:
-        app(args=arguments, prog_name="rmd", obj=options)
+        with complete_output():
+            app(args=arguments, prog_name="rmd", obj=options)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except Exception as error:
         if isinstance(error, RMDError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            return 1  # the first of a machine's processes says it
+            return FAILED  # the first of a machine's processes says it
         if options.debug:
             traceback.print_exc()
         else:
-            print(f"rmd: {_sentence(error)}", file=sys.stderr)
-        return 1
+            say(error)
+        return FAILED
     return 0
-
-
-def _sentence(error: Exception) -> str:
-    message = " ".join(str(error).split())
-    match error:
-        case RMDError():
-            return message
-        case OSError(errno=errno.ENOSPC):
-            where = f" for {error.filename}" if error.filename else ""
-            return f"the disk is full: there is no space left{where}; free some and run the command again"
-        case OSError(filename=str(name), strerror=str(reason)):
-            return f"cannot use {name}: {reason}"
-        case _:
-            return (
-                f"unexpected {type(error).__name__}: {message}; "
-                "run again with --debug (rmd --debug ...) for the traceback; please report it"
-            )

@@ -15,10 +15,12 @@ bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and traini
 @bench.command()
 def sample(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe whose teacher is at hand.")] = "scenes",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Measured repeats after one warm-up.")] = 5,
-    teacher_steps: Annotated[int, typer.Option(min=1, help="Steps of the teacher, guided.")] = 25,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Pictures in a batch.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Measured repeats after one warm-up.")] = 5,
+    teacher_steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of the teacher, guided.")] = 25,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+    ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -35,10 +37,10 @@ def sample(
     from itertools import count as count_up
 
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     from rmd.bench.sampling import time_sampling
+    from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
@@ -86,7 +88,7 @@ def sample(
             f"{1000 * timing.decode / batch:.2f}",
             f"{timings[0].network / timing.network:.2f}x",
         )
-    Console().print(table)
+    table_console().print(table)
     gain = timings[1].network / timings[2].network
     typer.echo(f"the cascade is {gain:.2f}x as fast as {count} full-resolution steps, denoiser alone")
 
@@ -102,9 +104,13 @@ def train(
     ] = False,
     repeats: Annotated[
         int,
-        typer.Option(min=0, help="Measured iterations for every step, after one more; 0: that one, for its memory."),
+        typer.Option(
+            min=0, max=10_000, help="Measured iterations for every step, after one more; 0: that one, for its memory."
+        ),
     ] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+    ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -119,10 +125,10 @@ def train(
     from pathlib import Path
 
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     from rmd.bench import training as timed
+    from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
@@ -165,7 +171,7 @@ def train(
         table = Table("step that is trained", "side", "seconds, the first time", "peak, GB", title=title)
         for timing, side, peak in zip(timings, sides, peaks, strict=True):
             table.add_row(str(timing.step.index), side, f"{timing.seconds:.3f}", peak)
-        Console().print(table)
+        table_console().print(table)
         return
     updates, guidance = loaded.method.fake_updates, loaded.method.guidance != 1.0
     steps = trainer.plan.steps
@@ -193,7 +199,7 @@ def train(
     for timing, alone, side, peak in zip(timings, passes, sides, peaks, strict=True):
         over = f"{timing.seconds / alone:.2f}x"
         table.add_row(str(timing.step.index), side, f"{timing.seconds:.3f}", f"{alone:.3f}", over, peak)
-    Console().print(table)
+    table_console().print(table)
     typer.echo(
         f"{mean:.3f} s an iteration on average over the steps as they are drawn, "
         f"{mean / mean_bare:.2f}x the bare forward and backward passes of its networks"

@@ -29,14 +29,15 @@ def compare(
     backbones: Annotated[
         list[str] | None, typer.Option("--backbone", help="Of table main, to compute: sdxl, pixart, sd3. Default: all.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+    ] = None,
 ) -> None:
     """Train and judge every row of a table under one budget; a comparison that was stopped goes on where it was."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rich.console import Console
-
+    from rmd.cli.console import table_console
     from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.compare.cells import BUDGETS, Bench, Stopped
@@ -62,9 +63,7 @@ def compare(
             except Stopped:
                 typer.echo(f"stopped; what is done is kept in {out}, run the same command to go on")
                 return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
+    console = table_console(150)
     for result in results:
         for family in result.backbones:
             console.print(as_text(result, family))

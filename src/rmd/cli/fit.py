@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from itertools import count
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from rmd.bench.splits import BATCH, side_seconds, teacher_spectrum
+from rmd.cli.console import table_console
 from rmd.cli.device import find_device, prepare_cpu
 from rmd.cli.progress import progress_bar
 from rmd.config import Recipe
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
-from rmd.fit import Split, frontier, split_thresholds, splits
+from rmd.fit import Split, check_count, frontier, split_thresholds, splits
 from rmd.report.tables import significant
 from rmd.teacher import load_teacher
 
@@ -35,6 +34,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
     Raises:
         RMDError: teacher or prompts are not at hand.
     """
+    check_count(recipe.plan.steps, len(recipe.plan.sides))  # before the teacher is loaded
     prepare_cpu()
     where = find_device(device)
     prompts = load_prompts(recipe.data, seed=recipe.train.seed).batch(0, samples)[0]
@@ -60,7 +60,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
         rows = [{**split_values(split), "frontier": split in best} for split in found]
         print(json.dumps({"splits": rows}, indent=2, allow_nan=False))
         return
-    console = Console(file=sys.stdout, highlight=False)
+    console = table_console()
     console.print(fit_table(recipe.name, found))
     console.print(MEANING, soft_wrap=True)
 

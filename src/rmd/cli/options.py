@@ -11,7 +11,7 @@ from rmd.errors import RMDError
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
 """Which device a command computes on."""
-Steps = Annotated[int | None, typer.Option(min=1, max=10_000, help="Sampling steps of a pipeline that is no student.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps of a pipeline that is no student.")]
 Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale of a pipeline that is no student.")]
 
 

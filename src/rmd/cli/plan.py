@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,7 @@ import typer
 
 from rmd.cli.options import Device
 from rmd.config import TimeMap, load_recipe, parse_side
-from rmd.errors import RMDError
+from rmd.errors import RMDError, shown
 
 if TYPE_CHECKING:
     from rmd.config import Recipe
@@ -43,11 +42,13 @@ def plan(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also print what training needs in memory; needs no weights.")
     ] = False,
-    gpus: Annotated[int, typer.Option(min=1, help="With --memory: how many GPUs share the weights.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, max=65536, help="With --memory: how many GPUs share the weights.")] = 8,
     fit: Annotated[
         bool, typer.Option("--fit", help="Weigh every split of the steps over --sides by its measured cost.")
     ] = False,
-    samples: Annotated[int, typer.Option(min=2, help="With --fit: pictures that the teacher makes for it.")] = 16,
+    samples: Annotated[
+        int, typer.Option(min=2, max=4096, help="With --fit: pictures that the teacher makes for it.")
+    ] = 16,
     device: Device = None,
 ) -> None:
     """Show the step plan of a recipe: times, stages and cost of every step."""
@@ -123,13 +124,14 @@ def _final_size(text: str) -> tuple[int, int]:
     try:
         return parse_side(text)
     except ValueError as error:
-        raise RMDError(f"--size {error}, but is {text!r}") from error
+        raise RMDError(f"--size {error}, but is {shown(text)}") from error
 
 
 def _print_table(name: str, plan: StepPlan) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from rmd.cli.console import table_console
 
     table = Table(title=_title(name, plan), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("step", "stage", "side", "teacher time", "model time", "logSNR", "relative cost"):
@@ -146,7 +148,7 @@ def _print_table(name: str, plan: StepPlan) -> None:
             f"{plan.relative_cost(stage):.4g}",
             end_section=step is not plan.steps[-1] and plan.steps[step.index].stage != step.stage,
         )
-    console = Console(file=sys.stdout, highlight=False)
+    console = table_console()
     console.print(table)
     console.print(cost_line(plan), soft_wrap=True)
 

@@ -19,19 +19,22 @@ scenes = typer.Typer(
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
 Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and of the training; the data have their own.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Of the initial weights and of the training; the data have their own.")
+]
 Iterations = Annotated[
-    int | None, typer.Option(min=2, metavar="N", help="Optimiser steps. By default: as for the packaged weights.")
+    int | None,
+    typer.Option(min=2, max=10**9, metavar="N", help="Optimiser steps. By default: as for the packaged weights."),
 ]
 Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads. By default: torch's own choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
 @scenes.command("render")
 def render(
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other scenes.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed, other scenes.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
     text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Only scenes of this caption.")] = None,
