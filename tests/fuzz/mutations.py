@@ -362,7 +362,10 @@ def not_finite(path: Path, rng: random.Random) -> None:
 
 
 def missing_tensor(path: Path, rng: random.Random) -> None:
-    _edit_weights(path, lambda tensors: tensors.pop(rng.choice(sorted(tensors))) and None)
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[rng.choice(sorted(tensors))]
+
+    _edit_weights(path, change)
 
 
 def extra_tensor(path: Path, rng: random.Random) -> None:
