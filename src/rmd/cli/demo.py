@@ -31,7 +31,7 @@ def demo(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None,
 ) -> None:
     """Distil the packaged teacher, sample five ways with the same seeds, judge, print a table and write report.html."""
-    name = recipe or ("scenes-wan" if video else "scenes")
+    name = ("scenes-wan" if video else "scenes") if recipe is None else recipe
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
