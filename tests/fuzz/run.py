@@ -17,8 +17,7 @@ from pathlib import Path
 
 # Behind the folders that PYTHONPATH names: so this script also runs against another version's sources and tests.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg")
-os.environ.update(TRANSFORMERS_VERBOSITY="error", DIFFUSERS_VERBOSITY="error", COLUMNS="200")
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg", COLUMNS="200")
 
 from fuzz.campaign import GOOD, OUTCOMES, Result, cases, run_cases, undamaged
 from fuzz.world import in_child

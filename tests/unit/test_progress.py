@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+
 import pytest
 
 from rmd.cli.progress import progress_bar
@@ -83,3 +86,14 @@ def test_a_bar_begins_anew_on_a_terminal(terminal: None, capsys: pytest.CaptureF
         report("training", 40, 40)
         report("training", 3, 8)
     assert "3/8" in capsys.readouterr().err
+
+
+def test_nobody_to_be_told_stops_no_work(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    with progress_bar() as report:
+        for done in range(1, 5):
+            report("training", done, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -89,6 +89,7 @@ def _line_printer() -> ReportProgress:
             tenths[what] = tenth
             left = elapsed / (done - start) * (total - done)
             words = [f"{what}: {done}/{total}", f"{elapsed:.0f} s", f"{left:.0f} s left", *([note] if note else [])]
-            print(", ".join(words), file=sys.stderr, flush=True)
+            with suppress(OSError):  # work is not lost because nobody can be told of it
+                print(", ".join(words), file=sys.stderr, flush=True)
 
     return report

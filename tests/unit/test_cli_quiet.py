@@ -1,0 +1,26 @@
+"""Libraries that a command loads leave standard error to the command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LOUD = """
+{first}
+from rmd.cli.quiet import quiet_libraries
+quiet_libraries()
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+for logging in (diffusers_logging, transformers_logging):
+    logging.get_logger("diffusers.x" if logging is diffusers_logging else "transformers.x").error("loud")
+"""
+
+
+def test_what_they_log_as_errors_is_silent(run_python: Any) -> None:
+    for first in ("", "import diffusers.utils.logging, transformers.utils.logging"):
+        ended = run_python("-c", LOUD.format(first=first))
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_their_own_variables_are_obeyed(run_python: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DIFFUSERS_VERBOSITY", "error")
+    assert run_python("-c", LOUD.format(first="")).stderr.count("loud") == 1
