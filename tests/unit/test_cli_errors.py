@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,11 @@ def test_a_misspelt_verb_or_option_is_suggested(
 ) -> None:
     assert main(arguments) == 2
     assert suggestion in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--quick", "--recipe", "", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("rmd: there is no recipe ''; ")
 
 
 def test_every_verb_has_a_help_line() -> None:
