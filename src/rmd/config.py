@@ -188,7 +188,7 @@ class MethodConfig(Strict):
     fake_weight: Literal["snr", "snr_plus_one", "noise"] = "snr"
     """Weight of the fake score's loss (Eq. 9): min(SNR, snr_cap), one more, or SNR itself: its error in the noise."""
     snr_cap: Rate = 5.0
-    fake_updates: Few = 1
+    fake_updates: Annotated[int, Field(gt=0, le=100)] = 1
     """Updates of the fake score for one of the student."""
     warmup_steps: Whole = 0
     """Iterations on the lowest stage alone, at the start."""
