@@ -30,8 +30,8 @@ from rmd.cli.app import main
 
 CPU_SECONDS, WALL_SECONDS = 10.0, 60.0
 """A case that takes longer hangs. Other processes on the machine do not count for the first."""
-MEMORY = 12 * 2**30
-"""Bytes of address space that the cases may take, so that a greedy one fails and the machine lives."""
+MEMORY = 4 * 2**30
+"""Bytes of address space that a case may take, so that a greedy one fails and the machine lives."""
 GOOD = ("refused", "accepted", "usage error")
 OUTCOMES = (
     *GOOD, "silent success", "unexpected", "traceback", "several lines", "no line", "half-written",
@@ -139,7 +139,9 @@ def _in_child(wanted: Sequence[str], world: Path) -> Iterator[Result]:
 
 
 def _work(wanted: Sequence[str], world: Path, pipe: io.TextIOBase) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+    limit = MEMORY + pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for case in wanted:
         with tempfile.TemporaryDirectory(prefix="rmd-fuzz-", ignore_cleanup_errors=True) as folder:
