@@ -32,7 +32,7 @@ WRITTEN_BY_DIFFUSERS = [
 ]
 
 
-@pytest.mark.parametrize("config", WRITTEN_BY_DIFFUSERS, ids=str)
+@pytest.mark.parametrize("config", WRITTEN_BY_DIFFUSERS, ids=range(len(WRITTEN_BY_DIFFUSERS)))
 def test_the_noise_of_a_scheduler_is_its_schedule_to_the_last_bit(config: dict[str, Any]) -> None:
     config.setdefault("_class_name", "UniPCMultistepScheduler")
     noise, exact = noise_of(config), schedule_from_config(config)
