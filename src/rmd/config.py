@@ -319,6 +319,8 @@ class Recipe(Strict):
     """Which backbone adapter reads the teacher: sdxl, pixart, sd3, wan, scenes."""
     teacher: Annotated[str, Field(min_length=1)]
     """A model id on the Hugging Face hub, a folder, or `scenes` for the packaged teacher."""
+    variant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Which of the teacher's weight files are loaded, such as fp16; empty: the plain ones, or the only variant."""
     frames: Annotated[int, Field(gt=0, le=10_000)] = 1
     """Length of a sample in video frames; 1 for images."""
     noise: Noise = "teacher"
@@ -446,12 +448,13 @@ def run_hash(recipe: Recipe) -> str:
     """
     values = _settings(recipe)
     del values["teacher"]
+    values.pop("variant", None)
     data = {key: value for key, value in values.pop("data").items() if key not in _CONTENTS}
     return _sha256(values | ({"data": data} if data else {}))
 
 
 _CONTENTS = (
-    "prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache",
+    "prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache", "skip_invalid",
 )  # fmt: skip
 """Settings of `data` that decide nothing but which prompts and images there are."""
 

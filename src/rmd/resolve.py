@@ -22,10 +22,13 @@ _VP_KEYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "r
 def teacher_source(name: str) -> Path | str:
     """Where a teacher of this name lies: the folder of a packaged one, a folder, or else a repository of the Hub.
 
-    A folder takes precedence over a repository of the same name, and `~` stands for the home folder.
+    A folder takes precedence over a repository of the same name, and `~` stands for the home folder. RMDError if the
+    name is empty.
     """
     if name in TEACHERS:
         return teacher_folder(name)
+    if not name:
+        raise RMDError("the teacher's name is empty: give a folder, a repository of the Hub, or a packaged teacher")
     path = user_path(name)
     return path if path.exists() or name.startswith("~") else name
 

@@ -22,12 +22,13 @@ def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: An
 
     Args:
         source: where it lies, if not where the recipe says.
-        options: go to `DiffusionPipeline.from_pretrained`.
+        options: with the recipe's `variant`, go to `DiffusionPipeline.from_pretrained`.
     """
     backbone = load_backbone(
         teacher_source(recipe.teacher) if source is None else source,
         dtype=DTYPES[recipe.train.dtype],
         conditioning=Conditioning(**recipe.conditioning.model_dump()),
+        variant=recipe.variant,
         **options,
     )
     check_teacher(recipe, backbone)

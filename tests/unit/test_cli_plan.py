@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from rmd.cli.app import app
+from rmd.cli.app import app, main
 from rmd.cli.plan import cost_line, plan_values
 from rmd.config import load_recipe
 from rmd.errors import RMDError
@@ -51,6 +51,11 @@ def test_a_table_fits_eighty_columns() -> None:
         lines = CliRunner().invoke(app, ["plan", name], env={"COLUMNS": "80"}).stdout.splitlines()
         assert max(len(line) for line in lines) <= 80
         assert sum("relative cost" in line for line in lines) == 1
+
+
+def test_brackets_in_a_name_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "pixart", "--set", "name=[red]a[bold]"]) == 0
+    assert capsys.readouterr().out.strip().startswith("[red]a[bold]: map")
 
 
 # By area: 2 x 1/4 + 2 = 2.5; 1/16 + 1/4 + 2 = 2.3125; 3 x (480 x 832) / (720 x 1280) + 3 = 4.3.

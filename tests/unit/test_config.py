@@ -193,7 +193,7 @@ def leaves(model: BaseModel, prefix: str = "") -> list[str]:
 
 
 CHANGES = {
-    "name": "other", "family": "other", "teacher": "other", "frames": "2",
+    "name": "other", "family": "other", "teacher": "other", "variant": "fp16", "frames": "2",
     "noise.beta_schedule": "linear", "noise.beta_start": "0.001", "noise.beta_end": "0.1",
     "noise.num_train_timesteps": "500", "noise.rescale_betas_zero_snr": "false",
     "plan.steps": "5", "plan.sides": "[16, 64]", "plan.thresholds": "[-3.0]", "plan.map": "vp",
@@ -242,7 +242,9 @@ def flow_groups(text: str) -> dict[str, str]:
     import yaml
 
     return {
-        key: yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        key: ""
+        if value is None
+        else yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
         for key, value in yaml.safe_load(text).items()
     }
 
@@ -281,8 +283,9 @@ def test_where_things_are_does_not_tell_runs_apart_but_their_settings() -> None:
     changed = {key: load_recipe("scenes", [f"{key}={value}"]) for key, value in CHANGES.items()}
     same = {key for key, other in changed.items() if run_hash(other) == run_hash(recipe)}
     contents = {"prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache"}
+    contents |= {"skip_invalid"}
     unsettled = {key for key, other in changed.items() if settings_hash(other) == settings_hash(recipe)}
-    assert same - unsettled == {"teacher", *(f"data.{key}" for key in contents)}
+    assert same - unsettled == {"teacher", "variant", *(f"data.{key}" for key in contents)}
     others = [run_hash(other) for key, other in changed.items() if key not in same]
     assert len(set(others)) == len(others)
 

@@ -78,7 +78,7 @@ def test_a_trainer_takes_the_noise_of_the_backbone_it_is_given(tmp_path: Path) -
     recipe = recipe_of("sd3", tmp_path, "lora", data={"prompts": str(write_prompts(tmp_path))})
     left = recipe.model_copy(update={"noise": "teacher"})
     trainer = Trainer(left, tiny_sd3(), tmp_path / "run")
-    assert trainer.recipe == recipe and trainer.hash == run_hash(recipe)
+    assert trainer.recipe == recipe and trainer.identity.run_hash == run_hash(recipe)
 
 
 def test_a_teacher_that_is_not_at_hand_is_told(tmp_path: Path) -> None:
@@ -142,3 +142,8 @@ def test_where_a_teacher_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert teacher_source("owner/model") == Path("owner/model")  # rather than a repository of that name
     assert teacher_source("~/owner/model") == tmp_path / "owner" / "model"
     assert teacher_source("another/model") == "another/model"
+
+
+def test_an_empty_name_is_no_teacher() -> None:
+    with pytest.raises(RMDError, match=r"^the teacher's name is empty: give a folder"):
+        teacher_source("")

@@ -272,7 +272,10 @@ def _only(folder: Path, names: list[str], stem: str) -> str | None:
     if len(found) == 1:
         return found[0]
     if found:
-        raise RMDError(f"{folder} holds weights in the variants {', '.join(map(str, found))}: choose one with variant=")
+        raise RMDError(
+            f"{folder} holds weights in the variants {', '.join(map(str, found))}: choose one with --variant, or "
+            "variant= in Python"
+        )
     pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
     if pickled:
         raise RMDError(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.options import Device
+from rmd.cli.options import Device, Variant
 from rmd.errors import RMDError, shown
 
 
@@ -38,6 +38,7 @@ def cache(
         bool, typer.Option("--verify", help="Only compare the files of --out with their checksums.")
     ] = False,
     device: Device = None,
+    variant: Variant = None,
 ) -> None:
     """Encode prompts with a teacher's text encoders into a folder that `data.cache` of a recipe names."""
     from rmd.data.cache import build_cache, verify_cache
@@ -67,7 +68,8 @@ def cache(
         data = data.model_copy(
             update={name: value for name, value in (("prompts", prompts), ("column", column)) if value is not None}
         )
-        source = teacher or loaded.teacher
+        source = loaded.teacher if teacher is None else teacher
+        variant = loaded.variant if variant is None else variant
     elif prompts and teacher is not None:
         if overrides:
             raise RMDError("--set changes a recipe: give --recipe, too")
@@ -79,7 +81,7 @@ def cache(
     which = _worker(worker)
     prepare_cpu()
     texts = load_prompts(data, seed=seed, keys=keys).texts
-    backbone = load_backbone(teacher_source(source), dtype=dtype)
+    backbone = load_backbone(teacher_source(source), dtype=dtype, variant=variant)
     backbone.pipe.to(find_device(device))
     with progress_bar() as report:
         complete = build_cache(

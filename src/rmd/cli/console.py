@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,14 +13,15 @@ NARROWEST = 40
 
 
 def table_console(otherwise: int | None = None) -> Console:
-    """Standard output as rich prints to it.
+    """Standard output as rich prints to it; brackets in a name are text, not markup.
 
     Args:
         otherwise: columns of what is no terminal; by default rich's own choice.
     """
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False)
+    plain: dict[str, Any] = {"file": sys.stdout, "highlight": False, "markup": False}
+    console = Console(**plain)
     if otherwise is not None and not console.is_terminal:
-        return Console(file=sys.stdout, highlight=False, width=otherwise)
-    return console if console.width >= NARROWEST else Console(file=sys.stdout, highlight=False, width=80)
+        return Console(**plain, width=otherwise)
+    return console if console.width >= NARROWEST else Console(**plain, width=80)

@@ -35,8 +35,7 @@ def demo(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rich.console import Console
-
+    from rmd.cli.console import table_console
     from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.config import load_recipe
@@ -47,9 +46,7 @@ def demo(
 
     loaded = resolve_noise(load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())]))
     prepare_cpu(threads)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=TABLE_WIDTH)
+    console = table_console(TABLE_WIDTH)
     with locked(out):
         _clear(out)
         with progress_bar() as report_progress:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.options import Device, Guidance, Steps, check_options
+from rmd.cli.options import Device, Guidance, Steps, Variant, check_options
 from rmd.errors import RMDError, check_text, finite, one_of, shown
 
 
@@ -36,14 +36,14 @@ def evaluate(
     ),
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Pictures made at once.")] = 64,
     device: Device = None,
+    variant: Variant = None,
 ) -> None:
     """Judge a model's pictures of the scenes' captions; models that were judged before stand in the same table."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rich.console import Console
-
     from rmd.backbones.base import load_pipeline
+    from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
     from rmd.export.student import holds_student
@@ -72,13 +72,13 @@ def evaluate(
     maker: Maker
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
-        student = RMDPipeline.from_pretrained(model, teacher=base).to(where)
+        student = RMDPipeline.from_pretrained(model, teacher=base, variant=variant).to(where)
         student.pipe.set_progress_bar_config(disable=True)
         maker, pipe = StudentMaker(student), student.pipe
         reference = teacher or (student.config.teacher if student.config.teacher in TEACHERS else "scenes")
     else:
         check_options(model, False, {"--base": base is not None}, {})
-        pipe = load_pipeline(model).to(where)
+        pipe = load_pipeline(model, variant=variant).to(where)
         maker = PipelineMaker(pipe, model, steps=steps, guidance=guidance)
         reference = teacher or "scenes"
     if maker.moving:
@@ -90,8 +90,5 @@ def evaluate(
             batch_size=batch_size, progress=counter(report, "pictures", samples),
         )  # fmt: skip
     save_evaluation(found, images, out)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
-    print_rows(read_evaluations(out, found), console)
+    print_rows(read_evaluations(out, found), table_console(110))
     typer.echo(f"row: {out / called}.json   pictures: {out / called}.png")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from rmd.cli.options import Variant
+
 
 def export(
     student: Annotated[
@@ -26,6 +28,7 @@ def export(
     teacher: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
+    variant: Variant = None,
     device: Annotated[str, typer.Option(help="Where the check runs.")] = "cpu",
     base_model: Annotated[
         str | None,
@@ -61,7 +64,7 @@ def export(
     if to == "student":
         if checkpoint is None:
             raise RMDError(f"{student} is no checkpoint, nor the folder of a run that has one")
-        folder = student_of(checkpoint, out, teacher=teacher)
+        folder = student_of(checkpoint, out, teacher=teacher, variant=variant)
         if base_model is not None:
             write_text(
                 folder / CONFIG_NAME, json.dumps(shared_values(read_student(folder).values, base_model), indent=1)
@@ -71,11 +74,17 @@ def export(
         with TemporaryDirectory() as temporary:
             source = student
             if checkpoint is not None:
-                source = str(student_of(checkpoint, Path(temporary) / "student", teacher=teacher))
+                source = str(student_of(checkpoint, Path(temporary) / "student", teacher=teacher, variant=variant))
             if push is not None:
                 required_teacher(read_student(source).teacher, base_model)
             folder = export_student(
-                source, to, out, teacher=teacher, device=str(find_device(device)), base_model=base_model
+                source,
+                to,
+                out,
+                teacher=teacher,
+                variant=variant,
+                device=str(find_device(device)),
+                base_model=base_model,
             )
         typer.echo(f"{to}: {folder} (loaded back: the same samples; its card is README.md)")
         if read_student(folder).teacher is None:

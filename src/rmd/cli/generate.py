@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmd.cli.options import Guidance, Steps, check_options
+from rmd.cli.options import Guidance, Steps, Variant, check_options
 from rmd.errors import RMDError, check_text, finite, one_of
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def generate(
     teacher_steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of the teacher.")] = 25,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. By default: cuda if there is one.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
+    variant: Variant = None,
 ) -> None:
     """Make pictures of prompts with a distilled student, or with any diffusers pipeline beside it."""
     from rmd.cli.quiet import quiet_libraries
@@ -114,18 +115,18 @@ def generate(
             pictures = plan(family_class(config.family).moving)
             base = base_of(config, teacher) if compare_teacher else ""
             stack.enter_context(writing(pictures))
-            pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher).to(where)
+            pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher, variant=variant).to(where)
             pipe.pipe.set_progress_bar_config(disable=True)
             maker = StudentMaker(pipe, **size, stages=stages)
         else:
-            found = load_pipeline(model, dtype=dtype).to(where)
+            found = load_pipeline(model, dtype=dtype, variant=variant).to(where)
             maker = PipelineMaker(found, model, steps=steps, guidance=guidance, **size)
             pictures = plan(maker.moving)
             stack.enter_context(writing(pictures))
         report = stack.enter_context(progress_bar())
         made = make_album(maker, pictures, batch_size=batch_size, progress=counter(report, "pictures", len(pictures)))
         if isinstance(maker, StudentMaker) and compare_teacher:
-            official = load_backbone(base, dtype=dtype)
+            official = load_backbone(base, dtype=dtype, variant=variant)
             official.pipe.to(where)
             teachers = _teacher_maker(maker, official, str(base), teacher_steps)
             beside = replace(pictures, beside="teacher")

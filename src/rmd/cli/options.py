@@ -11,6 +11,13 @@ from rmd.errors import RMDError
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
 """Which device a command computes on."""
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Which weight files to load, such as fp16. By default: the plain ones, or the only ones."
+    ),
+]
+"""Which variant of a pipeline's weight files a command loads."""
 Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps of a pipeline that is no student.")]
 Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale of a pipeline that is no student.")]
 

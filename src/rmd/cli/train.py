@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Device
+from rmd.cli.options import Device, Variant
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
 from rmd.config import DataConfig, Recipe, load_recipe
@@ -49,6 +49,7 @@ def train(
         int | None, typer.Option(min=1, help="CPU threads. By default: the recipe's, or torch's own choice.")
     ] = None,
     device: Device = None,
+    variant: Variant = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what the run would be, and write nothing.")
     ] = False,
@@ -56,7 +57,7 @@ def train(
     """Distil a recipe's teacher into a few-step student."""
     if reset_optimizer and not resume:
         raise RMDError("--reset-optimizer goes with --resume: it goes on from a checkpoint's weights")
-    overrides = list(set_ or ())
+    overrides = [*(set_ or ()), *([] if variant is None else [f"variant={variant}"])]
     loaded = load_recipe(recipe, overrides)
     quiet_libraries()
     if isinstance(loaded.noise, str):

@@ -54,6 +54,7 @@ def export_student(
     out: Path,
     *,
     teacher: str | Path | None = None,
+    variant: str | None = None,
     device: str = "cpu",
     base_model: str | None = None,
 ) -> Path:
@@ -66,6 +67,7 @@ def export_student(
         to: one of `FORMATS`. `diffusers-lora`, `kohya`, `comfyui` and `fused` (the adapter merged into its base, an
             ordinary pipeline) need a LoRA student, `diffusers-full` a full one.
         teacher: base of a LoRA student, if not where it was distilled.
+        variant: which weight files are loaded, such as "fp16"; by default the plain ones, or the only ones.
         base_model: name of the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
 
     Raises:
@@ -76,7 +78,7 @@ def export_student(
     if base_model is not None:
         check_hub_id("the base model", base_model)
     check_out(out, [path for path in (source, teacher) if path is not None])
-    student = load_student(source, teacher=teacher)
+    student = load_student(source, teacher=teacher, variant=variant)
     config, backbone = student.config, student.backbone
     _check_fits(config, to)
     name = shared_teacher(config.teacher, base_model)
@@ -99,7 +101,7 @@ def export_student(
         base = None if home is None or home in TEACHERS else Path(home)
         card = model_card(config, to, teacher=name, source=Path(source), base=base)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        _verify(config, to, partial, expected, teacher=teacher, device=device)
+        _verify(config, to, partial, expected, teacher=teacher, variant=variant, device=device)
     return out
 
 
@@ -226,13 +228,14 @@ def _samples(backbone: Backbone, plan: StepPlan) -> Tensor:
 
 
 def _verify(
-    config: StudentConfig, to: str, folder: Path, expected: Tensor, *, teacher: str | Path | None, device: str
-) -> None:
+    config: StudentConfig, to: str, folder: Path, expected: Tensor, *, teacher: str | Path | None, variant: str | None,
+    device: str,
+) -> None:  # fmt: skip
     """RMDError unless the folder, loaded as its users do, samples what the student did."""
     if to in ("diffusers-full", "fused"):
         backbone = load_backbone(folder, conditioning=config.conditioning)
     else:
-        backbone = load_backbone(base_of(config, teacher), conditioning=config.conditioning)
+        backbone = load_backbone(base_of(config, teacher), conditioning=config.conditioning, variant=variant)
         apply_lora_file(backbone, folder)
     backbone.pipe.to(device)
     found = _samples(backbone, config.plan)

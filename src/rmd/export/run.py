@@ -19,11 +19,12 @@ def find_checkpoint(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None) -> Path:
+def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None, variant: str | None = None) -> Path:
     """Write the student of a checkpoint into `folder`, its moving average where one was kept; returns that folder.
 
     Args:
         teacher: where it is, if not where the run's recipe says.
+        variant: of the teacher's weight files, if not the recipe's.
 
     Raises:
         RMDError: the run's recipe or the checkpoint cannot be read, or the teacher does not fit.
@@ -34,4 +35,6 @@ def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None) ->
     recipe = resolve_noise(load_recipe(str(recipe_path)))
     if teacher is not None:
         recipe = recipe.model_copy(update={"teacher": teacher})
+    if variant is not None:
+        recipe = recipe.model_copy(update={"variant": variant})
     return save_student(load_teacher(recipe), read_student_state(checkpoint), recipe, folder)

@@ -133,7 +133,8 @@ def check_student(trainer: Trainer) -> str:
 def _save_and_load(trainer: Trainer, state: dict[str, torch.Tensor]) -> None:
     with TemporaryDirectory() as folder:
         path = save_student(trainer.backbone, state, trainer.recipe, Path(folder) / "student")
-        loaded = load_student(path, dtype=DTYPES[trainer.recipe.train.dtype])
+        recipe = trainer.recipe
+        loaded = load_student(path, dtype=DTYPES[recipe.train.dtype], variant=recipe.variant)
     if loaded.plan != trainer.plan:
         raise RMDError(f"the plan of {trainer.recipe.name} is another one when it is read from a student")
 

@@ -92,7 +92,7 @@ def load_spread_teacher(recipe: Recipe) -> tuple[Backbone, TeacherWeights]:
         RMDError: as `load_teacher`; or the denoiser's weights are not in safetensors files.
     """
     named = teacher_source(recipe.teacher)
-    source, variant = fetch_pipeline(named)
+    source, variant = fetch_pipeline(named, recipe.variant)
     family = class_of_pipeline(source)
     name, index = family.denoiser_name, model_index(source)
     variant = check_folder(source, index, variant, given={})

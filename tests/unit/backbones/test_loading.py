@@ -197,7 +197,7 @@ def test_a_variant_can_be_chosen(teacher: Callable[[str], Path]) -> None:
         load_backbone(folder, variant="fp8")
     shutil.copy(path, path.with_suffix(".fp16.safetensors"))
     path.unlink()
-    refused(folder, r"unet holds weights in the variants .*, .*: choose one with variant=$")
+    refused(folder, r"unet holds weights in the variants .*, .*: choose one with --variant, or variant= in Python$")
 
 
 def test_names_of_variants() -> None:
