@@ -14,8 +14,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 WORLD, TIMEOUT = 2, 300
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["rmd.cli.app", "rmd.cli.train", "rmd.train.loop", "rmd.pipeline"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["rmd.cli.app", "rmd.cli.train", "rmd.train.loop", "rmd.pipeline"])
 
 
 def _run(arguments: tuple[str, ...], out: Path, variables: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ def _run(arguments: tuple[str, ...], out: Path, variables: dict[str, str]) -> No
 
 def start(*arguments: str, out: Path, **variables: str) -> BaseProcess:
     """Start a script or `-m module`; what it writes goes to the files `out` with the ends .out and .err."""
-    process = _SERVER.Process(target=_run, args=(arguments, out, variables))
+    process = SERVER.Process(target=_run, args=(arguments, out, variables))
     process.start()
     return process
 

@@ -47,11 +47,12 @@ def student(folder: Path) -> dict[str, torch.Tensor]:
 def assert_near(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
     """Equal but for float32's rounding, which may turn AdamW's step round where a gradient is near zero.
 
-    Six steps go up to 6e-3 far.
+    Six steps go up to 6e-3 far. How many weights that concerns depends on the processor: up to 1.1 in a thousand
+    were seen. A gradient that is wrong moves nearly all of them.
     """
     assert left.keys() == right.keys()
     apart = torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
-    assert float(apart.mean()) < 1e-6 and float((apart > 1e-5).float().mean()) < 1e-3
+    assert float(apart.mean()) < 1e-6 and float((apart > 1e-5).float().mean()) < 2e-3
 
 
 @pytest.fixture(scope="module")

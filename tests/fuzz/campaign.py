@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import random
 import re
@@ -17,14 +16,15 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
 import torch
 from fuzz.targets import TARGETS, Target, Words, draw
+from processes import SERVER
 
 from rmd.cli.app import main
 
@@ -119,26 +119,17 @@ def run_cases(wanted: Sequence[str], world: Path) -> Iterator[Result]:
 
 def _in_child(wanted: Sequence[str], world: Path) -> Iterator[Result]:
     """Results of the cases until they, or the process, end."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                _work(wanted, world, pipe)
-        except BaseException:
-            traceback.print_exc()  # a fault of the fuzzing itself
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, encoding="utf-8") as pipe:
-        for line in pipe:
-            if line.endswith("\n"):
-                yield Result(**json.loads(line))
-    os.waitpid(child, 0)
+    reading, writing = SERVER.Pipe(duplex=False)
+    process = SERVER.Process(target=_work, args=(list(wanted), world, writing))
+    process.start()
+    writing.close()  # so that the end of the process is the end of what is read
+    with reading, contextlib.suppress(EOFError):
+        while True:
+            yield reading.recv()
+    process.join()
 
 
-def _work(wanted: Sequence[str], world: Path, pipe: io.TextIOBase) -> None:
+def _work(wanted: Sequence[str], world: Path, results: Connection) -> None:
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     limit = MEMORY + pages * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -146,8 +137,7 @@ def _work(wanted: Sequence[str], world: Path, pipe: io.TextIOBase) -> None:
     for case in wanted:
         with tempfile.TemporaryDirectory(prefix="rmd-fuzz-", ignore_cleanup_errors=True) as folder:
             result = run_case(case, world, Path(folder))
-        pipe.write(json.dumps(asdict(result)) + "\n")
-        pipe.flush()
+        results.send(result)
 
 
 def _damaged_file(target: Target, damage: str, rng: random.Random, world: Path, folder: Path) -> tuple[list[str], bool]:
@@ -274,6 +264,8 @@ def _contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _left_behind(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], *, keeps: bool) -> list[str]:
     """Files that a failed command should not have left, or changed."""
-    after = {name: about for name, about in after.items() if not name.endswith(".rmd.lock")}
+    before, after = (
+        {name: about for name, about in contents.items() if not name.endswith(".lock")} for contents in (before, after)
+    )
     new = [name for name in after if name not in before and re.search(r"partial|\.tmp|rmd-umask|writable", name)]
     return new if not keeps else [*new, *(name for name in {*before, *after} if before.get(name) != after.get(name))]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import shutil
 import sys
 import tarfile
-import traceback
 from pathlib import Path
 
 import pyarrow
@@ -17,6 +15,7 @@ import pyarrow.parquet
 from families import make_student
 from helpers import PROMPTS, make_recipe, tiny_pipeline
 from PIL import Image
+from processes import SERVER
 
 from rmd.cli.app import main
 from rmd.compare.run import Line, Number, TableResult
@@ -116,19 +115,18 @@ def in_child(folder: Path) -> Path:
         RuntimeError: it could not be built.
     """
     said = folder.with_suffix(".log")
-    child = os.fork()
-    if child == 0:
-        log = io.TextIOWrapper(io.FileIO(said, "w"), encoding="utf-8", line_buffering=True)
-        try:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            sys.stdout = sys.stderr = log
-            build_world(folder)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    if os.waitpid(child, 0)[1] != 0:
+    process = SERVER.Process(target=_build_aloud, args=(folder, said))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
         raise RuntimeError(f"the inputs could not be made:\n{said.read_text(encoding='utf-8')}")
     return folder
+
+
+def _build_aloud(folder: Path, said: Path) -> None:
+    """Build the world; what is printed goes to the file `said`."""
+    with said.open("w", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        build_world(folder)

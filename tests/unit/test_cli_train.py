@@ -375,7 +375,7 @@ def test_two_runs_do_not_share_a_folder(recipe: Path, capsys: Captured, monkeypa
     assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
     assert refused == [(1, said)] * 3
     with locked(Path("runs/tiny")):
-        assert main(["train", str(recipe), "--dry-run"]) == 0  # which writes nothing
+        assert main(["train", str(recipe), "--resume", "--dry-run"]) == 0  # which writes nothing
 
 
 def test_a_checkpoint_that_could_run_code_is_neither_resumed_nor_exported(recipe: Path, capsys: Captured) -> None:

@@ -22,6 +22,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedModel
 
+from rmd.backbones.parts import check_tokenizers
 from rmd.errors import RMDError, shown
 from rmd.files import user_path
 from rmd.hub import check_weights, hub_errors, read_object, refuse_pointer
@@ -79,6 +80,10 @@ def load_checked(
         # networks' constructors raise whatever comes first; nothing of RMD's own runs here
         except Exception as error:
             raise RMDError(f"cannot load the pipeline {folder}: {_reason(error)}") from error
+    try:
+        check_tokenizers(pipe.components)
+    except RMDError as error:
+        raise RMDError(f"{folder}: {error}") from error
     if str(folder) != str(source):
         pipe.register_to_config(_name_or_path=str(source))
     pipe.set_progress_bar_config(disable=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmd.errors import RMDError, integer
+from rmd.errors import RMDError, integer, shown
 
 
 def latent_rules(vae: Any, device: torch.device) -> tuple[float, Tensor | float, Tensor | float, Tensor | float]:
@@ -37,6 +37,30 @@ def upcast(vae: Any) -> Iterator[None]:
     finally:
         if needed:
             vae.to(torch.float16)
+
+
+def check_tokenizers(parts: Mapping[str, Any]) -> None:
+    """Check that a pipeline's tokenizers give no more tokens than its text encoders read.
+
+    Args:
+        parts: the pipeline's parts by name; `tokenizer_2` goes with `text_encoder_2`.
+
+    Raises:
+        RMDError: a tokenizer's model_max_length is not a positive number, or more than its encoder has positions.
+    """
+    for name, tokenizer in parts.items():
+        if not name.startswith("tokenizer") or tokenizer is None:
+            continue
+        longest = tokenizer.model_max_length
+        if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
+            raise RMDError(f"model_max_length of the {name} should be a positive number, but is {shown(longest)}")
+        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
+        positions = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if positions is not None and longest > positions:
+            raise RMDError(
+                f"the {name} gives up to {longest:.6g} tokens (model_max_length), but its text encoder reads "
+                f"{positions}: their files belong to different models"
+            )
 
 
 def check_channels(

@@ -428,3 +428,26 @@ def test_a_source_may_begin_with_the_home_folder(
     folder = teacher("pixart")
     monkeypatch.setenv("HOME", str(folder.parent))
     assert isinstance(load_pipeline("~/pixart").text_encoder, T5EncoderModel)
+
+
+@pytest.mark.parametrize(
+    ("length", "sentence"),
+    [
+        (10**9, r"the tokenizer_2 gives up to 1e\+09 tokens \(model_max_length\), but its text encoder reads 20"),
+        (21, "the tokenizer_2 gives up to 21 tokens"),
+        ({"a": 1}, r"model_max_length of the tokenizer_2 should be a positive number, but is \{'a': 1\}"),
+        (0, "model_max_length of the tokenizer_2 should be a positive number, but is 0"),
+    ],
+)
+def test_a_tokenizer_that_gives_more_tokens_than_its_encoder_reads(
+    length: object, sentence: str, teacher: Callable[[str], Path]
+) -> None:
+    folder = teacher("sdxl")
+    edit(folder / "tokenizer_2" / "tokenizer_config.json", model_max_length=length)
+    refused(folder, sentence)
+
+
+def test_a_tokenizer_without_a_config_belongs_to_no_encoder(teacher: Callable[[str], Path]) -> None:
+    folder = teacher("sdxl")
+    (folder / "tokenizer_2" / "tokenizer_config.json").unlink()
+    refused(folder, r"the tokenizer_2 gives up to 1e\+30 tokens")
