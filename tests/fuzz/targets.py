@@ -80,7 +80,7 @@ _MAKE = ("generate", "a red ball", *_OUT)
 _FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "parquet", "tar")
 _PROMPTS = {
     "txt": {**TEXT, "emptied": FILE["emptied"]},
-    "json": {**JSON, "another-number": JSON["another-number"]},
+    "json": {**JSON, "utf-16": FILE["utf-16"]},  # prompts may be in UTF-16, with a mark
     "jsonl": {**lenient(FILE), "removed": FILE["removed"], "noise": FILE["noise"], "lfs-pointer": FILE["lfs-pointer"]},
     "csv": TEXT,
     "tsv": TEXT,
