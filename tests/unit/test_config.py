@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from rmd import config, plan
-from rmd.config import Recipe, config_hash, load_recipe, parse_side, run_hash, settings_hash, to_yaml
+from rmd.config import Recipe, load_recipe, parse_side, to_yaml
 from rmd.errors import RMDError
+from rmd.hashes import config_hash, run_hash, settings_hash
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_the_hash_sees_values_and_not_how_they_were_written(tmp_path: Path) -> N
 
 
 def test_the_hash_is_the_same_in_another_process(run_python) -> None:  # type: ignore[no-untyped-def]
-    code = "from rmd.config import *; print(config_hash(load_recipe('sdxl')))"
+    code = "from rmd.config import *; from rmd.hashes import *; print(config_hash(load_recipe('sdxl')))"
     assert run_python("-c", code).stdout.strip() == config_hash(load_recipe("sdxl"))
 
 

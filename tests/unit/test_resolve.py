@@ -14,8 +14,9 @@ from helpers import write_prompts
 
 from rmd.backbones import Backbone
 from rmd.cli.app import main
-from rmd.config import FlowNoise, Recipe, VPNoise, load_recipe, run_hash, to_yaml
+from rmd.config import FlowNoise, Recipe, VPNoise, load_recipe, to_yaml
 from rmd.errors import RMDError
+from rmd.hashes import run_hash
 from rmd.noise import schedule_from_config
 from rmd.resolve import noise_of, resolve_noise
 from rmd.scenes.assets import TEACHERS

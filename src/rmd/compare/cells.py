@@ -26,10 +26,11 @@ from rmd.bench.splits import TIMED, plan_seconds
 from rmd.bench.training import evaluations
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
-from rmd.config import Recipe, load_recipe, settings_hash
+from rmd.config import Recipe, load_recipe
 from rmd.errors import RMDError
 from rmd.files import read_model, replacing, write_text
 from rmd.fit import split_thresholds
+from rmd.hashes import settings_hash
 from rmd.methods.base import draw_shares
 from rmd.noise import NoiseSchedule
 from rmd.pictures import to_uint8

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from rmd.backbones.base import INDEX, Backbone, Conditioning, family_class, load_backbone
-from rmd.config import Recipe, config_hash
+from rmd.config import Recipe
 from rmd.errors import RMDError
 from rmd.export.adapter import LORA_NAME, apply_lora_file, write_lora
 from rmd.export.share import (
@@ -36,6 +36,7 @@ from rmd.export.share import (
 )
 from rmd.files import locked, read_model, reason, replacing, user_path
 from rmd.finite import check_module, check_tensors
+from rmd.hashes import config_hash
 from rmd.hub import hub_errors
 from rmd.plan import StepPlan
 from rmd.scenes.assets import TEACHERS

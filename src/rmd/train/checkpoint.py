@@ -64,7 +64,7 @@ class Meta(Strict):
     identity: Identity | None = None
     """What the run is made of; None in the checkpoints of RMD 0.1."""
     run_hash: str | None = None
-    """In the checkpoints of RMD 0.1, the hash of the recipe (`rmd.config.settings_hash`)."""
+    """In the checkpoints of RMD 0.1, the hash of the recipe (`rmd.hashes.settings_hash`)."""
     plan: dict[str, JsonValue]
     guard: GuardState
     best: Best | None

@@ -31,7 +31,7 @@ class Identity(Strict):
     """What decides every iteration of a run; a run goes on from a checkpoint of the same identity."""
 
     run_hash: str
-    """Hash of the settings (`rmd.config.run_hash`)."""
+    """Hash of the settings (`rmd.hashes.run_hash`)."""
     prompts: int
     """Number of prompts."""
     prompts_key: str

@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from rmd.backbones.base import Backbone, Cond, Encoder
-from rmd.config import OptimConfig, Recipe, run_hash, settings_hash, to_yaml
+from rmd.config import OptimConfig, Recipe, to_yaml
 from rmd.data.cache import PromptCache, encoders_key
 from rmd.data.images import load_images
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
 from rmd.errors import RMDError
 from rmd.files import write_text
+from rmd.hashes import run_hash, settings_hash
 from rmd.methods import METHODS, Batch, Method, Real, Rollout
 from rmd.plan import StepPlan
 from rmd.randomness import CounterNoise

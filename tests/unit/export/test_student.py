@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmd.backbones import Backbone
-from rmd.config import Recipe, config_hash
+from rmd.config import Recipe
 from rmd.errors import RMDError
 from rmd.export import student as module
 from rmd.export.student import (
@@ -35,6 +35,7 @@ from rmd.export.student import (
 )
 from rmd.files import locked
 from rmd.generate import sample_images
+from rmd.hashes import config_hash
 from rmd.plan import Stage, StepPlan
 from rmd.roles import Roles, build_roles
 
