@@ -166,4 +166,6 @@ def compared(folder: Path) -> Digest:
 
 def leftovers(folder: Path) -> list[str]:
     """Files and folders that a finished command should not have left behind."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if "partial" in path.name]
+    return [
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".partial", ".previous"))
+    ]

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,18 +31,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, never half of one. What the block writes, a file or a folder, gets the
     permissions that the umask asks for (safetensors writes files that only their owner can read). A folder that is
-    already at `path` is removed.
+    already at `path` is removed when the new one is in its place.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "previous"))
     _remove(partial)
+    if previous.exists() and not path.exists():  # a kill came between the two renames below
+        previous.rename(path)
     try:
         yield partial
+        mask = _umask()
         for part in (partial, *partial.rglob("*")) if partial.is_dir() else (partial,):
             if part.is_file() and not part.is_symlink():
-                part.chmod(0o666 & ~_umask(path.parent))
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+                part.chmod(0o666 & ~mask)
+        if path.is_dir():  # the place of a folder that is not empty cannot be taken in one step
+            _remove(previous)
+            path.rename(previous)
+            try:
+                partial.rename(path)
+            except OSError:
+                previous.rename(path)
+                raise
+            _remove(previous)
+        else:
+            partial.replace(path)
     finally:
         _remove(partial)
 
@@ -170,14 +181,15 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _umask(folder: Path) -> int:
-    """The permissions that new files do not get, learned from a new file: setting the umask would reach all threads."""
-    probe = folder / f".rmd-umask-{os.getpid()}"
-    try:
-        probe.touch(mode=0o666)
-        return 0o666 & ~probe.stat().st_mode
-    finally:
-        probe.unlink(missing_ok=True)
+def _umask() -> int:
+    """The permissions that new files do not get."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    # Elsewhere than on Linux it cannot be read without being set, which reaches all threads for a moment.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _remove(path: Path) -> None:

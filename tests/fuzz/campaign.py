@@ -267,5 +267,5 @@ def _left_behind(before: dict[str, tuple[int, int]], after: dict[str, tuple[int,
     before, after = (
         {name: about for name, about in contents.items() if not name.endswith(".lock")} for contents in (before, after)
     )
-    new = [name for name in after if name not in before and re.search(r"partial|\.tmp|rmd-umask|writable", name)]
+    new = [name for name in after if name not in before and re.search(r"partial|previous|\.tmp|writable", name)]
     return new if not keeps else [*new, *(name for name in {*before, *after} if before.get(name) != after.get(name))]

@@ -54,6 +54,36 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     assert [found.name for found in path.iterdir()] == ["new"]
 
 
+def test_a_folder_comes_back_after_a_kill_between_two_renames(tmp_path: Path) -> None:
+    path = tmp_path / "student"
+    (tmp_path / ".student.previous").mkdir()
+    (tmp_path / ".student.previous" / "old").touch()
+    with pytest.raises(ZeroDivisionError), replacing(path):
+        raise ZeroDivisionError
+    assert [found.name for found in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "student"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == ".student.partial":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"), replacing(path) as partial:
+        partial.mkdir()
+    assert [found.name for found in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_files_get_the_permissions_of_the_umask(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)

@@ -74,7 +74,7 @@ def test_a_build_killed_at_any_moment_goes_on_to_the_same_bits(
 def test_what_a_killed_process_can_leave_is_no_obstacle(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
-    for name in (f".{META}.partial", f".{NULL}.partial", f".{shard_name(0)}.partial", ".rmd-umask-1", NULL):
+    for name in (f".{META}.partial", f".{NULL}.partial", f".{shard_name(0)}.partial", NULL):
         (folder / name).write_bytes(b"half")
     assert build(folder)
     assert contents(folder) == contents(cache)
