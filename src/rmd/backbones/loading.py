@@ -72,6 +72,8 @@ def load_checked(
     with warnings.catch_warnings(), _complete(folder):
         # its new name is unknown to the older versions of diffusers that work too
         warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
+        # said of a configuration with a size of zero, which the weights are about to contradict
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         try:
             pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=found, **options)
         except RMDError:

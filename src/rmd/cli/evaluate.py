@@ -60,7 +60,7 @@ def evaluate(
         finite("--guidance", guidance)
     prepare_cpu()
     where = find_device(device)
-    called = name or re.split(r"[/\\]", model.rstrip("/\\"))[-1]
+    called = re.split(r"[/\\]", model.rstrip("/\\"))[-1] if name is None else name
     if not re.fullmatch(r"[\w.+-]{1,100}", called):
         raise RMDError(
             f"a row cannot be called {shown(called)}: give --name with up to 100 letters, digits and . _ + - only"

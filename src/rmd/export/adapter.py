@@ -199,6 +199,7 @@ def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> No
         check_tensors(((key, file.get_tensor(key)) for key in file.keys()), str(path))  # noqa: SIM118
         if header is None:
             return
+        held: dict[str, set[str]] = {"A": set(), "B": set()}
         for key in file.keys():  # noqa: SIM118
             name, mark, rest = key.removeprefix(prefix).rpartition(".lora_")
             if not key.startswith(prefix) or not mark or rest not in ("A.weight", "B.weight"):
@@ -210,6 +211,12 @@ def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> No
                 raise ValueError(f"{name} takes {_shown(there[1:])} numbers, not {_shown(found[1:])}")
             if found != there:
                 raise ValueError(f"{key} is {_shown(found)}, not {_shown(there)}")
+            held[rest[0]].add(name)
+    ends = tuple(f".{target}" for target in header.target_modules)
+    adapted = {name for name in layers if f".{name}".endswith(ends)}
+    for kind, names in held.items():
+        if missing := sorted(adapted - names):
+            raise ValueError(f"it lacks the tensor {missing[0]}.lora_{kind}.weight")
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
