@@ -95,7 +95,7 @@ class Backbone(ABC):
     denoiser_name: ClassVar[str]
     """The pipeline's part that denoises: unet or transformer."""
     part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Classes that a part of the pipeline may be of, by the part's name; parts that are not named may be of any."""
+    """Allowed classes of the pipeline's parts, by the part's name; parts that are not named may be of any class."""
     optional_parts: ClassVar[tuple[str, ...]] = ()
     """Parts that a pipeline folder may lack, but that diffusers wants named as None then."""
     cond_names: ClassVar[Mapping[str, str]]
@@ -107,7 +107,7 @@ class Backbone(ABC):
     moving: ClassVar[bool] = False
     """Whether the family makes videos, whose latents have a dimension of time."""
     fps: ClassVar[int] = 16
-    """Frames a second at which a family's videos play, for model cards."""
+    """Frames per second at which a family's videos play, for model cards."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
     """Classes of the blocks that `shard_units` finds; none: the network is gathered as a whole."""
 
@@ -124,10 +124,10 @@ class Backbone(ABC):
         """Check that a pipeline's networks are those of a text-to-image or text-to-video model of the family.
 
         Args:
-            configs: the configurations of its networks, by the names of its parts.
+            configs: the configurations of its networks, by part name.
 
         Raises:
-            RMDError: the denoiser is of another kind: the sentence says of which, and what is needed.
+            RMDError: the denoiser is of another kind; the message says which kind, and what is needed.
         """
 
     @property
@@ -262,7 +262,7 @@ class Backbone(ABC):
         scale, mean, std, shift = latent_rules(vae, self.device)
         with upcast(vae):
             encoded = vae.encode(images.to(self.device, vae.dtype))
-        # AutoencoderTiny has no posterior: it encodes to the latents themselves
+        # AutoencoderTiny has no posterior: it encodes directly to latents.
         found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         latents: Tensor = ((found.float() - shift - mean) / std) * scale
         return latents
@@ -292,7 +292,7 @@ class Backbone(ABC):
 
 ENTRY_POINTS = "rmd.backbones"
 _GIVEN_MORE = ("Img2Img", "Inpaint", "InstructPix2Pix", "ControlNet", "Adapter", "ImageToVideo", "VideoToVideo", "VACE")
-"""In the names of pipelines that are given a picture or a video."""
+"""Parts of the class names of pipelines that take a picture or a video as input."""
 _REGISTRY: dict[str, type[Backbone]] = {}
 BackboneType = TypeVar("BackboneType", bound=type[Backbone])
 
@@ -318,7 +318,7 @@ def load_backbone(
     """
     folder = user_path(str(source))
     if folder.exists():
-        class_of_pipeline(folder)  # told before weights are read
+        class_of_pipeline(folder)  # raises before any weights are read
     return wrap(load_pipeline(source, dtype=dtype, **options), conditioning)
 
 
@@ -326,19 +326,19 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
     """Load a diffusers pipeline of any family from a folder or the Hub.
 
     Args:
-        options: go to `DiffusionPipeline.from_pretrained`. `variant` chooses the weight files, such as "fp16"; by
-            default they are the plain ones, or the only variant that is there.
+        options: passed on to `DiffusionPipeline.from_pretrained`. `variant` chooses the weight files, such as "fp16";
+            by default the plain files are loaded, or the only variant that is there.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline; the Hub's repository is absent, gated, or out of reach; a part
-            is of a class that the family cannot use, or of none of diffusers and transformers; or its files are
+        RMDError: the folder is no diffusers pipeline; the repository on the Hub is absent, gated or unreachable; a part
+            has a class that the family cannot use, or one that is not from diffusers or transformers; or its files are
             damaged, or do not hold exactly the weights of its network.
     """
     return load_checked(source, dtype=dtype, check=_check_family, **options)
 
 
 def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
-    """Check a folder's configurations by its family, if it has one; returns the optional parts that it lacks, as None.
+    """Check a folder's configurations by its family, if it has one; return the optional parts that it lacks, as None.
 
     Raises:
         RMDError: a part or the denoiser is of a kind that the family cannot use.
@@ -366,7 +366,7 @@ def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tup
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Errors of the block begin with where the pipeline lies."""
+    """Begin the errors of the block with the location of the pipeline."""
     try:
         yield
     except RMDError as error:
@@ -374,7 +374,7 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def class_of_pipeline(folder: Path) -> type[Backbone]:
-    """The backbone for a pipeline's folder; RMDError if it is no pipeline, or no family is registered for it."""
+    """Return the backbone for a pipeline's folder; raise RMDError if it is no pipeline or has no registered family."""
     return _family_of(model_index(folder)["_class_name"])
 
 
@@ -388,7 +388,7 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     for part, kinds in family.part_classes.items():
         if part in networks:
-            # a compiled network's or an FSDP unit's own class is behind the one that wraps it
+            # torch.compile and FSDP wrap the network: look behind them for its own class.
             names = [kind.__name__ for kind in type(getattr(networks[part], "_orig_mod", networks[part])).__mro__]
             name = next((name for name in names if name in kinds), names[0])
             _check_class(family, part, name, kinds, "this pipeline")
@@ -399,7 +399,7 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A network's configuration as a mapping, whichever library it is of."""
+    """Return a network's configuration as a mapping, whichever library the network comes from."""
     return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 

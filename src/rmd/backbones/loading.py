@@ -1,7 +1,7 @@
-"""Loading a diffusers pipeline's folder: what is in it is checked before and while diffusers loads it.
+"""Load the folder of a diffusers pipeline, and check its files before and while diffusers loads them.
 
-Only safetensors files and plain configurations are read, so that nothing that is loaded can run code; and every
-network gets all of its weights, or none is loaded.
+Only safetensors files and plain configurations are read, so nothing that is loaded can run code; and every network
+gets all of its weights, or loading fails.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rmd.files import user_path
 from rmd.hub import check_weights, hub_errors, read_object, refuse_pointer
 
 INDEX = "model_index.json"
-"""The file that makes a folder a diffusers pipeline."""
+"""File that makes a folder a diffusers pipeline."""
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""Names of weight files, without their endings, by the library whose network they belong to."""
+"""Names of weight files without their endings, by the library of the network."""
 _OF_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-"""Options of `from_pretrained` that say how a repository of the Hub is fetched."""
+"""Options of `from_pretrained` that control how a repository is fetched from the Hub."""
 _ELSEWHERE = ("decoder.", "lm_head.", "logit_scale", "text_projection.", "vision_model.", "visual_projection.")
-"""Beginnings of the names of weights that a file of a whole model holds and its text encoder has no use for."""
+"""Prefixes of weights that the file of a whole model holds but its text encoder does not use."""
 _LOADING = threading.RLock()
 
 
@@ -49,13 +49,13 @@ def load_checked(
     """Load a pipeline from a folder or the Hub.
 
     Args:
-        variant: of the weight files, such as "fp16"; by default the plain files, or the only variant that is there.
-        check: is called with the folder and its index before weights are read, and returns more options.
-        options: go to `DiffusionPipeline.from_pretrained`.
+        variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant there is.
+        check: called with the folder and its index before weights are read; returns further options.
+        options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        RMDError: there is no pipeline; a part names a class that is none of diffusers or transformers; its files are
-            damaged, pickled or missing; or its weights are not exactly those that the network has.
+        RMDError: there is no pipeline; a part names a class that is not from diffusers or transformers; its files are
+            damaged, pickled or missing; or its weights are not exactly those of the network.
     """
     for name in ("custom_pipeline", "trust_remote_code"):
         if options.pop(name, None):
@@ -70,7 +70,7 @@ def load_checked(
         )
     found = check_folder(folder, index, variant, given=options)
     with warnings.catch_warnings(), _complete(folder):
-        # its new name is unknown to the older versions of diffusers that work too
+        # The older versions of diffusers that RMD supports do not know `dtype`, the new name of this option.
         warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
         # said of a configuration with a size of zero, which the weights are about to contradict
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
@@ -78,8 +78,8 @@ def load_checked(
             pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=found, **options)
         except RMDError:
             raise
-        # of any kind: the tokenizers library raises Exception itself, and configurations that say nonsense make the
-        # networks' constructors raise whatever comes first; nothing of RMD's own runs here
+        # Any exception: the tokenizers library raises Exception itself, and nonsense in configurations makes the
+        # networks' constructors raise anything at all. None of RMD's own code runs here.
         except Exception as error:
             raise RMDError(f"cannot load the pipeline {folder}: {_reason(error)}") from error
     try:
@@ -95,13 +95,13 @@ def load_checked(
 def fetch_pipeline(
     source: str | Path, variant: str | None = None, options: dict[str, Any] | None = None
 ) -> tuple[Path, str | None]:
-    """Find a pipeline's folder on this machine, or fetch it from the Hub; returns it with the variant of its weights.
+    """Find a pipeline's folder on this machine, or fetch it from the Hub; return it with the variant of its weights.
 
     Args:
-        options: of `from_pretrained`; those that say how a repository is fetched are taken out.
+        options: options of `from_pretrained`; those that control how a repository is fetched are removed from them.
 
     Raises:
-        RMDError: the repository is absent, gated, or out of reach; or its index names foreign classes.
+        RMDError: the repository is absent, gated or unreachable; or its index names foreign classes.
     """
     options = {} if options is None else options
     fetching = {name: options.pop(name) for name in _OF_HUB if name in options}
@@ -116,7 +116,7 @@ def fetch_pipeline(
     try:
         return _download(repository, variant, fetching, options), variant
     except RMDError:
-        # there may be weights of a variant alone; the list of files is asked for only then
+        # The repository may hold only a variant; its file list is requested only in that case.
         only = None if variant is not None else _variant_on_hub(repository, fetching)
         if only is None:
             raise
@@ -124,7 +124,7 @@ def fetch_pipeline(
 
 
 def model_index(folder: Path) -> dict[str, Any]:
-    """A pipeline's index, once it is known to name nothing but classes of diffusers and transformers.
+    """Return a pipeline's index, after checking that it names only classes of diffusers and transformers.
 
     Raises:
         RMDError: the folder has no index, or the index names something else.
@@ -138,7 +138,7 @@ def model_index(folder: Path) -> dict[str, Any]:
 
 
 def check_index(index: Mapping[str, Any], where: str) -> None:
-    """As `model_index`, for an index that has been read; `where` names it in errors."""
+    """Check an index that has been read already, as `model_index` does; `where` names it in errors."""
     if "_class_name" not in index:
         raise RMDError(f"{where} is not readable as a diffusers model index: it has no _class_name")
     if not isinstance(index["_class_name"], str):
@@ -154,10 +154,10 @@ def check_index(index: Mapping[str, Any], where: str) -> None:
 def check_folder(
     folder: Path, index: Mapping[str, Any], variant: str | None, *, given: Mapping[str, Any]
 ) -> str | None:
-    """Check the files of every part of a pipeline that is not `given`; returns the variant to load.
+    """Check the files of every part of a pipeline that is not `given`; return the variant to load.
 
     Raises:
-        RMDError: a part has no safetensors files, or one that is damaged; or several variants and none was asked for.
+        RMDError: a part has no safetensors files or a damaged one, or there are several variants and none was chosen.
     """
     chosen = variant
     for part, entry in index.items():
@@ -183,7 +183,7 @@ def check_folder(
 
 
 def variants(names: list[str], stem: str) -> list[str | None]:
-    """The variants that weight files of these names come in; None stands for the plain files."""
+    """Return the variants among weight files of these names; None stands for the plain files."""
     pattern = re.compile(
         rf"{re.escape(stem)}(?:\.(?P<one>[^.]+?))?(?:-\d+-of-\d+)?\.safetensors"
         r"(?:\.index(?:\.(?P<sharded>[^.]+))?\.json)?"
@@ -193,10 +193,10 @@ def variants(names: list[str], stem: str) -> list[str | None]:
 
 
 def weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
-    """The safetensors files that hold a network's weights: one, or those that an index names.
+    """Return the safetensors files that hold a network's weights: a single file, or those that an index names.
 
     Raises:
-        RMDError: there are none, or the index names a file that is missing or lies outside the folder.
+        RMDError: there are none, or the index names a file that is missing or outside the folder.
     """
     mark = "" if variant is None else f".{variant}"
     single, index = folder / f"{stem}{mark}.safetensors", folder / f"{stem}.safetensors.index{mark}.json"
@@ -221,21 +221,21 @@ def _download(repository: str, variant: str | None, fetching: Mapping[str, Any],
 
 
 def _variant_on_hub(repository: str, fetching: Mapping[str, Any]) -> str | None:
-    """The variant of a repository's weights, where there are no plain ones and no second variant."""
+    """Return the variant of a repository's weights, if there are no plain weights and no second variant."""
     if fetching.get("local_files_only"):
         return None
     try:
         with hub_errors(repository, "the list of files"):
             files = HfApi(token=fetching.get("token")).list_repo_files(repository, revision=fetching.get("revision"))
     except RMDError:
-        return None  # what went wrong before is what the user should hear of
+        return None  # the user should see the earlier error instead
     names = [file.rpartition("/")[2] for file in files]
     found = {variant for stem in STEMS.values() for variant in variants(names, stem)}
     return next(iter(found)) if len(found) == 1 else None
 
 
 def _class_of(entry: list[Any], where: str) -> type | None:
-    """The class that an index names as [library, class]; None where the pipeline goes without the part."""
+    """Return the class that an index names as [library, class], or None if the pipeline does without the part."""
     if entry == [None, None] or entry == [None, None, None]:
         return None
     if len(entry) == 2 and all(isinstance(name, str) and name.isidentifier() for name in entry):
@@ -257,11 +257,11 @@ _PIPELINES = frozenset(
     for path in (Path(str(diffusers.__file__)).parent / "pipelines").iterdir()
     if path.is_dir() and path.name.isidentifier() and not path.name.startswith("_")
 )
-"""Folders of diffusers with parts that belong to one pipeline alone, such as Stable Diffusion's safety checker."""
+"""Folders of diffusers with parts of one pipeline only, such as Stable Diffusion's safety checker."""
 
 
 def _check_part(folder: Path) -> None:
-    """RMDError if a part's folder is missing, holds git-LFS pointers, or asks for code of its own."""
+    """Raise RMDError if a part's folder is missing, holds git-LFS pointers, or asks for code of its own."""
     if not folder.is_dir():
         raise RMDError(f"there is no folder {folder}, and {INDEX} beside it says so: download the pipeline again")
     for path in sorted(folder.iterdir()):
@@ -272,7 +272,7 @@ def _check_part(folder: Path) -> None:
 
 
 def _only(folder: Path, names: list[str], stem: str) -> str | None:
-    """The variant to load where the one that was asked for is not there: the plain files, or the only one."""
+    """Return the variant to load if the requested one is missing: the plain files, or the only variant there is."""
     found = variants(names, stem)
     if None in found:
         return None
@@ -294,10 +294,10 @@ def _only(folder: Path, names: list[str], stem: str) -> str | None:
 
 @contextmanager
 def _complete(folder: Path) -> Iterator[None]:
-    """Within the block, a network that is loaded from a part of `folder` must find exactly its own weights there.
+    """Make every network that the block loads from a part of `folder` find exactly its own weights there.
 
-    Both libraries return what they found wrong if asked to, which `DiffusionPipeline` does not: they fill missing
-    weights at random, or leave them out, and say so in a log.
+    Both libraries can return what they found wrong, but `DiffusionPipeline` does not ask them to: missing weights are
+    filled at random or left out, and only a log says so.
     """
     with _LOADING:
         usual = {kind: vars(kind)["from_pretrained"] for kind in (ModelMixin, PreTrainedModel)}
@@ -316,7 +316,7 @@ def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
         if Path(path).parent != folder or options.get("output_loading_info"):
             return usual(cls, path, *args, **options)
         if issubclass(cls, PreTrainedModel):
-            options["ignore_mismatched_sizes"] = True  # they are refused below, by name
+            options["ignore_mismatched_sizes"] = True  # refused below, by name
         try:
             network, report = usual(cls, path, *args, output_loading_info=True, **options)
         except ValueError as error:
@@ -324,7 +324,7 @@ def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
             if wrong is None:
                 raise RMDError(f"cannot load {path}: {_reason(error)}") from error
             raise _misshapen(Path(path), wrong[1], wrong[3], wrong[2]) from error
-        except Exception as error:  # of any kind, as in `load_checked`; here the part can be named
+        except Exception as error:  # any exception, as in `load_checked`; here the part can be named
             raise RMDError(f"cannot load {path}: {_reason(error)}") from error
         refuse_incomplete(Path(path), network, report)
         return network
@@ -333,7 +333,7 @@ def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
 
 
 def refuse_incomplete(path: Path, network: Any, report: Mapping[str, Any]) -> None:
-    """RMDError, by the name of a weight, where a library reports that a network and its files do not fit.
+    """Raise RMDError with the name of a weight if a library reports that a network and its files do not match.
 
     Args:
         path: the folder that the network was loaded from.
@@ -356,10 +356,10 @@ def refuse_incomplete(path: Path, network: Any, report: Mapping[str, Any]) -> No
 
 
 def needless(network: Any, names: Any) -> list[str]:
-    """Of the stored tensors that a network has no place for, those that are no tables that it makes itself.
+    """Return the stored tensors that a network has no place for, except tables that the network computes itself.
 
-    Older files hold tables of positions, which later versions compute anew; and a text encoder's file may be that of
-    a whole model.
+    Older files hold position tables that later versions compute anew, and a text encoder's file may be that of a whole
+    model.
     """
     tables = {name.rpartition(".")[2] for name, _ in network.named_buffers()}
     beside = _ELSEWHERE if isinstance(network, PreTrainedModel) else ()
@@ -374,7 +374,7 @@ def needless(network: Any, names: Any) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a library says went wrong."""
+    """Return the first line of a library's error message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -1,4 +1,4 @@
-"""What the families' backbones share of a pipeline's parts: what a VAE and a denoiser are by their configurations."""
+"""Checks and helpers for a pipeline's parts that the backbones of all families share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmd.errors import RMDError, integer, shown
 
 
 def latent_rules(vae: Any, device: torch.device) -> tuple[float, Tensor | float, Tensor | float, Tensor | float]:
-    """Scale, mean, standard deviation and shift of a VAE's latents, as far as its config has them.
+    """Return the scale, mean, standard deviation and shift of a VAE's latents, as far as its config has them.
 
     A VAE's own latents are `latents / scale * std + mean + shift`.
     """
@@ -28,7 +28,7 @@ def latent_rules(vae: Any, device: torch.device) -> tuple[float, Tensor | float,
 
 @contextmanager
 def upcast(vae: Any) -> Iterator[None]:
-    """A VAE in float16 that overflows there works in float32 for the time of the block."""
+    """Run a float16 VAE that would overflow in float32 for the duration of the block."""
     needed = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
     if needed:
         vae.to(torch.float32)
@@ -40,13 +40,13 @@ def upcast(vae: Any) -> Iterator[None]:
 
 
 def check_tokenizers(parts: Mapping[str, Any]) -> None:
-    """Check that a pipeline's tokenizers give no more tokens than its text encoders read.
+    """Check that a pipeline's tokenizers produce no more tokens than its text encoders accept.
 
     Args:
-        parts: the pipeline's parts by name; `tokenizer_2` goes with `text_encoder_2`.
+        parts: the pipeline's parts by name; `tokenizer_2` belongs to `text_encoder_2`.
 
     Raises:
-        RMDError: a tokenizer's model_max_length is not a positive number, or more than its encoder has positions.
+        RMDError: a tokenizer's model_max_length is not a positive number, or exceeds the positions of its encoder.
     """
     for name, tokenizer in parts.items():
         if not name.startswith("tokenizer") or tokenizer is None:
@@ -71,16 +71,16 @@ def check_channels(
     *,
     variance: bool = False,
 ) -> None:
-    """Check by its configuration that a denoiser takes and gives latents, and nothing beside them.
+    """Check by its configuration that a denoiser maps latents to latents, without further input or output channels.
 
     Args:
-        what: how messages call the denoiser.
-        vae: the VAE's configuration; None where the pipeline has none.
-        others: what a denoiser is that takes so many channels.
-        variance: whether a denoiser may give a variance, as many channels again.
+        what: the name of the denoiser in error messages.
+        vae: the VAE's configuration; None if the pipeline has no VAE.
+        others: the kinds of model that other numbers of input channels indicate.
+        variance: whether the denoiser may also predict a variance, which doubles the output channels.
 
     Raises:
-        RMDError: it takes or gives another number of channels than the latents have.
+        RMDError: the number of input or output channels is not that of the latents.
     """
     taken, given = number(network, "in_channels"), number(network, "out_channels")
     latents = None if vae is None else number(vae, "latent_channels") or number(vae, "z_dim")
@@ -104,9 +104,9 @@ def check_channels(
 
 
 def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The keyword arguments of a network with its floating-point tensors in the network's precision.
+    """Return a network's keyword arguments with floating-point tensors cast to the network's precision.
 
-    Text encoders may work in another one. Masks of whole numbers and nested arguments stay as they are.
+    Text encoders may use another precision. Integer masks and nested arguments are left as they are.
     """
     return {
         name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -115,6 +115,6 @@ def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def number(config: Mapping[str, Any], key: str) -> int | None:
-    """A whole number of a configuration; None where it is absent or null, RMDError where it is something else."""
+    """Return an integer of a configuration, or None if it is absent or null; raise RMDError if it is anything else."""
     value = config.get(key)
     return None if value is None else integer(f"the configuration's {key}", value)

@@ -17,7 +17,7 @@ _OTHER_INPUTS = {
     8: "an InstructPix2Pix model, which is given a picture to edit",
     9: "an inpainting model, which is given a mask and the picture around it",
 }
-"""What a UNet is that takes so many channels."""
+"""Kinds of UNet by their number of input channels."""
 
 
 @register

@@ -243,7 +243,7 @@ def activation_bytes(
 
 @contextmanager
 def _size_errors(height: int, width: int) -> Iterator[None]:
-    """RMDError for what diffusers raises where a network cannot take pictures of a size."""
+    """Raise RMDError in place of what diffusers raises if a network cannot take pictures of a size."""
     try:
         yield
     except (ValueError, RuntimeError) as error:

@@ -34,12 +34,12 @@ PAPER = (
 )
 SIGNIFICANT = 0.05
 FORMULA = ("=", "+", "-", "@")
-"""With these, a cell is a formula to a spreadsheet."""
+"""Characters that make a spreadsheet read a cell as a formula."""
 
 
 @dataclass(frozen=True)
 class PagePart:
-    """What the page shows of a table for one backbone; `light` and `dark` are empty for a table without a chart."""
+    """One backbone's part of a table on the page; `light` and `dark` are empty for a table without a chart."""
 
     title: str
     question: str
@@ -82,14 +82,14 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
         numbers = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in columns]
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
-        # Text, not str: a label may hold what rich takes for markup.
+        # Text, not str: a label may hold what rich would read as markup.
         found.add_row(*map(Text, (one_line(line.label), *cost, *numbers)), style=style)
     found.caption = Text(one_line(_caption(result)))
     return found
 
 
 def as_csv(result: TableResult) -> str:
-    """A line for every row, backbone and measure; a text that a spreadsheet takes for a formula has a `'` before it."""
+    """Return one line per row, backbone and measure; a `'` precedes text that a spreadsheet would read as a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
@@ -123,13 +123,13 @@ def as_csv(result: TableResult) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Text for a cell, on one line; a `'` stands before what a spreadsheet would compute as a formula."""
+    """Return text for a cell, on one line; a `'` precedes what a spreadsheet would compute as a formula."""
     line = one_line(text)
     return f"'{line}" if line.startswith(FORMULA) else line
 
 
 def as_latex(result: TableResult) -> str:
-    """A tabular for every backbone; needs no package. All text is escaped, so that LaTeX prints it as it is."""
+    """Return a tabular per backbone, which needs no package; all text is escaped, so LaTeX prints it literally."""
     parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
         heads = ["NFE", "speed", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
@@ -145,9 +145,9 @@ def as_latex(result: TableResult) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text with LaTeX's special characters escaped; line breaks and control characters become spaces.
+    """Escape LaTeX's special characters in text; line breaks and control characters become spaces.
 
-    A star or bracket at the beginning is put in braces: LaTeX would take it for an option of the row's end before it.
+    A star or bracket at the beginning is put in braces: LaTeX would read it as an option of the preceding row's end.
     """
     escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("*", "[") else escaped
@@ -171,10 +171,10 @@ def as_markdown(result: TableResult, backbone: str) -> str:
 
 
 def as_page(results: Sequence[TableResult], folder: Path) -> str:
-    """All tables with their pictures on one self-contained page.
+    """Return one self-contained page with all tables and their pictures.
 
     Raises:
-        RMDError: a table names a picture that does not lie in the folder `pictures`.
+        RMDError: a table names a picture that is not in the folder `pictures`.
     """
     return render(
         "compare.html.j2",
@@ -242,10 +242,10 @@ def _by_attribute(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
 
 
 def _picture(line: Line, folder: Path) -> Sample | None:
-    """The picture of a row; None where the folder has it no more.
+    """Return the picture of a row, or None if it is no longer in the folder.
 
     Raises:
-        RMDError: the table names a file elsewhere, which a page that is passed on must not contain.
+        RMDError: the table names a file outside the folder, which a page that is passed on must not contain.
     """
     if line.picture is None:
         return None
