@@ -80,10 +80,11 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (default: those of the process); returns its exit status.
+    """Run the command with `arguments` (default: those of the process) and return its exit status.
 
-    0 is success, 1 an error, 2 a wrong option or verb, 130 an interruption, 141 a reader of the output that went away.
-    An error is one sentence on standard error; with `--debug` its traceback.
+    The status is 0 for success, 1 for an error, 2 for a wrong option or verb, 130 for an interruption, and 141 if the
+    reader of the output went away. An error is printed as one sentence on standard error, with `--debug` as a
+    traceback.
     """
     prepare_streams()
     options = Options()
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except Exception as error:
         if isinstance(error, RMDError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            return FAILED  # the first of a machine's processes says it
+            return FAILED  # only the first process on a machine prints it
         if options.debug:
             traceback.print_exc()
         else:

@@ -15,9 +15,9 @@ bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and traini
 @bench.command()
 def sample(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe whose teacher is at hand.")] = "scenes",
-    batch: Annotated[int, typer.Option(min=1, max=65536, help="Pictures in a batch.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Measured repeats after one warm-up.")] = 5,
-    teacher_steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of the teacher, guided.")] = 25,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Pictures per batch.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed repeats after one warm-up.")] = 5,
+    teacher_steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps of the guided teacher.")] = 25,
     threads: Annotated[
         int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
     ] = None,
@@ -105,7 +105,9 @@ def train(
     repeats: Annotated[
         int,
         typer.Option(
-            min=0, max=10_000, help="Measured iterations for every step, after one more; 0: that one, for its memory."
+            min=0,
+            max=10_000,
+            help="Timed iterations per step, after one warm-up; 0: the warm-up only, to measure memory.",
         ),
     ] = 3,
     threads: Annotated[

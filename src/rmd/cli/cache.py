@@ -25,12 +25,15 @@ def cache(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column of PROMPTS. By default: prompt, caption or text.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Column of PROMPTS that holds the prompts. By default: prompt, caption or text."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to go on with.")] = Path(
         "runs/cache"
     ),
-    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16, without a recipe.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16 (without a recipe).")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts encoded at once.")] = 32,
     shard: Annotated[int, typer.Option(min=1, help="Prompts in a file.")] = 1024,
     worker: Annotated[str, typer.Option(metavar="I/N", help="Which of how many processes this one is.")] = "0/1",

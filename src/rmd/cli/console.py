@@ -1,4 +1,4 @@
-"""Where tables are printed."""
+"""The console that tables are printed to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NARROWEST = 40
-"""Columns that a table can be read in; a terminal that claims fewer is not believed."""
+"""Smallest width, in columns, at which a table is readable; a terminal that reports less is not believed."""
 
 
 def table_console(otherwise: int | None = None) -> Console:
-    """Standard output as rich prints to it; brackets in a name are text, not markup.
+    """Return a rich console for standard output; brackets in names are text, not markup.
 
     Args:
-        otherwise: columns of what is no terminal; by default rich's own choice.
+        otherwise: width in columns if standard output is no terminal; by default rich chooses.
     """
     from rich.console import Console
 

@@ -64,7 +64,7 @@ def _clear(out: Path) -> None:
     """Remove an earlier demo's run and student.
 
     Raises:
-        RMDError: something else has one of their names, or another process writes to them (`rmd train` may).
+        RMDError: something else has one of their names, or another process, such as `rmd train`, writes to them.
     """
     marks = {"run": "recipe.yaml", "run-tdm": "recipe.yaml", "student": "rmd_config.json"}
     for part, mark in marks.items():

@@ -1,4 +1,4 @@
-"""How a command ends: what went wrong as one sentence, and standard streams that cannot make it worse."""
+"""Ends a command: reports an error as one sentence, and keeps the standard streams from making it worse."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import TextIO
 from rmd.errors import RMDError
 
 FAILED, BROKEN_PIPE = 1, 141
-"""Exit statuses: of an error, and what a shell reports for a program whose reader went away."""
+"""Exit statuses: for an error, and the one that shells report for a program whose reader went away."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""Control characters, lone surrogates, and what makes text read in another order than it is."""
+"""Control characters, lone surrogates, and characters that change the reading order of text."""
 _LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a machine with more memory"
 
 
 def prepare_streams() -> None:
-    """Let standard streams take any text, and exist: a character that an encoding lacks is written as its number.
+    """Make standard streams exist and accept any text; characters that an encoding lacks are written as escapes.
 
-    A stream that is closed (`>&-`) goes nowhere; were its number left free, the next file to be opened would get it,
-    and with it what libraries print.
+    A stream that is closed (`>&-`) is connected to the null device. Otherwise the next file to be opened would get its
+    number, and with it whatever libraries print.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # it stays open
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -38,7 +38,7 @@ def prepare_streams() -> None:
 
 
 def check_folder() -> None:
-    """RMDError if the current folder is there no more: libraries that a command loads would end the process."""
+    """Raise RMDError if the current folder no longer exists: libraries that a command loads would end the process."""
     try:
         os.getcwd()
     except OSError as error:
@@ -49,9 +49,10 @@ def check_folder() -> None:
 
 @contextmanager
 def complete_output() -> Iterator[None]:
-    """Write out at the end what the block printed, so that a failure to do so is an error of the command.
+    """Flush what the block printed, so that a failure to write it is an error of the command.
 
-    Python itself does this when it ends, too late for an exit status. What could not be written is given up.
+    Python itself flushes when it exits, too late to change the exit status. Output that could not be written is
+    dropped.
     """
     try:
         yield
@@ -64,7 +65,7 @@ def complete_output() -> Iterator[None]:
 
 
 def say(error: Exception) -> None:
-    """Print the sentence for an error on standard error, if that can be printed to."""
+    """Print the sentence for an error on standard error, if that can be written to."""
     try:
         print(f"rmd: {sentence(error)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -72,7 +73,7 @@ def say(error: Exception) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere: it would be tried again, and fail again, when Python ends."""
+    """Discard what a stream still buffers; otherwise Python would try to write it again at exit, and fail again."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -81,7 +82,7 @@ def _give_up(stream: TextIO) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, on one line of printable characters."""
+    """Return what went wrong, as one line of printable characters."""
     found = " ".join(_of(error, " ".join(str(error).split())).split())
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), found)
 
@@ -115,7 +116,7 @@ def _of(error: Exception, message: str) -> str:
 
 
 def _of_system(error: OSError, message: str) -> str:
-    """The sentence for what the operating system refused."""
+    """Return the sentence for an error of the operating system."""
     name = _cut(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
     if error.errno == errno.ENOSPC:
         where = f" for {name}" if name else ""
@@ -128,7 +129,7 @@ def _of_system(error: OSError, message: str) -> str:
 
 
 def _is_out_of_memory(error: Exception, message: str) -> bool:
-    """Whether it is torch that has no memory left; asked of names, since torch may not be loaded."""
+    """Return whether torch ran out of memory; compares names, since torch may not be loaded."""
     return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in message or "out of memory" in message
 
 

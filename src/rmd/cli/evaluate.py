@@ -20,8 +20,8 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="Of the row. By default: the end of MODEL.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    samples: Annotated[int, typer.Option(min=6, max=100_000, help="Pictures, two of each caption.")] = 384,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of captions and noise.")] = 0,
+    samples: Annotated[int, typer.Option(min=6, max=100_000, help="Pictures to make, two per caption.")] = 384,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the captions and the noise.")] = 0,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +29,7 @@ def evaluate(
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where a LoRA student's teacher is, if it has moved.")
+        str | None, typer.Option(metavar="DIR", help="Folder of a LoRA student's teacher, if it has moved.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Rows that are there already stand beside this one.")] = Path(
         "runs/eval"

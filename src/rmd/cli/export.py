@@ -20,8 +20,8 @@ def export(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="diffusers-lora, diffusers-full, kohya, comfyui or fused; student: a checkpoint's, as after training, "
-            "for this machine.",
+            help="diffusers-lora, diffusers-full, kohya, comfyui or fused; student: the student of a checkpoint, as "
+            "training writes it, for this machine.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or an earlier export.")],
@@ -34,8 +34,8 @@ def export(
         str | None,
         typer.Option(
             metavar="ID",
-            help="The teacher's name on the Hub, OWNER/NAME, for the card and the config. By default: what the student "
-            "names, unless that is a folder.",
+            help="The teacher's repository on the Hub, OWNER/NAME, for the card and the config. By default: the "
+            "teacher that the student names, unless that is a folder.",
         ),
     ] = None,
     push: Annotated[

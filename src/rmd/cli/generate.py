@@ -28,21 +28,27 @@ def generate(
         Path | None, typer.Option(metavar="FILE", help="One prompt a line; or .json, .jsonl, .csv, .parquet, .tar.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The column of --prompts. By default: prompt, caption or text.")
+        str | None,
+        typer.Option(metavar="NAME", help="Column of --prompts with the prompts. By default: prompt, caption or text."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=10**6, help="Pictures of each prompt.")] = 1,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=10**6, help="Pictures per prompt.")] = 1,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**64 - 1, help="Seed of the first picture; each following one has the next.")
+        int,
+        typer.Option(min=0, max=2**64 - 1, help="Seed of the first picture; each further picture gets the next one."),
     ] = 0,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Finished pictures in it are not made again. For one clip, also a file.")
     ] = Path("runs/pictures"),
-    height: Annotated[int | None, typer.Option(min=1, max=16384, help="In pixels. By default: the model's.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, max=16384, help="In pixels. By default: the model's.")] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Length of a clip. By default: the model's.")
+    height: Annotated[
+        int | None, typer.Option(min=1, max=16384, help="Height in pixels. By default: the model's.")
     ] = None,
-    fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames a second at which clips play.")] = 16,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=16384, help="Width in pixels. By default: the model's.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Frames of a clip. By default: the model's.")
+    ] = None,
+    fps: Annotated[int, typer.Option(min=1, max=1000, help="Frames per second at which clips play.")] = 16,
     clips: Annotated[
         str | None, typer.Option("--format", help="Of clips: mp4, webp or gif. By default: as --out ends, or mp4.")
     ] = None,
@@ -56,7 +62,7 @@ def generate(
     teacher: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the teacher is. By default: where it was distilled.")
     ] = None,
-    teacher_steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of the teacher.")] = 25,
+    teacher_steps: Annotated[int, typer.Option(min=1, max=10_000, help="Sampling steps of the teacher.")] = 25,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps. By default: cuda if there is one.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Work in bfloat16.")] = False,
     variant: Variant = None,
@@ -137,7 +143,7 @@ def generate(
 
 
 def _teacher_maker(student: StudentMaker, teacher: Backbone, source: str, steps: int) -> PipelineMaker:
-    """What makes the teacher's samples of the student's size, with the guidance that the student has in it."""
+    """Return a maker of the teacher's samples at the student's size, with the guidance distilled into the student."""
     from rmd.makers import PipelineMaker
 
     config, plan = student.pipe.config, student.pipe.plan

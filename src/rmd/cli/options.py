@@ -14,12 +14,13 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default:
 Variant = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Which weight files to load, such as fp16. By default: the plain ones, or the only ones."
+        metavar="NAME",
+        help="Variant of the weight files, such as fp16. By default: the plain files, or the only variant.",
     ),
 ]
-"""Which variant of a pipeline's weight files a command loads."""
-Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps of a pipeline that is no student.")]
-Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale of a pipeline that is no student.")]
+"""Variant of a pipeline's weight files that a command loads."""
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (ordinary pipelines only).")]
+Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale (ordinary pipelines only).")]
 
 
 def check_options(model: str, student: bool, students: Mapping[str, bool], pipelines: Mapping[str, bool]) -> None:

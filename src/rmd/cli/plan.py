@@ -42,12 +42,14 @@ def plan(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also print what training needs in memory; needs no weights.")
     ] = False,
-    gpus: Annotated[int, typer.Option(min=1, max=65536, help="With --memory: how many GPUs share the weights.")] = 8,
+    gpus: Annotated[
+        int, typer.Option(min=1, max=65536, help="With --memory: number of GPUs that share the weights.")
+    ] = 8,
     fit: Annotated[
         bool, typer.Option("--fit", help="Weigh every split of the steps over --sides by its measured cost.")
     ] = False,
     samples: Annotated[
-        int, typer.Option(min=2, max=4096, help="With --fit: pictures that the teacher makes for it.")
+        int, typer.Option(min=2, max=4096, help="With --fit: number of pictures that the teacher makes.")
     ] = 16,
     device: Device = None,
 ) -> None:

@@ -89,7 +89,7 @@ def _line_printer() -> ReportProgress:
             tenths[what] = tenth
             left = elapsed / (done - start) * (total - done)
             words = [f"{what}: {done}/{total}", f"{elapsed:.0f} s", f"{left:.0f} s left", *([note] if note else [])]
-            with suppress(OSError):  # work is not lost because nobody can be told of it
+            with suppress(OSError):  # a closed terminal must not end the work
                 print(", ".join(words), file=sys.stderr, flush=True)
 
     return report

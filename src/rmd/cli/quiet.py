@@ -7,15 +7,15 @@ import os
 import warnings
 
 _ASKED = {name: name in os.environ for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")}
-"""Whether the user has said how much a library is to tell."""
+"""Whether the user has set the verbosity of a library."""
 
 
 def quiet_libraries() -> None:
     """Silence diffusers and transformers, unless their own environment variables say otherwise.
 
-    What they log as errors is silent, too: they raise an exception as well, of which a command makes one sentence.
-    To be called before either is imported: transformers has something to say on import already. Bars of downloads
-    from the Hub stay.
+    Messages that they log as errors are silenced, too: an exception accompanies them, and the command reports it in one
+    sentence. Call this before either library is imported: transformers logs during its import. Progress bars of
+    downloads from the Hub stay visible.
     """
     for name in _ASKED:
         os.environ.setdefault(name, "critical")
@@ -23,7 +23,7 @@ def quiet_libraries() -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    # Both read their variable once: here they may have been imported before.
+    # Both libraries read their variable once, and may have been imported before.
     for asked, library in zip(_ASKED.values(), (transformers_logging, diffusers_logging), strict=True):
         if not asked:
             library.set_verbosity(logging.CRITICAL)

@@ -20,7 +20,7 @@ scenes = typer.Typer(
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
 Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Of the initial weights and of the training; the data have their own.")
+    int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the training; data have their own.")
 ]
 Iterations = Annotated[
     int | None,
@@ -33,8 +33,8 @@ OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 @scenes.command("render")
 def render(
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="How many scenes.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed, other scenes.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of scenes.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
     text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Only scenes of this caption.")] = None,

@@ -114,7 +114,7 @@ def _silent(message: str, *, err: bool = False) -> None:
 
 
 def _check_unlocked(folder: Path, *, resume: bool) -> None:
-    """As `hold_folder` checks a run's folder, without creating anything."""
+    """Check a run's folder as `hold_folder` does, without creating anything."""
     from rmd.train.folder import check_folder
     from rmd.train.rehearsal import check_place
 
@@ -198,9 +198,9 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
 
 
 def _dry_run(trainer: Trainer, say: Callable[[str], None]) -> None:
-    """Say what a run would do, need and take, after everything in it has been tried; nothing is left behind.
+    """Try everything that a run would do, and print what it would do, need and take; nothing is left behind.
 
-    Iterations are measured; the trainer's weights change.
+    Iterations are measured, so the trainer's weights change.
     """
     from rmd.train.rehearsal import check_disk, check_pictures, check_prompts, check_student
 
