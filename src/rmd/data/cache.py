@@ -1,10 +1,11 @@
-"""Encoded prompts on disk: a run then needs no text encoder, and no prompt is encoded twice.
+"""A cache of encoded prompts on disk, with which a run needs no text encoder and no prompt is encoded twice.
 
-A cache is a folder of safetensors shards of so many prompts each, a checksum beside every shard, `index.parquet` (which
-prompt is where), `null.safetensors` (what the unconditional branch gets) and `meta.json` (which encoders made it).
-Sequences are stored without their filling: rows that a mask hides, or that are zero to the end. Every file is written
-whole or not at all, so an interrupted build goes on, and several workers may build one cache. What a cache is of is
-decided by contents alone: the prompts' file and the teacher's folder may move.
+A cache is a folder of safetensors shards with a fixed number of prompts each, a checksum beside every shard,
+`index.parquet` (the position of every prompt), `null.safetensors` (the input of the unconditional branch) and
+`meta.json` (the encoders that made the cache). Sequences are stored without padding, that is without rows that a mask
+hides or that are zero to the end. Every file is written whole or not at all, so an interrupted build can continue, and
+several workers may build one cache. A cache is identified by contents alone: the prompt file and the teacher's folder
+may move.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ from rmd.files import locked, read_model, reason, user_path
 
 SHARD_PROMPTS = 1024
 WAIT = 60.0
-"""Seconds that a worker waits for another that begins or ends the cache at the same moment."""
+"""Seconds that a worker waits for another one that starts or finishes the cache at the same moment."""
 _OPEN_SHARDS = 16
 _PROBES = ("a photo of a red ball", "Ein Bär, 35 °C & Ελλάδα", "日本の猫 🐱", "   --ar 3:2\n", "x" * 100)
-"""Texts that tell tokenizers apart which do not give their vocabulary."""
+"""Texts that distinguish tokenizers that do not reveal their vocabulary."""
 
 
 def encoders_key(backbone: Backbone) -> str:
@@ -79,10 +80,10 @@ def encoders_key(backbone: Backbone) -> str:
 
 
 def _vocabulary(name: str, part: Any) -> str:
-    """What tells a tokenizer from others: its vocabulary, or else what it makes of a few texts."""
+    """Return what distinguishes a tokenizer: its vocabulary, or else its tokens for a few texts."""
     try:
         return json.dumps(part.get_vocab(), sort_keys=True)
-    except (AttributeError, NotImplementedError, TypeError):  # a processor, or one that holds its words as bytes
+    except (AttributeError, NotImplementedError, TypeError):  # a processor, or a tokenizer with a vocabulary of bytes
         tokenizer = getattr(part, "tokenizer", part)
     try:
         return json.dumps([[int(i) for i in tokenizer(text)["input_ids"]] for text in _PROBES])
@@ -98,12 +99,12 @@ def build_cache(
     backbone: Backbone, texts: Sequence[str], folder: Path, *, shard_prompts: int = SHARD_PROMPTS, batch_size: int = 32,
     worker: tuple[int, int] = (0, 1), progress: Callable[[int, int], None] | None = None,
 ) -> bool:  # fmt: skip
-    """Encode prompts into a cache, going on where an earlier build stopped.
+    """Encode prompts into a cache, continuing an earlier build that was interrupted.
 
     Args:
-        worker: (which, of how many): a worker writes every so-many-th shard. Whoever finds all shards there writes the
-            index.
-        progress: is given how many of this worker's prompts are done, and how many there are.
+        worker: (index, number of workers): a worker writes every n-th shard of n workers. The worker that finds all
+            shards there writes the index.
+        progress: called with the number of this worker's prompts that are done, and their total.
 
     Returns:
         Whether the cache is complete.
@@ -149,7 +150,7 @@ class PromptCache:
     """Reads a cache: `encode` gives what the encoders would have given, for prompts that are in it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a complete cache; RMDError if there is none, or a file of it is damaged."""
+        """Open a complete cache; raise RMDError if there is none, or if one of its files is damaged."""
         pyarrow_parquet()
         self.folder = user_path(str(folder))
         self.meta = read_meta(self.folder)
@@ -164,7 +165,7 @@ class PromptCache:
         return prompt in self._where
 
     def check(self, backbone: Backbone, prompts: Sequence[str] = ()) -> None:
-        """RMDError unless the backbone has the encoders that made the cache, or none, and all prompts are in it."""
+        """Raise RMDError unless all prompts are cached and the backbone's encoders, if it has any, made the cache."""
         if backbone.family != self.meta.family:
             raise RMDError(f"the cache {self.folder} is of the family {self.meta.family}, not {backbone.family}")
         if backbone.text_encoders and encoders_key(backbone) != self.meta.encoders:
@@ -218,10 +219,10 @@ class PromptCache:
 
 
 def verify_cache(folder: Path) -> int:
-    """Compare every shard with its checksum, and check the other files of a cache; returns how many shards there are.
+    """Compare every shard with its checksum and check the other files of a cache; return the number of shards.
 
     Raises:
-        RMDError: a file is missing or damaged, named.
+        RMDError: a file is missing or damaged; the message names it.
     """
     pyarrow_parquet()
     meta = read_meta(folder)
@@ -244,11 +245,12 @@ def verify_cache(folder: Path) -> int:
 
 @contextmanager
 def _begun(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]) -> Iterator[None]:
-    """Begin a cache, or find the same one there, and hold the lock of this worker.
+    """Begin a cache, or find the same one there, and hold this worker's lock.
 
-    Workers begin one after the other. Those of another number of workers would write the same shards: they are refused.
+    Workers begin one after another. Workers of a different total number would write the same shards, so they are
+    refused.
     """
-    _check_folder(folder, meta)  # before a lock is left in a folder of something else
+    _check_folder(folder, meta)  # before a lock file is left in a folder of something else
     with ExitStack() as held:
         with locked(folder, START_LOCK, wait=WAIT):
             held.enter_context(locked(folder, worker_lock(worker)))
@@ -266,7 +268,7 @@ def _begun(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]
 
 
 def _check_folder(folder: Path, meta: Meta) -> None:
-    """RMDError if a folder holds another cache, or anything else; what a killed build left there does no harm."""
+    """Raise RMDError if a folder holds another cache or anything else; leftovers of a killed build are harmless."""
     if (folder / META).is_file():
         if read_meta(folder) != meta:
             raise RMDError(f"{folder} holds the cache of other prompts or other encoders: choose another --out")
@@ -275,7 +277,7 @@ def _check_folder(folder: Path, meta: Meta) -> None:
 
 
 def _finite(cond: Cond, prompts: Sequence[str]) -> Cond:
-    """The encoded prompts; RMDError, naming the prompt, if a value of one is not finite."""
+    """Return the encoded prompts; raise RMDError, naming the prompt, if any value is not finite."""
     for tensor in cond.tensors.values():
         fine = tensor.isfinite().flatten(1).all(1)
         if not fine.all():
@@ -288,7 +290,7 @@ def _finite(cond: Cond, prompts: Sequence[str]) -> Cond:
 
 
 def _packed(cond: Cond) -> dict[str, Tensor]:
-    """The tensors of a shard: sequences one behind the other, without their filling, and where each begins."""
+    """Return the tensors of a shard: sequences concatenated without padding, with the offset of each."""
     tensors: dict[str, Tensor] = {}
     mask = cond.tensors.get("mask")
     for name, tensor in cond.tensors.items():

@@ -1,4 +1,4 @@
-"""The files of a cache of encoded prompts: their names, how they are written, and the checks when they are read."""
+"""Names, writing and validated reading of the files of a cache of encoded prompts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rmd.typed import Strict
 
 META, INDEX, NULL = "meta.json", "index.parquet", "null.safetensors"
 START_LOCK = ".rmd-start.lock"
-"""Held by the worker that begins or ends the cache, for a moment."""
+"""Lock that a worker holds briefly while it starts or finishes the cache."""
 _AGAIN = "run the cache's `rmd cache` command again"
 _COUNT = Annotated[int, Field(gt=0)]
 _DIGITS = Annotated[str, Field(pattern="^[0-9a-f]+$")]
 
 
 class Meta(Strict):
-    """What `meta.json` says: who encoded the prompts, how many, and the shape of each tensor of one prompt."""
+    """The content of `meta.json`: who encoded the prompts, how many, and the shape of each tensor of one prompt."""
 
     family: str
     encoders: _DIGITS
@@ -35,23 +35,23 @@ class Meta(Strict):
     shapes: dict[str, tuple[_COUNT, ...]]
     prompts: _COUNT
     prompts_key: _DIGITS
-    """SHA-256 of all prompts in their order."""
+    """SHA-256 of all prompts in order."""
     shard_prompts: _COUNT
-    """Prompts in each shard but the last."""
+    """Number of prompts in each shard except the last."""
     version: Literal[1] = 1
 
     @property
     def shards(self) -> int:
-        """How many shards the cache has."""
+        """Number of shards in the cache."""
         return -(-self.prompts // self.shard_prompts)
 
     def of_shard(self, shard: int) -> slice:
-        """Which prompts a shard holds."""
+        """Return the range of prompts that a shard holds."""
         return slice(shard * self.shard_prompts, min((shard + 1) * self.shard_prompts, self.prompts))
 
 
 class Note(Strict):
-    """What stands beside a shard that is finished."""
+    """The content of the JSON file beside a finished shard."""
 
     sha256: _DIGITS
     prompts: _COUNT
@@ -59,39 +59,39 @@ class Note(Strict):
 
 
 def shard_name(shard: int) -> str:
-    """The name of a shard's file."""
+    """Return the file name of a shard."""
     return f"shard-{shard:05}.safetensors"
 
 
 def note_name(shard: int) -> str:
-    """The name of the note beside a shard, which is written after it."""
+    """Return the name of the note beside a shard, which is written after the shard."""
     return f"shard-{shard:05}.json"
 
 
 def worker_lock(worker: tuple[int, int]) -> str:
-    """The name of the lock that a worker holds while it builds."""
+    """Return the name of the lock that a worker holds while it builds."""
     return f".rmd-worker-{worker[0]}-of-{worker[1]}.lock"
 
 
 def ragged(shape: Sequence[int]) -> bool:
-    """Whether a tensor of one prompt is a sequence of vectors, which is stored without its filling."""
+    """Return whether a tensor of one prompt is a sequence of vectors, which is stored without padding."""
     return len(shape) == 2
 
 
 def is_written(folder: Path, shard: int) -> bool:
-    """Whether a shard and its note are there."""
+    """Return whether a shard and its note exist."""
     return (folder / shard_name(shard)).is_file() and (folder / note_name(shard)).is_file()
 
 
 def read_meta(folder: Path) -> Meta:
-    """A cache's `meta.json`; RMDError if there is none, or another version of RMD wrote it."""
+    """Read a cache's `meta.json`; raise RMDError if there is none, or if another version of RMD wrote it."""
     if not (folder / META).is_file():
         raise RMDError(f"{folder} is no cache of prompts: it has no {META}; build one with `rmd cache`")
     return read_model(folder / META, Meta)
 
 
 def read_null(folder: Path, meta: Meta) -> dict[str, Tensor]:
-    """What the unconditional branch gets: a batch of one; RMDError if the file does not fit the cache."""
+    """Read the input of the unconditional branch, a batch of one; raise RMDError if it does not fit the cache."""
     path = folder / NULL
     try:
         found: dict[str, Tensor] = load_file(path)
@@ -105,7 +105,7 @@ def read_null(folder: Path, meta: Meta) -> dict[str, Tensor]:
 
 
 def write_index(folder: Path, meta: Meta, prompts: Sequence[str]) -> None:
-    """Write `index.parquet`, which says where every prompt is. It is the last file of a cache: then it is complete."""
+    """Write `index.parquet`, which gives the position of every prompt. It is written last: it completes the cache."""
     import pyarrow
 
     table = pyarrow.table(
@@ -121,10 +121,10 @@ def write_index(folder: Path, meta: Meta, prompts: Sequence[str]) -> None:
 
 
 def read_index(folder: Path, meta: Meta) -> list[str]:
-    """The prompts of a cache in their order, checked against `meta.json`.
+    """Return the prompts of a cache in order, checked against `meta.json`.
 
     Raises:
-        RMDError: the cache is not complete, or the file is damaged or of another cache.
+        RMDError: the cache is not complete, or the file is damaged or belongs to another cache.
     """
     import pyarrow
 
@@ -159,19 +159,19 @@ def write_shard(folder: Path, shard: int, tensors: Mapping[str, Tensor], prompts
 
 
 def open_shard(folder: Path, shard: int, meta: Meta) -> Any:
-    """Open a shard to read single rows of it; RMDError if its tensors are not what `meta.json` says."""
+    """Open a shard to read single rows of it; raise RMDError if its tensors do not match `meta.json`."""
     path = folder / shard_name(shard)
     rows = meta.of_shard(shard)
     count = rows.stop - rows.start
     try:
-        file: Any = safe_open(path, "pt")  # which has no types
+        file: Any = safe_open(path, "pt")  # safetensors has no type annotations
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError) as error:
         raise RMDError(f"cannot read {path} ({error}): check the cache with `rmd cache --verify`") from error
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in meta.shapes.items():
         if ragged(shape):
-            lengths = found.get(name, (0,))[:1]  # the sum of all prompts' lengths
+            lengths = found.get(name, (0,))[:1]  # the first dimension is the sum of all prompts' lengths
             expected |= {name: (*lengths, shape[1]), f"{name}-offsets": (count + 1,)}
         else:
             expected[name] = (count, *shape)
@@ -182,24 +182,24 @@ def open_shard(folder: Path, shard: int, meta: Meta) -> Any:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """As `rmd.files.replacing`, with RMDError for a file that cannot be written: a full disk, a folder to read only."""
+    """Replace a file as `rmd.files.replacing` does; raise RMDError if it cannot be written (disk full, read-only)."""
     with disk_errors(path), replacing(path) as partial:
         yield partial
 
 
 def write_model(path: Path, model: Strict) -> None:
-    """Write a model as JSON; RMDError if the file cannot be written."""
+    """Write a model as JSON; raise RMDError if the file cannot be written."""
     with writing(path) as partial:
         partial.write_text(model.model_dump_json(indent=1), encoding="utf-8")
 
 
 def prompts_key(prompts: Sequence[str]) -> str:
-    """SHA-256 of prompts in their order, in hex."""
+    """Return the SHA-256 of prompts in order, in hex."""
     return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
@@ -208,7 +208,7 @@ def sha256(path: Path) -> str:
 
 
 def pyarrow_parquet() -> Any:
-    """The module `pyarrow.parquet`; RMDError if it is not installed."""
+    """Return the module `pyarrow.parquet`; raise RMDError if it is not installed."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:

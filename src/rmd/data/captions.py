@@ -1,4 +1,4 @@
-"""What counts as one caption: text that a person can read. Anything else is said by name, never turned into text."""
+"""Defines what counts as one caption: readable text. Anything else is refused with a reason, never converted."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from itertools import islice
 from rmd.errors import RMDError, shown
 
 COLUMNS = ("prompt", "caption", "text", "Prompt", "Caption", "TEXT")
-"""Names under which a record's caption is looked for, in this order, when no column is named."""
+"""Column names that are tried in this order when no column is named."""
 MAX_CHARACTERS = 100_000
-"""Longest caption; a longer text is a whole document that lost its line ends."""
-# A lone surrogate is half an emoji; U+FFFD stands where a decoder gave up, U+FFFE where it took the wrong byte order.
-# All three say that characters were lost before the text came here.
+"""Longest caption, in characters; a longer text is a whole document that lost its line ends."""
+# A lone surrogate is half an emoji; a decoder writes U+FFFD for bytes that it cannot read, and U+FFFE is a byte-order
+# mark read in the wrong order. All three show that characters were lost before the text was read.
 _DAMAGED = re.compile("[\ud800-\udfff\ufffd-\uffff]")
-# Those that str.split takes for spaces are left: tab, line ends, U+001C to U+001F, U+0085.
+# Characters that str.split treats as spaces are left: tab, line ends, U+001C to U+001F, U+0085.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
 
 @dataclass(frozen=True)
 class Unfit:
-    """Why something is not one caption.
+    """The reason why something is not one caption.
 
     Attributes:
-        reason: under which it is counted where such rows are left out: "2 not text (number)".
-        sentence: what follows the place of the row in an error message: ": the caption is a number (3), not text".
-        mendable: whether leaving the row out is worth suggesting.
+        reason: the reason under which skipped rows are counted: "2 not text (number)".
+        sentence: the text that follows the row's position in an error message: ": the caption is a number (3), not
+            text".
+        mendable: whether it is worth suggesting to skip the row.
     """
 
     reason: str
@@ -36,24 +37,24 @@ class Unfit:
 
 
 Row = tuple[str, object]
-"""Where a caption stands, as an error message has it, and what stands there: any value, None, or why it is unfit."""
+"""The position of a caption, as an error message shows it, and its value: anything, None, or why it is unfit."""
 Rows = Iterator[Row]
 
 
 @dataclass(frozen=True)
 class Keys:
-    """How the settings that decide about rows are called where the user gives them; None: there is no such setting."""
+    """The user's names for the settings that decide about rows; None means that there is no such setting."""
 
     column: str | None = "data.column"
     skip: str | None = "data.skip_invalid=true"
 
 
 RECIPE_KEYS = Keys()
-"""How a recipe calls them."""
+"""Names of these settings in a recipe."""
 
 
 def caption_of(value: object) -> str | Unfit:
-    """The caption that a value is: text, or a list of exactly one text. None, a missing value, is an empty caption."""
+    """Return the caption in a value: text, or a list of exactly one text. None (missing) is an empty caption."""
     match value:
         case Unfit():
             return value
@@ -78,10 +79,10 @@ def caption_of(value: object) -> str | Unfit:
 
 
 def check_prompts(texts: Iterable[str]) -> list[str]:
-    """Return the prompts as they are.
+    """Return the prompts unchanged.
 
     Raises:
-        RMDError: there is none, or one of them is not text, or is text that no tokenizer and no file can hold.
+        RMDError: there are none, or one of them is not text, or is text that no tokenizer or file can hold.
     """
     found = list(texts)
     if not found:
@@ -109,9 +110,9 @@ def _readable(text: str) -> str | Unfit:
 
 
 class Column:
-    """Finds the caption in the records of one file: in the column that was named, else in a usual one.
+    """Finds the caption in the records of one file: in the named column, or else in a usual one.
 
-    The first record that has a usual column decides for the whole file, so that a file never mixes two of them.
+    The first record with a usual column decides for the whole file, so that a file never mixes two columns.
     """
 
     def __init__(self, name: str | None, keys: Keys) -> None:
@@ -119,14 +120,14 @@ class Column:
         self.name = name
 
     def of(self, record: object) -> object:
-        """The value in a record's column, or why there is none."""
+        """Return the value in a record's column, or the reason why there is none."""
         if not isinstance(record, dict):
             return Unfit("neither a prompt nor a record", " is neither a prompt nor a record")
         lacking = self.find(record)
         return record[self.name] if lacking is None else lacking
 
     def find(self, names: Collection[object]) -> Unfit | None:
-        """Find the column among names; returns why it is not there, or None."""
+        """Find the column among the names; return None, or the reason why it is not there."""
         if self.name is None:
             self.name = next((name for name in COLUMNS if name in names), None)
         if self.name is None:
@@ -147,12 +148,12 @@ class Column:
 
 
 def listed(names: Collection[object]) -> str:
-    """The first names of many, as an error message has them."""
+    """Return the first few of many names, for an error message."""
     text = ", ".join(plain(str(name)[:40]) for name in islice(names, 12))
     more = len(names) - 12
     return f"{text} and {more} more" if more > 0 else text or "none"
 
 
 def plain(name: str) -> str:
-    """A name out of a file, without what a terminal would obey or cannot show."""
+    """Return a name from a file without characters that a terminal would interpret or cannot show."""
     return "".join(c if c.isprintable() else "?" for c in name)

@@ -1,4 +1,4 @@
-"""Takes the commands of an image service off its users' prompts: `--ar 3:2 --v 5 --no text, watermark`."""
+"""Removes the commands of an image service from its users' prompts: `--ar 3:2 --v 5 --no text, watermark`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 _URL = r"<?https?://\S+"
 _START = r"(?:^|(?<=[\s,.]))"
 _HYPHENS = rf"{_START}--"
-_DASH = rf"{_START}(?:--|[—–―])"  # a phone makes one long dash of two hyphens
-_LAST = r"(?=\s*(?:$|--\w|[—–―]\w))"  # nothing but commands follows
+_DASH = rf"{_START}(?:--|[—–―])"  # phones turn two hyphens into one long dash
+_LAST = r"(?=\s*(?:$|--\w|[—–―]\w))"  # only commands follow
 _NUMBERS = (
     "(?:ar|aspect|v|version|niji|s|stylize|c|chaos|w|weird|q|quality|seed|sameseed|stop|iw|sw|cw|ow|sv|r|repeat|h|height|"
     "motion|bs|exp)"
@@ -25,7 +25,7 @@ _COMMANDS = re.compile(
             rf"(?:{_DASH}|(?<=[^\s-])--){_NUMBERS}\s*[\d.]\S*",
             rf"{_DASH}(?:style|mode|end)\s+[^\s—–―-]\S*",
             rf"{_HYPHENS}{_FLAGS}\b|{_DASH}{_FLAGS}\b{_LAST}",
-            rf"{_HYPHENS}\w[\w-]*(?:\s+[^\s—–―-]\S*)?",  # any other: a word and its value
+            rf"{_HYPHENS}\w[\w-]*(?:\s+[^\s—–―-]\S*)?",  # any other command: a word and its value
             _URL,
         )
     ),
@@ -35,10 +35,10 @@ _WEIGHT = re.compile(r"::\s*(-?\d*\.?\d+)?")
 
 
 def strip_commands(text: str) -> str:
-    """A prompt of an image service without its commands and addresses of pictures.
+    """Return a prompt of an image service without its commands and image addresses.
 
-    Weights are taken off as well (`cat::2 dog` is "cat, dog"), and with them the parts of negative weight, which say
-    what the picture shall not show.
+    Weights are removed as well (`cat::2 dog` becomes "cat, dog"), together with the parts of negative weight, which say
+    what the picture must not show.
     """
     plain = " ".join(_COMMANDS.sub(" ", text).split())
     return _without_weights(plain) if "::" in plain else plain

@@ -1,8 +1,8 @@
-"""Reads the files that people keep prompts in: text, JSON, JSON lines, CSV, TSV, Parquet, and webdataset's tars.
+"""Reads the formats in which people keep prompts: text, JSON, JSON lines, CSV, TSV, Parquet, and webdataset's tars.
 
-A reader yields rows: where something stands, and what stands there, whatever it is (`rmd.data.captions` judges that).
-They are ours because the `datasets` library casts and infers silently: lists and numbers become strings, rows that do
-not fit are dropped or joined, and a training run is the last to know.
+A reader yields rows: a position and the value found there, whatever it is (`rmd.data.captions` judges the value). RMD
+has its own readers because the `datasets` library casts and infers silently: lists and numbers become strings, rows
+that do not fit are dropped or joined, and nobody notices before the training run has ended.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _JSON_ERRORS = (ValueError, RecursionError)
 
 
 def read_file(path: Path, column: str | None, keys: Keys) -> Rows:
-    """The rows of a prompt file of any known format.
+    """Read the rows of a prompt file of any known format.
 
     Raises:
-        RMDError: there is no such file, or it is no regular one, of no known format, or damaged.
+        RMDError: the file is missing, is not a regular file, has no known format, or is damaged.
     """
     try:
         mode = path.stat().st_mode
@@ -67,7 +67,7 @@ def _text(path: Path, column: str | None, keys: Keys) -> Rows:
 
 
 def _json(path: Path, column: str | None, keys: Keys) -> Rows:
-    """A list of prompts, or of records."""
+    """Read a list of prompts, or of records."""
     try:
         values = json.loads(read_whole(path))
     except _JSON_ERRORS as error:
@@ -117,13 +117,13 @@ def _parquet(path: Path, column: str | None, keys: Keys) -> Rows:
             for value in _values(batch.column(0)):
                 number += 1
                 yield f"{path}, row {number}", value
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: names of its columns
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: in its column names
         reason = plain((str(error).splitlines() or [type(error).__name__])[0][:200])
         raise RMDError(f"{path} is not readable as Parquet: {reason}") from error
 
 
 def _is_text(kind: Any) -> bool:
-    """Whether an Arrow type is text, plain or as indices into a dictionary."""
+    """Return whether an Arrow type is text, either plain or dictionary-encoded."""
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
@@ -133,7 +133,7 @@ def _is_text(kind: Any) -> bool:
 def _values(column: Any) -> Iterator[object]:
     try:
         yield from column.to_pylist()
-    except UnicodeDecodeError:  # Parquet's writers need not check that strings are UTF-8
+    except UnicodeDecodeError:  # writers of Parquet need not check that strings are UTF-8
         for value in column:
             try:
                 yield value.as_py()
@@ -142,9 +142,10 @@ def _values(column: Any) -> Iterator[object]:
 
 
 def _tar(path: Path, column: str | None, keys: Keys) -> Rows:
-    """Captions of a webdataset shard: its .txt and .caption members.
+    """Read the captions of a webdataset shard: its .txt and .caption members.
 
-    Where a column is named, or there are no such members, they are that column, or a usual one, of its .json members.
+    If a column is named, or there are no such members, the captions come from that column, or a usual one, of its .json
+    members.
     """
     texts, records = 0, 0
     if column is None:

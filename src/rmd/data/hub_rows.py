@@ -1,4 +1,4 @@
-"""Reads prompts from a dataset on the Hugging Face Hub: streamed, one column of it, and no code of it is run."""
+"""Streams prompts from one column of a dataset on the Hugging Face Hub, without running any of its code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rmd.errors import RMDError, shown
 from rmd.hub import no_connection
 
 HUB = "hf:"
-"""Begins the name of a dataset on the Hub: hf:OWNER/NAME."""
+"""Prefix of the name of a dataset on the Hub: hf:OWNER/NAME."""
 
 
 def read_dataset(source: str, split: str, column: str | None, keys: Keys) -> Rows:
-    """The rows of a dataset `hf:OWNER/NAME`.
+    """Yield the rows of a dataset `hf:OWNER/NAME`.
 
-    Only the column is fetched where the dataset's files allow that, so that no picture is decoded for its caption.
+    Only the caption column is fetched if the dataset's files allow that, so that no picture is decoded for its caption.
 
     Raises:
-        RMDError: the `datasets` library is missing, or the dataset is absent, gated, out of reach or damaged.
+        RMDError: the `datasets` library is missing, or the dataset is absent, gated, unreachable or damaged.
     """
     try:
         import datasets
@@ -29,11 +29,11 @@ def read_dataset(source: str, split: str, column: str | None, keys: Keys) -> Row
     name = source.removeprefix(HUB)
     if len(name) > 200 or name.count("/") != 1 or not all(name.split("/")) or name.startswith((".", "~")):
         raise RMDError(f"{shown(source)}: a dataset of the Hub is called hf:OWNER/NAME")
-    if Path(name).exists():  # which the library would take instead, with any loading script in it
+    if Path(name).exists():  # the library would load it instead, with any loading script in it
         raise RMDError(f"{source} is also a folder here, which would be read instead: name its files, or go elsewhere")
     found, number = Column(column, keys), 0
     try:
-        # Version 3 of the library asks whether to run a dataset's script; later ones run none.
+        # Version 3 of the library asks whether to run a dataset's script; later versions run none.
         asks = "trust_remote_code" in signature(datasets.load_dataset).parameters
         options = {"trust_remote_code": False} if asks else {}
         rows: Any = datasets.load_dataset(name, split=split, streaming=True, **options)
@@ -44,7 +44,7 @@ def read_dataset(source: str, split: str, column: str | None, keys: Keys) -> Row
         for row in rows:
             number += 1
             yield f"{source}, row {number}", found.of(row)
-    except Exception as error:  # the HTTP library, and so its errors' class, depends on the version of huggingface_hub
+    except Exception as error:  # the class of HTTP errors depends on the version of huggingface_hub
         told = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
         if isinstance(error, RMDError) or not (isinstance(error, told) or no_connection(error)):
             raise

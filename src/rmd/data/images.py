@@ -29,19 +29,19 @@ from rmd.scenes.dataset import SceneSet, make_scenes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
-"""Pictures that are not read; one of them in a folder is an error, because it would be left out unsaid."""
+"""Image formats that are not read; one of them in a folder is an error, since it would be left out silently."""
 MAX_PIXELS = 178_956_970
-"""Pixels that a picture may have: the number from which Pillow speaks of a decompression bomb."""
+"""Largest number of pixels in a picture; above it, Pillow warns of a decompression bomb."""
 MAX_CAPTION_FILE = 2**20
-"""Bytes that a caption's file may have."""
+"""Largest size of a caption file in bytes."""
 _TAIL = 65536
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 _NO_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for files that are damaged, or no pictures at all."""
+"""Exceptions that Pillow raises for files that are damaged or are no pictures at all."""
 RENDERS = 2048
 """Scenes that stand for real images."""
 RENDER_SEED = 2_000_003
-"""Where the seeds of these scenes begin: far from those of other renders."""
+"""First seed of these scenes: far from the seeds of other renders."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ImageFolder:
 
     @staticmethod
     def read(folder: Path) -> ImageFolder:
-        """Find the pictures of a folder, open each of them, and read their captions. Hidden files are left out.
+        """Find the pictures of a folder, open each of them, and read their captions; hidden files are left out.
 
         Raises:
             RMDError: there is no picture, or one is damaged, too large, of another format, or without a caption.
@@ -90,8 +90,8 @@ class Images:
         """Take pictures from a source.
 
         Args:
-            size: the size that pictures of a folder are brought to; renders have it already.
-            seed: decides the order.
+            size: the size to which a folder's pictures are brought; renders have it already.
+            seed: seed of the order.
         """
         self.source, self.size, self.seed = source, size, seed
 
@@ -107,14 +107,14 @@ class Images:
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """An RGB image as a person sees the picture on a white page.
+    """Return the picture in RGB as a person sees it on a white page.
 
-    It is turned as its EXIF data say, transparency shows white, 16 bits of grey become 8, and of an animation the first
-    frame is taken. A colour profile in the file is not applied.
+    It is rotated as its EXIF data say, transparency becomes white, 16-bit grey becomes 8-bit, and only the first frame
+    of an animation is used. A colour profile in the file is not applied.
     """
-    with suppress(*_NO_PICTURE):  # EXIF data that nobody can read turn nothing; a damaged picture fails below, too
+    with suppress(*_NO_PICTURE):  # unreadable EXIF data are ignored; a damaged picture also fails below
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, which a conversion of Pillow's would cut off at 255
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255
         grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255)
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
@@ -151,7 +151,7 @@ def load_images(recipe: Recipe) -> Images | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The regular files of a folder, and links to such."""
+    """Yield the regular files of a folder, and links to regular files."""
     try:
         yield from (path for path in folder.iterdir() if path.is_file())
     except OSError as error:
@@ -174,7 +174,7 @@ def _caption(path: Path) -> str:
 
 
 def _check(path: Path) -> None:
-    """RMDError unless a file is a whole picture. Its header is read, and its end; more only if that looks unusual."""
+    """Raise RMDError unless a file is a whole picture; only an unusual header or end makes it read the rest."""
     with _opened(path) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -188,10 +188,10 @@ def _check(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture of one of the formats that are read; RMDError, naming it, for whatever is wrong with it."""
+    """Open a picture of one of the supported formats; raise RMDError, naming the file, for anything wrong with it."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures, which are welcome up to MAX_PIXELS, and of damage that shows nowhere.
+            # Pillow warns of large pictures, which are allowed up to MAX_PIXELS, and of damage that is not visible.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
                 yield image

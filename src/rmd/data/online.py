@@ -23,8 +23,8 @@ class OnlineEncoder:
 
         Args:
             backbone: the backbone that encodes.
-            remember: bytes of main memory for encoded prompts; those used longest ago are forgotten.
-            offload: whether the encoders are kept in main memory except while they encode.
+            remember: bytes of main memory for encoded prompts; the least recently used are dropped first.
+            offload: whether to keep the encoders in main memory except while they encode.
         """
         self.backbone, self.remember, self.offload = backbone, remember, offload
         self.held = 0
@@ -52,7 +52,7 @@ class OnlineEncoder:
 
     @torch.no_grad()
     def _encoded(self, prompts: Sequence[str | None]) -> list[Cond]:
-        """Encode each prompt by itself; None stands for what the unconditional branch gets."""
+        """Encode each prompt separately; None stands for the input of the unconditional branch."""
         if not prompts:
             return []
         try:

@@ -26,7 +26,7 @@ class Prompts:
 
     @property
     def key(self) -> str:
-        """SHA-256 over the texts in their order, in hexadecimal digits."""
+        """SHA-256 of the texts in order, in hex."""
         found = hashlib.sha256()
         for text in self.texts:
             encoded = text.encode("utf-8", "surrogatepass")
@@ -47,14 +47,14 @@ def positions(count: int, samples: Sequence[int], *, seed: int) -> list[int]:
 
 
 def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Prompts:
-    """Prompts of what a recipe names, or of the grammars of the sources `scenes` and `moving-scenes`.
+    """Load the prompts that a recipe names, or generate them if the source is `scenes` or `moving-scenes`.
 
     Args:
-        seed: decides the order of the prompts, and which captions the grammars give.
-        keys: how errors call the settings that decide about rows.
+        seed: seed of the order of the prompts, and of the captions that the grammars generate.
+        keys: names, in errors, of the settings that decide about rows.
 
     Raises:
-        RMDError: the source is missing, cannot be read, or nothing in it is left by the filters.
+        RMDError: the source is missing or cannot be read, or the filters leave nothing of it.
     """
     if data.prompts == SCENES:
         return Prompts(scene_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
@@ -98,14 +98,14 @@ def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
 
 
 def read_prompts(path: Path, column: str | None = None) -> list[str]:
-    """Prompts of a file, pattern or dataset of any known format, stripped, each once, in order.
+    """Read the prompts of a file, pattern or dataset of any known format: stripped, without duplicates, in order.
 
     Args:
-        path: as the user gave it on the command line.
+        path: the source as the user gave it on the command line.
         column: the column of the records that holds the prompts; None: prompt, caption or text.
 
     Raises:
-        RMDError: the file cannot be read, a row of it is not one prompt, or it has none.
+        RMDError: the file cannot be read, one of its rows is not one prompt, or it has none.
     """
     source = Source(str(path), column=column, keys=Keys(column="--column", skip=None))
     found = list(dict.fromkeys(text.strip() for text in read_raw(source) if text.strip()))

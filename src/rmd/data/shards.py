@@ -1,4 +1,4 @@
-"""Reads the small files in a tar archive, as webdataset's shards are: one after the other, never extracted."""
+"""Reads the small files in a tar archive, such as a webdataset shard, one after another without extracting them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rmd.data.captions import plain
 from rmd.errors import RMDError
 
 MAX_MEMBER = 16 * 2**20
-"""Bytes of a member that is read, and of a header."""
+"""Largest size, in bytes, of a member that is read, and of a header."""
 MAX_PACKED = 16 * 2**30
-"""Bytes of any member of a compressed archive, which has to be unpacked to get past it."""
+"""Largest size, in bytes, of any member of a compressed archive, which must be decompressed to get past it."""
 _PACKED = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 
 
 def read_members(path: Path, suffixes: Sequence[str], *, unread: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of an archive's regular files with some suffixes; those of `unread` come as empty.
+    """Yield names and contents of an archive's regular files with certain suffixes; those of `unread` come empty.
 
-    A name is cut to its last 120 characters, those that a terminal cannot show replaced. Hidden
-    files, those that macOS adds (`._000.txt`, `__MACOSX/`), links and devices are left out.
+    Names are cut to their last 120 characters, and characters that a terminal cannot show are replaced. Hidden files,
+    files that macOS adds (`._000.txt`, `__MACOSX/`), links and devices are left out.
 
     Raises:
         RMDError: the archive is damaged, cut short, or several archives in one file, or a member is too large.
-        tarfile.TarError: it is no archive at all.
+        tarfile.TarError: the file is no archive at all.
     """
     with path.open("rb") as stored:
         opener: Any = _PACKED.get(stored.read(2))
@@ -52,12 +52,12 @@ def read_members(path: Path, suffixes: Sequence[str], *, unread: Sequence[str] =
 
 
 def hidden(name: str) -> bool:
-    """Whether a file's path says that it is hidden, or one of those that macOS adds to archives and other disks."""
+    """Return whether a path is hidden, or belongs to the files that macOS adds to archives and foreign disks."""
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
 class _Bounded(io.BufferedReader):
-    """A file that nobody reads in large pieces: a header may claim any size, which `tarfile` then reads at once."""
+    """A file that refuses large reads: a header may claim any size, which `tarfile` would read at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_MEMBER + tarfile.BLOCKSIZE:
@@ -66,11 +66,11 @@ class _Bounded(io.BufferedReader):
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    """The next member; tarfile.ReadError for a header that leads nowhere."""
+    """Return the next member; raise tarfile.ReadError for a header that leads nowhere."""
     before = archive.offset
     try:
         member = archive.next()
-    except (ValueError, OverflowError, IndexError) as error:  # numbers and names of a header that are none
+    except (ValueError, OverflowError, IndexError) as error:  # invalid numbers and names in a header
         raise tarfile.ReadError(str(error)) from error
     if member is not None and archive.offset < before:
         raise tarfile.ReadError("a header points back")
@@ -79,7 +79,7 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _check_end(file: IO[bytes], end: int, path: Path) -> None:
-    """RMDError unless an archive ends with blocks of zeros: `tarfile` takes anything else for its end, too."""
+    """Raise RMDError unless an archive ends with blocks of zeros; `tarfile` accepts anything else as its end, too."""
     file.seek(end)
     first = file.read(tarfile.BLOCKSIZE)
     if len(first) < tarfile.BLOCKSIZE:

@@ -1,8 +1,8 @@
-"""Reads prompts from the files that people have, and takes those that a source asks for.
+"""Reads prompts from users' files, and selects those that a source asks for.
 
-Reading is strict. What is not one caption is refused by file, row and type or, where the source says so, left out and
-counted; `clean` then strips, filters and removes duplicates and the prompts of benchmarks. JourneyDB's annotations are
-read with the commands of its image service taken off; its licence does not allow passing them on.
+Reading is strict. A value that is not one caption is refused by file, row and type or, if the source says so, skipped
+and counted; `clean` then strips and filters, and removes duplicates and the prompts of benchmarks. JourneyDB's
+annotations are read without the commands of its image service; its licence does not allow passing them on.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from rmd.errors import RMDError, shown
 from rmd.files import user_path
 
 _EXCLUDE_KEYS = Keys(column=None, skip=None)
-# Characters that show nothing by themselves: of them alone, no prompt is made.
+# Invisible characters: a text of nothing else is no prompt.
 _INVISIBLE = " \u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where prompts come from and which of them are taken.
+    """A source of prompts, and the rules by which prompts are selected.
 
     Attributes:
         name: a file, a pattern of files (`shards/*.tar`), or `hf:OWNER/NAME`.
         column: the column of the records that holds the prompts; None: prompt, caption or text.
         split: the split of a dataset on the Hub.
-        journeydb: whether the prompts carry commands of an image service, which are taken off.
-        skip_invalid: whether rows that are not one caption are left out; otherwise the first of them is an error.
-        shortest, longest: how many characters a prompt may have.
-        exclude: files of prompts that are left out, those of benchmarks.
-        keys: how errors call the settings above.
+        journeydb: whether to remove the commands of an image service from the prompts.
+        skip_invalid: whether to skip rows that are not one caption; otherwise the first of them is an error.
+        shortest, longest: the allowed length of a prompt in characters.
+        exclude: files of prompts to leave out, such as those of benchmarks.
+        keys: names of these settings in errors.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Reading:
 
 @dataclass
 class _Invalid:
-    """Rows that were left out because they are not one caption, by reason, and the error that the first would be."""
+    """Rows that were skipped because they are not one caption, by reason, and the error that the first would raise."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: str = ""
@@ -121,17 +121,17 @@ def clean(
 
 
 def key(text: str) -> str:
-    """What two prompts that are the same have in common: letters, their marks and digits, lowered."""
+    """Return the key by which duplicates are found: letters with their marks, and digits, in lower case."""
     if text.isascii():
         return "".join(re.findall(r"\w+", text.lower())) or text.strip()
-    # Marks are letters' vowels in many scripts, and no \\w: without them, different words would be the same.
+    # In many scripts, marks are the vowels, and \\w does not match them: without marks, different words would be equal.
     plain = unicodedata.normalize("NFKC", text.casefold())
     kept = (c for c in plain if c.isalnum() or c == "_" or unicodedata.category(c).startswith("M"))
     return "".join(kept) or plain.strip()
 
 
 def read_raw(source: Source) -> Iterator[str]:
-    """Every prompt of a source as it stands there.
+    """Yield every prompt of a source as it is written there.
 
     Raises:
         RMDError: there is no such source, it cannot be read, or a row of it is not one caption.
@@ -162,18 +162,18 @@ def _rows(source: Source) -> Rows:
 
 
 def _files(name: str) -> Sequence[Path]:
-    """The file of a name, or those that match it in the order of their names, without hidden ones."""
+    """Return the file of a name, or the files that match it, sorted by name and without hidden ones."""
     path = user_path(name)
     try:
         there = path.exists()
-    except OSError as error:  # longer than a path may be
+    except OSError as error:  # the name is longer than a path may be
         raise RMDError(f"{shown(name)} is no path: {error.strerror}") from error
     if there or not glob.has_magic(str(path)):
         return [path]
     folder, parts = Path(path.anchor), list(path.parts[bool(path.anchor) :])
-    while (folder / parts[0]).exists():  # brackets in the name of a folder are no pattern either
+    while (folder / parts[0]).exists():  # brackets in the name of a folder that exists are no pattern either
         folder /= parts.pop(0)
-    found = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts))))  # which leaves hidden files out
+    found = sorted(glob.glob(str(Path(glob.escape(str(folder)), *parts))))  # glob leaves hidden files out
     if not found:
         raise RMDError(f"no file matches {name}: check the pattern")
     return [Path(match) for match in found]

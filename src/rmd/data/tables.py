@@ -1,4 +1,4 @@
-"""Reads CSV and TSV as spreadsheets, pandas and shell scripts write them."""
+"""Reads CSV and TSV files as spreadsheets, pandas and shell scripts write them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rmd.data.text import MAX_LINE, read_lines
 from rmd.errors import RMDError
 
 MOST_LINES = 200
-"""Lines that a row may have: one with more begins at a quote that nobody closed."""
+"""Largest number of lines in a row; a longer row starts with a quote that is never closed."""
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
-    """The column of a table with a header. Its fields are parted by commas, semicolons, tabs or bars.
+    """Yield the column of a table with a header, whose fields are separated by commas, semicolons, tabs or bars.
 
-    The header decides by which: the file's own (tabs in .tsv) if it has the column then, else another that has it.
-    In a file parted by tabs, quotes have a meaning only if they pair in the whole file; many such files have none.
+    The header decides the delimiter: the file's usual one (tabs in .tsv) if that gives the column, else another one
+    that does. In a tab-separated file, quotes have a meaning only if they pair in the whole file; in many such files
+    they do not.
     """
     lines = read_lines(path)
     first = next(lines, "")
@@ -57,19 +58,19 @@ def _ragged(row: list[str], names: list[str], delimiter: str) -> Unfit:
 
 
 def _delimiter(header: str, path: Path, column: Column) -> str:
-    """What parts the fields of a header."""
+    """Return the delimiter of a header."""
     usual = "\t" if ".tsv" in path.suffixes[-2:] else ","
     fields = {
         delimiter: [name.strip() for name in next(csv.reader([header[:65536]], delimiter=delimiter), [])]
         for delimiter in (usual, *_DELIMITERS)
     }
     fitting = [delimiter for delimiter, names in fields.items() if Column(column.name, RECIPE_KEYS).find(names) is None]
-    # Where no delimiter gives the column, the one that gives most fields is told in the error.
+    # If no delimiter gives the column, the error shows the one that gives the most fields.
     return fitting[0] if fitting else max(fields, key=lambda delimiter: len(fields[delimiter]))
 
 
 def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the numbers of the lines that they begin in; RMDError where quotes do not pair."""
+    """Yield rows with the numbers of their first lines; raise RMDError if quotes do not pair."""
     start = 1 + skipped
 
     def fed() -> Iterator[str]:
@@ -84,7 +85,7 @@ def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int 
     reader = csv.reader(fed(), delimiter=delimiter, strict=True, skipinitialspace=True)
     while True:
         start = reader.line_num + 1 + skipped
-        usual = csv.field_size_limit(MAX_LINE)  # of the whole process, which may read other tables: put back at once
+        usual = csv.field_size_limit(MAX_LINE)  # process-wide: restored at once for other readers
         try:
             row = next(reader, None)
         except csv.Error as error:
@@ -101,7 +102,7 @@ def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int 
 
 
 def _quoted(path: Path, skipped: int) -> bool:
-    """Whether quotes around fields pair in a whole file parted by tabs, and every row then is as long as the header."""
+    """Return whether quotes pair in a whole tab-separated file, with every row then as long as the header."""
     lines = read_lines(path)
     for _ in range(skipped):
         next(lines)
@@ -119,7 +120,7 @@ def _quoted(path: Path, skipped: int) -> bool:
 
 
 def _plain_rows(lines: Iterable[str], skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a file parted by tabs whose quotes are letters like any other, but around a whole field."""
+    """Yield the rows of a tab-separated file whose quotes are ordinary characters, except around a whole field."""
     for number, line in enumerate(lines, start=1 + skipped):
         if line:
             yield number, [_unquoted(field) for field in line.split("\t")]
