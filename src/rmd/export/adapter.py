@@ -1,7 +1,7 @@
-"""The adapter of a LoRA student: its file, and its place on a pipeline, alone or beside other adapters.
+"""The adapter of a LoRA student: its file, and its use on a pipeline, alone or beside other adapters.
 
-A pipeline may carry style adapters already, be compiled, or be quantised. The student is active together with what was
-active before; `check_active` notices when something has switched it off since.
+A pipeline may already carry style adapters, be compiled, or be quantised. The student becomes active together with the
+adapters that were active before; `check_active` notices if something has switched it off since.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LORA_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER = "rmd"
 """Name of a loaded LoRA student among a network's adapters."""
 _HEADER_KEY = "lora_adapter_metadata"
-"""Where diffusers looks, in the header of the file, for what PEFT must know."""
+"""Key in the file's header under which diffusers looks for PEFT's settings."""
 
 
 class LoraHeader(Strict):
-    """What PEFT must know of an adapter. LoraConfig has more settings, some of which change what the tensors mean."""
+    """Settings of an adapter that PEFT needs. LoraConfig has others, some of which change what the tensors mean."""
 
     r: Annotated[int, Field(gt=0)]
     lora_alpha: Annotated[float, Field(gt=0)]
@@ -45,15 +45,15 @@ class LoraHeader(Strict):
 
 
 def lora_file(source: str) -> Path:
-    """The adapter's file of a LoRA student; OSError where it cannot be had."""
+    """Return the adapter file of a LoRA student; raise OSError if it cannot be obtained."""
     return Path(source) / LORA_NAME if Path(source).exists() else Path(hf_hub_download(source, LORA_NAME))
 
 
 def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
-    """Write an adapter's tensors as diffusers does, with what PEFT must know of it in the header.
+    """Write an adapter's tensors as diffusers does, with the settings that PEFT needs in the header.
 
     Args:
-        state: tensors by the names that they have in the denoiser.
+        state: tensors by their names in the denoiser.
         metadata: the values of a `LoraHeader`.
     """
     part = backbone.denoiser_name
@@ -64,13 +64,13 @@ def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str,
 
 
 def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
-    """Put the adapter of a folder or repository on a pipeline under the name `ADAPTER`.
+    """Load the adapter of a folder or repository onto a pipeline under the name `ADAPTER`.
 
-    Adapters that are active there stay so, with their weights. The same student may be put on again.
+    Adapters that are active there stay active, with their weights. The same student may be loaded again.
 
     Raises:
-        RMDError: it was made for another network, is no file of a student, or holds values that are not finite; the
-            pipeline carries another student, or adapters that are fused.
+        RMDError: the adapter was made for another network, its file is not a student's, or it holds values that are not
+            finite; or the pipeline carries another student, or adapters that are fused.
     """
     network = _network(backbone)
     try:
@@ -93,7 +93,7 @@ def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
 
 
 def check_active(backbone: Backbone, source: str) -> None:
-    """Make sure that the adapter of a LoRA student works in every layer it was put on; warn where it is scaled.
+    """Check that the adapter of a LoRA student is active in every layer that it was put on; warn if it is scaled.
 
     Raises:
         RMDError: it was deleted, disabled, or left out when other adapters were activated or fused.
@@ -106,7 +106,7 @@ def check_active(backbone: Backbone, source: str) -> None:
             f"the student's adapter {ADAPTER!r} is not on the pipeline any more: {again}, or fuse it for good with "
             "`rmd export --to fused`"
         )
-    for layer in ours:  # first, since no activation switches the student on in layers that others are fused into
+    for layer in ours:  # checked first: no activation helps in layers that other adapters are fused into
         if layer.merged and ADAPTER not in layer.merged_adapters:
             raise RMDError(
                 f"the adapters {', '.join(layer.merged_adapters)} were fused without the student's, which is off so: "
@@ -133,28 +133,28 @@ def check_active(backbone: Backbone, source: str) -> None:
 
 
 def _network(backbone: Backbone) -> nn.Module:
-    """The denoiser itself, out of what `torch.compile` put around it."""
+    """Return the denoiser itself, without the wrapper of `torch.compile`."""
     network: nn.Module = getattr(backbone.denoiser, "_orig_mod", backbone.denoiser)
     return network
 
 
 def _tuned(network: nn.Module) -> Iterator[BaseTunerLayer]:
-    """The layers that carry adapters."""
+    """Yield the layers that carry adapters."""
     return (module for module in network.modules() if isinstance(module, BaseTunerLayer))
 
 
 def _active(network: nn.Module) -> list[str]:
-    """Names of the adapters that work, in order."""
+    """Return the names of the active adapters, in order."""
     return list(
         dict.fromkeys(name for layer in _tuned(network) if not layer.disable_adapters for name in layer.active_adapters)
     )
 
 
 def _activate(network: nn.Module, names: list[str]) -> None:
-    """Switch these adapters on and all others off; the weights that the user gave them stay."""
+    """Activate these adapters and no others; the weights that the user gave them stay."""
     for layer in _tuned(network):
         layer.enable_adapters(True)
-        layer.set_adapter(names)  # which lets their weights be trained
+        layer.set_adapter(names)  # also makes their weights trainable
     for name, parameter in network.named_parameters():
         if f".{ADAPTER}." in name:
             parameter.requires_grad_(False)
@@ -171,7 +171,7 @@ def _check_not_fused(network: nn.Module) -> None:
 
 
 def _read_header(path: Path, prefix: str) -> LoraHeader | None:
-    """What the file's header says of the adapter; None for the layouts of other programs, which say it by names."""
+    """Return the adapter settings in the file's header; None for other programs' layouts, which use tensor names."""
     check_weights(path)
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(_HEADER_KEY)
@@ -188,11 +188,11 @@ def _read_header(path: Path, prefix: str) -> LoraHeader | None:
 
 
 def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> None:
-    """Raise where a tensor does not belong to a layer of the network, which diffusers would leave out silently.
+    """Check that every tensor belongs to a layer of the network; diffusers would leave others out silently.
 
     Raises:
-        ValueError: a layer is not there, or of another size.
-        RMDError: a tensor is not finite, or none of a student's.
+        ValueError: a layer does not exist, or has another size.
+        RMDError: a tensor is not finite, or is not one of a student's.
     """
     prefix, layers = f"{backbone.denoiser_name}.", _layers(_network(backbone))
     with safe_open(path, "pt") as file:
@@ -220,7 +220,7 @@ def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> No
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that may carry adapters, by the names they have without any."""
+    """Return the layers that may carry adapters, by their names without adapters."""
     found: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
         layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
@@ -230,7 +230,7 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _shapes(layer: nn.Module, rank: int) -> dict[str, list[int]]:
-    """Of an adapter's two matrices; a quantised layer's own weight may be of any shape."""
+    """Return the shapes of an adapter's two matrices; a quantised layer's own weight may have any shape."""
     if isinstance(layer, nn.Conv2d):
         return {"A": [rank, *layer.weight.shape[1:]], "B": [layer.out_channels, rank, 1, 1]}
     assert isinstance(layer, nn.Linear)
@@ -251,7 +251,7 @@ def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
 
 
 def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
-    """What `load_lora_weights` does, for PixArt, of which diffusers knows no LoRA."""
+    """Load an adapter as `load_lora_weights` does, for PixArt, whose LoRAs diffusers does not support."""
     network = _network(backbone)
     config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, target_modules=list(header.target_modules))  # type: ignore[arg-type]  # PEFT says int, and divides by it
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
@@ -262,7 +262,7 @@ def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
 
 
 def _check_all_layers(network: nn.Module, path: Path) -> None:
-    """ValueError, and the adapter taken off again, where fewer layers carry it than the file has matrices for."""
+    """Remove the adapter and raise ValueError if fewer layers carry it than the file has matrices for."""
     with safe_open(path, "pt") as file:
         count = sum(".lora_A." in key or ".lora_down." in key for key in file.keys())  # noqa: SIM118
     carrying = [layer for layer in _tuned(network) if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling]
@@ -272,7 +272,7 @@ def _check_all_layers(network: nn.Module, path: Path) -> None:
 
 
 def _take_off(network: nn.Module) -> None:
-    """Remove what was put on by mistake, so that the pipeline is as it was."""
+    """Remove an adapter that was loaded by mistake, so that the pipeline is as it was."""
     for layer in _tuned(network):
         layer.delete_adapter(ADAPTER)
     configs: Any = getattr(network, "peft_config", {})
@@ -286,7 +286,7 @@ def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:
 
 
 def _is_same(backbone: Backbone, path: Path) -> bool:
-    """Whether the student on the pipeline is the one in the file."""
+    """Return whether the student on the pipeline is the one in the file."""
     there = get_peft_model_state_dict(_network(backbone), adapter_name=ADAPTER)
     ours = _tensors(backbone, path)
     return there.keys() == ours.keys() and all(

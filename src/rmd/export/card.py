@@ -1,7 +1,7 @@
-"""The model card of an exported student: what it is, what it comes from, how good it is, and how to run it.
+"""The model card of an exported student: what it is, what it is based on, how good it is, and how to run it.
 
-Names come from recipes, files and other people's cards. Each is written for where it stands: the front matter by the
-Hub's own library, Markdown by `rmd.report.markdown`, and Python as a literal.
+Names come from recipes, files and other people's cards. Each is escaped for the place where it is written: the front
+matter by the Hub's own library, Markdown by `rmd.report.markdown`, and Python as a literal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rmd.report.markdown import markdown_block, markdown_code, markdown_lines, m
 from rmd.scenes.assets import TEACHERS
 
 ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
-"""Formats that hold an adapter alone, which needs its teacher."""
+"""Formats that hold only an adapter, which needs its teacher."""
 HERE, TEACHER_HERE = "PATH-OR-REPOSITORY", "PATH-OR-REPOSITORY-OF-THE-TEACHER"
 UNNAMED = (
     "Its teacher has no name here, because it was a folder of the machine that exported this student: export it again "
@@ -36,20 +36,20 @@ ONE_SIZE = (
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 _MAX_CARD = 2**20
-"""Bytes of a teacher's card that are read for its licence."""
+"""Largest teacher's card, in bytes, that is read for its licence."""
 
 
 def model_card(
     config: StudentConfig, to: str, *, teacher: str | None, source: Path, base: Path | None = None, here: str = HERE
 ) -> str:
-    """Markdown with the metadata that the Hub reads.
+    """Return the card as Markdown with the metadata that the Hub reads.
 
     Args:
         to: the format, see `rmd.export.formats`.
-        teacher: name of the teacher that others can use (`rmd.export.share.shared_teacher`); None where it has none.
+        teacher: a name of the teacher that others can use (`rmd.export.share.shared_teacher`); None if it has none.
         source: the student's folder; a report beside it (of `rmd demo`) gives the table of measures.
-        base: folder with the teacher, whose own card gives the licence.
-        here: what the code of the card loads.
+        base: the teacher's folder, whose own card gives the licence.
+        here: the name that the card's code loads the student by.
 
     Raises:
         RMDError: the report beside the student cannot be read.
@@ -86,7 +86,7 @@ def model_card(
 
 
 def literal(text: str) -> str:
-    """Text as one Python string literal, in ASCII and on one line."""
+    """Return text as one Python string literal, in ASCII and on one line."""
     return json.dumps(text) if text.isascii() and text.isprintable() else ascii(text)
 
 
@@ -98,7 +98,7 @@ def _about(teacher: str | None) -> str:
 
 
 def _loading(teacher: str | None, here: str, *, adapter: bool) -> str:
-    """Arguments of `RMDPipeline.from_pretrained`; RMD finds its packaged teachers by itself."""
+    """Return the arguments of `RMDPipeline.from_pretrained`; RMD finds its packaged teachers by itself."""
     found = [literal(here)]
     if adapter and teacher not in TEACHERS:
         found.append(f"teacher={literal(teacher or TEACHER_HERE)}")
@@ -106,7 +106,7 @@ def _loading(teacher: str | None, here: str, *, adapter: bool) -> str:
 
 
 def _code(backbone: type[Backbone], plan: StepPlan, loading: str) -> str:
-    """Lines that load the student, sample once at the plan's own size, and write a file."""
+    """Return code that loads the student, samples once at the plan's own size, and writes a file."""
     last = plan.stages[-1]
     size = f"height={last.height}, width={last.width}"
     if backbone.moving:
@@ -133,13 +133,13 @@ def _license(base: Path | None) -> str:
     front, fence, _ = rest.partition("\n---")
     try:
         values = yaml.safe_load(front) if fence else None
-    except (yaml.YAMLError, RecursionError, ValueError):  # dates that do not exist are a ValueError
+    except (yaml.YAMLError, RecursionError, ValueError):  # dates that do not exist raise ValueError
         return "other"
     found = values.get("license") if isinstance(values, dict) else None
     return found if isinstance(found, str) and _LICENSE.fullmatch(found) else "other"
 
 
 def _measures(source: Path) -> str:
-    """The table of a report beside the student, or nothing where there is none."""
+    """Return the table of a report beside the student, or nothing if there is none."""
     path = source.parent / "report.json"
     return markdown_table(read_model(path, Report)) if source.is_dir() and path.is_file() else ""

@@ -60,15 +60,15 @@ def export_student(
 ) -> Path:
     """Write the student in another format into `out`, with its plan and a model card, and verify it.
 
-    What is written holds no path of this machine. Where the teacher is a folder here, its name is left out, unless
+    The export contains no path of this machine. If the teacher is a local folder, its name is left out, unless
     `base_model` gives one.
 
     Args:
         to: one of `FORMATS`. `diffusers-lora`, `kohya`, `comfyui` and `fused` (the adapter merged into its base, an
             ordinary pipeline) need a LoRA student, `diffusers-full` a full one.
-        teacher: base of a LoRA student, if not where it was distilled.
-        variant: which weight files are loaded, such as "fp16"; by default the plain ones, or the only ones.
-        base_model: name of the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
+        teacher: the base of a LoRA student, if it is not where it was distilled.
+        variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant.
+        base_model: the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
 
     Raises:
         RMDError: the format does not fit the student, the folder cannot be written, or what was written is not the
@@ -109,10 +109,10 @@ def check_out(out: Path, sources: Sequence[str | Path]) -> None:
     """Check that an export may be written to a folder, before anything is computed.
 
     Args:
-        sources: folders that are read, which must stay; repositories of the Hub may be among them.
+        sources: folders that are read and must stay; may include repositories on the Hub.
 
     Raises:
-        RMDError: `out` is a file, cannot be written to, or is one of the sources or holds one.
+        RMDError: `out` is a file, cannot be written to, or is or contains one of the sources.
     """
     place = out.resolve()
     there = next(path for path in (place, *place.parents) if os.path.lexists(path))

@@ -20,11 +20,11 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None, variant: str | None = None) -> Path:
-    """Write the student of a checkpoint into `folder`, its moving average where one was kept; returns that folder.
+    """Write the student of a checkpoint (its moving average, if there is one) into `folder`, and return that folder.
 
     Args:
-        teacher: where it is, if not where the run's recipe says.
-        variant: of the teacher's weight files, if not the recipe's.
+        teacher: the location of the teacher, if it is not the one in the run's recipe.
+        variant: the variant of the teacher's weight files, if it is not the recipe's.
 
     Raises:
         RMDError: the run's recipe or the checkpoint cannot be read, or the teacher does not fit.

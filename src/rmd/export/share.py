@@ -1,4 +1,4 @@
-"""What of a student may leave this machine: names that others can use, and no path of a folder here."""
+"""Prepares a student for use elsewhere: with names that others can use, and without paths of this machine."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from rmd.errors import RMDError, shown
 from rmd.scenes.assets import TEACHERS
 
 _NAMES = ("_name_or_path", "name_or_path")
-"""Keys of diffusers' and transformers' configs that say where a part was loaded from."""
+"""Keys of diffusers' and transformers' configs that record where a part was loaded from."""
 
 
 def check_hub_id(what: str, name: str) -> str:
-    """Return `name` if a repository of the Hub can be called so, OWNER/NAME; RMDError if not."""
+    """Return `name` if it is a valid repository name on the Hub, OWNER/NAME; raise RMDError otherwise."""
     if not _is_hub_id(name):
         raise RMDError(f"{what} must be the name of a repository of the Hub, as OWNER/NAME, got {shown(name)}")
     return name
 
 
 def shared_teacher(teacher: str | None, base_model: str | None = None) -> str | None:
-    """The name by which others find a student's teacher; None where it is a folder of this machine, or not known.
+    """Return the name by which others find a student's teacher, or None if it is a local folder or unknown.
 
     Args:
-        teacher: what the student's config says: a packaged teacher, a repository of the Hub, or a folder.
-        base_model: the teacher's repository on the Hub, which is taken instead.
+        teacher: the teacher in the student's config: a packaged teacher, a repository on the Hub, or a folder.
+        base_model: the teacher's repository on the Hub, which takes precedence.
 
     Raises:
         RMDError: `base_model` is no name of a repository.
@@ -61,7 +61,7 @@ def required_teacher(teacher: str | None, base_model: str | None) -> str:
 
 
 def check_cards(folder: Path, teacher: str | None) -> None:
-    """RMDError if a card in a folder names the teacher where that is a folder of this machine."""
+    """Raise RMDError if a card in a folder names a teacher that is a local folder."""
     if teacher is None or _is_shared(teacher):
         return
     for path in folder.rglob("*.md"):
@@ -72,28 +72,28 @@ def check_cards(folder: Path, teacher: str | None) -> None:
 
 
 def shared_prompts(prompts: str) -> str:
-    """A source of prompts without the folders it lies in; a data set of the Hub keeps its whole name."""
+    """Return a source of prompts without its parent folders; a dataset on the Hub keeps its full name."""
     if prompts.startswith(HUB) and _is_hub_id(prompts.removeprefix(HUB)):
         return prompts
-    return PureWindowsPath(prompts).name  # which knows both separators
+    return PureWindowsPath(prompts).name  # handles both separators
 
 
 def shared_values(values: Mapping[str, Any], teacher: str | None) -> dict[str, Any]:
-    """The content of a student's config as it is shared, with the teacher's name that `shared_teacher` gives."""
+    """Return the content of a student's config for sharing, with the teacher's name that `shared_teacher` gives."""
     return {**values, "teacher": teacher, "prompts": shared_prompts(str(values["prompts"]))}
 
 
 def without_paths(folder: Path) -> None:
-    """Take the paths of this machine out of a folder's JSON files, where diffusers and transformers write them.
+    """Remove the paths of this machine from a folder's JSON files, where diffusers and transformers write them.
 
-    Removed are the places that parts were loaded from, unless they are repositories of the Hub, and every other text
-    that is the absolute path of something that exists here. Only configurations are looked through: vocabularies and
-    the indices of weights stay as they are.
+    The recorded locations of parts are removed, unless they are repositories on the Hub, and so is every other text
+    that is the absolute path of something that exists here. Only configurations are searched: vocabularies and weight
+    indices stay as they are.
     """
     for path in sorted(path for path in folder.rglob("*.json") if _is_config(path.name)):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # not ours, and not what a library writes
+        except ValueError:  # neither RMD nor a library writes such a file
             continue
         cleaned = _without_paths(values)
         if cleaned != values:
@@ -102,7 +102,7 @@ def without_paths(folder: Path) -> None:
 
 @contextmanager
 def shared_copy(folder: Path) -> Iterator[Path]:
-    """A temporary folder with all files of `folder`, but with JSON files that hold no path; large files are linked."""
+    """Yield a temporary folder with all files of `folder`, without paths in its JSON files; large files are linked."""
     with TemporaryDirectory() as temporary:
         copy = Path(temporary) / "student"
         copy.mkdir()
@@ -132,7 +132,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _is_shared(name: str) -> bool:
-    """Whether a teacher's name means the same on every machine."""
+    """Return whether a teacher's name means the same on every machine."""
     return name in TEACHERS or (_is_hub_id(name) and not os.path.exists(name))
 
 
@@ -149,5 +149,5 @@ def _without_paths(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text is an absolute path of more than one name, and there is something."""
+    """Return whether a text is an absolute path with more than one component that exists."""
     return os.path.isabs(text) and text.rstrip("/\\").count(os.sep) > 1 and os.path.exists(text)

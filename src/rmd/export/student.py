@@ -55,12 +55,12 @@ class StudentConfig(Strict):
     mode: Literal["lora", "full"]
     """`lora`: an adapter for the teacher's pipeline; `full`: a whole pipeline."""
     teacher: Text | None
-    """A folder, a repository of the Hub or a packaged teacher; None where the student was exported without a name."""
+    """A folder, a repository on the Hub or a packaged teacher; None if the student was exported without a name."""
     family: Text
     recipe: str
     recipe_hash: str
     guidance: Annotated[float, Field(ge=0)]
-    """Guidance of the teacher, which is distilled into the student."""
+    """Guidance scale of the teacher, which is distilled into the student."""
     prompts: str
     conditioning: Conditioning
     plan: StepPlan
@@ -68,12 +68,12 @@ class StudentConfig(Strict):
 
     @property
     def source(self) -> str:
-        """The folder or repository that the config was read from; empty for one that was made here."""
+        """Folder or repository that the config was read from; empty if it was created here."""
         return self._source
 
     @property
     def values(self) -> dict[str, Any]:
-        """The file's content as JSON values."""
+        """Return the file's content as JSON values."""
         return self.model_dump(mode="json")
 
 
@@ -91,11 +91,11 @@ class Student:
 
 @torch.no_grad()
 def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, folder: Path) -> Path:
-    """Write a student into `folder`, whole or not at all; a student that is there already is replaced.
+    """Write a student into `folder`, whole or not at all; a student that is already there is replaced.
 
     Args:
-        backbone: the teacher's backbone; its pipeline gives everything but the denoiser.
-        state: the student's trainable tensors by name, as `Roles.state` gives them.
+        backbone: the teacher's backbone; its pipeline provides everything but the denoiser.
+        state: the student's trainable tensors by name, as `Roles.state` returns them.
 
     Raises:
         RMDError: the folder holds something else, is being written to, or cannot be written; or a tensor is not finite.
@@ -123,9 +123,9 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
 
 
 def stored_teacher(name: str) -> str:
-    """A teacher's name as a student's config keeps it: a folder by its absolute path, which holds from anywhere.
+    """Return a teacher's name as a student's config stores it: for a folder, the absolute path.
 
-    Packaged teachers and repositories of the Hub keep their names.
+    Packaged teachers and repositories on the Hub keep their names.
     """
     folder = user_path(name)
     return str(folder.resolve()) if name not in TEACHERS and folder.exists() else name
@@ -138,7 +138,7 @@ def write_config(config: StudentConfig, folder: Path) -> None:
 
 @contextmanager
 def student_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder`, empty or an earlier student, when the block has filled it.
+    """Yield a temporary folder that replaces `folder`, which may be empty or an earlier student, when the block ends.
 
     Raises:
         RMDError: the folder holds something else, another process writes to it, or it cannot be written.
@@ -163,11 +163,11 @@ def _check_replaceable(folder: Path) -> None:
 def load_student(
     source: str | Path, *, dtype: torch.dtype = torch.float32, teacher: str | Path | None = None, **options: Any
 ) -> Student:
-    """Load a student written by `save_student`, from a folder or a repository of the Hub.
+    """Load a student that `save_student` wrote, from a folder or a repository on the Hub.
 
     Args:
-        teacher: base of a LoRA student, where it is not what it was distilled from by name.
-        options: go to `DiffusionPipeline.from_pretrained`.
+        teacher: the base of a LoRA student, if it is not the one that the student names.
+        options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
         RMDError: there is no student, it does not fit the teacher, or weights are not finite.
@@ -193,10 +193,10 @@ def load_student(
 
 
 def base_of(config: StudentConfig, teacher: str | Path | None = None) -> str | Path:
-    """The folder or repository of a student's teacher: the given one, or the one that the student names.
+    """Return the folder or repository of a student's teacher: the given one, or the one that the student names.
 
     Raises:
-        RMDError: neither names one, or the folder that the student names is gone.
+        RMDError: neither is there, or the folder that the student names no longer exists.
     """
     if teacher is not None:
         return teacher_source(str(user_path(str(teacher))))
@@ -218,7 +218,7 @@ def _from_where(config: StudentConfig) -> str:
 
 
 def check_fits(backbone: Backbone, config: StudentConfig) -> None:
-    """RMDError unless a student's config fits the loaded model: its family, sides, frames and conditioning."""
+    """Raise RMDError unless a student's config fits the loaded model: its family, sides, frames and conditioning."""
     if config.family != backbone.family:
         raise RMDError(
             f"the student {config.source} is of the family {config.family}, but the pipeline is of {backbone.family}"
@@ -266,10 +266,10 @@ def holds_student(source: str | Path) -> bool:
 
 
 def read_student(source: str | Path) -> StudentConfig:
-    """Read `rmd_config.json` of a folder or a repository of the Hub.
+    """Read `rmd_config.json` of a folder or a repository on the Hub.
 
     Raises:
-        RMDError: there is none, it is not what RMD writes, or the files beside it are those of another kind of student.
+        RMDError: there is none, RMD did not write it, or the files beside it belong to another kind of student.
     """
     folder = Path(source)
     if not folder.exists():
@@ -287,10 +287,10 @@ def read_student(source: str | Path) -> StudentConfig:
 
 
 def apply_student(backbone: Backbone, config: StudentConfig) -> None:
-    """Put a LoRA student's adapter on its teacher's pipeline, under the name `rmd`.
+    """Load a LoRA student's adapter onto its teacher's pipeline, under the name `rmd`.
 
     Raises:
-        RMDError: it is a full student, of another family, or made for another network.
+        RMDError: the student is a full one, of another family, or made for another network.
     """
     if config.mode == "full":
         raise RMDError(f"{config.source} is a full student, not an adapter: load it with RMDPipeline.from_pretrained")
@@ -329,16 +329,16 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
 def upload(
     folder: Path, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
 ) -> str:
-    """Upload a student's folder to a repository of the Hub, made if need be; returns its address.
+    """Upload a student's folder to a repository on the Hub, created if necessary, and return its address.
 
-    What is uploaded holds no path of this machine; the folder itself stays as it is.
+    The upload contains no path of this machine; the folder itself stays as it is.
 
     Args:
-        base_model: name of the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
+        base_model: the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
 
     Raises:
-        RMDError: the teacher is a folder of this machine and `base_model` is not given, the folder's card names it,
-            or the Hub does not take the upload.
+        RMDError: the teacher is a local folder and `base_model` is not given, the folder's card names it, or the Hub
+            does not accept the upload.
     """
     check_hub_id("the repository", repo_id)
     config = read_student(folder)

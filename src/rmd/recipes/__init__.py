@@ -18,11 +18,11 @@ from rmd.recipes.loader import MAX_BYTES, parse
 PACKAGED = Path(__file__).parent
 ROOT = "base"  # what every packaged recipe extends; not complete on its own
 MAX_FILES = 20
-"""How many recipe files may extend one another."""
+"""Largest number of recipe files that may extend one another."""
 MAX_KEYS = 10
-"""How many keys an override may name with dots between them: recipes are three deep."""
+"""Largest number of dotted keys in an override: recipes are three levels deep."""
 IsText = Callable[[Sequence[str]], bool]
-"""Whether the setting at some keys is a text."""
+"""Tells whether the setting at a sequence of keys is a text."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,15 @@ def recipe_names() -> list[str]:
 def read_layers(
     name_or_path: str, overrides: Sequence[str] = (), *, is_text: IsText = lambda keys: False
 ) -> list[Layer]:
-    """The layers of a recipe: the root it extends first, then the file itself, then each override.
+    """Return the layers of a recipe: the root that it extends first, then the file itself, then each override.
 
-    The name of the recipe, where its own file gives none, is the file's.
+    If the recipe's own file gives no name, the recipe is named after the file.
 
     Args:
         name_or_path: the name of a packaged recipe or the path of a YAML file.
-        overrides: such as `optim.student_lr=1e-5`; their values are YAML.
-        is_text: which settings have texts as their values. Those are taken as they stand, whatever YAML would make of
-            them, but without spaces at both ends; quotes around the whole value are taken off, and nothing at all
-            stands for an empty value.
+        overrides: settings such as `optim.student_lr=1e-5`; their values are YAML.
+        is_text: tells which settings have text values. These are taken literally instead of as YAML, without spaces at
+            both ends; quotes around the whole value are removed, and nothing at all stands for an empty value.
 
     Raises:
         RMDError: something cannot be found or read, is larger than any recipe, or extends itself.
@@ -102,7 +101,7 @@ def _listed() -> str:
 
 
 def _read_chain(path: Path) -> list[Layer]:
-    """The layers of a file and of those it extends, root first."""
+    """Return the layers of a file and of those it extends, root first."""
     layers: list[Layer] = []
     seen: list[Path] = []
     while True:
@@ -165,10 +164,10 @@ def _override(text: str, is_text: IsText) -> Layer:
 
 
 def _plain_text(written: str) -> str | None:
-    """A text as it is written on a command line; None if there is nothing.
+    """Return a text setting as it is written on a command line, or None if there is nothing.
 
-    Quotes around the whole of it are YAML's, in which people quoted texts that YAML would have taken for something
-    else. A text that only begins and ends with quotes stays as it is.
+    Quotes around the whole value are removed: they are YAML's, for texts that YAML would read as something else. Quotes
+    that do not enclose the whole text stay.
     """
     text = written.strip()
     if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":

@@ -1,4 +1,4 @@
-"""YAML as people write it in recipes, read within bounds: nothing that a text holds can run code or take minutes."""
+"""Reads YAML as people write it in recipes, within limits: no text can run code or take minutes to read."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import yaml
 from rmd.errors import RMDError, shown
 
 MAX_BYTES = 2**20
-"""Largest recipe file: the longest packaged one has a thousandth of this."""
+"""Largest recipe file in bytes: the longest packaged one has a thousandth of this."""
 MAX_SIZE = 20_000
-"""Values in a text, each use of an alias counted anew; long texts count as several."""
+"""Largest number of values in a text; each use of an alias counts again, and long texts count as several values."""
 MAX_DEPTH = 50
-"""How deep lists and groups may lie in one another."""
+"""Deepest nesting of lists and groups."""
 _TAG = "tag:yaml.org,2002:"
 _NEITHER_TEXT_NOR_NUMBER = ("timestamp", "binary", "omap", "pairs", "set")
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """What is valid YAML, but not for a recipe."""
+    """Valid YAML that is not allowed in a recipe."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A date is text, 1e-5 is a number; a key given twice, and what goes beyond the bounds, is an error."""
+    """Reads dates as text and 1e-5 as a number; refuses duplicate keys, and texts beyond the limits."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse what is too large or too deep while it is read, before anything is built of it."""
+        """Refuse a text that is too large or too deeply nested while it is read, before anything is built from it."""
         event = self.peek_event()  # type: ignore[no-untyped-call]  # it is not in PyYAML's stubs
         mark, before = event.start_mark, self._size
         is_alias = self.check_event(yaml.AliasEvent)
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        """Give the place of a number that Python cannot read, such as one of thousands of digits."""
+        """Add the position to the error for a number that Python cannot read, such as one of thousands of digits."""
         try:
             value: object = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, KeyError, IndexError) as error:
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        """As in the base class; keys are text, and each is there once."""
+        """Build a mapping as the base class does, but require that keys are text and unique."""
         if not isinstance(node, yaml.MappingNode):
             raise _error("there should be `key: value` lines here", node.start_mark)
         seen: set[str] = set()
@@ -95,14 +95,14 @@ _Loader.add_constructor(None, _unknown_tag)
 
 
 def parse(text: str, label: str) -> object:
-    """The value that a YAML text holds: None, text, numbers, true and false, and lists and groups of these.
+    """Return the value of a YAML text: None, text, a number, a boolean, or a list or group of these.
 
     Args:
-        label: how errors call the text.
+        label: the name of the text in errors.
 
     Raises:
-        RMDError: it is no YAML, holds something else, or is larger or deeper than any recipe; the sentence names the
-            line.
+        RMDError: the text is not YAML, holds something else, or is larger or deeper than any recipe; the message names
+            the line.
     """
     try:
         value: object = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
@@ -123,6 +123,6 @@ def _error(problem: str, mark: yaml.Mark) -> _Refused:
 
 
 def _cut(text: str) -> str:
-    """The beginning of a text on one line, for an error message."""
+    """Return the beginning of a text on one line, for an error message."""
     text = " ".join(text[:200].split())
     return text if len(text) <= 120 else f"{text[:117]}..."

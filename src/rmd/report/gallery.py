@@ -33,7 +33,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Label:
-    """The heading of a column of samples."""
+    """Heading of a column of samples."""
 
     text: str
     student: bool
@@ -41,7 +41,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, and the text that stands for it."""
+    """One picture and its alternative text."""
 
     source: str
     text: str
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleLine:
-    """One prompt, and its picture by every sampler."""
+    """One prompt, and its picture from every sampler."""
 
     prompt: str
     pictures: Sequence[Sample]
@@ -57,7 +57,7 @@ class SampleLine:
 
 @dataclass(frozen=True)
 class Samples:
-    """The sheet of samples: one line a prompt, one column a sampler; `rest` is folded away.
+    """The sheet of samples: one line per prompt, one column per sampler; `rest` is folded away.
 
     wide, small: width of a picture in CSS pixels on a laptop and on a phone. rendering: the CSS property of that name.
     """
@@ -72,7 +72,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class DrawnChart:
-    """A chart of the training as two SVG pictures: for a light and for a dark page."""
+    """A training chart as two SVG pictures, one for light and one for dark pages."""
 
     title: str
     caption: str
@@ -82,7 +82,7 @@ class DrawnChart:
 
 @dataclass(frozen=True)
 class Panel:
-    """A training panel; sides in pixels."""
+    """A training panel; sides are in pixels."""
 
     iteration: int
     source: str
@@ -101,7 +101,7 @@ def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
 
 
 def samples(report: Report, grids: Mapping[str, Tensor]) -> Samples | None:
-    """The sheet of samples; None where there are no pictures."""
+    """Return the sheet of samples, or None if there are no pictures."""
     rows = [row for row in report.rows if row.name in grids]
     if not rows:
         return None
@@ -110,7 +110,7 @@ def samples(report: Report, grids: Mapping[str, Tensor]) -> Samples | None:
         for index, prompt in enumerate(report.prompts)
     ]
     width = grids[rows[0].name].shape[-1]
-    # Small pictures are enlarged by whole factors and not smoothed, large ones are reduced.
+    # Small pictures are enlarged by integer factors without smoothing; large ones are reduced.
     wide, small = (width * max(1, limit // width) if width <= limit else limit for limit in (_WIDE, _SMALL))
     return Samples(
         labels=[Label(row.label, row.name == STUDENT) for row in rows],
@@ -123,12 +123,12 @@ def samples(report: Report, grids: Mapping[str, Tensor]) -> Samples | None:
 
 
 def curves(report: Report) -> list[DrawnChart]:
-    """Charts of the training; none without a history."""
+    """Return charts of the training; none without a history."""
     return [_drawn(chart) for chart in charts(report.history)]
 
 
 def panels(pictures: Sequence[tuple[int, Image.Image]]) -> list[Panel]:
-    """The training panels in the order of their iterations."""
+    """Return the training panels in the order of their iterations."""
     in_order = sorted(pictures, key=lambda picture: picture[0])
     return [Panel(iteration, image_data("png", png(image)), image.width, image.height) for iteration, image in in_order]
 

@@ -1,4 +1,4 @@
-"""HTML pages out of the templates beside this file: every value that is put into them is escaped."""
+"""Renders HTML pages from the templates beside this file; every value inserted into them is escaped."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Cell:
 
     text: str
     small: str = ""
-    """What stands below it in small print."""
+    """Text in small print below it."""
     soft: bool = False
-    """Whether it is written in grey."""
+    """Whether the cell is printed in grey."""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table, whose first cell is its heading."""
+    """A row of a table; its first cell is the heading."""
 
     cells: Sequence[Cell]
     marked: bool = False
-    """Whether the row stands out, as the student's does."""
+    """Whether the row is highlighted, like the student's."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class HtmlTable:
 
 
 def cells(*texts: str) -> list[Cell]:
-    """Plain cells with the given texts."""
+    """Return plain cells with the given texts."""
     return [Cell(text) for text in texts]
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a file of `templates/` makes of the values, which may be any text: all of it is escaped."""
+    """Render a page from a file in `templates/`; the values may be any text, since all of it is escaped."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def image_data(kind: str, content: bytes) -> str:
-    """An image file as a data address; `kind` is png, webp or svg+xml."""
+    """Return an image file as a data URL; `kind` is png, webp or svg+xml."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -77,7 +77,7 @@ def page(report: Report, pictures: Pictures) -> str:
 
 
 def _headline(report: Report) -> dict[str, dict[str, str]] | None:
-    """The numbers of the page's first sentences; None for a smoke run, or without the two rows to compare."""
+    """Return the numbers of the page's first sentences; None for a smoke run, or without the two rows to compare."""
     student, teacher = report.find(STUDENT), report.find(TEACHER)
     if report.quick or student is None or teacher is None:
         return None
@@ -115,7 +115,7 @@ def _measure_cells(row: Row) -> list[Cell]:
 
 
 def _motion(rows: Sequence[Row]) -> HtmlTable:
-    """A table of its own, which is seen without scrolling; it has no rows where none is of clips."""
+    """Return a separate table, visible without scrolling; it has no rows if no row describes clips."""
     moving = [
         TableRow([Cell(row.label), *_motion_cells(row.motion)], row.name == STUDENT) for row in rows if row.motion
     ]
@@ -138,7 +138,7 @@ def _distance(value: float, ends: Bounds) -> Cell:
 
 
 def _attributes(rows: Sequence[Row]) -> HtmlTable:
-    """The share of every attribute that some row has; a table without heads where no row has any."""
+    """Return the shares of all attributes that any row has, or a table without headings if no row has any."""
     names = list(dict.fromkeys(name for row in rows for name in row.attributes_by_name))
     if not names:
         return HtmlTable((), ())

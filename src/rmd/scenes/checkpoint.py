@@ -30,7 +30,7 @@ def write_whole(state: Mapping[str, object], path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, partial.open("wb") as file:  # given a path, torch would hide why it failed
+        with replacing(path) as partial, partial.open("wb") as file:  # given a path, torch would hide the cause
             torch.save(dict(state), file)
     except OSError as error:
         raise RMDError(f"cannot save {path}: {reason(error)}; put that right and run the command again") from error

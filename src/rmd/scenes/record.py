@@ -60,7 +60,7 @@ class Part:
 
 
 class Record(Strict):
-    """What `build.json` holds: how each of a folder's parts was made."""
+    """The content of `build.json`: how each part of a folder was made."""
 
     vae: Part | None = None
     decoder: Part | None = None
@@ -70,10 +70,10 @@ class Record(Strict):
 
 
 def read_record(folder: Path) -> Record:
-    """Read a folder's `build.json`; an empty record without such a file.
+    """Read a folder's `build.json`; return an empty record if there is no such file.
 
     Raises:
-        RMDError: it cannot be read, or is not the record of a build.
+        RMDError: the file cannot be read, or is not the record of a build.
     """
     path = folder / RECORD_NAME
     if not path.exists():
@@ -154,11 +154,11 @@ class Savable(Protocol):
 
 
 def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object]) -> Path:
-    """Write a trained model or pipeline into `<out>/<name>`, its networks in half precision; returns that folder.
+    """Write a trained model or pipeline into `<out>/<name>` with its networks in half precision; return that folder.
 
-    The configurations do not say from which folders of this machine networks were loaded, as diffusers' own would; and
-    transformers' say float32: it loads a network in the precision that its configuration names, diffusers in float32,
-    and a pipeline whose parts differ does not sample.
+    The configurations do not record from which local folders networks were loaded, as diffusers' own would. Those of
+    transformers say float32: transformers loads a network in the precision that its configuration names, diffusers in
+    float32, and a pipeline with parts in different precisions cannot sample.
     """
     with new_folder(out / name) as partial:
         to_half(*networks)
