@@ -1,9 +1,9 @@
-"""An album: pictures or clips of prompts as files, each with what it takes to make it again; resumable.
+"""Albums of pictures or clips as files, each stored with the settings that make it again; resumable.
 
-Picture j of prompt i has the generator of seed + i * count + j, in every batch and on every device that draws on the
-CPU. A PNG file holds its making itself, a clip in a file beside it (`NAME.mp4.json`). A picture that is there with the
-same making is left as it is. Batches are those of the whole album, so that one that was interrupted ends with the same
-bytes as one that was not.
+Picture j of prompt i uses the generator of seed + i * count + j, in every batch and on every device that draws on the
+CPU. A PNG file contains its settings, a clip has them in a file beside it (`NAME.mp4.json`). A picture that exists with
+the same settings is left as it is. Batches are always those of the whole album, so an interrupted album ends with the
+same bytes as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rmd.typed import Strict
 KEY = "rmd"
 """Name of the PNG text chunk that holds a picture's making, as JSON."""
 MAX_ALBUM = 1_000_000
-"""Most pictures of an album."""
+"""Largest number of pictures in an album."""
 MAX_NAME = 200
-"""Most bytes of a file's name that is given: names that are made from it must fit the 255 that file systems take."""
+"""Longest file name, in bytes, that is accepted: names derived from it must fit the 255 that file systems allow."""
 
 
 class Making(Strict):
-    """What it takes to make a picture again: model, prompt, seed, and the settings that were given."""
+    """Everything needed to make a picture again: model, prompt, seed, and the settings that were given."""
 
     version: str
     """Version of RMD."""
@@ -47,9 +47,9 @@ class Making(Strict):
     prompt: str
     seed: Annotated[int, Field(ge=0)]
     steps: int | None = None
-    """Steps of a student's plan."""
+    """Number of steps in a student's plan."""
     num_inference_steps: int | None = None
-    """Steps of any other pipeline."""
+    """Sampling steps of any other pipeline."""
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
@@ -57,13 +57,13 @@ class Making(Strict):
     num_frames: int | None = None
     fps: int | None = None
     stage: int | None = None
-    """The stage of a cascade that this picture shows the end of; empty: the last."""
+    """Stage of a cascade whose result this picture shows; empty: the last stage."""
     use_resolution_binning: bool | None = None
     max_sequence_length: int | None = None
 
     @classmethod
     def current_version(cls) -> int | None:
-        """None: `version` is that of RMD."""
+        """Return None: `version` is the version of RMD."""
         return None
 
 
@@ -82,12 +82,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Album(Sequence[Picture]):
-    """The pictures of some prompts in the order of their seeds; each is named only when it is asked for.
+    """The pictures of some prompts in the order of their seeds; file names are computed on access.
 
     Attributes:
-        place: the folder they go to; or, where `single`, the file of the only one.
-        each: how many pictures of a prompt.
-        beside: ending of the names of pictures beside these, such as "teacher".
+        place: the folder of the pictures; if `single`, the file of the only picture.
+        each: number of pictures per prompt.
+        beside: suffix of the names of pictures beside these, such as "teacher".
     """
 
     prompts: Sequence[str]
@@ -119,15 +119,15 @@ class Album(Sequence[Picture]):
 
 
 def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> Album:
-    """The pictures of an album, `count` of each prompt, in the order of their seeds.
+    """Return the pictures of an album, `count` of each prompt, in the order of their seeds.
 
     Args:
-        folder: where they go; or, for a single one, the file itself, whose name ends in `suffix`.
-        suffix: .png for pictures; of clips one of `rmd.clips.SUFFIXES`.
+        folder: the folder for the pictures; for a single picture, the file itself, whose name ends in `suffix`.
+        suffix: .png for pictures; for clips, one of `rmd.clips.SUFFIXES`.
 
     Raises:
-        RMDError: there is no prompt, or one that is no text; too many pictures, or seeds that are too large; one file
-            for several pictures; or no clip can be written to such files.
+        RMDError: there is no prompt, or one that is no text; there are too many pictures, or seeds that are too large;
+            one file is named for several pictures; or clips cannot be written to such files.
     """
     check_prompts(prompts)
     check_text("the name of the album", str(folder))
@@ -172,10 +172,10 @@ def writing(album: Album) -> Iterator[None]:
 def make_album(
     maker: Maker, pictures: Sequence[Picture], *, batch_size: int = 4, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Make the pictures that are not there yet; returns how many were made.
+    """Make the pictures that do not exist yet; return the number of pictures made.
 
-    What every stage ended with, where the maker gives it, lies beside as NAME-stage1.png and so on. A batch of which a
-    part is there is made as a whole, since a sample's last bits depend on how many are computed together.
+    If the maker returns the result of every stage, these are written beside the picture as NAME-stage1.png and so on. A
+    batch that exists in part is made as a whole, since a sample's last bits depend on how many are computed together.
 
     Raises:
         RMDError: a file of that name is another picture, a file cannot be written, or the samples are not finite or do
@@ -201,7 +201,7 @@ def make_album(
 
 
 def read_making(path: Path) -> dict[str, Any] | None:
-    """How a picture was made, or None where the file does not say; RMDError if it is no picture, or says nonsense."""
+    """Return how a picture was made, or None if the file does not say; raise RMDError if the file is damaged."""
     if path.suffix.lower() != ".png":
         beside = _sidecar(path)
         return read_model(beside, Making).model_dump(exclude_none=True) if beside.is_file() else None
@@ -217,7 +217,7 @@ def _made(maker: Maker, batch: Sequence[Picture]) -> list[Sample]:
     try:
         return maker.make([picture.prompt for picture in batch], [picture.seed for picture in batch])
     except RuntimeError as error:
-        # torch has a class of its own for a GPU's memory, and for the processor's only words
+        # torch has an exception class of its own for GPU memory, but only a message for the CPU's.
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise RMDError(
                 f"there is not enough memory for {len(batch)} at once: use a smaller batch or size, or half precision"
@@ -252,7 +252,7 @@ def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
             with replacing(path) as partial:
                 made.save(partial, format="PNG", pnginfo=info)
         else:
-            # first, so that a clip is never without it
+            # Written first, so that a clip never exists without it.
             write_text(_sidecar(path), json.dumps(making, indent=1))
             save_clip(made, path, fps=making["fps"])
 

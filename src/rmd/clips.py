@@ -16,9 +16,9 @@ from rmd.files import replacing
 from rmd.pictures import webp
 
 SUFFIXES = (".mp4", ".webp", ".gif")
-"""Endings of the files that `save_clip` writes."""
+"""Extensions of the files that `save_clip` writes."""
 MAX_FPS = {".mp4": 1000, ".webp": 1000, ".gif": 50}
-"""Most frames a second: WebP counts milliseconds, and GIF hundredths of a second, of which players want two."""
+"""Highest frame rate: WebP counts milliseconds, and GIF hundredths of a second, of which players need two."""
 
 
 def check_suffix(path: Path) -> None:
@@ -30,18 +30,19 @@ def check_suffix(path: Path) -> None:
 
 
 def check_fps(suffix: str, fps: int) -> None:
-    """RMDError unless files that end in `suffix` can play so many frames a second."""
+    """Raise RMDError unless files that end in `suffix` can play this many frames per second."""
     if not 1 <= fps <= MAX_FPS[suffix]:
         raise RMDError(f"a clip in {suffix} plays 1 to {MAX_FPS[suffix]} frames a second, not {fps}")
 
 
 def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
-    """Write a clip that plays `fps` frames a second, whole or not at all; animated pictures loop for ever.
+    """Write a clip that plays `fps` frames per second, whole or not at all; animated pictures loop forever.
 
-    WebP is written without loss. MP4 is H.264, whose sides are made multiples of 16; GIF has 256 colours a frame.
+    WebP is written losslessly. MP4 is H.264, with sides rounded to multiples of 16; GIF has 256 colours per frame.
 
     Raises:
-        RMDError: no such format or speed, or the packages that write it are not installed; OSError from the disk.
+        RMDError: the format or frame rate is not supported, or the packages that write it are not installed.
+        OSError: the disk reports an error.
     """
     check_suffix(path)
     suffix = path.suffix.lower()
@@ -54,7 +55,7 @@ def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
 
 def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"  # by its ending the encoder knows the format
+        path = Path(folder) / "clip.mp4"  # the encoder takes the format from the extension
         export_to_video(list(frames), str(path), fps=fps, quality=9)
         return path.read_bytes()
 
@@ -62,7 +63,7 @@ def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:
 def _gif(frames: Sequence[Image.Image], *, fps: int) -> bytes:
     first, *rest = frames
     ends = [round(100 * (index + 1) / fps) for index in range(len(frames))]
-    # in turn a hundredth of a second longer and shorter, so that the whole is as long as it should be
+    # Durations alternate by a hundredth of a second, so that the whole clip has the right length.
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=2)

@@ -33,8 +33,8 @@ StepNoise = Literal["predicted", "fresh"]
 MAX_SIDE = 65536
 """Longest side of a picture in pixels."""
 MAX_STAGES = 64
-# What is only counted up to may be large. What is listed, or allocated for, may not: a slip of the keyboard is to be
-# refused at once, and not after minutes.
+# Settings that only count iterations may be large. For those that are listed or allocated for, a typing error must be
+# refused at once, not after minutes.
 Count = Annotated[int, Field(gt=0, le=10**9)]
 Whole = Annotated[int, Field(ge=0, le=10**9)]
 Few = Annotated[int, Field(gt=0, le=4096)]
@@ -71,7 +71,7 @@ Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1, max_length
 
 
 def _one_name(text: str) -> str:
-    """The text if it can be the name of a folder; ValueError if it cannot."""
+    """Return the text if it is a valid folder name; raise ValueError otherwise."""
     if "/" in text or "\\" in text or text in (".", ".."):
         raise ValueError("should be a name without slashes, because the run's folder is called so")
     return text
@@ -112,7 +112,7 @@ class FlowNoise(Strict):
 
 
 def _kind_of_noise(value: object) -> str | None:
-    """What tells the ways apart to give a recipe's noise: `teacher`, or the `kind` of a group of keys."""
+    """Return which form a recipe's noise has: `teacher`, or the `kind` of a group of keys."""
     if isinstance(value, dict):
         return value["kind"] if value.get("kind") in ("vp", "flow") else None
     kind = getattr(value, "kind", value)
@@ -138,7 +138,7 @@ class PlanConfig(Strict):
     grid_end: Decay = 0.0
     """Where the grid of teacher times ends (exclusive), 0 to 1, before the flow shift."""
     shift: Rate | None = None
-    """Flow shift of the grid of teacher times where it is not to be the teacher's own, `noise.shift`: more for larger
+    """Flow shift of the grid of teacher times, if it is not to be the teacher's own, `noise.shift`: larger for larger
     pictures."""
     multiple: Many = 8
     """Sides must be divisible by this: the VAE's factor times the backbone's patch."""
@@ -266,26 +266,26 @@ class ParallelConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Where prompts come from, and images where a method asks for them."""
+    """Source of the prompts, and of images for methods that need them."""
 
     prompts: Annotated[str, Field(min_length=1)]
     """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset of the
     Hub, or `scenes` or `moving-scenes`."""
     column: str | None = None
-    """The column that holds the prompts, where the file has records; empty: prompt, caption or text."""
+    """Column that holds the prompts, if the file has records; empty: prompt, caption or text."""
     split: str = "train"
-    """The split that is read of a dataset of the Hub."""
+    """Split of a dataset on the Hub that is read."""
     skip_invalid: bool = False
-    """Leave out, and count, rows that are not one caption (numbers, lists, damaged text); otherwise the first of them
-    is an error."""
+    """Skip and count rows that are not one caption (numbers, lists, damaged text); otherwise the first of them is an
+    error."""
     journeydb: bool = False
-    """The records are JourneyDB's annotations: commands, weights and addresses are taken off its prompts."""
+    """Read the records as JourneyDB's annotations: commands, weights and addresses are removed from the prompts."""
     shortest: Count = 1
-    """The fewest characters that a prompt may have."""
+    """Smallest number of characters in a prompt."""
     longest: Count | None = None
-    """The most characters that a prompt may have; empty: any number."""
+    """Largest number of characters in a prompt; empty: no limit."""
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Files of prompts that are left out, such as those of benchmarks."""
+    """Files of prompts to leave out, such as those of benchmarks."""
     images: str | None = None
     """Real images, for method.adversarial: a folder of pictures, each with its caption beside it in a file of the same
     name that ends in .txt; or `scenes`."""
@@ -312,18 +312,18 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_name)]
-    """What the run is called: in its folder runs/NAME, too."""
+    """Name of the run, and of its folder: runs/NAME."""
     family: Annotated[str, Field(min_length=1)]
     """Which backbone adapter reads the teacher: sdxl, pixart, sd3, wan, scenes."""
     teacher: Annotated[str, Field(min_length=1)]
     """A model id on the Hugging Face hub, a folder, or `scenes` for the packaged teacher."""
     variant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Which of the teacher's weight files are loaded, such as fp16; empty: the plain ones, or the only variant."""
+    """Variant of the teacher's weight files, such as fp16; empty: the plain files, or the only variant there is."""
     frames: Annotated[int, Field(gt=0, le=10_000)] = 1
     """Length of a sample in video frames; 1 for images."""
     noise: Noise = "teacher"
-    """The teacher's own noise schedule, on which the thresholds are read: `teacher` takes it from the teacher's
-    scheduler; spelt out, plans can be made without the teacher at hand."""
+    """Noise schedule of the teacher, on which the thresholds are defined. `teacher` reads it from the teacher's
+    scheduler; if it is spelt out, plans can be made without the teacher."""
     plan: PlanConfig
     crossing: CrossingConfig = CrossingConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
@@ -336,7 +336,7 @@ class Recipe(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def schedule(self) -> NoiseSchedule:
-        """The teacher's noise schedule, with the flow shift of `plan.shift` where the recipe gives one.
+        """Return the teacher's noise schedule, with the flow shift of `plan.shift` if the recipe gives one.
 
         Raises:
             RMDError: the noise is left to the teacher and has not been read from it (`rmd.teacher.resolve_noise`), or
@@ -389,7 +389,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _is_text(keys: Sequence[str]) -> bool:
-    """Whether the setting at these keys is a text, be it one that may be left out."""
+    """Return whether the setting at these keys is a text, possibly an optional one."""
     kinds: tuple[object, ...] = (Recipe,)
     for key in keys:
         groups = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -399,14 +399,14 @@ def _is_text(keys: Sequence[str]) -> bool:
 
 
 def _alternatives(annotation: object) -> tuple[object, ...]:
-    """The kinds that a value may be of: those of a union, and of unions in it."""
+    """Return the types that a value may have: the members of a union, including nested unions."""
     if get_origin(annotation) in (Union, UnionType):
         return tuple(kind for part in get_args(annotation) for kind in _alternatives(part))
     return _alternatives(get_args(annotation)[0]) if get_origin(annotation) is Annotated else (annotation,)
 
 
 def _check_texts(value: object, where: str, path: str = "") -> None:
-    """RMDError where a text holds a character that neither a name nor a prompt has: no file could be called so."""
+    """Raise RMDError if a text holds a character that no setting may have, such as a control character."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_texts(key, where, path)
@@ -422,7 +422,7 @@ def _check_texts(value: object, where: str, path: str = "") -> None:
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, line breaks among them, and bytes of a command line that are not UTF-8."""
+"""Control characters, including line breaks, and bytes of a command line that are not UTF-8."""
 
 
 def to_yaml(recipe: Recipe) -> str:

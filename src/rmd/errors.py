@@ -25,9 +25,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """`value` as an error message quotes it, in at most 60 characters.
+    """Return `value` as an error message quotes it, in at most 60 characters.
 
-    Only the beginning of a value is ever turned into text, however large or deeply nested it is.
+    Only the beginning of a value is ever converted to text, however large or deeply nested it is.
     """
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"
@@ -51,7 +51,7 @@ def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
 
 
 def check_text(what: str, text: str) -> None:
-    """RMDError if a text holds what no file, JSON or tokenizer takes: a NUL character, or half of a surrogate pair."""
+    """Raise RMDError if a text holds what no file, JSON or tokenizer accepts: a NUL character or a lone surrogate."""
     if "\0" in text:
         raise RMDError(f"{what} holds a NUL character: {shown(text)}")
     if any("\ud800" <= character <= "\udfff" for character in text):

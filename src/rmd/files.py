@@ -1,4 +1,4 @@
-"""Files that RMD writes and reads back: whole or not at all, by one process at a time, and checked when read."""
+"""Files that RMD writes and reads back: written atomically, by one process at a time, and validated when read."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from rmd.typed import Strict, explain
 LOCK = ".rmd.lock"
 """Name of the lock file in a folder that one process at a time may write to."""
 MAX_JSON = 64 * 2**20
-"""Largest JSON file, in bytes, that is read as a model: those of RMD are far smaller."""
+"""Largest JSON file, in bytes, that is read as a model; RMD's own files are far smaller."""
 Model = TypeVar("Model", bound=Strict)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends without an exception.
+    """Yield a temporary path beside `path` that replaces `path` if the block ends without an exception.
 
-    A reader sees the old file or the new one, never half of one. What the block writes, a file or a folder, gets the
-    permissions that the umask asks for (safetensors writes files that only their owner can read). A folder that is
-    already at `path` is removed when the new one is in its place.
+    A reader sees the old file or the new one, never half of one. The file or folder that the block writes gets the
+    permissions of the umask (safetensors writes files that only their owner can read). A folder that already exists at
+    `path` is removed when the new one is in its place.
     """
     partial, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "previous"))
     _remove(partial)
@@ -66,9 +66,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder, which is created if need be, so that no other process writes there meanwhile.
+    """Hold the lock of a folder, which is created if necessary, so that no other process writes there meanwhile.
 
-    The operating system releases the lock when its process ends, however it ends: a killed run blocks nobody.
+    The operating system releases the lock when the process ends, however it ends: a killed run blocks nobody.
 
     Args:
         folder: the folder.
@@ -95,7 +95,7 @@ def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[Non
 
 
 def user_path(name: str) -> Path:
-    """The path that a user means, with `~` for a home folder; RMDError if no path can be called so."""
+    """Return the path that a user means, with `~` for the home folder; raise RMDError if the name is no valid path."""
     try:
         if b"\0" in os.fsencode(name):
             raise ValueError("it holds a zero byte")
@@ -107,11 +107,11 @@ def user_path(name: str) -> Path:
 def read_model(path: Path, kind: type[Model]) -> Model:
     """Read a JSON file that RMD wrote, as the model it was written from.
 
-    Unknown keys, values of another type, and numbers that are not finite are refused; so is a file whose `version` is
-    not the model's own.
+    Unknown keys, values of another type, and numbers that are not finite are refused, and so is a file whose `version`
+    is not the model's own.
 
     Raises:
-        RMDError: the file cannot be read, or is not what RMD writes; the sentence names the file and the key.
+        RMDError: the file cannot be read, or RMD did not write it; the message names the file and the key.
     """
     try:
         if path.is_file() and path.stat().st_size > MAX_JSON:
@@ -125,7 +125,7 @@ def read_model(path: Path, kind: type[Model]) -> Model:
 
 
 def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
-    """As `read_model`, for JSON that is at hand; `where` names it in errors."""
+    """Parse JSON that is already in memory, as `read_model` does; `where` names it in errors."""
     try:
         values = from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -141,13 +141,13 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RMDError(f"{where}: {explain(error, kind)}") from error
-    except RMDError as error:  # from a part's own check, such as that of a plan
+    except RMDError as error:  # from a check within the model, such as that of a plan
         raise RMDError(f"{where}: {error}") from error
 
 
 @contextmanager
 def disk_errors(place: Path, advice: str = "put that right and run the command again") -> Iterator[None]:
-    """Turn what a failing disk raises within the block into one sentence.
+    """Turn an error of the disk within the block into an RMDError of one sentence.
 
     Args:
         place: the file or folder that is written.
@@ -163,10 +163,10 @@ def disk_errors(place: Path, advice: str = "put that right and run the command a
 
 
 def reason(error: BaseException) -> str:
-    """Why a file could not be written or read, as a part of a sentence: "the disk is full", for instance.
+    """Return why a file could not be written or read, as part of a sentence, for instance "the disk is full".
 
-    Libraries that write files hide the operating system's error behind their own: the errors that led to one are
-    looked at, too.
+    Libraries that write files hide the operating system's error behind their own, so the causes of an error are
+    searched, too.
     """
     last: BaseException = error
     cause: BaseException | None = error
@@ -182,11 +182,11 @@ def reason(error: BaseException) -> str:
 
 
 def _umask() -> int:
-    """The permissions that new files do not get."""
+    """Return the permissions that new files do not get."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
-    # Elsewhere than on Linux it cannot be read without being set, which reaches all threads for a moment.
+    # Elsewhere than on Linux it cannot be read without being set, which affects all threads for a moment.
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Checks that weights and samples are finite: a model that has broken makes black pictures and says nothing."""
+"""Checks that weights and samples are finite: a broken model makes black pictures without any error."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rmd.errors import RMDError
 
 
 def is_finite(tensor: Tensor) -> Tensor:
-    """Whether no value is NaN or infinite, as a bool scalar that stays on the tensor's device."""
-    # the extremes are NaN where any value is, take no memory, and are found many times faster than `isfinite`
+    """Return whether no value is NaN or infinite, as a bool scalar that stays on the tensor's device."""
+    # Minimum and maximum are NaN if any value is; they need no memory and are many times faster than `isfinite`.
     values = tensor if tensor.element_size() > 1 else tensor.float()
     return torch.stack(torch.aminmax(values.detach())).isfinite().all()
 
 
 def check_tensors(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
-    """Refuse tensors that hold NaN or infinite values; quantised and empty ones and those without data pass.
+    """Raise RMDError for tensors with NaN or infinite values; quantised, empty and data-less tensors are skipped.
 
     Args:
-        tensors: names and tensors, on any devices; each device is waited for once.
+        tensors: names and tensors, on any devices; each device is synchronised once.
         where: what they belong to, for the error.
 
     Raises:
-        RMDError: the first such tensor is named.
+        RMDError: names the first such tensor.
     """
     flags: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, tensor in tensors:
@@ -40,13 +40,13 @@ def check_tensors(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
 
 
 def check_module(module: nn.Module, where: str) -> None:
-    """As `check_tensors`, for what a module would save: its weights and persistent buffers."""
+    """Check what a module would save, its weights and persistent buffers, as `check_tensors` does."""
     state = module.state_dict(keep_vars=True)
     check_tensors(((name, value) for name, value in state.items() if isinstance(value, Tensor)), where)
 
 
 def check_pictures(pictures: Tensor) -> None:
-    """RMDError unless what a VAE decoded is finite."""
+    """Raise RMDError unless the pictures that a VAE decoded are finite."""
     if not bool(is_finite(pictures)):
         raise RMDError(
             "the VAE gave values that are not finite: decode in float32 or bfloat16 if this is float16, and check the "

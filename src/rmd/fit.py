@@ -24,7 +24,7 @@ from rmd.plan import StepPlan, build_plan
 
 Side = tuple[int, int]
 MOST = 2000
-"""Splits that are weighed at most: their number grows with a power of the steps."""
+"""Largest number of splits that are evaluated; their number grows as a power of the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def splits(
     schedule: NoiseSchedule, *, steps: int, sides: Sequence[Side], costs: Mapping[Side, float], power: Tensor,
     grid_end: float = 0.0,
 ) -> list[Split]:  # fmt: skip
-    """Every division of the steps over the last side and any of the others, the cheapest first.
+    """Return every division of the steps over the last side and any of the others, cheapest first.
 
     Args:
-        sides: (height, width) in pixels, growing.
-        costs: of one step at each side.
+        sides: (height, width) in pixels, in increasing order.
+        costs: cost of one step at each side.
 
     Raises:
-        RMDError: sides that do not grow, or more than `MOST` splits.
+        RMDError: the sides do not increase, or there are more than `MOST` splits.
     """
     check_count(steps, len(sides))
     found = []
@@ -94,7 +94,7 @@ def splits(
 
 
 def check_count(steps: int, sides: int) -> None:
-    """RMDError if there are more than `MOST` ways to divide so many steps over the last side and any of the others."""
+    """Raise RMDError if the steps can be divided over the last side and any others in more than `MOST` ways."""
     count = sum(math.comb(sides - 1, lower) * math.comb(steps - 1, lower) for lower in range(min(sides, steps)))
     if count > MOST:
         raise RMDError(

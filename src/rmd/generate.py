@@ -41,7 +41,8 @@ def sample_latents(
     backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
     null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
-    """Clean latents of a batch of encoded prompts (Alg. 2); RMDError where a step's values are not finite."""
+    """Return clean latents for a batch of encoded prompts (Alg. 2); raise RMDError if a step's values are not
+    finite."""
     return sample_cascade(
         predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
         plan,
@@ -70,9 +71,10 @@ def sample_images(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; sample i's noise depends on (seed, first + i) alone.
+    """Return images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; noise i depends only on (seed, first + i).
 
-    RMDError where latents or images are not finite.
+    Raises:
+        RMDError: latents or images are not finite.
     """
     images = []
     for latents in latent_batches(

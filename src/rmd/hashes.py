@@ -1,4 +1,4 @@
-"""What tells recipes and runs apart: hashes of their settings."""
+"""Hashes of settings, by which recipes and runs are identified."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rmd.config import Recipe
 
 
 def config_hash(recipe: Recipe) -> str:
-    """SHA-256 over the recipe's canonical JSON, in hex: equal exactly for recipes that are equal."""
+    """Return the SHA-256 of the recipe's canonical JSON, in hex: two hashes are equal exactly if the recipes are."""
     return _sha256(recipe.model_dump(mode="json"))
 
 
 def settings_hash(recipe: Recipe) -> str:
-    """As `config_hash`, without what no iteration depends on: how long the run is, what is logged, who computes.
+    """Return the hash of the settings that iterations depend on: not the run's length, its logging, or its machines.
 
-    Values that are the defaults do not enter, so that a key that a later version adds changes no earlier hash.
+    Default values are left out of the hash, so a key that a later version adds changes no earlier hash.
     """
     return _sha256(_settings(recipe))
 
 
 def run_hash(recipe: Recipe) -> str:
-    """As `settings_hash`, without where the teacher, the prompts and the images are and how the prompts are selected.
+    """Return `settings_hash` without the locations of teacher, prompts and images, and the selection of prompts.
 
-    Two recipes of one run hash are the same run, of which one may go on where the other stopped, if their teachers,
+    Two recipes with equal run hashes are the same run, and one may continue where the other stopped, if their teachers,
     prompts and images have the same contents (`rmd.train.identity`).
     """
     values = _settings(recipe)
@@ -38,11 +38,11 @@ def run_hash(recipe: Recipe) -> str:
 _CONTENTS = (
     "prompts", "column", "split", "journeydb", "shortest", "longest", "exclude", "images", "cache", "skip_invalid",
 )  # fmt: skip
-"""Settings of `data` that decide nothing but which prompts and images there are."""
+"""Settings of `data` that only decide which prompts and images there are."""
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that an iteration depends on."""
+    """Return the settings that an iteration depends on."""
     free = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
         "recompute", "accumulate", "guard", "services",
@@ -51,7 +51,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,
     }  # fmt: skip
     values = recipe.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
-    if recipe.optim.lr_decay:  # its beginning depends on the run's end
+    if recipe.optim.lr_decay:  # its start depends on the run's end
         values["iterations"] = recipe.train.iterations
     return values
 

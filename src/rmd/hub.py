@@ -1,4 +1,4 @@
-"""Files as the Hugging Face Hub and its users have them: why one could not be fetched, and what is wrong with one."""
+"""Explains failed downloads from the Hugging Face Hub, and finds what is wrong with files from there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rmd.files import MAX_JSON, reason
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_BYTES = 1024
-"""No git-LFS pointer is longer than this."""
+"""Largest size of a git-LFS pointer in bytes."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def hub_errors(source: str | Path, what: str) -> Iterator[None]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object and that another program wrote.
+    """Read a JSON file that holds one object and was written by another program.
 
     Raises:
         RMDError: the file is missing, cannot be read, or holds something else.
@@ -59,7 +59,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """RMDError if a file is the pointer that git-LFS leaves in place of a large file that it has not fetched."""
+    """Raise RMDError if a file is the pointer that git-LFS leaves in place of a large file that was not fetched."""
     if path.stat().st_size > _POINTER_BYTES:
         return
     with path.open("rb") as file:
@@ -71,10 +71,10 @@ def refuse_pointer(path: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Check that a file is a whole safetensors file; its tensors are not read.
+    """Check that a file is a complete safetensors file; its tensors are not read.
 
     Raises:
-        RMDError: the file is missing, empty, cut off, a git-LFS pointer, a web page, or of another format.
+        RMDError: the file is missing, empty, truncated, a git-LFS pointer, a web page, or of another format.
     """
     try:
         refuse_pointer(path)

@@ -19,7 +19,7 @@ from rmd.plan import MAX_FRAMES, MAX_SIDE
 from rmd.randomness import seeded
 
 MAX_STEPS = 10_000
-"""Most steps of a pipeline; schedulers were trained with a thousand times."""
+"""Largest number of a pipeline's sampling steps; schedulers were trained with a thousand times."""
 Made = Image.Image | Sequence[Image.Image]
 """A picture, or a clip's frames."""
 
@@ -41,7 +41,7 @@ class Maker(Protocol):
 
     @property
     def stage_count(self) -> int:
-        """How many stages each sample shows; 0 where none was asked for."""
+        """Return how many stages each sample shows; 0 if no stages were requested."""
 
     @property
     def making(self) -> Mapping[str, Any]:
@@ -116,7 +116,7 @@ class PipelineMaker:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """RMDError if the pipeline takes no prompts, or not what was given, or a value that is out of range."""
+        """Raise RMDError if the pipeline takes no prompts, does not take a given option, or a value is out of range."""
         for name, value, limit in (
             ("steps", self.steps, MAX_STEPS), ("height", self.height, MAX_SIDE), ("width", self.width, MAX_SIDE),
             ("frames", self.frames, MAX_FRAMES),
@@ -157,11 +157,11 @@ class PipelineMaker:
 
     def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         check_prompts(prompts)
-        # as numbers, since what is not finite would be black in a picture
+        # Checked as numbers, since values that are not finite would turn black in a picture.
         arguments = {**self._given, **self.options, "output_type": "np"}
         try:
             output = self.pipe(prompt=list(prompts), generator=[seeded(seed) for seed in seeds], **arguments)
-        except ValueError as error:  # what a pipeline says of its arguments, such as sides that it cannot have
+        except ValueError as error:  # a pipeline's own complaint about arguments, such as unsupported sides
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise RMDError(f"{self.source} refuses what it was given: {reason}") from error
         made = [np.asarray(sample) for sample in (output.frames if self.moving else output.images)]

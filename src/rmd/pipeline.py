@@ -37,7 +37,7 @@ from rmd.sampling import sample_cascade
 StepCallback = Callable[["RMDPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
 OUTPUTS = ("pil", "np", "pt", "latent")
 MAX_PICTURES = 4096
-"""Most pictures that one call makes: all of them are in memory together."""
+"""Largest number of pictures in one call: all of them are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,16 @@ class RMDPipeline:
         teacher: str | Path | None = None,
         **options: Any,
     ) -> RMDPipeline:
-        """Load a student: a folder, or a repository of the Hub.
+        """Load a student from a folder or a repository on the Hub.
 
         Args:
             dtype: precision of the weights; float32 by default.
-            torch_dtype: the name that diffusers had for `dtype`.
-            teacher: where the base of a LoRA student is, if not where it was distilled.
-            options: go to `DiffusionPipeline.from_pretrained` (quantization_config, device_map, revision, ...).
+            torch_dtype: the earlier diffusers name of `dtype`.
+            teacher: location of a LoRA student's base, if it is not where it was distilled.
+            options: passed on to `DiffusionPipeline.from_pretrained` (quantization_config, device_map, revision, ...).
 
         Raises:
-            RMDError: there is no student there, it does not fit its teacher, or weights are not finite.
+            RMDError: there is no student, it does not fit its teacher, or weights are not finite.
         """
         if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
             raise RMDError(f"dtype is {dtype} and torch_dtype is {torch_dtype}, which mean the same: give one of them")
@@ -98,14 +98,15 @@ class RMDPipeline:
 
     @classmethod
     def from_pipe(cls, pipe: DiffusionPipeline, student: str | Path) -> RMDPipeline:
-        """Put a LoRA student on a pipeline of its teacher that is loaded already; the pipeline is changed.
+        """Put a LoRA student on a pipeline of its teacher that is already loaded; the pipeline is changed.
 
-        Adapters that are active on it stay so, with the weights they have. A student that is on it already is
-        activated again.
+        Adapters that are active on it stay active, with their weights. A student that is already on it is activated
+        again.
 
         Raises:
             RMDError: the student is a full one (use `from_pretrained`), does not fit the pipeline, or cannot work
-                beside what is on it: another student, or adapters that are fused.
+                beside
+                what is on it: another student, or adapters that are fused.
         """
         config = read_student(student)
         backbone = wrap(pipe, config.conditioning)
@@ -135,14 +136,14 @@ class RMDPipeline:
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository of the Hub, made if need be; returns its address.
+        """Upload the output of `save_pretrained` to a repository on the Hub, created if necessary; return its address.
 
         Args:
-            base_model: name of the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
+            base_model: the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
 
         Raises:
-            RMDError: the teacher is a folder of this machine and `base_model` is not given, or the Hub does not take
-                the upload.
+            RMDError: the teacher is a local folder and `base_model` is not given, or the Hub does not accept the
+                upload.
         """
         check_hub_id("the repository", repo_id)
         required_teacher(self.config.teacher, base_model)
@@ -170,25 +171,26 @@ class RMDPipeline:
         negative_prompt: str | Sequence[str] | None = None,
         guidance_scale: float | None = None,
     ) -> RMDOutput:
-        """Make pictures, or videos.
+        """Make pictures or videos.
 
         Args:
-            prompt: one or several; or give what encodes them (`prompt_embeds` and the family's other tensors).
-            height, width: of the pictures in pixels; the plan's by default. Stages keep their proportion to it.
-            num_frames: of a video; the plan's by default.
-            num_images_per_prompt: pictures of one prompt stand side by side in the result.
-            generator: one for all pictures in turn, or one a picture, which then does not depend on its neighbours.
-            latents: start noise at the first stage's resolution.
-            output_type: "pil", "np" (n, H, W, 3) and "pt" (n, 3, H, W) in [0, 1], with a dimension of frames after n
-                for videos; or "latent".
-            return_stages: also decode what every stage ended with.
-            callback_on_step_end: called with (self, step index from 0, model time, {"x0", "latents"}); what it returns
-                under "x0" takes the place of the step's clean prediction.
-            negative_prompt, guidance_scale: a distilled student has no guidance; they are accepted with a warning.
+            prompt: one prompt or several; or give their embeddings (`prompt_embeds` and the family's other tensors).
+            height, width: size of the pictures in pixels; the plan's by default. Stages keep their proportion to it.
+            num_frames: number of frames of a video; the plan's by default.
+            num_images_per_prompt: pictures per prompt; those of one prompt are adjacent in the result.
+            generator: one generator for all pictures in turn, or one per picture, which makes each picture independent
+                of its neighbours.
+            latents: initial noise at the first stage's resolution.
+            output_type: "pil", "np" (n, H, W, 3) or "pt" (n, 3, H, W) in [0, 1], with a dimension of frames after n for
+                videos; or "latent".
+            return_stages: also decode the result of every stage.
+            callback_on_step_end: called with (self, step index from 0, model time, {"x0", "latents"}); the value it
+                returns under "x0" replaces the step's clean prediction.
+            negative_prompt, guidance_scale: accepted with a warning, since a distilled student has no guidance.
 
         Raises:
             RMDError: the arguments do not fit each other or the model, the student's adapter is not active, or a step
-                or the VAE gave values that are not finite.
+                or the VAE produced values that are not finite.
         """
         one_of("output_type", output_type, OUTPUTS)
         if self.config.mode == "lora":

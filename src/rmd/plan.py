@@ -27,14 +27,14 @@ Upsample = Literal["bilinear", "nearest", "bicubic"]
 NoiseRule = Literal["plain", "corrected", "block"]
 StepNoise = Literal["predicted", "fresh"]
 MAX_SIDE = 16384
-"""Longest side in pixels that a stage may have: a larger one is a slip, and would fill any memory."""
+"""Longest side of a stage in pixels: a larger value is a typing error, and would exceed any memory."""
 MAX_FRAMES = 10_000
-"""Longest sample, in frames, that a plan may have."""
+"""Largest number of frames in a plan's sample."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""How pydantic reads the classes below from JSON: as `rmd.typed.Strict`."""
+"""Validation of the classes below from JSON, as in `rmd.typed.Strict`."""
 
-# JSON has no infinity: the logSNR of pure noise is written as null. Times must agree with the order of these numbers,
-# which refuses NaN.
+# JSON has no infinity, so the logSNR of pure noise is written as null. Times must be ordered as these numbers are,
+# which rules out NaN.
 LogSNR = Annotated[
     float,
     Field(allow_inf_nan=True),
@@ -381,8 +381,8 @@ def _check_steps(steps: Sequence[Step], stages: int) -> None:
             raise RMDError(f"step {step.index} has model time {step.model_time:g}: use above 0 and up to 1000")
         if not 0.0 <= step.tau_low < step.tau_high <= MAX_TIME:
             raise RMDError(f"step {step.index} has an empty segment, {step.tau_low:g} to {step.tau_high:g}")
-    # Between stages a model time may rise: the maps move the times of the lower one. Two that a map cuts off at 1000,
-    # and two logSNRs where a schedule is flat, may be equal.
+    # A model time may rise between stages, since the maps move the times of the lower stage. Two times that a map clips
+    # at 1000, and two logSNRs where a schedule is flat, may be equal.
     for stage, group in groupby(steps, key=lambda step: step.stage):
         models = [step.model_time for step in group]
         if any(a < b for a, b in pairwise(models)):
@@ -407,6 +407,6 @@ def _needs(owners: int, owner: str, bound: str, count: int, thing: str) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    """The first eight of some numbers, for an error message."""
+    """Return the first eight of some numbers, for an error message."""
     more = "" if len(values) <= 8 else f", ... ({len(values)} in all)"
     return ", ".join(f"{value:.4g}" for value in values[:8]) + more

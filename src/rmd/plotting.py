@@ -22,13 +22,13 @@ FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart by the colour-blind. Markers differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LABELLED = 40
-"""Most steps of a plan whose times are written beside them."""
+"""Largest number of steps in a plan whose times are labelled."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """For the time of a block, matplotlib draws text as it is: a `$` does not begin a formula, which may be wrong."""
+    """Make matplotlib draw text literally during the block: a `$` does not begin a formula, which may be invalid."""
     with mpl.rc_context({"text.parse_math": False}):
         yield
 
@@ -36,10 +36,10 @@ def plain_text() -> Iterator[None]:
 def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = "") -> None:
     """Draw a plan to `path` (png, svg or pdf).
 
-    Each stage has its logSNR curve, the teacher's shifted by -2 log r (Eq. 2), thick over the teacher
-    times that the stage covers. Dots on the teacher's curve are its steps, which the thresholds divide
-    among the stages; a step of a lower stage is drawn below it, on its own curve. The times of steps are written
-    beside them where there are few enough to be told apart.
+    Each stage has its logSNR curve, which is the teacher's shifted by -2 log r (Eq. 2), drawn thick over the teacher
+    times that the stage covers. Dots on the teacher's curve are the plan's steps, which the thresholds divide among the
+    stages; a step of a lower stage is drawn below it, on that stage's own curve. Steps are labelled with their times if
+    there are few enough to be told apart.
 
     Raises:
         RMDError: the format is not one of those three, or the file cannot be written.

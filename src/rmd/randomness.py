@@ -109,14 +109,14 @@ def generator(seed: int, *key: int | str) -> torch.Generator:
 
 
 def check_seeds(first: int, count: int = 1) -> None:
-    """RMDError unless `count` seeds from `first` on are seeds of torch, 0 to `MAX_SEED`."""
+    """Raise RMDError unless `count` seeds starting at `first` are valid for torch, 0 to `MAX_SEED`."""
     if not 0 <= integer("a seed", first) <= MAX_SEED + 1 - count:
         last = f" to {shown(first + count - 1)}" if count > 1 else ""
         raise RMDError(f"seeds are numbers from 0 to {MAX_SEED}, got {shown(first)}{last}")
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A CPU generator of a seed as users of diffusers make it; RMDError for what is no seed."""
+    """Return a CPU generator with a seed, as users of diffusers make it; raise RMDError for an invalid seed."""
     check_seeds(seed)
     return torch.Generator().manual_seed(seed)
 

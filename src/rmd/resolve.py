@@ -1,6 +1,6 @@
-"""What a recipe leaves to its teacher, read from the teacher's folder or repository: where it is, and its noise.
+"""Reads what a recipe leaves to its teacher from the teacher's folder or repository: its location and its noise.
 
-Only the scheduler's configuration is read, so that plans are made in a moment, without weights.
+Only the scheduler's configuration is read, so plans are made at once, without weights.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from rmd.hub import hub_errors, read_object
 from rmd.scenes.assets import TEACHERS, teacher_folder
 
 SCHEDULER = "scheduler/scheduler_config.json"
-"""Where a pipeline keeps its scheduler's configuration."""
+"""Path of the scheduler's configuration within a pipeline."""
 _VP_KEYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
 
 
 def teacher_source(name: str) -> Path | str:
-    """Where a teacher of this name lies: the folder of a packaged one, a folder, or else a repository of the Hub.
+    """Return the location of a teacher: the folder of a packaged one, another folder, or else a repository on the Hub.
 
-    A folder takes precedence over a repository of the same name, and `~` stands for the home folder. RMDError if the
-    name is empty.
+    A folder takes precedence over a repository of the same name, and `~` stands for the home folder.
+
+    Raises:
+        RMDError: the name is empty.
     """
     if name in TEACHERS:
         return teacher_folder(name)
@@ -40,7 +42,7 @@ def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None)
         scheduler: the configuration of the teacher's scheduler; by default it is read from the teacher.
 
     Raises:
-        RMDError: the teacher's scheduler cannot be read, or its noise cannot be said in a recipe.
+        RMDError: the teacher's scheduler cannot be read, or a recipe cannot express its noise.
     """
     if not isinstance(recipe.noise, str):
         return recipe
@@ -54,7 +56,7 @@ def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None)
 
 
 def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
-    """The noise of a diffusers scheduler's configuration, as a recipe has it.
+    """Return the noise of a diffusers scheduler's configuration in the form that recipes use.
 
     Raises:
         RMDError: it is of neither kind, or its betas are listed one by one.
@@ -73,7 +75,7 @@ def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
 
 
 def _read_scheduler(teacher: str) -> dict[str, object]:
-    """The configuration of a teacher's scheduler, from its folder, or from the Hub or its cache."""
+    """Read the configuration of a teacher's scheduler from its folder, or from the Hub or its cache."""
     from huggingface_hub import hf_hub_download
 
     source = teacher_source(teacher)

@@ -221,7 +221,7 @@ class LoraRoles(Roles):
                 )
                 try:
                     inject_adapter_in_model(config, self._base, adapter_name=name)
-                except ValueError as error:  # PEFT's word for layers that it cannot adapt, or finds none of
+                except ValueError as error:  # PEFT raises this for layers that it cannot adapt, and if it finds none
                     raise RMDError(f"adapters cannot be put on the teacher's network: {error}") from error
         self._layers = [module for module in self._base.modules() if isinstance(module, BaseTunerLayer)]
         self.find_parameters()
@@ -315,7 +315,7 @@ def _merged(layer: Any, role: Role) -> Tensor:
 
 
 def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets: Sequence[str]) -> None:
-    """RMDError where a network's weights are not plain ones that a mode can train or put adapters on."""
+    """Raise RMDError if a network's weights are not plain ones that a mode can train or put adapters on."""
     if hasattr(denoiser, "_orig_mod"):
         raise RMDError(
             "the teacher's network is compiled (torch.compile), and adapters and copies need it as it was: give the "
@@ -345,13 +345,13 @@ def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets
 
 
 def _is_quantised(parameter: nn.Parameter) -> bool:
-    """Whether a parameter holds numbers packed by a library for quantisation, and not those that are computed with."""
+    """Return whether a parameter holds numbers packed for quantisation, not those that are computed with."""
     kinds = (type(parameter), type(parameter.data))
     return not parameter.is_floating_point() or any(kind.__module__.startswith(_QUANTISING) for kind in kinds)
 
 
 _QUANTISING = ("torchao.", "optimum.", "bitsandbytes.")
-"""Packages whose tensors say that they are of floating-point numbers, and are packed."""
+"""Packages whose tensors report a floating-point dtype although they are packed."""
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
@@ -369,10 +369,10 @@ def build_roles(
     alpha: float = 64.0,
     seed: int = 0,
 ) -> Roles:
-    """Roles of either mode over a teacher's network, which they take over.
+    """Return the roles of either mode for a teacher's network, and take over the network.
 
     Raises:
-        RMDError: the network is compiled, carries an adapter already, or is quantised in a way that the mode cannot
+        RMDError: the network is compiled, already carries an adapter, or is quantised in a way that the mode cannot
             train.
     """
     _check_trainable(denoiser, mode, targets)

@@ -79,9 +79,9 @@ def sample_cascade(
     on_step: OnStep | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
-    """Run the whole plan as `run_cascade` does, and make sure that every step's clean prediction is finite.
+    """Run the whole plan as `run_cascade` does, and check that every step's clean prediction is finite.
 
-    Whether it is stays on the device as a flag; the flags are read together after the last step.
+    The result of each check stays on the device; all results are read together after the last step.
 
     Raises:
         RMDError: a step gave values that are not finite, or x's shape does not fit.

@@ -18,11 +18,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: Any) -> Backbone:
-    """Load the recipe's teacher in its dtype; RMDError unless it fits the recipe (`check_teacher`).
+    """Load the recipe's teacher in its dtype; raise RMDError unless it fits the recipe (`check_teacher`).
 
     Args:
-        source: where it lies, if not where the recipe says.
-        options: with the recipe's `variant`, go to `DiffusionPipeline.from_pretrained`.
+        source: the location of the teacher, if it is not the recipe's.
+        options: passed on to `DiffusionPipeline.from_pretrained`, together with the recipe's `variant`.
     """
     backbone = load_backbone(
         teacher_source(recipe.teacher) if source is None else source,
@@ -54,10 +54,9 @@ def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
 
 
 def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
-    """RMDError, by key and both values, unless a recipe's noise is exactly its teacher's.
+    """Raise RMDError, with the key and both values, unless a recipe's noise is exactly its teacher's.
 
-    The flow shift decides nothing but the grid of times, so that it may differ where the recipe gives the grid's own
-    (`plan.shift`).
+    The flow shift affects only the grid of times, so it may differ if the recipe gives the grid its own (`plan.shift`).
     """
     if isinstance(recipe.noise, str):
         return
@@ -80,7 +79,7 @@ def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
 
 
 def _difference(ours: Mapping[str, object], backbone: Backbone) -> str:
-    """The first key of a recipe's noise that is not as in the teacher, with both values."""
+    """Return the first key of a recipe's noise that differs from the teacher's, with both values."""
     try:
         theirs = noise_of(dict(backbone.pipe.scheduler.config)).model_dump()
     except RMDError as error:

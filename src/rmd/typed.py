@@ -1,4 +1,4 @@
-"""Strict pydantic models, and the one sentence that says what is wrong in the values they were given."""
+"""Strict pydantic models, and one-sentence explanations of invalid values."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Strict(BaseModel):
 
     @classmethod
     def current_version(cls) -> int | None:
-        """The `version` that this class reads and writes; None where the model has no such field."""
+        """Return the `version` that this class reads and writes, or None if the model has no such field."""
         field = cls.model_fields.get("version")
         return None if field is None else field.default
 
 
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-"""What pydantic calls an unknown key of a model, and of a dataclass."""
+"""Pydantic's error types for an unknown key of a model and of a dataclass."""
 
 
 def explain(error: ValidationError, kind: type) -> str:
-    """One sentence for the first problem of the values of a model or dataclass, counting the others."""
+    """Explain the first problem with the values of a model or dataclass in one sentence, and count the others."""
     problems = sorted_problems(error)
     first = problems[0]
     path = dotted(first["loc"])
@@ -41,24 +41,24 @@ def explain(error: ValidationError, kind: type) -> str:
 
 
 def sorted_problems(error: ValidationError) -> list[ErrorDetails]:
-    """The problems, unknown keys first: such a key is often why another one is missing."""
+    """Return the problems, unknown keys first: such a key is often the reason why another one is missing."""
     problems = error.errors(include_url=False)
     return sorted(problems, key=lambda problem: problem["type"] not in UNKNOWN)
 
 
 def and_more(problems: Sequence[ErrorDetails]) -> str:
-    """`" (and 2 more)"`, or nothing where there is one problem only."""
+    """Return `" (and 2 more)"`, or nothing if there is only one problem."""
     return f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """Keys and list indices as a person writes them: `plan.sides[1]`; cut to 120 characters."""
+    """Return keys and list indices as a person writes them, `plan.sides[1]`, cut to 120 characters."""
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key[:100]}" for key in keys[:20]).removeprefix(".")
     return path if len(path) <= 120 else f"{path[:117]}..."
 
 
 def sentence(problem: ErrorDetails, path: str) -> str:
-    """What is wrong with the value at a path, and what it should be."""
+    """Return what is wrong with the value at a path, and what it should be."""
     match problem["type"]:
         case "missing":
             return f"{path} is missing"
@@ -71,14 +71,14 @@ def sentence(problem: ErrorDetails, path: str) -> str:
 
 
 def as_written(value: object) -> str:
-    """A value as YAML and JSON have it, cut to 60 characters; None is "empty"."""
+    """Return a value as YAML and JSON write it, cut to 60 characters; None becomes "empty"."""
     if value is None:
         return "empty"
     return str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 def known_keys(model: type, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a model or dataclass and of those inside it."""
+    """Yield every dotted key of a model or dataclass and of those inside it."""
     for name, annotation in _fields(model).items():
         yield f"{prefix}{name}"
         for kind in _models(annotation):
@@ -86,7 +86,7 @@ def known_keys(model: type, prefix: str = "") -> Iterator[str]:
 
 
 def _models(annotation: object) -> Iterator[type]:
-    """The models and dataclasses in an annotation, however deep in unions and `Annotated`."""
+    """Yield the models and dataclasses in an annotation, at any depth in unions and `Annotated`."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         yield annotation
     for part in get_args(annotation):
@@ -127,5 +127,5 @@ _EXPECTED = {
 def _expected(problem: ErrorDetails) -> str:
     context: Mapping[str, object] = problem.get("ctx", {})
     phrase = _EXPECTED.get(problem["type"])
-    # A kind of error that no field of ours raises today: pydantic's own words.
+    # No field has this type of error today; these are pydantic's own words.
     return phrase.format(**context) if phrase else f"valid ({problem['msg']})"
