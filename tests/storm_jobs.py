@@ -1,4 +1,4 @@
-"""Commands that the storm kills: how each is started, started again, and what it must come to."""
+"""Commands for the kill storms: how each is started and resumed, and the result that it must produce."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Job:
     """A command that writes into a folder.
 
     Attributes:
-        start: its arguments, given the folder.
-        digest: what the folder holds that must not depend on kills, given the folder.
-        resume: arguments to add when an earlier start left something to go on from; None where the same command goes
-            on by itself.
-        begun: whether an earlier start left something that `resume` can go on from.
+        start: returns its arguments, given the folder.
+        digest: returns the contents of the folder that must not depend on kills, given the folder.
+        resume: arguments to add if an earlier start left something to resume; None if the same command resumes by
+            itself.
+        begun: returns whether an earlier start left something that `resume` can continue.
         graceful: whether SIGTERM lets the command save its work and end with status 0.
     """
 
@@ -48,12 +48,12 @@ class Job:
     graceful: bool = False
 
     def run(self, folder: Path, log: Path) -> BaseProcess:
-        """Start the command, going on where an earlier start was killed."""
+        """Start the command, resuming an earlier start that was killed."""
         more = self.resume if self.begun(folder) else ()
         return processes.start(*self.start(folder), *more, out=log)
 
     def finish(self, folder: Path, log: Path, timeout: float = 120) -> float:
-        """Run the command to its end, which must be a good one; returns the seconds it took."""
+        """Run the command to its end, which must be successful; return the seconds it took."""
         began = time.monotonic()
         process = self.run(folder, log)
         process.join(timeout)
@@ -67,7 +67,7 @@ class Job:
 
 
 def make_home(folder: Path) -> Path:
-    """Write what the commands work on: a tiny teacher and student, prompts, and a recipe."""
+    """Write the inputs of the commands: a tiny teacher and student, prompts, and a recipe."""
     make_student(folder, "sdxl", "lora")
     (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     (folder / "many.txt").write_text("\n".join(f"a red ball number {n}" for n in range(400)), encoding="utf-8")
@@ -92,7 +92,7 @@ def make_home(folder: Path) -> Path:
 
 
 def job_of(verb: str, home: Path) -> Job:
-    """The command of a name, on what `make_home` wrote."""
+    """Return the command of a name, with the inputs that `make_home` wrote."""
     rmd = ["-m", "rmd"]
     teacher, student, recipe = str(home / "teacher"), str(home / "student"), str(home / "tiny.yaml")
     match verb:
@@ -118,7 +118,7 @@ def job_of(verb: str, home: Path) -> Job:
 
 
 def trained(folder: Path) -> Digest:
-    """A finished run: its student, its last checkpoint and its reproducible metrics."""
+    """Return the digest of a finished run: its student, its last checkpoint and its reproducible metrics."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [{k: v for k, v in json.loads(line).items() if _is_reproducible(k)} for line in lines]
     newest = checkpoints(folder / "checkpoints")[-1]
@@ -131,7 +131,7 @@ def trained(folder: Path) -> Digest:
 
 
 def _is_reproducible(metric: str) -> bool:
-    """Whether a metric is the same with and without stops; a run that is stopped also measures itself at the stop."""
+    """Return whether a metric does not depend on stops; a run that is stopped also measures itself at the stop."""
     return metric not in MACHINE and not metric.startswith("held_out/")
 
 
@@ -140,7 +140,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def files(folder: Path) -> Digest:
-    """Every file below a folder by its content; tensors by themselves, since their file's header may be padded."""
+    """Return a digest of every file below a folder; for safetensors, of its tensors, since headers may be padded."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != ".rmd.lock" and not path.name.startswith(".rmd-worker"):
@@ -152,7 +152,7 @@ def files(folder: Path) -> Digest:
 
 
 def compared(folder: Path) -> Digest:
-    """Results of a comparison without their measured times, and the pictures beside them."""
+    """Return the results of a comparison without their measured times, and the pictures beside them."""
     found: Digest = {}
     for path in sorted((folder / "cells").glob("*")):
         if path.suffix == ".json":
@@ -165,7 +165,7 @@ def compared(folder: Path) -> Digest:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files and folders that a finished command should not have left behind."""
+    """Return files and folders that a finished command should not have left behind."""
     return [
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.name.endswith((".partial", ".previous"))
     ]

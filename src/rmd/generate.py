@@ -41,8 +41,7 @@ def sample_latents(
     backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
     null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return clean latents for a batch of encoded prompts (Alg. 2); raise RMDError if a step's values are not
-    finite."""
+    """Return clean latents of encoded prompts (Alg. 2); raise RMDError if the values of a step are not finite."""
     return sample_cascade(
         predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
         plan,

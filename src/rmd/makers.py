@@ -41,7 +41,7 @@ class Maker(Protocol):
 
     @property
     def stage_count(self) -> int:
-        """Return how many stages each sample shows; 0 if no stages were requested."""
+        """Number of stages that each sample shows; 0 if none were requested."""
 
     @property
     def making(self) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""Runs damaged inputs through the command line in one process, and judges how each of them ended.
+"""Runs damaged inputs through the command line in one process, and judges how each run ended.
 
-A case is a line such as `plan/recipe/alias-bomb/123`: verb, kind of input, damage, and the number that its random
-choices follow from. The same line is the same case on every machine.
+A case is a line such as `plan/recipe/alias-bomb/123`: verb, kind of input, damage, and the seed of its random choices.
+The same line is the same case on every machine.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from processes import SERVER
 from rmd.cli.app import main
 
 CPU_SECONDS, WALL_SECONDS = 10.0, 60.0
-"""A case that takes longer hangs. Other processes on the machine do not count for the first."""
+"""Time limits beyond which a case counts as hung; the first is not affected by other processes on the machine."""
 MEMORY = 4 * 2**30
-"""Bytes of address space that a case may take, so that a greedy one fails and the machine lives."""
+"""Largest address space of a case in bytes, so that a greedy case fails without taking the machine down."""
 GOOD = ("refused", "accepted", "usage error")
 OUTCOMES = (
     *GOOD, "silent success", "unexpected", "traceback", "several lines", "no line", "half-written",
@@ -39,13 +39,13 @@ OUTCOMES = (
     "crash",
 )  # fmt: skip
 NONE = "none"
-"""The damage of a valid input."""
+"""Name of the damage of a valid input."""
 _PROGRESS = re.compile(r"rmd: warning: |.+: \d+/\d+, |\s*$|training |vae|rendering|teacher|judge")
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a case ended: one of `OUTCOMES`, and what it was and said."""
+    """How a case ended: one of `OUTCOMES`, with what the case was and what it printed."""
 
     case: str
     outcome: str
@@ -54,11 +54,11 @@ class Result:
 
 
 class Hang(BaseException):
-    """A case has used up its time."""
+    """Raised when a case has used up its time."""
 
 
 def cases(count: int, seed: int, only: str = "") -> list[str]:
-    """The cases of a seed; `only` is a part of the verb and kind of input that is wanted."""
+    """Return the cases of a seed; `only` selects those whose verb and kind of input contain it."""
     wanted = [target for target in TARGETS if only in f"{target.verb}/{target.what}"]
     found = []
     for index in range(count):
@@ -73,7 +73,7 @@ def cases(count: int, seed: int, only: str = "") -> list[str]:
 
 
 def undamaged() -> list[str]:
-    """Cases whose input is valid, and accepted in moments: without them, it could be that everything is refused."""
+    """Return cases with valid input that are accepted quickly; without them, a command could refuse everything."""
     found = []
     for target in TARGETS:
         if isinstance(target, Target) and not all(mutation.fatal for mutation in target.mutations.values()):
@@ -105,7 +105,7 @@ def run_case(case: str, world: Path, folder: Path) -> Result:
 
 
 def run_cases(wanted: Sequence[str], world: Path) -> Iterator[Result]:
-    """Results of cases, computed in a process of their own, which is begun anew where one kills it."""
+    """Yield results of cases, computed in a separate process, which is restarted if a case kills it."""
     done = 0
     while done < len(wanted):
         last = done
@@ -118,11 +118,11 @@ def run_cases(wanted: Sequence[str], world: Path) -> Iterator[Result]:
 
 
 def _in_child(wanted: Sequence[str], world: Path) -> Iterator[Result]:
-    """Results of the cases until they, or the process, end."""
+    """Yield results of the cases until they, or the process, end."""
     reading, writing = SERVER.Pipe(duplex=False)
     process = SERVER.Process(target=_work, args=(list(wanted), world, writing))
     process.start()
-    writing.close()  # so that the end of the process is the end of what is read
+    writing.close()  # so that reading ends when the process ends
     with reading, contextlib.suppress(EOFError):
         while True:
             yield reading.recv()
@@ -147,7 +147,7 @@ def _damaged_file(target: Target, damage: str, rng: random.Random, world: Path, 
     if damage == NONE:
         return list(target.arguments), False
     file, mutation = rng.choice(files), target.mutations[damage]
-    # A change that does not fit the file, such as a key of one that has none, leaves it as it is: it is valid.
+    # A change that does not apply to the file, such as to a key that it does not have, leaves it valid.
     with contextlib.suppress(ValueError, IndexError, AttributeError, TypeError, KeyError):
         mutation.change(file, rng)
         return list(target.arguments), mutation.fatal
@@ -166,7 +166,7 @@ def _any_words(words: Words, damage: str, rng: random.Random) -> list[str]:
 
 
 def _run(arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    """Exit status (None: it hung) and what the command wrote as errors, an exception that leaves `main` among it."""
+    """Return the exit status (None if it hung) and the error output, including any exception that leaves `main`."""
     torch.set_num_threads(1)
     before = Path.cwd()
     said: list[str] = []
@@ -177,7 +177,7 @@ def _run(arguments: list[str], folder: Path) -> tuple[int | None, str]:
                 status: int | None = main(arguments)
         except Hang:
             status = None
-        except BaseException as error:  # a traceback, which no command may end with
+        except BaseException as error:  # a traceback, with which no command may end
             print(f"Traceback: {type(error).__name__}: {error!s:.500}", file=sys.stderr)
             status = 1
         finally:
@@ -187,7 +187,7 @@ def _run(arguments: list[str], folder: Path) -> tuple[int | None, str]:
 
 @contextlib.contextmanager
 def _captured(said: list[str]) -> Iterator[None]:
-    """Append to `said` what is written to both standard outputs: by Python's streams, and by libraries past them."""
+    """Append to `said` what Python's streams and, past them, libraries write to both standard outputs."""
     streams, kept = (sys.stdout, sys.stderr), [os.dup(1), os.dup(2)]
     with tempfile.TemporaryDirectory(prefix="rmd-said-") as folder:
         paths = Path(folder, "out"), Path(folder, "err")
@@ -196,7 +196,7 @@ def _captured(said: list[str]) -> Iterator[None]:
         for number, path in enumerate(paths, start=1):
             with path.open("wb") as file:
                 os.dup2(file.fileno(), number)
-        # As Python opens them: a character that cannot be encoded is an error on the first alone.
+        # Opened as Python does: a character that cannot be encoded is an error on standard output only.
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
         sys.stderr = io.TextIOWrapper(
             io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
@@ -222,7 +222,7 @@ def _limited() -> Iterator[None]:
     timers = {signal.SIGPROF: (signal.ITIMER_PROF, CPU_SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WALL_SECONDS)}
     for number, (timer, seconds) in timers.items():
         signal.signal(number, stop)
-        signal.setitimer(timer, seconds, 1.0)  # once more where something swallows it
+        signal.setitimer(timer, seconds, 1.0)  # repeated, in case something swallows the first
     try:
         yield
     finally:
@@ -253,7 +253,7 @@ def _judge(status: int | None, err: str, *, fatal: bool) -> str:
 
 
 def _contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file below a folder; folders alone do not count."""
+    """Return size and time of every file below a folder; folders alone do not count."""
     found = {}
     for path in folder.rglob("*"):
         if not path.is_dir() or path.is_symlink():
@@ -263,7 +263,7 @@ def _contents(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _left_behind(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], *, keeps: bool) -> list[str]:
-    """Files that a failed command should not have left, or changed."""
+    """Return files that a failed command should not have left behind or changed."""
     before, after = (
         {name: about for name, about in contents.items() if not name.endswith(".lock")} for contents in (before, after)
     )

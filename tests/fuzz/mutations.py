@@ -1,7 +1,7 @@
-"""Ways of damaging a file. Each is a small function that changes one in place.
+"""Ways of damaging a file; each is a small function that changes a file in place.
 
-A mutation is *fatal* where no program could make sense of what is left, so that a command which needs the file must
-refuse it; where it is not, the file may still be valid, and a command may accept it.
+A mutation is *fatal* if no program could make sense of the result, so that a command that needs the file must refuse
+it. Otherwise the file may still be valid, and a command may accept it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEXTS = (
     "<script>alert(1)</script>", "%s%n{0}{x}", "a: b", "a #b", "[1", "{a: b}", "!!python/object:os.system x", "&a *a",
     "nan", "hf:", "hf:a/b", "-1", "--help", "$(id)", "no/such/file", "x" * 300, "x" * 5000, "scenes", "null",
 )  # fmt: skip
-"""Texts that have surprised programs."""
+"""Texts that have broken programs before."""
 NUMBERS: tuple[Any, ...] = (
     0, -1, 1, 2, 0.5, 1e308, 1e-320, -0.0, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**9, 10**30, 10**400,
     math.nan, math.inf, -math.inf, True, False,
@@ -41,7 +41,7 @@ PAGE = "<!DOCTYPE html><html><head><title>404</title></head><body>not found</bod
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change of a file, and whether it is fatal."""
+    """A change to a file, and whether it is fatal."""
 
     change: Change
     fatal: bool = False
@@ -105,7 +105,7 @@ def to_null_device(path: Path, rng: random.Random) -> None:
 
 
 def swap(path: Path, rng: random.Random) -> None:
-    """Put another file of the same folder tree in its place."""
+    """Replace the file by another one of the same folder tree."""
     others = [p for p in sorted(path.parent.parent.rglob("*")) if p.is_file() and p.suffix != path.suffix]
     if not others:
         empty(path, rng)
@@ -155,7 +155,7 @@ Place = tuple[MutableMapping[str, Any] | MutableSequence[Any], Any]
 
 
 def places(tree: Tree) -> Iterator[Place]:
-    """Every (container, key) of a tree."""
+    """Yield every (container, key) of a tree."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in list(items):
         yield tree, key
@@ -163,7 +163,7 @@ def places(tree: Tree) -> Iterator[Place]:
 
 
 def _edit(path: Path, change: Callable[[Tree], Tree]) -> None:
-    """Read a JSON or YAML file, change its tree, and write it as it was."""
+    """Read a JSON or YAML file, change its tree, and write it in the same format."""
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"):
         tree = change(yaml.safe_load(text))
@@ -185,7 +185,7 @@ def set_anything(path: Path, rng: random.Random) -> None:
 
 
 def set_number(path: Path, rng: random.Random) -> None:
-    """Give a key that holds a number another one."""
+    """Replace the number of a key by another number."""
 
     def change(tree: Tree) -> Tree:
         found = [(h, k) for h, k in places(tree) if isinstance(h[k], int | float)]
@@ -207,7 +207,7 @@ def delete_key(path: Path, rng: random.Random) -> None:
 
 
 def number_to_word(path: Path, rng: random.Random) -> None:
-    """A word where a number belongs: fatal where every number is read."""
+    """Put a word in place of a number; this is fatal if every number is read."""
 
     def change(tree: Tree) -> Tree:
         numbers = [(h, k) for h, k in places(tree) if type(h[k]) in (int, float)]
@@ -231,7 +231,7 @@ def not_a_mapping(path: Path, rng: random.Random) -> None:
 
 
 def nested_value(path: Path, rng: random.Random) -> None:
-    """Lists in lists, some hundred or some ten thousand deep."""
+    """Nest lists some hundred or some ten thousand levels deep."""
     depth = rng.choice((200, 20_000))
     text = path.read_text(encoding="utf-8").rstrip()
     deep = "[" * depth + "]" * depth
@@ -239,14 +239,14 @@ def nested_value(path: Path, rng: random.Random) -> None:
 
 
 def huge_integer(path: Path, rng: random.Random) -> None:
-    """A number of a hundred thousand digits."""
+    """Write a number of a hundred thousand digits."""
     digits = "9" * 100_000
     text = path.read_text(encoding="utf-8").rstrip()
     path.write_text(f"{text}\nversion2: {digits}\n" if path.suffix == ".yaml" else digits, encoding="utf-8")
 
 
 def hostile(rng: random.Random) -> Any:
-    """A value of any kind."""
+    """Return a value of any kind."""
     kind = rng.randrange(5)
     if kind == 0:
         return rng.choice(TEXTS)
@@ -270,7 +270,7 @@ TREE = {
     "huge-integer": Mutation(huge_integer, fatal=True),
 }
 OURS = {name: Mutation(TREE[name].change, fatal=True) for name in ("word-for-number", "unknown-key")}
-"""Fatal in files whose every key RMD knows."""
+"""Mutations that are fatal in files of which RMD knows every key."""
 JSON = {**FILE, **TREE, "twice": Mutation(repeat, fatal=True), "utf-16": Mutation(utf16, fatal=True)}
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def alias_bomb(path: Path, rng: random.Random) -> None:
 
 
 def extends_chain(path: Path, rng: random.Random) -> None:
-    """Two thousand files, one extending the next."""
+    """Write two thousand files, each extending the next."""
     text = path.read_text(encoding="utf-8")
     for i in range(2000):
         path.with_name(f"c{i}.yaml").write_text(f"extends: ./c{i + 1}.yaml\n", encoding="utf-8")
@@ -410,7 +410,7 @@ def huge_header(path: Path, rng: random.Random) -> None:
 
 
 def wild_header(path: Path, rng: random.Random) -> None:
-    """Offsets, shapes and metadata of any value."""
+    """Write a header with arbitrary offsets, shapes and metadata."""
     header, rest = _header(path)
     name = rng.choice([name for name in sorted(header) if name != "__metadata__"])
     key = rng.choice(("data_offsets", "shape", "dtype"))
@@ -420,7 +420,7 @@ def wild_header(path: Path, rng: random.Random) -> None:
 
 
 def wild_metadata(path: Path, rng: random.Random) -> None:
-    """Metadata of LoRA files say which layers are adapted."""
+    """Change the metadata of a LoRA file, which say which layers are adapted."""
     tensors = load_file(path)
     values = ("", "5", "[]", "{", '{"unet.r": "x"}', '{"unet.r": -1}', "null", "[" * 20_000, '{"unet.nonsense": 1}')
     save_file(tensors, path, metadata={"format": "pt", "lora_adapter_metadata": rng.choice(values)})
@@ -444,14 +444,14 @@ ADAPTER = {**WEIGHTS, "wild-metadata": Mutation(wild_metadata)}
 
 
 def lenient(mutations: dict[str, Mutation]) -> dict[str, Mutation]:
-    """The same changes, none of them fatal: of files that a command can do without."""
+    """Return the same mutations as not fatal, for files that a command can do without."""
     return {name: Mutation(mutation.change) for name, mutation in mutations.items()}
 
 
 def fatal_only(mutations: dict[str, Mutation]) -> dict[str, Mutation]:
-    """Those that must be refused: where a command that accepted its input would compute for long."""
+    """Return the fatal mutations, for commands that would compute for long if they accepted their input."""
     return {name: mutation for name, mutation in mutations.items() if mutation.fatal}
 
 
 TEXT = {**lenient(FILE), **{name: FILE[name] for name in ("removed", "a-folder", "emptied", "noise", "loop-link")}}
-"""Text of any content is valid."""
+"""Mutations of text files, of which any content is valid."""

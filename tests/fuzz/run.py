@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-# Behind the folders that PYTHONPATH names: so this script also runs against another version's sources and tests.
+# After the folders of PYTHONPATH, so that this script can also test the sources and tests of another version.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", MPLBACKEND="Agg", COLUMNS="200")
 
@@ -25,12 +25,12 @@ from fuzz.world import in_child
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000, help="cases")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other cases")
-    parser.add_argument("--only", default="", help="part of `verb/kind of input`, such as plan/ or recipe")
-    parser.add_argument("--replay", type=Path, help="run the cases of a file of failures, and print what each said")
-    parser.add_argument("--save", type=Path, default=Path("fuzz-failures.json"), help="where failures are kept")
-    parser.add_argument("--valid", action="store_true", help="run the valid inputs, which are all to be accepted")
+    parser.add_argument("--count", type=int, default=1000, help="number of cases")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
+    parser.add_argument("--only", default="", help="part of `verb/kind of input` to run, such as plan/ or recipe")
+    parser.add_argument("--replay", type=Path, help="run the cases in a file of failures, and print the output of each")
+    parser.add_argument("--save", type=Path, default=Path("fuzz-failures.json"), help="file to save failures to")
+    parser.add_argument("--valid", action="store_true", help="run the valid inputs, which must all be accepted")
     asked = parser.parse_args()
     if asked.valid:
         wanted = [case for case in undamaged() if asked.only in case]
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def table(found: list[Result]) -> str:
-    """Counts of outcomes by verb and kind of input, and in all."""
+    """Return counts of outcomes by verb and kind of input, and in total."""
     rows: dict[str, Counter[str]] = {}
     for result in found:
         rows.setdefault("/".join(result.case.split("/")[:2]), Counter())[result.outcome] += 1

@@ -1,4 +1,4 @@
-"""What is fuzzed: commands with a file that they read, and commands with settings and options of any value.
+"""The targets of the fuzzer: commands with a file that they read, and commands with arbitrary settings and options.
 
 `{case}` stands for the case's own folder, `{world}` for the folder of valid inputs (`world.py`).
 """
@@ -30,12 +30,12 @@ class Target:
     """A command with a file that is damaged.
 
     Attributes:
-        what: the kind of file.
-        parts: of the world, copied into the case's folder.
-        files: pattern of the files one of which is damaged.
-        arguments: of `rmd`; `{file}` stands for the damaged file.
-        weight: how often it is drawn; cheap ones often.
-        keeps: whether a failing command leaves its folders as they were. Others keep what is finished.
+        what: kind of file.
+        parts: parts of the world that are copied into the case's folder.
+        files: pattern of the files of which one is damaged.
+        arguments: arguments of `rmd`; `{file}` stands for the damaged file.
+        weight: how often the target is drawn; cheap targets are drawn often.
+        keeps: whether a failing command leaves its folders unchanged. Other commands keep what is finished.
     """
 
     verb: str
@@ -53,10 +53,10 @@ class Words:
     """A command with an option or a setting of any value.
 
     Attributes:
-        arguments: that are always there.
-        fatal: option to values that must be refused. An empty option stands for a positional argument, one that ends
-            in an exclamation mark takes no value, and `--set KEY` takes KEY=VALUE.
-        open: option to values that may be accepted.
+        arguments: arguments that are always given.
+        fatal: maps options to values that must be refused. An empty option stands for a positional argument, one that
+            ends in an exclamation mark takes no value, and `--set KEY` takes KEY=VALUE.
+        open: maps options to values that may be accepted.
     """
 
     verb: str
@@ -103,7 +103,7 @@ _TEACHER = (
 
 
 def _present(mutations: Mapping[str, Mutation]) -> dict[str, Mutation]:
-    """Those that leave something in the file's place: of a file that need not be there."""
+    """Return the mutations that leave something in the file's place, for a file that need not exist."""
     return {name: change for name, change in mutations.items() if name not in ("removed", "dangling-link", "loop-link")}
 
 
@@ -203,7 +203,7 @@ _WRONG_DEVICES = ("x", "", "cuda:99", "cuda:-1", "cpu:7x", "meta", "CPU", "cuda:
 _WORDS = tuple(text for text in TEXTS if text not in ("scenes", "/dev/zero"))
 _NO_RECIPES = tuple(text for text in _WORDS if text not in ("--help",))
 
-# Numbers, and so wrong as a word; texts, of any content.
+# Settings that are numbers, for which a word is wrong, and settings that are texts of any content.
 _NUMBER_KEYS = (
     "plan.steps", "plan.grid_end", "plan.multiple", "noise.beta_start", "noise.num_train_timesteps", "crossing.beta",
     "method.guidance", "method.fake_updates", "method.warmup_steps", "method.snr_cap", "roles.rank", "roles.alpha",
@@ -316,5 +316,5 @@ TARGETS: Sequence[Target | Words] = (*_targets(), *_words())
 
 
 def draw(rng: random.Random, targets: Sequence[Target | Words]) -> Target | Words:
-    """One of the targets, by weight."""
+    """Draw one of the targets, by weight."""
     return rng.choices(targets, [target.weight for target in targets])[0]

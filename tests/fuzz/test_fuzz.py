@@ -1,4 +1,4 @@
-"""Damaged inputs of every kind, through every verb: each ends in one sentence, and leaves nothing half-written."""
+"""Feeds damaged inputs of every kind to every verb: each run must end in one sentence and leave no partial files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(wanted: Sequence[str], world: Path) -> None:
-    """Fail with what the cases said that ended badly."""
+    """Fail with the output of all cases that ended badly."""
     found = [f"{r.outcome}: {r.case}: {r.said[-500:]}" for r in run_cases(wanted, world) if r.outcome not in GOOD]
     if found:
         pytest.fail("\n".join([f"{len(found)} of {len(wanted)} ended badly", *found[:30]]), pytrace=False)

@@ -1,4 +1,4 @@
-"""What the fuzzed commands read: a valid example of every kind of file, made once on tiny random models."""
+"""Builds the inputs of the fuzzed commands: a valid example of every kind of file, from tiny random models."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _images(folder: Path) -> None:
 
 
 def _table(folder: Path) -> None:
-    """A table of `rmd compare` that nothing was computed for."""
+    """Write a table of `rmd compare` without computing anything."""
     folder.mkdir()
     number = Number(mean=0.5, low=0.4, high=0.6, difference=None, p=None, values=(0.5,))
     line = Line(
@@ -109,10 +109,10 @@ def _table(folder: Path) -> None:
 
 
 def in_child(folder: Path) -> Path:
-    """Build the world in a process of its own, whose noise nobody hears; returns the folder.
+    """Build the world in a separate process, whose output is not shown; return the folder.
 
     Raises:
-        RuntimeError: it could not be built.
+        RuntimeError: the world could not be built.
     """
     said = folder.with_suffix(".log")
     process = SERVER.Process(target=_build_aloud, args=(folder, said))
@@ -124,7 +124,7 @@ def in_child(folder: Path) -> Path:
 
 
 def _build_aloud(folder: Path, said: Path) -> None:
-    """Build the world; what is printed goes to the file `said`."""
+    """Build the world; output goes to the file `said`."""
     with said.open("w", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: one sentence, nothing half-written, and the same result once there is room."""
+"""Commands on a full or read-only disk: one sentence, no partial files, and the same result once there is room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Remount]]:
-    """A small file system, and what changes its options: `size=200k`, `ro`, `rw`."""
+    """Yield a small file system, and a function that changes its mount options: `size=200k`, `ro`, `rw`."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(folder)], capture_output=True)
@@ -38,19 +38,19 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Remount]]:
 
 
 def refused(verb: str, home: Path, out: Path) -> str:
-    """Run a command that must fail; its one sentence, without the folder's name."""
+    """Run a command that must fail; return its one sentence, without the folder's name."""
     process = job_of(verb, home).run(out, home / "log")
     process.join(120)
     said = (home / "log.err").read_text(encoding="utf-8")
     assert process.exitcode == 1, said
-    # what libraries say is not ours: here they were imported before a command could quiet them
+    # Output of libraries is not checked: here they were imported before a command could silence them.
     (sentence,) = (line for line in said.splitlines() if line.startswith("rmd: ") and "warning" not in line)
     assert "Traceback" not in said and "please report it" not in sentence, said
     return sentence.replace(str(out.parent), "")
 
 
 def prepared(verb: str, home: Path) -> tuple[int, object]:
-    """The bytes that a command writes undisturbed, and what it comes to."""
+    """Return how many bytes a command writes undisturbed, and the digest of its result."""
     if verb == "export-checkpoint" and not (home / "run").exists():
         job_of("train", home).finish(home / "run", home / "run.log")
     out, job = home / f"{verb}-whole", job_of(verb, home)
@@ -88,7 +88,7 @@ def test_a_read_only_disk_is_one_sentence_and_loses_nothing(verb: str, home: Pat
     if verb == "train":
         shutil.rmtree(out / "student")
     remount("ro")
-    process = job.run(out, home / "log")  # a finished command has nothing to write, or says that it cannot
+    process = job.run(out, home / "log")  # a finished command writes nothing, or reports that it cannot
     process.join(120)
     said = (home / "log.err").read_text(encoding="utf-8")
     assert process.exitcode == 0 or "ead-only" in said or "you may not write there" in said, said
@@ -96,5 +96,5 @@ def test_a_read_only_disk_is_one_sentence_and_loses_nothing(verb: str, home: Pat
 
 
 def _size(count: float) -> str:
-    """The option for a file system of so many bytes, in whole pages."""
+    """Return the mount option for a file system of a number of bytes, in whole pages."""
     return f"size={max(1, round(count / 4096)) * 4}k"

@@ -1,4 +1,4 @@
-"""Kill storms: a command that is killed at random moments and started again comes to the same files, bit for bit."""
+"""Kill storms: a command that is killed at random moments and restarted produces the same files, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from storm_jobs import VERBS, Job, job_of, leftovers, make_home
 
 KILLS = 20
-"""SIGKILLs of each command in the full storm."""
+"""Number of SIGKILLs per command in the full storm."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(home: Path) -> dict[str, tuple[float, object]]:
-    """By command: how long it takes undisturbed, and what it comes to; filled as it is asked for."""
+    """Return a dictionary, filled on demand, of each command's undisturbed duration and the digest of its result."""
     return {}
 
 
@@ -41,15 +41,15 @@ def undisturbed(verb: str, home: Path, whole: dict[str, tuple[float, object]]) -
 
 
 def storm(job: Job, seconds: float, folder: Path, *, kills: int, number: int, seed: int) -> list[int | None]:
-    """Start a command and stop it with a signal, again and again, at moments spread over its whole length.
+    """Start a command and stop it with a signal, again and again, at moments spread over its whole duration.
 
     Returns:
-        the exit codes; a command that finished before its signal is started anew in an empty folder.
+        The exit codes; a command that finished before its signal is started anew in an empty folder.
     """
     draws, codes = random.Random(seed), []
     for kill in range(kills):
         process = job.run(folder, folder.with_suffix(".log"))
-        # the later kills come later, so that the last parts of the work are reached, too
+        # Later kills come later, so that the last parts of the work are reached, too.
         time.sleep(draws.uniform(0.0, seconds) * (0.3 + 0.7 * kill / kills))
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, number)
@@ -68,7 +68,7 @@ def check(verb: str, home: Path, whole: dict[str, tuple[float, object]], *, kill
     said = folder.with_suffix(".err").read_text(encoding="utf-8") if folder.with_suffix(".err").exists() else ""
     assert all(code in good for code in codes), (codes, said)
     if number == signal.SIGKILL:
-        assert codes.count(-number) >= kills / 3, codes  # else the storm has tested nothing
+        assert codes.count(-number) >= kills / 3, codes  # otherwise the storm has tested nothing
     job.finish(folder, home / "log")
     assert job.digest(folder) == expected
     assert not leftovers(folder)

@@ -1,4 +1,4 @@
-"""The same command started twice at once in one folder: the second is refused, or both work together."""
+"""The same command started twice at the same time in one folder: one is refused, or both work together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def both(job: Job, folder: Path, apart: float) -> list[tuple[int | None, str]]:
-    """Start the command twice, some seconds apart; exit codes, and what went to standard error."""
+    """Start the command twice, some seconds apart; return the exit codes and what was written to standard error."""
     logs = [folder.with_name(f"{folder.name}-{number}") for number in (1, 2)]
     started = [job.run(folder, logs[0])]
     time.sleep(apart)

@@ -1,4 +1,4 @@
-"""`rmd compare` with a table of two small rows and a budget of seconds: tiny_compare.py FOLDER."""
+"""Runs `rmd compare` with a table of two small rows and a budget of seconds: tiny_compare.py FOLDER."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Checkpoints that exist whole or not at all, and a resume that continues the same run.
+"""Writes checkpoints atomically, and resumes a run from one.
 
 A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes (student, fake score, average, both
 optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Every process writes its own
-part, in a thread, under a temporary name; the first one renames. Any number of processes can read it, and nothing that
-a checkpoint holds can run code (`rmd.train.index`).
+part, in a thread, under a temporary name; the first process renames it. Any number of processes can read it, and
+nothing that a checkpoint holds can run code (`rmd.train.index`).
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class Trained:
 
 
 class Meta(Strict):
-    """What `meta.json` says of a checkpoint."""
+    """The content of a checkpoint's `meta.json`."""
 
     version: Literal[1] = 1
     iteration: int
-    """How many iterations are done."""
+    """Number of iterations that are done."""
     recipe: str
-    """The name of the recipe."""
+    """Name of the recipe."""
     identity: Identity | None = None
-    """What the run is made of; None in the checkpoints of RMD 0.1."""
+    """Identity of the run; None in checkpoints of RMD 0.1."""
     run_hash: str | None = None
-    """In the checkpoints of RMD 0.1, the hash of the recipe (`rmd.hashes.settings_hash`)."""
+    """Hash of the recipe (`rmd.hashes.settings_hash`), in checkpoints of RMD 0.1 only."""
     plan: dict[str, JsonValue]
     guard: GuardState
     best: Best | None
@@ -78,7 +78,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_name(iteration: int) -> str:
-    """The folder name of the checkpoint after `iteration` iterations."""
+    """Return the folder name of the checkpoint after `iteration` iterations."""
     return f"step-{iteration:06d}"
 
 
@@ -88,10 +88,10 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def read_student_state(path: Path) -> dict[str, Tensor]:
-    """Read the whole student of a checkpoint: its moving average where one was kept.
+    """Read the whole student of a checkpoint: its moving average, if there is one.
 
     Raises:
-        RMDError: the checkpoint is damaged, or is not one that RMD wrote.
+        RMDError: the checkpoint is damaged, or RMD did not write it.
     """
     reader = _open(path)
     kind = "average/" if any(name.startswith("average/") for name in reader.tensors) else "student/"
@@ -208,17 +208,17 @@ def load_checkpoint(
     parallel: Parallel | None = None,
     reset_optimizers: bool = False,
 ) -> Meta:
-    """Restore everything in place; returns what the checkpoint says of its run, the iteration to go on from included.
+    """Restore everything in place; return what the checkpoint says of its run, including the iteration to resume from.
 
     Args:
-        identity: what the run is made of that goes on.
+        identity: the identity of the run that is resumed.
         earlier_hash: the run's `settings_hash`. A checkpoint of RMD 0.1, which recorded nothing else, is accepted if it
-            has the same one; a warning says that its prompts and teacher could not be compared.
-        reset_optimizers: take only weights and average, of any recipe that they fit; the optimisers begin anew.
+            has the same hash; a warning says that its prompts and teacher could not be compared.
+        reset_optimizers: load only weights and average, of any recipe that they fit; the optimisers start anew.
 
     Raises:
-        RMDError: the checkpoint is of another run, lacks state, holds state of something else, is damaged, or is not
-            one that RMD wrote.
+        RMDError: the checkpoint belongs to another run, lacks state or holds foreign state, is damaged, or was not
+            written by RMD.
     """
     reader, meta = _open(path), _read_meta(path)
     if not reset_optimizers:
@@ -240,7 +240,7 @@ def load_checkpoint(
 
 
 def _check_same_run(path: Path, meta: Meta, identity: Identity, earlier_hash: str | None) -> None:
-    """RMDError unless a checkpoint is of the run that is to go on."""
+    """Raise RMDError unless a checkpoint belongs to the run that is resumed."""
     what = f"the checkpoint {path}"
     if meta.identity is not None:
         identity.check(meta.identity, what)
@@ -255,7 +255,7 @@ def _check_same_run(path: Path, meta: Meta, identity: Identity, earlier_hash: st
 
 
 def _read_meta(path: Path) -> Meta:
-    """What a checkpoint says of its run; RMDError if it is damaged, or of a later version."""
+    """Return what a checkpoint says of its run; raise RMDError if it is damaged or from a later version."""
     try:
         with (path / META).open("rb") as file:
             content = file.read(MAX_JSON)
@@ -266,7 +266,7 @@ def _read_meta(path: Path) -> Meta:
 
 
 def _open(path: Path) -> IndexReader:
-    """A reader of a checkpoint's tensors; RMDError if its index is damaged, or not one that RMD wrote."""
+    """Return a reader of a checkpoint's tensors; raise RMDError if its index is damaged or was not written by RMD."""
     try:
         return IndexReader(path)
     except (OSError, ValueError) as error:
@@ -355,7 +355,7 @@ def _finish(partial: Path, final: Path, meta: Meta) -> None:
 
 
 def _discard(path: Path) -> None:
-    """Remove a checkpoint if it is there; a kill meanwhile leaves nothing that looks like one."""
+    """Remove a checkpoint if it exists; a kill meanwhile leaves nothing that looks like a checkpoint."""
     removed = path.with_name(f".removed-{path.name}.partial")
     shutil.rmtree(removed, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -375,7 +375,7 @@ def _reason(work: Callable[[], None]) -> str | None:
 def _why(error: BaseException) -> str:
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     inner = causes[0][0] if causes else error
-    if isinstance(inner, pickle.UnpicklingError):  # whose text advises to load it without the check
+    if isinstance(inner, pickle.UnpicklingError):  # its message advises to load without the check
         return "it holds something that is not a tensor"
     return why(inner)
 

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time writes to it, and what it holds fits what is asked."""
+"""The folder of a run: only one process at a time writes to it, and its contents must fit the command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CHECKPOINTS = "checkpoints"
 
 @contextmanager
 def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[None]:
-    """Check a run's folder, and lock it for the time of the block; it is created where it is missing.
+    """Check a run's folder and lock it for the duration of the block; a missing folder is created.
 
-    The first process holds the lock for all processes of the run. It is released when that process ends, however it
-    ends. A folder that was created and into which nothing was written is removed again.
+    The first process holds the lock for all processes of the run. The lock is released when that process ends, however
+    it ends. A folder that was created but not written to is removed again.
 
     Raises:
         RMDError: on every process, if another run writes to the folder, if it cannot be written to, or if it does not
@@ -44,7 +44,7 @@ def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[N
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """RMDError unless a run that begins, or one that resumes, can have the folder."""
+    """Raise RMDError unless the folder is suitable for a run that starts, or for one that resumes."""
     found = checkpoints(folder / CHECKPOINTS)
     if found and not resume:
         raise RMDError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
@@ -55,7 +55,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _remove_unused(created: list[Path]) -> None:
-    """Remove folders, the innermost first, as far as they hold nothing but the lock that is still held."""
+    """Remove folders, innermost first, as long as they contain only the lock that is still held."""
     with suppress(OSError):
         for folder in created:
             if [path.name for path in folder.iterdir()] == [LOCK]:

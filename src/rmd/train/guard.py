@@ -40,25 +40,25 @@ class Best(Strict):
 
 
 class SeriesState(Strict):
-    """One number of one step, as a checkpoint stores it."""
+    """State of one watched number of one step, as a checkpoint stores it."""
 
     first: list[float]
-    """The first finite observations, whose median is what is usual."""
+    """First finite observations; their median counts as usual."""
     unusual: int
-    """How many of the latest observations were unusual in a row."""
+    """Number of consecutive unusual observations up to the latest one."""
     since: int | None
-    """The iteration of the first of those."""
+    """Iteration of the first of those."""
 
 
 class GuardState(Strict):
-    """A guard, as a checkpoint stores it."""
+    """State of a guard, as a checkpoint stores it."""
 
     series: dict[str, SeriesState]
-    """The numbers that are watched, by kind and step: `spread-1`, `gap-1`, `spread-2`, ..."""
+    """Watched numbers by kind and step: `spread-1`, `gap-1`, `spread-2`, ..."""
     best: float
-    """The largest share of samples that the judge has found right."""
+    """Largest share of samples that the judge has found right."""
     low: list[int]
-    """The latest iterations in a row at which the judge found too few right."""
+    """Latest consecutive iterations at which the judge found too few samples right."""
 
 
 @dataclass
@@ -121,7 +121,7 @@ class CollapseGuard:
         return min([*found, *self._low], default=None)
 
     def state(self) -> GuardState:
-        """What a checkpoint stores of the guard."""
+        """Return the state of the guard for a checkpoint."""
         series = {
             name: SeriesState(first=list(each.first), unusual=each.unusual, since=each.since)
             for name, each in self._series.items()

@@ -1,4 +1,4 @@
-"""What a run is made of: its settings, teacher, prompts and images, told apart by their contents and never by paths."""
+"""The identity of a run: its settings, teacher, prompts and images, compared by content and never by path."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rmd.train.weights import TeacherWeights
 from rmd.typed import Strict
 
 SAMPLED = 64
-"""About so many values of each weight enter a fingerprint, evenly spread."""
+"""Approximate number of values of each weight in a fingerprint, evenly spaced."""
 HEAD = 4096
-"""So many bytes of each image file enter a fingerprint, beside its size."""
+"""Number of bytes of each image file in a fingerprint, in addition to its size."""
 
 
 class Identity(Strict):
-    """What decides every iteration of a run; a run goes on from a checkpoint of the same identity."""
+    """Everything that decides a run's iterations; a run resumes only from a checkpoint of the same identity."""
 
     run_hash: str
     """Hash of the settings (`rmd.hashes.run_hash`)."""
@@ -39,7 +39,7 @@ class Identity(Strict):
     images_key: str | None
 
     def check(self, made: Identity, what: str) -> None:
-        """Raise RMDError, which says what differs, unless `what` was made by a run of this identity."""
+        """Raise RMDError, which says what differs, unless a run of this identity made `what`."""
         if made.run_hash != self.run_hash:
             raise another_recipe(what)
         if made.prompts_key != self.prompts_key:
@@ -52,7 +52,7 @@ class Identity(Strict):
 
 
 def another_recipe(what: str) -> RMDError:
-    """The error for something that was made with other settings."""
+    """Return the error for something that was made with other settings."""
     return RMDError(
         f"{what} is of another recipe: resume with the settings it was made with, add --reset-optimizer to go on from "
         "its weights, or choose another --out"
@@ -64,13 +64,13 @@ def _advice(what: Literal["prompts", "teacher", "images"]) -> str:
 
 
 def network_key(network: nn.Module, weights: TeacherWeights | None = None) -> str:
-    """Hash of a network's kind, of its configuration, and of some `SAMPLED` values of each of its parameters.
+    """Return a hash of a network's class, its configuration, and about `SAMPLED` values of each parameter.
 
-    It is the same whether the network holds its weights or they are still to be read from files, and does not depend on
-    the folder that they were loaded from or on the version of diffusers.
+    The hash is the same whether the network holds its weights or they are still to be read from files. It does not
+    depend on the folder that they were loaded from or on the version of diffusers.
 
     Args:
-        weights: says in which files the weights are, for a network that does not hold them yet.
+        weights: tells in which files the weights are, for a network that does not hold them yet.
 
     Raises:
         RMDError: a file cannot be read.
@@ -88,7 +88,7 @@ def network_key(network: nn.Module, weights: TeacherWeights | None = None) -> st
 
 
 def images_key(images: Images | None) -> str | None:
-    """Hash of the captions and of the beginnings of all image files, or of the renders; None without images."""
+    """Return a hash of the captions and the beginnings of all image files, or of the renders; None without images."""
     if images is None:
         return None
     captions = json.dumps(list(images.source.captions)).encode()
@@ -105,7 +105,7 @@ def images_key(images: Images | None) -> str | None:
 
 
 def _stored(network: nn.Module, weights: TeacherWeights) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of a network as its files hold them."""
+    """Yield the parameters of a network from its files."""
     with ExitStack() as stack:
         opened: dict[Path, Any] = {}
         for name in sorted(name for name, _ in network.named_parameters()):
@@ -122,9 +122,9 @@ def _stored(network: nn.Module, weights: TeacherWeights) -> Iterator[tuple[str, 
 
 
 def _settings(network: nn.Module) -> list[tuple[str, str]]:
-    """The values of a network's configuration that are not the defaults of its class.
+    """Return the values of a network's configuration that differ from the defaults of its class.
 
-    A later version of diffusers may add settings, whose defaults change nothing.
+    A later version of diffusers may add settings; their defaults do not change the result.
     """
     defaults = {name: each.default for name, each in inspect.signature(type(network).__init__).parameters.items()}
     config = dict(getattr(network, "config", {}))

@@ -1,8 +1,8 @@
-"""The index of a checkpoint, read in a way that can run no code.
+"""Reads the index of a checkpoint without running any code.
 
 torch.distributed.checkpoint stores the index of a checkpoint (`.metadata`) as a pickle, and a pickle may call any
-function that it names. RMD's checkpoints contain tensors only, so their indices need a dozen names and two dozen
-instructions. Everything else is refused here, nothing is ever called, and torch's index is built anew from plain values
+function that it names. RMD's checkpoints contain only tensors, so their indices need a dozen names and two dozen
+instructions. Everything else is refused here, nothing is ever called, and torch's index is rebuilt from plain values
 that have been checked.
 """
 
@@ -29,7 +29,7 @@ from rmd.errors import RMDError, shown
 
 INDEX = ".metadata"
 MAX_INDEX = 2**29
-"""Largest index, in bytes, that is read: 10,000 weights with their optimiser states need about 300 MB on 64 devices."""
+"""Largest index in bytes: 10,000 weights with their optimiser states need about 300 MB on 64 devices."""
 _DCP = "torch.distributed.checkpoint"
 _DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _NAMES = {
@@ -40,36 +40,36 @@ _NAMES = {
     f"{_DCP}.filesystem._StorageInfo", "torch.Size", "torch.serialization._get_layout", *_DTYPES,
     "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
 }  # fmt: skip
-"""All that the index of a checkpoint names."""
+"""All names that may occur in the index of a checkpoint."""
 Value = TypeVar("Value")
 
 
 class IndexReader(FileSystemReader):
-    """Reads the tensors of a checkpoint, whose index has passed `read_index`.
+    """Reads the tensors of a checkpoint whose index has passed `read_index`.
 
-    Tensors are read by `torch.load(weights_only=True)`, which refuses everything but tensors, too.
+    Tensors are read by `torch.load(weights_only=True)`, which also refuses everything but tensors.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read and check the index; raises what `read_index` raises."""
+        """Read and check the index; raises the errors of `read_index`."""
         super().__init__(folder)
         self._index = read_index(folder)
 
     @property
     def tensors(self) -> dict[str, TensorStorageMetadata]:
-        """The dtype, the size and the chunks of every tensor by name."""
+        """The dtype, size and chunks of every tensor, by name."""
         return cast(dict[str, TensorStorageMetadata], self._index.state_dict_metadata)
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """The index that has been checked: torch asks for it again when it reads tensors."""
+        """Return the checked index, for which torch asks again when it reads tensors."""
         return self._index
 
 
 def read_index(folder: Path) -> Metadata:
-    """Read which tensors a checkpoint holds, and where in its files their chunks are.
+    """Read which tensors a checkpoint holds, and where their chunks are in its files.
 
-    Chunks lie in files of the folder itself, which are long enough for them, and tensors are no larger than their
-    chunks: an index can neither lead to other files nor claim memory for values that are not there.
+    Chunks must be in files of the folder itself that are long enough for them, and tensors must be no larger than their
+    chunks: an index can neither lead to other files nor claim memory for values that do not exist.
 
     Raises:
         RMDError: the index names something that no checkpoint of RMD contains.
@@ -98,12 +98,12 @@ def read_index(folder: Path) -> Metadata:
 
 
 class _Name(str):
-    """The name of a class, a function or a dtype in a pickle, in place of the thing itself."""
+    """Name of a class, a function or a dtype in a pickle, in place of the object itself."""
 
 
 @dataclass(eq=False)
 class _Made:
-    """What a pickle makes by calling something: the name of that, the arguments, and the state set afterwards."""
+    """Record of a call in a pickle: the name of what is called, its arguments, and the state that is set afterwards."""
 
     name: str
     args: object
@@ -111,11 +111,11 @@ class _Made:
 
 
 class _Foreign(Exception):
-    """A pickle names something that the index of a checkpoint does not contain."""
+    """Raised if a pickle names something that the index of a checkpoint does not contain."""
 
 
 class _Unpickler(pickle._Unpickler):
-    """Interprets a pickle in which nothing is called: what would be made by a call becomes a record (`_Made`)."""
+    """Interprets a pickle without calling anything: what a call would create becomes a record (`_Made`)."""
 
     stack: list[Any]
 
@@ -139,7 +139,7 @@ _INSTRUCTIONS = (
     "SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
     "GLOBAL STACK_GLOBAL"
 )
-"""The instructions of an index that make plain values; any other one ends the reading."""
+"""Instructions of an index that create plain values; any other instruction is refused."""
 _Unpickler.dispatch = {
     **{code: pickle._Unpickler.dispatch[code] for code in (vars(pickle)[name][0] for name in _INSTRUCTIONS.split())},
     **cast(
@@ -159,7 +159,7 @@ def _unpickle(path: Path) -> object:
         ) from error
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle makes its interpreter raise almost anything
+    except Exception as error:  # a damaged pickle can make its interpreter raise almost anything
         raise ValueError("its index is not that of a checkpoint") from error
 
 
@@ -179,7 +179,7 @@ def _tensor(fields: dict[str, object]) -> TensorStorageMetadata:
 
 
 def _place(fields: dict[str, object], lengths: dict[str, int], folder: Path) -> _StorageInfo:
-    """Where a chunk is: in which of the folder's files, from which byte on and how many bytes."""
+    """Return where a chunk is: the file in the folder, the first byte, and the number of bytes."""
     name = _typed(fields.get("relative_path"), str)
     offset, length = (_typed(fields.get(key), int) for key in ("offset", "length"))
     if name not in lengths and (Path(name).name != name or name in ("", "..")):
@@ -194,7 +194,7 @@ def _place(fields: dict[str, object], lengths: dict[str, int], folder: Path) -> 
 
 
 def _check(name: str, tensor: TensorStorageMetadata, places: dict[MetadataIndex, _StorageInfo]) -> None:
-    """ValueError unless the chunks of a tensor lie inside it, have their bytes in a file, and are enough to fill it."""
+    """Raise ValueError unless a tensor's chunks are inside it, have their bytes in a file, and suffice to fill it."""
     covered = 0
     for chunk in tensor.chunks:
         place, count = places.get(MetadataIndex(name, chunk.offsets)), math.prod(chunk.sizes)
@@ -209,7 +209,7 @@ def _check(name: str, tensor: TensorStorageMetadata, places: dict[MetadataIndex,
 
 
 def _sizes(made: object) -> torch.Size:
-    """A size or an offset: at most 16 numbers of at most 63 bits."""
+    """Return a size or an offset: at most 16 numbers of at most 63 bits."""
     args = _typed(made.args, tuple) if _is_made(made, "Size") else ()
     sizes = _typed(args[0], tuple) if len(args) == 1 else None
     if sizes is None or len(sizes) > 16 or not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
@@ -218,7 +218,7 @@ def _sizes(made: object) -> torch.Size:
 
 
 def _fields(made: object, name: str) -> dict[str, object]:
-    """The fields of a record of a kind."""
+    """Return the fields of a record of the named class."""
     if not _is_made(made, name):
         raise ValueError(f"its index holds something else in place of {name}")
     return _typed(made.state, dict)
@@ -229,7 +229,7 @@ def _is_made(made: object, name: str) -> TypeGuard[_Made]:
 
 
 def _typed(value: object, kind: type[Value]) -> Value:
-    """The value, if it is exactly of a kind."""
+    """Return the value if its type is exactly `kind`; raise ValueError otherwise."""
     if type(value) is not kind:
         raise ValueError(f"its index holds a {type(value).__name__} where a {kind.__name__} belongs")
     return value

@@ -127,10 +127,10 @@ class Trainer:
         self.best: Best | None = None
 
     def _identify(self, denoiser: str) -> Identity:
-        """What this run is made of.
+        """Return the identity of this run.
 
         Args:
-            denoiser: the `network_key` of the teacher's.
+            denoiser: the `network_key` of the teacher's denoiser.
 
         Raises:
             RMDError: on every process, if they have not all read the same.
@@ -179,25 +179,25 @@ class Trainer:
         return meta.iteration
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False, is_locked: bool = False) -> int:
-        """Run to the recipe's last iteration, or until asked to stop; returns how many iterations are done.
+        """Train up to the recipe's last iteration, or until asked to stop; return the number of iterations done.
 
-        Stops when any of the run's processes is asked to. The run's folder is locked meanwhile.
+        All processes stop when any of them is asked to. The run's folder is locked meanwhile.
 
         Args:
-            resume: go on from the newest checkpoint in the folder.
-            reset_optimizers: go on from a checkpoint's weights alone, even those of another recipe.
-            is_locked: the caller holds the lock of the run's folder (`hold_folder`) already.
+            resume: continue from the newest checkpoint in the folder.
+            reset_optimizers: continue from a checkpoint's weights alone, even those of another recipe.
+            is_locked: whether the caller already holds the lock of the run's folder (`hold_folder`).
 
         Raises:
             RMDError: another process writes to the folder, the folder or its checkpoint does not fit, something cannot
-                be written, or the training has failed. Checkpoints that were complete before remain so.
+                be written, or the training has failed. Checkpoints that were complete before stay complete.
         """
         recipe = self.recipe
         with ExitStack() as open_ones:
             if not is_locked:
                 open_ones.enter_context(hold_folder(self.folder, self.parallel, resume=resume))
             done = start = self.start(resume=resume, reset_optimizers=reset_optimizers)
-            # entered first, so that a signal does not cut short the writing of the last checkpoint either
+            # Entered first, so that a signal does not interrupt the writing of the last checkpoint either.
             open_ones.enter_context(self._graceful_stop())
             tracker = self._open_files(open_ones, start)
             writer = CheckpointWriter(
@@ -385,7 +385,7 @@ class Trainer:
             self.roles.load_state("student", current)
 
     def _open_files(self, open_ones: ExitStack, start: int) -> Tracker | None:
-        """Write the whole recipe, and open the first process's tracker; RMDError on every process if that fails."""
+        """Write the whole recipe and open the first process's tracker; a failure raises RMDError on every process."""
         opened: list[Tracker] = []
 
         def open_them() -> None:
@@ -436,7 +436,7 @@ class Trainer:
             torch._foreach_lerp_([average for average, _ in pairs], [value for _, value in pairs], 1 - decay)
 
     def _record(self, tracker: Tracker | None, iteration: int, values: dict[str, float]) -> None:
-        """Written by the first process; RMDError on every process if it cannot be."""
+        """Record the values on the first process; raise RMDError on every process if they cannot be written."""
 
         def write() -> None:
             assert tracker is not None, "the first process has one"
@@ -491,7 +491,7 @@ def _gap(rollout: Rollout) -> Tensor:
 
 
 def _done_by_main(parallel: Parallel, work: Callable[[], T]) -> T:
-    """What the first process makes, on every process; RMDError on all of them where it raises one."""
+    """Return the first process's result on every process; if it raises RMDError, raise it on all of them."""
     made: list[T] = []
     parallel.on_main(lambda: made.append(work()))
     return parallel.from_main(made)[0]

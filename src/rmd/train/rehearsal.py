@@ -1,6 +1,6 @@
-"""A rehearsal of a run: everything that it would meet on its way is met once, and nothing is left behind.
+"""Rehearses a run: does once everything that the run would do, and leaves nothing behind.
 
-`rmd train --dry-run` makes one, so that a run does not fail in its second hour on what the first minute could show.
+`rmd train --dry-run` rehearses, so that a run does not fail in its second hour on what the first minute could show.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from rmd.train.loop import PANEL_PROMPTS, Trainer
 from rmd.train.panels import sample_panel, score_panel
 
 MOST_RELOADED = 16e9
-"""Bytes of weights up to which the student is written and loaded again; beyond, that would take minutes and memory."""
+"""Largest weights, in bytes, for which the student is written and reloaded; larger ones take too long and too much
+memory."""
 _AT_ONCE = 1000
-"""Prompts that are tokenized together."""
+"""Number of prompts that are tokenized together."""
 
 
 def check_place(folder: Path) -> Path:
-    """Check that a run's folder could be made and written to; nothing is created.
+    """Check that a run's folder could be created and written to; nothing is created.
 
     Returns:
-        The folder itself, or what is there of its path.
+        The folder itself, or the part of its path that exists.
 
     Raises:
         RMDError: it could not.
@@ -50,13 +51,13 @@ def check_place(folder: Path) -> Path:
 
 
 def check_disk(trainer: Trainer) -> str:
-    """Say what checkpoints and student take on the disk, and what is free.
+    """Return a line about the disk space that checkpoints and student need, and what is free.
 
     Raises:
-        RMDError: not even the first checkpoint and the student would fit.
+        RMDError: there is no room even for the first checkpoint and the student.
     """
     trained = {role: sum(p.numel() for p in trainer.roles.trainable(role)) for role in ("student", "fake")}
-    # weights and AdamW's two moments, all in float32, and the student's moving average
+    # Weights and AdamW's two moments, all in float32, and the student's moving average.
     checkpoint = 4 * (3 * sum(trained.values()) + (trained["student"] if trainer.trained.average else 0))
     student = 4 * trained["student"] if trainer.recipe.roles.mode == "lora" else _bytes(trainer.backbone)
     kept = trainer.recipe.train.keep_last
@@ -76,14 +77,14 @@ def check_prompts(trainer: Trainer) -> str:
     """Tokenize every prompt, or find it in the cache of encoded prompts, and encode the longest one.
 
     Raises:
-        RMDError: a prompt cannot be tokenized, has a token that the text encoder does not know, is not in the cache,
-            or is not encoded to finite numbers.
+        RMDError: a prompt cannot be tokenized, has a token that the text encoder does not know, is not in the cache, or
+            is not encoded to finite numbers.
     """
     texts = trainer.prompts.texts
     if isinstance(trainer.encoder, PromptCache):
         absent = next((text for text in texts if text not in trainer.encoder), None)
         if absent is not None:
-            trainer.encoder.encode([absent])  # which says so
+            trainer.encoder.encode([absent])  # raises the error about it
         said = f"{len(texts)} prompts found in the cache {trainer.recipe.data.cache}"
     else:
         said = f"{len(texts)} prompts tokenized" + _cut_line(trainer, texts)
@@ -99,7 +100,7 @@ def check_prompts(trainer: Trainer) -> str:
 
 
 def check_pictures(trainer: Trainer, rollout: Rollout) -> None:
-    """Sample, decode and score as a run does at `train.sample_every`, and ask the judge, where there is one.
+    """Sample, decode and score as a run does at `train.sample_every`, and ask the judge if there is one.
 
     Raises:
         RMDError: the VAE gives numbers that are not finite.
@@ -121,7 +122,7 @@ def check_student(trainer: Trainer) -> str:
     """Write the student that a run would end with into a temporary folder, and load it again.
 
     Raises:
-        RMDError: it cannot be written, or is another one when it is loaded.
+        RMDError: it cannot be written, or differs after loading.
     """
     state = trainer.gathered_student()
     if _bytes(trainer.backbone) > MOST_RELOADED:
@@ -140,7 +141,7 @@ def _save_and_load(trainer: Trainer, state: dict[str, torch.Tensor]) -> None:
 
 
 def _cut_line(trainer: Trainer, texts: Sequence[str]) -> str:
-    """How many prompts are longer than a text encoder reads: `, 3 of them cut at 77 tokens by tokenizer`."""
+    """Return how many prompts are longer than a text encoder reads: `, 3 of them cut at 77 tokens by tokenizer`."""
     said = ""
     for name, tokenizer, encoder in _readers(trainer.backbone):
         options = trainer.backbone.official_options(trainer.recipe.frames)
@@ -164,7 +165,7 @@ def _cut_line(trainer: Trainer, texts: Sequence[str]) -> str:
 def _tokens(name: str, tokenizer: Any, texts: list[str]) -> list[list[int]]:
     try:
         found: list[list[int]] = tokenizer(texts, verbose=False).input_ids
-    except (TypeError, ValueError) as error:  # of which UnicodeError is one
+    except (TypeError, ValueError) as error:  # UnicodeError is a ValueError
         for text in texts:
             try:
                 tokenizer([text], verbose=False)
@@ -175,7 +176,7 @@ def _tokens(name: str, tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def _readers(backbone: Backbone) -> Iterator[tuple[str, Any, Any]]:
-    """Every tokenizer of a pipeline by its name, with the text encoder that reads its tokens."""
+    """Yield the name of every tokenizer of a pipeline, the tokenizer, and the text encoder that reads its tokens."""
     parts = backbone.pipe.components
     for name in sorted(parts):
         encoder = parts.get(name.replace("tokenizer", "text_encoder"))
@@ -184,7 +185,7 @@ def _readers(backbone: Backbone) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _bytes(backbone: Backbone) -> int:
-    """How much the weights of a pipeline's parts take."""
+    """Return the size in bytes of the weights of a pipeline's parts."""
     parts = [part for part in backbone.pipe.components.values() if isinstance(part, torch.nn.Module)]
     return sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
 

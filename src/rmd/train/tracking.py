@@ -36,7 +36,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def run_disk_errors(folder: Path) -> AbstractContextManager[None]:
-    """`rmd.files.disk_errors`, with what to do about a run whose folder cannot be written to."""
+    """Return `rmd.files.disk_errors` with advice for a run whose folder cannot be written to."""
     return disk_errors(folder, "checkpoints in it are intact, put that right and run again with --resume")
 
 
@@ -46,11 +46,11 @@ class Tracker:
     def __init__(
         self, folder: Path, *, start: int, services: Sequence[str] = (), config: Mapping[str, Any] | None = None
     ) -> None:
-        """Open the run's files; records of iterations after the first `start` are dropped, to be made again.
+        """Open the run's files; records after iteration `start` are dropped, since they will be made again.
 
         Args:
-            services: `wandb` or `trackio`, to be told everything too, under the folder's name.
-            config: what they show as the run's settings.
+            services: `wandb` or `trackio`, which also receive everything, under the folder's name.
+            config: the run's settings that these services show.
 
         Raises:
             RMDError: a service is not installed, the folder cannot be written to, or its metrics are not readable.
@@ -68,7 +68,7 @@ class Tracker:
         """Append one record; values that are not finite are written as null.
 
         Raises:
-            RMDError: it cannot be written.
+            RMDError: the record cannot be written.
         """
         record = {"iteration": iteration, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
         with run_disk_errors(self.folder):
@@ -76,7 +76,7 @@ class Tracker:
                 file.write(json.dumps(record) + "\n")
             for name, value in values.items():
                 self._events.add_scalar(name, value, iteration)
-            if "step" in values:  # each iteration trains one step, and the steps' gaps differ much
+            if "step" in values:  # each iteration trains one step, and gaps differ much between steps
                 self._events.add_scalar(f"gap/step-{values['step']:.0f}", values["gap"], iteration)
         for service in self._services:
             service.metrics(iteration, values)
@@ -85,7 +85,7 @@ class Tracker:
         """Save `<name>-<iteration>.png` and show it in TensorBoard.
 
         Raises:
-            RMDError: it cannot be written.
+            RMDError: the picture cannot be written.
         """
         path = self.folder / "pictures" / f"{name}-{iteration:06d}.png"
         with run_disk_errors(self.folder):
@@ -110,7 +110,7 @@ class Tracker:
 
 
 def service_module(name: str) -> Any:
-    """The module of a service that metrics are sent to; RMDError where it is not installed."""
+    """Return the module of a service that receives metrics; raise RMDError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -124,7 +124,7 @@ class Service:
         self._module = service_module(name)
         with run_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            page = _page_id(folder)  # a resumed run goes on with its page
+            page = _page_id(folder)  # a resumed run continues its page
         if name == "wandb":
             about = {"name": folder.name, "dir": str(folder), "id": page}
         else:
@@ -163,7 +163,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
         raise RMDError(f"cannot read {path}: {reason(error)}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
-        if number == len(lines):  # every whole line ends with a line break: this one is empty or cut short
+        if number == len(lines):  # every whole line ends with a line break, so this one is empty or cut short
             break
         try:
             row: dict[str, float | None] = _RECORD.validate_json(line)

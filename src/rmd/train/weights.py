@@ -131,10 +131,10 @@ def _link_without(part: str, source: Path, folder: Path) -> None:
 
 
 def _class_of(path: Path, family: type[Backbone]) -> Any:
-    """The class of diffusers that a denoiser's configuration names."""
+    """Return the class of diffusers that a denoiser's configuration names."""
     name = read_object(path).get("_class_name")
     wanted = family.part_classes.get(family.denoiser_name, (str(name),))
-    # the first is what the others, earlier names of it, are loaded as
+    # The others are earlier names of the first, and are loaded as the first.
     kind = getattr(diffusers, wanted[0], None) if name in wanted else None
     if not (isinstance(kind, type) and issubclass(kind, ModelMixin)):
         raise RMDError(f"{path} names no network of diffusers: save the teacher anew")
@@ -142,10 +142,10 @@ def _class_of(path: Path, family: type[Backbone]) -> Any:
 
 
 def _files(folder: Path, variant: str | None, network: nn.Module) -> dict[str, Path]:
-    """Weights by name to the file that holds them.
+    """Return the file that holds each weight, by the weight's name.
 
     Raises:
-        RMDError: a file cannot be read, or they do not hold exactly the network's weights.
+        RMDError: a file cannot be read, or the files do not hold exactly the network's weights.
     """
     found: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
