@@ -105,8 +105,7 @@ class RMDPipeline:
 
         Raises:
             RMDError: the student is a full one (use `from_pretrained`), does not fit the pipeline, or cannot work
-                beside
-                what is on it: another student, or adapters that are fused.
+                beside what is on it: another student, or adapters that are fused.
         """
         config = read_student(student)
         backbone = wrap(pipe, config.conditioning)
