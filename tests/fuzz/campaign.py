@@ -45,7 +45,7 @@ _PROGRESS = re.compile(r"rmd: warning: |.+: \d+/\d+, |\s*$|training |vae|renderi
 
 @dataclass(frozen=True)
 class Result:
-    """How a case ended: one of `OUTCOMES`, with what the case was and what it printed."""
+    """Outcome of a case, one of `OUTCOMES`, with a description of the case and its output."""
 
     case: str
     outcome: str

@@ -19,7 +19,7 @@ def sample(
     repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Timed repeats after one warm-up.")] = 5,
     teacher_steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps of the guided teacher.")] = 25,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+        int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")
     ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -111,7 +111,7 @@ def train(
         ),
     ] = 3,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+        int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")
     ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

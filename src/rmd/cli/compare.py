@@ -30,7 +30,7 @@ def compare(
         list[str] | None, typer.Option("--backbone", help="Of table main, to compute: sdxl, pixart, sd3. Default: all.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="CPU threads; default: torch's own choice.")
+        int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")
     ] = None,
 ) -> None:
     """Train and judge every row of a table under one budget; a comparison that was stopped goes on where it was."""
