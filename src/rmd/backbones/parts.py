@@ -54,8 +54,13 @@ def check_tokenizers(parts: Mapping[str, Any]) -> None:
         longest = tokenizer.model_max_length
         if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest >= 1:
             raise RMDError(f"model_max_length of the {name} should be a positive number, but is {shown(longest)}")
-        encoder = parts.get(name.replace("tokenizer", "text_encoder"))
-        positions = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        config = getattr(parts.get(name.replace("tokenizer", "text_encoder")), "config", None)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            token = getattr(config, key, None)
+            for each in token if isinstance(token, list) and token else [token]:  # some encoders have several ends
+                if each is not None:
+                    integer(f"{key} of the text encoder that goes with the {name}", each)
+        positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and longest > positions:
             raise RMDError(
                 f"the {name} gives up to {longest:.6g} tokens (model_max_length), but its text encoder reads "

@@ -451,3 +451,9 @@ def test_a_tokenizer_without_a_config_belongs_to_no_encoder(teacher: Callable[[s
     folder = teacher("sdxl")
     (folder / "tokenizer_2" / "tokenizer_config.json").unlink()
     refused(folder, r"the tokenizer_2 gives up to 1e\+30 tokens")
+
+
+def test_tokens_of_a_text_encoder_are_numbers(teacher: Callable[[str], Path]) -> None:
+    folder = teacher("sdxl")
+    edit(folder / "text_encoder_2" / "config.json", eos_token_id=[])
+    refused(folder, r"eos_token_id of the text encoder that goes with the tokenizer_2 must be an integer, got \[\]")

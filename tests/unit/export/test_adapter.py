@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rmd.errors import RMDError
 from rmd.export.adapter import ADAPTER, LORA_NAME
+from rmd.export.student import load_student
 from rmd.pipeline import RMDPipeline
 
 families = pytest.mark.parametrize("family", sorted(TINY))
@@ -362,3 +363,16 @@ def test_pixart_leaves_no_layer_out_that_its_header_does_not_name(
     with pytest.raises(RMDError, match=r" does not fit this base: .* is not in the network$"):
         RMDPipeline.from_pipe(pipe, student)
     same(sample(RMDPipeline.from_pipe(pipe, students("pixart"))), expected(students("pixart")))
+
+
+@families
+def test_an_adapter_that_lacks_a_tensor(family: str, tmp_path: Path) -> None:
+    student = make_student(tmp_path, family, "lora")
+    path = student / LORA_NAME
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for kind in ("A", "B"):
+        name = next(key for key in tensors if key.endswith(f"lora_{kind}.weight"))
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, path, metadata=metadata)
+        with pytest.raises(RMDError, match=f"it lacks the tensor .*lora_{kind}.weight$"):
+            load_student(student)
