@@ -52,7 +52,7 @@ def evaluate(
     from rmd.report import print_rows
     from rmd.scenes.assets import TEACHERS
     from rmd.scenes.compare import Entry
-    from rmd.scenes.evaluate import DENOISERS, evaluate, read_evaluations, save_evaluation
+    from rmd.scenes.evaluate import DENOISERS, all_evaluations, evaluate, read_evaluations, save_evaluation
 
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
         check_text(option, text)
@@ -67,6 +67,7 @@ def evaluate(
         )
     if out.exists() and not out.is_dir():
         raise RMDError(f"{out} is a file: give a folder as --out")
+    all_evaluations(out)  # a file that is not one is reported before anything is computed
     if teacher is not None:
         one_of("teacher", teacher, tuple(TEACHERS))
     maker: Maker

@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from rmd.errors import RMDError
-from rmd.files import write_text
+from rmd.files import disk_errors, locked, read_model, replacing, write_text
 from rmd.makers import Maker
 from rmd.pictures import grid_image, to_uint8
 from rmd.plan import Stage
@@ -24,6 +22,7 @@ from rmd.scenes.assets import assets_folder, teacher_home
 from rmd.scenes.compare import SAMPLES_PER_PROMPT, SAMPLING_SEED, Entry, evaluation_prompts, measure, run_maker
 from rmd.scenes.judge import load_judge
 from rmd.scenes.references import load_references
+from rmd.typed import Strict
 
 SIZE = Stage(1, 64, 64)
 """At which the judge looks at pictures."""
@@ -33,10 +32,8 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 """Parts of a diffusers pipeline whose calls are counted and timed."""
 
 
-class Evaluation(BaseModel):
+class Evaluation(Strict):
     """A model's row, and what it was measured on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: Row
     making: dict[str, Any]
@@ -81,10 +78,20 @@ def evaluate(
 
 
 def save_evaluation(found: Evaluation, images: Tensor, folder: Path) -> None:
-    """Write NAME.json and NAME.png, a grid of pictures; those of an earlier row of this name are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    grid_image(to_uint8(images), COLUMNS).save(folder / f"{found.row.name}.png")
-    write_text(folder / f"{found.row.name}.json", found.model_dump_json(indent=1) + "\n")
+    """Write NAME.json and NAME.png, a grid of pictures; those of an earlier row of this name are replaced.
+
+    Raises:
+        RMDError: the folder cannot be written to.
+    """
+    with locked(folder, wait=60.0), disk_errors(folder):
+        with replacing(folder / f"{found.row.name}.png") as partial:
+            grid_image(to_uint8(images), COLUMNS).save(partial, format="PNG")
+        write_text(folder / f"{found.row.name}.json", found.model_dump_json(indent=1) + "\n")
+
+
+def all_evaluations(folder: Path) -> list[Evaluation]:
+    """Return the evaluations that a folder holds, in the order of their names; RMDError if a file is not one."""
+    return [read_model(path, Evaluation) for path in sorted(folder.glob("*.json"))]
 
 
 def read_evaluations(folder: Path, like: Evaluation) -> list[Row]:
@@ -95,13 +102,10 @@ def read_evaluations(folder: Path, like: Evaluation) -> list[Row]:
     Raises:
         RMDError: a file of the folder is no evaluation.
     """
-    rows = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found = Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise RMDError(f"{path} is no evaluation: remove it, or choose another --out") from error
-        if (found.teacher, found.samples, found.seed) == (like.teacher, like.samples, like.seed):
-            rows.append(found.row)
+    rows = [
+        found.row
+        for found in all_evaluations(folder)
+        if (found.teacher, found.samples, found.seed) == (like.teacher, like.samples, like.seed)
+    ]
     rows.sort(key=lambda row: row.seconds_per_image, reverse=True)
     return [row.model_copy(update={"speedup": rows[0].seconds_per_image / row.seconds_per_image}) for row in rows]

@@ -76,7 +76,7 @@ def test_one_sentence(plain: Path, student: Path, tmp_path: Path, capsys: pytest
         ([str(clips)], "makes clips, but the scenes' judge looks at single pictures"),
         ([str(named)], "a row cannot be called 'a name': give --name"),
         ([str(plain), "--teacher", "scene"], "did you mean 'scenes'"),
-        ([str(plain), "--steps", "1", "--samples", "6", "--out", str(bad)], f"{bad / 'notes.json'} is no evaluation"),
+        ([str(plain), "--steps", "1", "--samples", "6", "--out", str(bad)], f"{bad / 'notes.json'}: there is no key a"),
     ):
         assert main(["eval", *arguments, "--device", "cpu"]) == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
