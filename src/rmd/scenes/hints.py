@@ -5,7 +5,7 @@ known of its input. They tell a network far more of each sample than its own los
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Knowledge:
         self.head = Head(self._layer.width, width, generator(seed, "knowledge"))
         """What maps the layer to what is known; trained with the learner."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Knowledge:
         self._layer.watch()
         return self
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +55,7 @@ class Imitation:
         self._learner = learner
         self._said: tuple[Tensor, Tensor] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Imitation:
         for kept in (self._theirs, self._ours):
             kept.watch()
         return self
