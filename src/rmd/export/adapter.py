@@ -242,12 +242,14 @@ def _shown(shape: Sequence[int]) -> str:
 
 
 def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
-    if hasattr(backbone.pipe, "load_lora_weights"):
-        backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER, use_safetensors=True)
-    elif header is not None:
-        _inject(backbone, source, header)
-    else:
-        raise ValueError(f"its header has no {_HEADER_KEY}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a style may be there, and stays
+        if hasattr(backbone.pipe, "load_lora_weights"):
+            backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER, use_safetensors=True)
+        elif header is not None:
+            _inject(backbone, source, header)
+        else:
+            raise ValueError(f"its header has no {_HEADER_KEY}")
 
 
 def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
