@@ -23,7 +23,7 @@ def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
     that does. In a tab-separated file, quotes have a meaning only if they pair in the whole file; in many such files
     they do not.
     """
-    lines = read_lines(path)
+    lines = _without_nul(path)
     first = next(lines, "")
     if first.lower().startswith("sep=") and len(first) == 5:  # a line that Excel writes for itself
         delimiter, skipped, first = first[4], 1, next(lines, "")
@@ -46,6 +46,14 @@ def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
     for number, row in rows:
         where = f"{path}, line {number}"
         yield where, row[place] if len(row) == len(names) else _ragged(row, names, delimiter)
+
+
+def _without_nul(path: Path) -> Iterator[str]:
+    """Yield the lines of a table; raise RMDError for a NUL character, which not every version of `csv` reads."""
+    for number, line in enumerate(read_lines(path), start=1):
+        if "\0" in line:
+            raise RMDError(f"{path}, line {number} holds a NUL character: save the table as text")
+        yield line
 
 
 def _ragged(row: list[str], names: list[str], delimiter: str) -> Unfit:

@@ -134,3 +134,12 @@ def test_what_a_writer_of_csv_writes_comes_back(rows: list[tuple[str, str]], del
     found = list(tables._quoted_rows(lines, delimiter, Path("x")))[1:]
     # Spaces at the beginning of a field mean nothing to a caption.
     assert [[field.strip() for field in row] for _, row in found] == [[field.strip() for field in row] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv"])
+@pytest.mark.parametrize("text", ["cap\0tion\na cat\n", "caption\na c\0at\n"])
+def test_a_nul_character_is_refused_by_line(name: str, text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text, name)
+    number = 1 + text[: text.index("\0")].count("\n")
+    with pytest.raises(RMDError, match=rf"{name}, line {number} holds a NUL character: save the table as text$"):
+        texts(path)
