@@ -181,7 +181,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 def test_a_cache_may_move_and_so_may_its_prompts_and_its_teacher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What decides is what the files hold."""
+    """A cache is identified by the contents of its files, wherever they are."""
     monkeypatch.chdir(tmp_path)
     tiny_sdxl(two_encoders=True).pipe.save_pretrained("teacher")
     Path("p.jsonl").write_text('{"words": "a red ball"}\n{"words": "a blue box"}\n', encoding="utf-8")

@@ -98,7 +98,7 @@ def sample(pipe: RMDPipeline) -> Tensor:
 
 
 def expected(student: Path, style: float = 0.0) -> Tensor:
-    """What the student makes on a base with both adapters merged by hand."""
+    """Return what the student samples on a base into which both adapters were merged by hand."""
     pipe = RMDPipeline.from_pretrained(student)
     plain = merged(base(student), student, style)
     setattr(pipe.pipe, pipe.backbone.denoiser_name, network(plain))

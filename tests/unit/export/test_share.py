@@ -1,4 +1,4 @@
-"""What leaves the machine: no path of a folder here, in any file of any format, and no upload of a nameless teacher."""
+"""Exports and uploads contain no path of this machine, and a student without a public teacher is not uploaded."""
 
 from __future__ import annotations
 
