@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from helpers import LinearBackbone
 
-from rmd.backbones import Cond
 from rmd.data.cache import build_cache
+from rmd.models import Cond
 
 PROMPTS = [f"{'a small ' * (i % 5)}ball number {i}" for i in range(40)]
 

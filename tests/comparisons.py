@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmd.compare.cells import CellResult, Training
-from rmd.report import Row
+from rmd.evaluate.rows import Row
 
 
 def result(

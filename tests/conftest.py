@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 # What tests share without fixtures lies in helpers.py, which importlib mode would not find.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 # Before torch or a Hugging Face library is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,7 +27,7 @@ settings.load_profile("rmd")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 LONGEST = (
     "tests/distributed/", "tests/e2e/", "tests/learning/", "tests/unit/test_accelerator.py",
-    "tests/unit/test_cli_train.py", "tests/unit/test_pipeline.py", "tests/unit/train/",
+    "tests/unit/cli/test_train.py", "tests/unit/sample/test_pipeline.py", "tests/unit/train/",
 )  # fmt: skip
 
 
@@ -71,8 +72,8 @@ def quick_muon() -> Iterator[None]:
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts in a run's panels, and two timed once: with the miniatures they take longer than what is tested."""
     monkeypatch.setattr("rmd.train.loop.PANEL_PROMPTS", 2)
-    monkeypatch.setattr("rmd.bench.splits.TIMED", 2)
-    monkeypatch.setattr("rmd.bench.splits.REPEATS", 1)
+    monkeypatch.setattr("rmd.sample.timing.TIMED", 2)
+    monkeypatch.setattr("rmd.sample.timing.REPEATS", 1)
 
 
 @pytest.fixture(scope="session")

@@ -30,14 +30,14 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from rmd.backbones import Backbone
-from rmd.backbones.pixart import PixArtBackbone
-from rmd.backbones.sd3 import SD3Backbone
-from rmd.backbones.sdxl import SDXLBackbone
-from rmd.backbones.wan import WanBackbone
-from rmd.config import FlowNoise, Recipe, VPNoise
-from rmd.export.student import save_student
-from rmd.roles import Roles, build_roles
+from rmd.models import Backbone
+from rmd.models.pixart import PixArtBackbone
+from rmd.models.roles import Roles, build_roles
+from rmd.models.sd3 import SD3Backbone
+from rmd.models.sdxl import SDXLBackbone
+from rmd.models.student import save_student
+from rmd.models.wan import WanBackbone
+from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 
 _LETTERS = [
     ("<pad>", 0.0),

@@ -12,15 +12,15 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, U
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from rmd.backbones import Backbone, Cond
-from rmd.backbones.sdxl import SDXLBackbone
-from rmd.config import MethodConfig, Recipe
+from research.scenes.tokenizer import MAX_LENGTH, build_tokenizer
+from rmd.core.noise import Prediction
+from rmd.core.plan import Crossing, Stage, StepPlan, build_plan
+from rmd.core.randomness import CounterNoise, NoiseSource
 from rmd.methods import METHODS, Batch, Method
-from rmd.noise import Prediction
-from rmd.plan import Crossing, Stage, StepPlan, build_plan
-from rmd.randomness import CounterNoise, NoiseSource
-from rmd.roles import build_roles
-from rmd.scenes.tokenizer import MAX_LENGTH, build_tokenizer
+from rmd.models import Backbone, Cond
+from rmd.models.roles import build_roles
+from rmd.models.sdxl import SDXLBackbone
+from rmd.recipes.schema import MethodConfig, Recipe
 
 PROMPTS = ["a small red ball on sand", "a big blue box at night", "a green star on wood", "a white ring by the sea"]
 WIDTH = 16

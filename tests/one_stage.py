@@ -6,10 +6,10 @@ from families import frames_of
 from helpers import PROMPTS
 from torch import Tensor
 
-from rmd.backbones import Backbone
-from rmd.generate import sample_latents
-from rmd.plan import StepPlan, build_plan
-from rmd.randomness import CounterNoise
+from rmd.core.plan import StepPlan, build_plan
+from rmd.core.randomness import CounterNoise
+from rmd.models import Backbone
+from rmd.models.generate import sample_latents
 
 SEED = 3
 STEPS = 4

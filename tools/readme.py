@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rmd.files import read_model
-from rmd.pictures import comparison_picture
-from rmd.report import Report, markdown_table
-from rmd.report.markdown import markdown_text
+from rmd.common.files import read_model
+from rmd.common.markdown import markdown_text
+from rmd.common.pictures import comparison_picture
+from rmd.evaluate.rows import Report
+from rmd.report import markdown_table
 
 PAGES = {"scenes": ("README.md", "demo.png")}
 """By recipe, where its demo is shown, and the name of its picture in docs; the others are in docs/scenes.md."""

@@ -12,10 +12,10 @@ from families import TINY, recipe_of
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from rmd.backbones import Backbone
-from rmd.config import Recipe
-from rmd.roles import TRAINED
-from rmd.teacher import load_teacher
+from rmd.models import Backbone
+from rmd.models.roles import TRAINED
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import Recipe
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel, own
 from rmd.train.tracking import MACHINE
@@ -29,18 +29,19 @@ class Job:
     name: str
     family: str = "sdxl"
     mode: str = "lora"
-    accumulate: int = 1
-    recompute: bool = False
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     dtype: str = "float32"
-    replicas: int = 1
-    context: int = 1
+    dp_replicate: int = 1
+    context_parallel: int = 1
     iterations: int = 2
     slow: bool = False
     """What it shows, others show for another mode or family: it takes part in the slow tests."""
 
     def recipe(self, prompts: Path) -> Recipe:
         train = {
-            "batch_size": 4, "accumulate": self.accumulate, "recompute": self.recompute, "dtype": self.dtype,
+            "batch_size": 4, "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "gradient_checkpointing": self.gradient_checkpointing, "dtype": self.dtype,
             "iterations": self.iterations,
         }  # fmt: skip
         recipe = recipe_of(self.family, Path("teacher"), self.mode, train=train)
@@ -61,18 +62,27 @@ JOBS = [
     Job("pixart", "pixart", "lora", slow=True),
     Job("sd3", "sd3", "full"),
     *(Job(f"wan-{mode}", "wan", mode) for mode in MODES),
-    *(Job(f"accumulated-and-recomputed-{mode}", "pixart", mode, accumulate=2, recompute=True) for mode in MODES),
-    Job("replicas", "sd3", "full", replicas=2),
-    Job("context-lora", "wan", "lora", context=2, recompute=True),
-    Job("context-full", "wan", "full", context=2),
+    *(
+        Job(
+            f"accumulated-and-recomputed-{mode}",
+            "pixart",
+            mode,
+            gradient_accumulation_steps=2,
+            gradient_checkpointing=True,
+        )
+        for mode in MODES
+    ),
+    Job("replicas", "sd3", "full", dp_replicate=2),
+    Job("context-lora", "wan", "lora", context_parallel=2, gradient_checkpointing=True),
+    Job("context-full", "wan", "full", context_parallel=2),
     Job("half-lora", "wan", "lora", dtype="bfloat16", slow=True),
     Job("half-full", "wan", "full", dtype="bfloat16"),
 ]
 UNLOADED = [
     Job("unloaded-lora", "pixart", "lora"),
     Job("unloaded-full", "wan", "full"),
-    Job("unloaded-half-lora", "wan", "lora", dtype="bfloat16", replicas=2),
-    Job("unloaded-half-full", "wan", "full", dtype="bfloat16", replicas=2, slow=True),
+    Job("unloaded-half-lora", "wan", "lora", dtype="bfloat16", dp_replicate=2),
+    Job("unloaded-half-full", "wan", "full", dtype="bfloat16", dp_replicate=2, slow=True),
 ]
 RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3", "full")]
 

@@ -13,9 +13,9 @@ from helpers import write_prompts
 from processes import run_ranks
 
 from rmd.cli.app import main
-from rmd.config import to_yaml
-from rmd.export.student import load_student
-from rmd.files import locked
+from rmd.common.files import locked
+from rmd.models.student import load_student
+from rmd.recipes.schema import to_yaml
 from rmd.train.checkpoint import checkpoints
 from rmd.train.tracking import read_metrics
 
@@ -156,7 +156,7 @@ def test_a_folder_that_another_run_writes_to_is_told_once(recipe: Path, tmp_path
     ("setting", "sentence"),
     [
         ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
-        ("parallel.replicas=3", "2 processes do not divide into 3 replicas of 1"),
+        ("parallel.dp_replicate=3", "2 processes do not divide into 3 replicas of 1"),
     ],
 )
 def test_what_does_not_divide_is_told_once(setting: str, sentence: str, recipe: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from families import TINY  # noqa: E402
 from jobs import JOBS, RESHARDED, UNLOADED, Job, go_on, load_in_parts, run  # noqa: E402
 
-from rmd.config import ParallelConfig  # noqa: E402
+from rmd.recipes.schema import ParallelConfig  # noqa: E402
 from rmd.train.parallel import place, processes  # noqa: E402
 
 
@@ -31,12 +31,12 @@ if __name__ == "__main__":
     cpu = torch.device("cpu")
     with processes(ParallelConfig(), cpu) as started:
         for job in asked(JOBS):
-            parallel = place(ParallelConfig(replicas=job.replicas, context=job.context), cpu)
+            parallel = place(ParallelConfig(dp_replicate=job.dp_replicate, context_parallel=job.context_parallel), cpu)
             found = run(job, prompts, out / "run", parallel)
             if started.main:
                 torch.save(found, out / f"{job.name}.pt")
         for job in asked(UNLOADED):
-            parallel = place(ParallelConfig(replicas=job.replicas), cpu)
+            parallel = place(ParallelConfig(dp_replicate=job.dp_replicate), cpu)
             teacher = out / f"teacher-{job.family}"
             if started.main and not teacher.exists():
                 TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")

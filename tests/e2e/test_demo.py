@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from diffusers import DiffusionPipeline
 
-from rmd.export.student import load_student
-from rmd.scenes.assets import TEACHERS, assets_folder
+from rmd.models.student import load_student
+from rmd.worlds.assets import TEACHERS, assets_folder
 
 ROWS = ["teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd"]
 

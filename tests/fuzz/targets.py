@@ -208,11 +208,12 @@ _NUMBER_KEYS = (
     "plan.steps", "plan.grid_end", "plan.multiple", "noise.beta_start", "noise.num_train_timesteps", "crossing.beta",
     "method.guidance", "method.fake_updates", "method.warmup_steps", "method.snr_cap", "roles.rank", "roles.alpha",
     "optim.student_lr", "optim.lr_decay", "optim.ema", "train.iterations", "train.batch_size", "train.seed",
-    "train.keep_last", "train.threads", "train.accumulate", "parallel.replicas", "parallel.context", "data.shortest",
-    "data.remember", "evaluation.n", "evaluation.samples", "frames",
+    "train.keep_last", "train.threads", "train.gradient_accumulation_steps", "parallel.dp_replicate",
+    "parallel.context_parallel", "data.min_chars",
+    "data.prompt_cache_mb", "evaluation.n", "evaluation.samples", "frames",
 )  # fmt: skip
 _TEXT_KEYS = ("name", "family", "teacher", "data.prompts", "data.column", "data.split", "data.images", "data.cache")
-_OTHER_KEYS = ("plan.sides", "plan.thresholds", "method.stage_draws", "optim.betas", "data.exclude", "train.services",
+_OTHER_KEYS = ("plan.sides", "plan.thresholds", "method.stage_draws", "optim.betas", "data.exclude", "train.loggers",
                "method.scored", "noise", "plan", "extends", "version", "x", "", "plan.", "plan..steps", "a.b.c.d",
                "noise.kind")  # fmt: skip
 

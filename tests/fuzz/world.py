@@ -19,8 +19,8 @@ from processes import SERVER
 
 from rmd.cli.app import main
 from rmd.compare.run import Line, Number, TableResult
-from rmd.config import to_yaml
-from rmd.report.versions import versions
+from rmd.evaluate.versions import versions
+from rmd.recipes.schema import to_yaml
 
 
 def build_world(folder: Path) -> None:

@@ -17,12 +17,12 @@ import torch
 from helpers import LinearBackbone, cascade, make_method
 from torch import Tensor, nn
 
-from rmd.backbones import Cond
-from rmd.generate import sample_latents
+from rmd.core.noise import VPSchedule
+from rmd.core.plan import Crossing
+from rmd.core.randomness import generator
 from rmd.methods import Batch, Method
-from rmd.noise import VPSchedule
-from rmd.plan import Crossing
-from rmd.randomness import generator
+from rmd.models import Cond
+from rmd.models.generate import sample_latents
 
 MEAN, STD = 0.7, 0.5
 TOO_BRIGHT = 0.4

@@ -11,7 +11,7 @@ from helpers import tiny_sdxl
 from one_stage import official, ours
 from torch import Tensor, nn
 
-from rmd.backbones import Backbone
+from rmd.models import Backbone
 
 Sampler = Callable[[Backbone, tuple[int, int], float], Tensor]
 # v-prediction for SDXL: a random network that predicts the noise has an x0 of thousands.

@@ -15,11 +15,12 @@ from families import small_vae
 from helpers import PROMPTS, TOKENIZER, WIDTH, text_encoder
 from transformers import CLIPTextModel
 
-from rmd.backbones import base
-from rmd.backbones.base import Backbone, family_class, wrap
-from rmd.generate import sample_latents
-from rmd.plan import build_plan
-from rmd.randomness import CounterNoise
+from rmd.core.plan import build_plan
+from rmd.core.randomness import CounterNoise
+from rmd.models import registry as base
+from rmd.models.base import Backbone
+from rmd.models.generate import sample_latents
+from rmd.models.registry import family_class, wrap
 
 PAGE = Path(__file__).parents[2] / "docs" / "backbones.md"
 

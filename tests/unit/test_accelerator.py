@@ -12,16 +12,16 @@ from families import TINY, make_student, recipe_of
 from helpers import PROMPTS, write_prompts
 from torch import Tensor, nn
 
-from rmd.backbones import Backbone
-from rmd.bench.sampling import time_sampling
-from rmd.config import Recipe, load_recipe
+from rmd.common.pictures import to_image, to_uint8
 from rmd.data.cache import build_cache
-from rmd.pictures import to_image, to_uint8
-from rmd.pipeline import RMDPipeline
-from rmd.scenes.render import render, sample_scenes
-from rmd.scenes.watch import scene_watcher
-from rmd.teacher import load_teacher
+from rmd.evaluate.watch import scene_watcher
+from rmd.models import Backbone
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import Recipe, load_recipe
+from rmd.sample.pipeline import RMDPipeline
+from rmd.sample.timing import time_sampling
 from rmd.train.loop import Trainer
+from rmd.worlds.still.render import render, sample_scenes
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 pytestmark = [pytest.mark.filterwarnings("ignore:There are modules"), pytest.mark.usefixtures("small_panels")]
@@ -64,7 +64,7 @@ def trained(recipe: Recipe, backbone: Backbone, folder: Path) -> dict[str, Tenso
 @families
 def test_training_there_gives_what_it_gives_on_the_cpu(family: str, tmp_path: Path) -> None:
     """Also when its text encoders stay on the CPU; in half precision, below, they come along."""
-    recipe = recipe_at(tmp_path, family, "lora", data={"offload": True, "remember": 1})
+    recipe = recipe_at(tmp_path, family, "lora", data={"offload": True, "prompt_cache_mb": 1})
     expected = trained(recipe, TINY[family](), tmp_path / "cpu")
     backbone = TINY[family]()
     with accelerator():

@@ -15,9 +15,9 @@ import torch
 from families import TINY
 
 import rmd
+from rmd.common.errors import RMDError
 from rmd.data.sources import Source, read_source
-from rmd.errors import RMDError
-from rmd.export.student import LORA_NAME, apply_lora_file
+from rmd.models.student import LORA_NAME, apply_lora_file
 from rmd.recipes import read_layers
 
 SOURCES = sorted(Path(rmd.__file__).parent.rglob("*.py"))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rmd.backbones.base import AdaptedLayers, Backbone, family_class
-from rmd.bench.architectures import (
+from rmd.core.plan import StepPlan
+from rmd.models.architectures import (
     Activations,
     Architecture,
     activation_bytes,
@@ -17,9 +17,10 @@ from rmd.bench.architectures import (
     architecture_of,
     parameters,
 )
-from rmd.config import Recipe
-from rmd.plan import StepPlan
-from rmd.teacher import teacher_source
+from rmd.models.base import AdaptedLayers, Backbone
+from rmd.models.registry import family_class
+from rmd.models.teacher import teacher_source
+from rmd.recipes.schema import Recipe
 
 TRAINED, FROZEN, AVERAGE = 16, 2, 4
 """Bytes of a number that is trained, frozen, or averaged."""
@@ -48,7 +49,7 @@ class Memory:
         """Bytes on each of so many GPUs, fully sharded.
 
         Args:
-            recompute: as in `train.recompute`.
+            recompute: as in `train.gradient_checkpointing`.
             samples: that each computes at once; a part of one where several share its tokens.
         """
         kept = self.activations.recomputed if recompute else self.activations.whole

@@ -27,14 +27,15 @@ from diffusers import (
 )
 from torch import nn
 
-from rmd.backbones.base import Backbone, Cond, Conditioning, wrap
-from rmd.bench.architectures import Architecture, architecture_of
-from rmd.bench.sampling import wait_for
-from rmd.config import FlowNoise, Recipe, VPNoise
-from rmd.errors import RMDError
-from rmd.plan import Stage, Step
-from rmd.randomness import generator
-from rmd.roles import Role
+from rmd.common.errors import RMDError
+from rmd.core.plan import Stage, Step
+from rmd.core.randomness import generator
+from rmd.models.architectures import Architecture, architecture_of
+from rmd.models.base import Backbone, Cond, Conditioning
+from rmd.models.registry import wrap
+from rmd.models.roles import Role
+from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
+from rmd.sample.timing import wait_for
 from rmd.train.loop import Trainer
 
 

@@ -30,7 +30,7 @@ try:
     from rmd.cli.plan import plan
     from rmd.cli.scenes import scenes
     from rmd.cli.train import train
-    from rmd.errors import RMDError
+    from rmd.common.errors import RMDError
 except KeyboardInterrupt:  # before there is a `main` that could end the command
     sys.exit(INTERRUPTED)
 

@@ -39,14 +39,14 @@ def sample(
     import torch
     from rich.table import Table
 
-    from rmd.bench.sampling import time_sampling
     from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.config import load_recipe
+    from rmd.core.plan import build_plan
     from rmd.data.prompts import scene_captions
-    from rmd.plan import build_plan
-    from rmd.teacher import load_teacher, resolve_noise
+    from rmd.models.teacher import load_teacher, resolve_noise
+    from rmd.recipes.schema import load_recipe
+    from rmd.sample.timing import time_sampling
 
     prepare_cpu(threads)
     loaded = resolve_noise(load_recipe(recipe))
@@ -133,9 +133,9 @@ def train(
     from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.config import load_recipe
     from rmd.methods.base import draw_shares
-    from rmd.teacher import DTYPES, load_teacher, resolve_noise
+    from rmd.models.teacher import DTYPES, load_teacher, resolve_noise
+    from rmd.recipes.schema import load_recipe
     from rmd.train.loop import Trainer
 
     prepare_cpu(threads)

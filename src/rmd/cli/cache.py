@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Device, Variant
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
 
 
 def cache(
@@ -54,13 +54,13 @@ def cache(
     quiet_libraries()
     import torch
 
-    from rmd.backbones import load_backbone
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.config import DataConfig, load_recipe
     from rmd.data.captions import Keys
     from rmd.data.prompts import load_prompts
-    from rmd.teacher import DTYPES, teacher_source
+    from rmd.models import load_backbone
+    from rmd.models.teacher import DTYPES, teacher_source
+    from rmd.recipes.schema import DataConfig, load_recipe
 
     keys = Keys()
     if recipe is not None:

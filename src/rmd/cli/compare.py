@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.errors import one_of
+from rmd.common.errors import one_of
 
 ALL = "all"
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rmd.errors import RMDError
-from rmd.files import locked
+from rmd.common.errors import RMDError
+from rmd.common.files import locked
 
 TABLE_WIDTH = 110
 """Columns of the table where there is no terminal to ask."""
@@ -38,11 +38,11 @@ def demo(
     from rmd.cli.console import table_console
     from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.config import load_recipe
-    from rmd.demo import run_demo
-    from rmd.demo_moving import run_moving_demo
+    from rmd.evaluate.demo import run_demo
+    from rmd.evaluate.demo_moving import run_moving_demo
+    from rmd.models.resolve import resolve_noise
+    from rmd.recipes.schema import load_recipe
     from rmd.report import print_table
-    from rmd.resolve import resolve_noise
 
     loaded = resolve_noise(load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())]))
     prepare_cpu(threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
 
 
 def prepare_cpu(threads: int | None = None) -> None:

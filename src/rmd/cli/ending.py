@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 
 FAILED, BROKEN_PIPE = 1, 141
 """Exit statuses: for an error, and the one that shells report for a program whose reader went away."""

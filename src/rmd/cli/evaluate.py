@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Device, Guidance, Steps, Variant, check_options
-from rmd.errors import RMDError, check_text, finite, one_of, shown
+from rmd.common.errors import RMDError, check_text, finite, one_of, shown
 
 
 def evaluate(
@@ -42,17 +42,17 @@ def evaluate(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rmd.backbones.base import load_pipeline
     from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
-    from rmd.export.student import holds_student
-    from rmd.makers import Maker, PipelineMaker, StudentMaker
-    from rmd.pipeline import RMDPipeline
+    from rmd.evaluate.protocol import Entry
+    from rmd.evaluate.run import DENOISERS, all_evaluations, evaluate, read_evaluations, save_evaluation
+    from rmd.models.registry import load_pipeline
+    from rmd.models.student import holds_student
     from rmd.report import print_rows
-    from rmd.scenes.assets import TEACHERS
-    from rmd.scenes.compare import Entry
-    from rmd.scenes.evaluate import DENOISERS, all_evaluations, evaluate, read_evaluations, save_evaluation
+    from rmd.sample.makers import Maker, PipelineMaker, StudentMaker
+    from rmd.sample.pipeline import RMDPipeline
+    from rmd.worlds.assets import TEACHERS
 
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
         check_text(option, text)

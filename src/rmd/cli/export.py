@@ -47,12 +47,12 @@ def export(
 
     quiet_libraries()
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.errors import RMDError, one_of
+    from rmd.common.errors import RMDError, one_of
+    from rmd.common.files import write_text
     from rmd.export.formats import FORMATS, check_out, export_student
     from rmd.export.run import find_checkpoint, student_of
-    from rmd.export.share import check_hub_id, required_teacher, shared_values
-    from rmd.export.student import CONFIG_NAME, read_student, upload
-    from rmd.files import write_text
+    from rmd.models.share import check_hub_id, required_teacher, shared_values
+    from rmd.models.student import CONFIG_NAME, read_student, upload
 
     one_of("format", to, (*FORMATS, "student"))
     for what, name in (("the base model", base_model), ("the repository", push)):

@@ -9,16 +9,17 @@ from itertools import count
 from rich import box
 from rich.table import Table
 
-from rmd.bench.splits import BATCH, side_seconds, teacher_spectrum
+from rmd.bench.splits import BATCH, teacher_spectrum
 from rmd.cli.console import table_console
 from rmd.cli.device import find_device, prepare_cpu
 from rmd.cli.progress import progress_bar
-from rmd.config import Recipe
+from rmd.common.errors import RMDError
+from rmd.core.fit import Split, check_count, frontier, split_thresholds, splits
 from rmd.data.prompts import load_prompts
-from rmd.errors import RMDError
-from rmd.fit import Split, check_count, frontier, split_thresholds, splits
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import Recipe
 from rmd.report.tables import significant
-from rmd.teacher import load_teacher
+from rmd.sample.timing import side_seconds
 
 REPEATS = 3
 MEANING = (

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rmd.cli.options import Guidance, Steps, Variant, check_options
-from rmd.errors import RMDError, check_text, finite, one_of
+from rmd.common.errors import RMDError, check_text, finite, one_of
 
 if TYPE_CHECKING:
-    from rmd.album import Album
-    from rmd.backbones import Backbone
-    from rmd.makers import PipelineMaker, StudentMaker
+    from rmd.models import Backbone
+    from rmd.sample.album import Album
+    from rmd.sample.makers import PipelineMaker, StudentMaker
 
 
 def generate(
@@ -73,17 +73,17 @@ def generate(
     quiet_libraries()
     import torch
 
-    from rmd.album import make_album, plan_album, writing
-    from rmd.backbones import load_backbone
-    from rmd.backbones.base import family_class, load_pipeline
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import counter, progress_bar
-    from rmd.clips import SUFFIXES, check_fps
+    from rmd.common.clips import SUFFIXES, check_fps
     from rmd.data.captions import check_prompts
     from rmd.data.prompts import read_prompts
-    from rmd.export.student import base_of, holds_student, read_student
-    from rmd.makers import Maker, PipelineMaker, StudentMaker
-    from rmd.pipeline import RMDPipeline
+    from rmd.models import load_backbone
+    from rmd.models.registry import family_class, load_pipeline
+    from rmd.models.student import base_of, holds_student, read_student
+    from rmd.sample.album import make_album, plan_album, writing
+    from rmd.sample.makers import Maker, PipelineMaker, StudentMaker
+    from rmd.sample.pipeline import RMDPipeline
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
@@ -144,7 +144,7 @@ def generate(
 
 def _teacher_maker(student: StudentMaker, teacher: Backbone, source: str, steps: int) -> PipelineMaker:
     """Return a maker of the teacher's samples at the student's size, with the guidance distilled into the student."""
-    from rmd.makers import PipelineMaker
+    from rmd.sample.makers import PipelineMaker
 
     config, plan = student.pipe.config, student.pipe.plan
     final, length = plan.stages[-1], student.frames or plan.frames
@@ -157,7 +157,7 @@ def _teacher_maker(student: StudentMaker, teacher: Backbone, source: str, steps:
 
 def _suffix(out: Path, wanted: str | None) -> str:
     """Of the clips' files: as asked for, or as a file given by --out has it."""
-    from rmd.clips import SUFFIXES
+    from rmd.common.clips import SUFFIXES
 
     if wanted is not None:
         return f".{wanted}"

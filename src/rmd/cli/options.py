@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
 """Which device a command computes on."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmd.cli.options import Device
-from rmd.config import TimeMap, load_recipe, parse_side
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
+from rmd.recipes.schema import TimeMap, load_recipe, parse_side
 
 if TYPE_CHECKING:
-    from rmd.config import Recipe
-    from rmd.plan import StepPlan
+    from rmd.core.plan import StepPlan
+    from rmd.recipes.schema import Recipe
 
 
 def plan(
@@ -61,7 +61,7 @@ def plan(
     overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
     loaded = load_recipe(recipe, overrides)
     if isinstance(loaded.noise, str):
-        from rmd.resolve import resolve_noise
+        from rmd.models.resolve import resolve_noise
 
         loaded = resolve_noise(loaded)
     if fit:
@@ -78,7 +78,7 @@ def plan(
     for warning in built.warnings():
         typer.echo(f"rmd: warning: {warning}", err=True)
     if plot is not None:
-        from rmd.plotting import plot_plan
+        from rmd.report.plotting import plot_plan
 
         plot_plan(built, loaded.schedule(), plot, title=f"{loaded.name}, {cost_line(built)}")
         typer.echo(f"rmd: drew {plot}", err=True)
@@ -172,8 +172,8 @@ def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
         for part in way.parts:
             typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else "  (each GPU)"))
         typer.echo(f"  {way.activations.whole / 1e9:8.2f}  activations  (each GPU)")
-        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with train.recompute=true  (each GPU)")
+        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with gradient checkpointing  (each GPU)")
         for recompute in (False, True):
             one, many = (way.per_gpu(count, recompute=recompute) / 1e9 for count in (1, gpus))
-            how = "with train.recompute=true " if recompute else ""
+            how = "with train.gradient_checkpointing=true " if recompute else ""
             typer.echo(f"  {one:8.2f}  {how}on one GPU; {many:.2f} on each of {gpus}")

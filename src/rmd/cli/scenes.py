@@ -1,34 +1,19 @@
-"""`rmd scenes`: render captioned scenes, and build the teacher, judge and references that the package holds."""
+"""`rmd scenes`: render captioned scenes."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmd.cli.quiet import quiet_libraries
-from rmd.errors import RMDError, one_of
-
 scenes = typer.Typer(
-    help="Render captioned scenes; build the packaged teacher, its judge and the references.",
+    help="Render the scenes that the packaged teachers draw.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
-Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the training; data have their own.")
-]
-Iterations = Annotated[
-    int | None,
-    typer.Option(min=2, max=10**9, metavar="N", help="Optimiser steps. By default: as for the packaged weights."),
-]
 Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")]
-OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
 @scenes.command("render")
@@ -42,145 +27,12 @@ def render(
 ) -> None:
     """Render captioned scenes to PNG files, or moving ones to WebP, with their captions and a contact sheet."""
     if moving:
-        from rmd.scenes.moving.pictures import SHEET, draw_clips, write_clips
+        from rmd.worlds.moving.pictures import SHEET, draw_clips, write_clips
 
         folder = write_clips(draw_clips(count, seed=seed, text=text), out, size=size)
         typer.echo(f"{count} clips: {folder} (captions.jsonl); all at a glance: {folder / SHEET}")
         return
-    from rmd.scenes.pictures import SHEET_NAME, draw_scenes, write_scenes
+    from rmd.worlds.still.pictures import SHEET_NAME, draw_scenes, write_scenes
 
     folder = write_scenes(draw_scenes(count, seed=seed, text=text), out, size=size)
     typer.echo(f"{count} scenes: {folder} (captions.jsonl); all at a glance: {folder / SHEET_NAME}")
-
-
-@scenes.command("train-vae")
-def train_vae(
-    out: Out = OUT,
-    seed: Seed = 0,
-    iterations: Iterations = None,
-    moving: Moving = False,
-    cache: Cache = CACHE,
-    threads: Threads = None,
-) -> None:
-    """Train the scenes' VAE."""
-    _prepare(threads)
-    if moving:
-        from rmd.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
-
-        steps = CLIP_VAE_ITERATIONS if iterations is None else iterations
-        typer.echo(f"vae: {build_clip_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
-        return
-    from rmd.scenes.build import VAE_ITERATIONS, build_vae_weights
-
-    steps = VAE_ITERATIONS if iterations is None else iterations
-    typer.echo(f"vae: {build_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
-
-
-@scenes.command("train-teacher")
-def train_teacher(
-    out: Out = OUT,
-    seed: Seed = 0,
-    iterations: Iterations = None,
-    family: Annotated[str, typer.Option(help="Which pipeline: sdxl, pixart, sd3; or wan, of moving scenes.")] = "sdxl",
-    vae: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
-    ] = None,
-    imitate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A teacher to learn from, with its VAE. By default, for pixart and sd3: the packaged one.",
-        ),
-    ] = None,
-    cache: Cache = CACHE,
-    threads: Threads = None,
-) -> None:
-    """Train the scenes' teacher: an ordinary diffusers pipeline."""
-    _prepare(threads)
-    from rmd.scenes.build import build_teacher, curriculum_of
-    from rmd.scenes.families import FAMILIES
-    from rmd.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
-
-    one_of("family", family, (*FAMILIES, "wan"))
-    if family == "wan":
-        if imitate is not None:
-            raise RMDError("the teacher of moving scenes learns from clips: leave --imitate out")
-        curriculum = curriculum_of(iterations, seed=seed, usual=CLIP_CURRICULUM)
-        folder = build_clip_teacher(out, cache=cache, seed=seed, vae=vae, curriculum=curriculum, log=_log)
-        typer.echo(f"teacher: {folder}")
-        return
-    folder = build_teacher(
-        out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, imitate=imitate, log=_log
-    )
-    typer.echo(f"teacher: {folder}")
-
-
-@scenes.command("train-judge")
-def train_judge(
-    out: Out = OUT,
-    seed: Seed = 0,
-    iterations: Iterations = None,
-    moving: Moving = False,
-    cache: Cache = CACHE,
-    threads: Threads = None,
-) -> None:
-    """Train the judge, a classifier of all attributes, and test it on scenes it has not seen."""
-    _prepare(threads)
-    if moving:
-        from rmd.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
-
-        steps = CLIP_JUDGE_ITERATIONS if iterations is None else iterations
-        read = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
-        typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
-        typer.echo(
-            f"unseen clips: frames with all attributes right {read.attributes.value:.4f}; motion right "
-            f"{read.motion.value:.4f}; speed too {read.speed.value:.4f}"
-        )
-        return
-    from rmd.scenes.build import JUDGE_ITERATIONS, build_judge
-
-    steps = JUDGE_ITERATIONS if iterations is None else iterations
-    found = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
-    whole = found.all_right
-    typer.echo(f"judge: {out / 'judge.safetensors'}")
-    typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
-    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in found.by_name.items()))
-
-
-@scenes.command("references")
-def references(
-    out: Out = OUT,
-    teacher: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. By default: teacher in --out.")
-    ] = None,
-    judge: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. By default: --out.")
-    ] = None,
-    moving: Moving = False,
-    cache: Cache = CACHE,
-    threads: Threads = None,
-) -> None:
-    """Judge fresh renders and the teacher's own samples: what students are compared with."""
-    _prepare(threads)
-    if moving:
-        from rmd.scenes.moving.build import FILE_NAME, build_clip_references
-
-        made = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-        typer.echo(f"references: {out / FILE_NAME} ({len(made.render_changes)} renders and teacher samples)")
-        return
-    from rmd.scenes.build import build_references
-
-    found = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-    count = len(found.renders)
-    typer.echo(f"references: {out / 'references.safetensors'} ({count} renders, {len(found.teacher)} teacher samples)")
-
-
-def _prepare(threads: int | None) -> None:
-    quiet_libraries()
-    from rmd.cli.device import prepare_cpu
-
-    prepare_cpu(threads)
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

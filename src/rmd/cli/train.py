@@ -15,13 +15,13 @@ import typer
 from rmd.cli.options import Device, Variant
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
-from rmd.config import DataConfig, Recipe, load_recipe
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.recipes.schema import DataConfig, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from rmd.cli.progress import ReportProgress
+    from rmd.core.plan import StepPlan
     from rmd.methods import Method
-    from rmd.plan import StepPlan
     from rmd.train.loop import Trainer
     from rmd.train.parallel import Parallel
 
@@ -61,7 +61,7 @@ def train(
     loaded = load_recipe(recipe, overrides)
     quiet_libraries()
     if isinstance(loaded.noise, str):
-        from rmd.resolve import resolve_noise
+        from rmd.models.resolve import resolve_noise
 
         loaded = resolve_noise(loaded)
     folder = Path("runs") / loaded.name if out is None else out
@@ -96,7 +96,7 @@ def train(
             command = _resume_command(recipe, overrides, folder, threads, device)
             say(f"stopped at iteration {done} of {total}; it is saved in {folder}, go on with: {command}")
             return
-        from rmd.export.student import save_student
+        from rmd.models.student import save_student
         from rmd.train.checkpoint import checkpoint_name
 
         state = trainer.gathered_student()
@@ -165,7 +165,7 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
 
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.data.prompts import SCENES, load_prompts
-    from rmd.teacher import load_teacher
+    from rmd.models.teacher import load_teacher
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
     from rmd.train.tracking import service_module
@@ -173,7 +173,7 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
 
     if recipe.evaluation.every is not None and recipe.data.prompts != SCENES:
         raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
-    for service in recipe.train.services:
+    for service in recipe.train.loggers:
         service_module(service)
     prepare_cpu(threads)
     where = local_device(find_device(device))
@@ -191,7 +191,7 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     backbone.computes_on(where)
     trainer = Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
     if recipe.evaluation.every is not None:
-        from rmd.scenes.watch import scene_watcher
+        from rmd.evaluate.watch import scene_watcher
 
         trainer.judge = scene_watcher(backbone, trainer.plan, samples=recipe.evaluation.samples, seed=recipe.train.seed)
     return trainer
@@ -225,10 +225,14 @@ def _dry_run(trainer: Trainer, say: Callable[[str], None]) -> None:
 
 def batch_line(recipe: Recipe, parallel: Parallel) -> str:
     """`batch 32: 8 samples at once, by each of 2 processes, in 2 micro-batches`."""
-    at_once = recipe.train.batch_size // (parallel.parts * recipe.train.accumulate)
+    at_once = recipe.train.batch_size // (parallel.parts * recipe.train.gradient_accumulation_steps)
     who = "" if parallel.world == 1 else f", by each of {parallel.world} processes"
-    who += "" if parallel.context == 1 else f", {parallel.context} of which share every sample"
-    micro = "" if recipe.train.accumulate == 1 else f", in {recipe.train.accumulate} micro-batches"
+    who += "" if parallel.context_parallel == 1 else f", {parallel.context_parallel} of which share every sample"
+    micro = (
+        ""
+        if recipe.train.gradient_accumulation_steps == 1
+        else f", in {recipe.train.gradient_accumulation_steps} micro-batches"
+    )
     return f"batch {recipe.train.batch_size}: {at_once} samples at once{who}{micro}"
 
 
@@ -241,9 +245,11 @@ def memory_line(recipe: Recipe, parallel: Parallel) -> str:
     except RMDError as error:
         return f"memory: not known ({error})"
     (way,) = (way for way in ways if way.mode.startswith(recipe.roles.mode))
-    samples = recipe.train.batch_size / (parallel.parts * parallel.context * recipe.train.accumulate)
-    gpus = parallel.world // recipe.parallel.replicas
-    needed = way.per_gpu(gpus, recompute=recipe.train.recompute, samples=samples) / 1e9
+    samples = recipe.train.batch_size / (
+        parallel.parts * parallel.context_parallel * recipe.train.gradient_accumulation_steps
+    )
+    gpus = parallel.world // recipe.parallel.dp_replicate
+    needed = way.per_gpu(gpus, recompute=recipe.train.gradient_checkpointing, samples=samples) / 1e9
     return f"memory: about {needed:.1f} GB on a GPU in bfloat16, without the text encoders (see rmd plan --memory)"
 
 

@@ -21,23 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone
-from rmd.bench.splits import TIMED, plan_seconds
 from rmd.bench.training import evaluations
+from rmd.common.errors import RMDError
+from rmd.common.files import read_model, replacing, write_text
+from rmd.common.pictures import to_uint8
+from rmd.common.typed import Strict
 from rmd.compare.official import FlowLCMMaker
 from rmd.compare.tables import BACKBONES, Setting
-from rmd.config import Recipe, load_recipe
-from rmd.errors import RMDError
-from rmd.files import read_model, replacing, write_text
-from rmd.fit import split_thresholds
-from rmd.hashes import settings_hash
-from rmd.methods.base import draw_shares
-from rmd.noise import NoiseSchedule
-from rmd.pictures import to_uint8
-from rmd.plan import Stage, StepPlan
-from rmd.report import Row
-from rmd.scenes.assets import assets_folder, teacher_home
-from rmd.scenes.compare import (
+from rmd.core.fit import split_thresholds
+from rmd.core.noise import NoiseSchedule
+from rmd.core.plan import Stage, StepPlan
+from rmd.evaluate.protocol import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     Contender,
@@ -48,13 +42,19 @@ from rmd.scenes.compare import (
     run_contender,
     run_maker,
 )
-from rmd.scenes.grammar import NONE
-from rmd.scenes.judge import Judge, load_judge
-from rmd.scenes.record import weights_key
-from rmd.scenes.references import load_references
-from rmd.teacher import load_teacher
+from rmd.evaluate.rows import Row
+from rmd.methods.base import draw_shares
+from rmd.models.base import Backbone
+from rmd.models.teacher import load_teacher
+from rmd.recipes.hashes import settings_hash
+from rmd.recipes.schema import Recipe, load_recipe
+from rmd.sample.timing import TIMED, plan_seconds
+from rmd.train.identity import weights_key
 from rmd.train.loop import Trainer
-from rmd.typed import Strict
+from rmd.worlds.assets import assets_folder, teacher_home
+from rmd.worlds.references import load_references
+from rmd.worlds.still.grammar import NONE
+from rmd.worlds.still.judge import Judge, load_judge
 
 SHOWN = 12
 """Captions whose pictures a cell keeps."""

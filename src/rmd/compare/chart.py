@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from rmd.compare.run import Line, TableResult
-from rmd.compare.statistics import MEASURES, Measure
 from rmd.compare.tables import TABLES, Place
-from rmd.plotting import MARKERS, plain_text
+from rmd.evaluate.statistics import MEASURES, Measure
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
+from rmd.report.plotting import MARKERS, plain_text
 
 SHOWN = tuple(measure for measure in MEASURES if measure.name in ("attributes", "kernel_distance"))
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from rmd.common.errors import RMDError, one_of
 from rmd.compare.run import Line, Number, TableResult
-from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.compare.write import as_markdown, number_text, p_text
-from rmd.errors import RMDError, one_of
+from rmd.evaluate.statistics import MEASURES, Measure, part
 from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)

@@ -14,17 +14,17 @@ from scipy import stats
 from torch import Tensor
 
 from rmd.bench.splits import teacher_spectrum
+from rmd.common.markdown import markdown_lines, markdown_text
 from rmd.compare.cells import BUDGETS, make_cell
 from rmd.compare.run import Line, TableResult
-from rmd.compare.statistics import MEASURES
 from rmd.compare.tables import BACKBONES, RMD, TABLES
 from rmd.compare.write import number_text, p_text
-from rmd.config import load_recipe
+from rmd.core.fit import missing_bits
 from rmd.data.prompts import load_prompts
-from rmd.fit import missing_bits
-from rmd.report.markdown import markdown_lines, markdown_text
+from rmd.evaluate.statistics import MEASURES
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import load_recipe
 from rmd.report.tables import fixed
-from rmd.teacher import load_teacher
 
 TABLES_OF_SPLITS = ("thresholds", "stages")
 """The tables whose rows differ by their split alone, but for the naive cascade's."""
@@ -35,7 +35,7 @@ _MARK = re.compile(r"(<!-- splits (\w+) -->).*?(<!-- end -->)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Foreseen:
-    """A split: the bits per latent number that it misses (`rmd.fit.missing_bits`), and the row that was measured."""
+    """A split, the bits per latent number that it misses (`missing_bits`), and the measured row."""
 
     split: str
     missing: float

@@ -8,10 +8,10 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchLCMScheduler
 from torch import nn
 
-from rmd.backbones.base import Backbone
-from rmd.errors import RMDError
-from rmd.makers import PipelineMaker, Sample
-from rmd.plan import StepPlan
+from rmd.common.errors import RMDError
+from rmd.core.plan import StepPlan
+from rmd.models.base import Backbone
+from rmd.sample.makers import PipelineMaker, Sample
 
 
 def flow_lcm_pipeline(backbone: Backbone, network: nn.Module, plan: StepPlan) -> DiffusionPipeline:

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
+from rmd.common.errors import RMDError
+from rmd.common.files import read_model, replacing
+from rmd.common.typed import Strict
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
-from rmd.compare.statistics import MEASURES, Measure, part, summarise
 from rmd.compare.tables import Setting, Table
-from rmd.errors import RMDError
-from rmd.files import read_model, replacing
-from rmd.report.versions import versions
-from rmd.typed import Strict
+from rmd.evaluate.statistics import MEASURES, Measure, part, summarise
+from rmd.evaluate.versions import versions
 
 
 class Number(Strict):

@@ -12,18 +12,18 @@ from rich import box
 from rich.table import Table as TextTable
 from rich.text import Text
 
+from rmd.common.errors import RMDError, shown
+from rmd.common.files import write_text
+from rmd.common.markdown import markdown_lines, markdown_text
+from rmd.common.text import one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
-from rmd.compare.statistics import MEASURES, Measure, part
 from rmd.compare.tables import TABLES
-from rmd.errors import RMDError, shown
-from rmd.files import write_text
+from rmd.evaluate.statistics import MEASURES, Measure, part
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
-from rmd.report.markdown import markdown_lines, markdown_text
 from rmd.report.tables import fixed, percent, significant
-from rmd.text import one_line
 
 TITLE = "RMD compared, in miniature"
 SMALL = (

@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, Cond
+from rmd.common.errors import RMDError, shown
+from rmd.common.files import locked, read_model, reason, user_path
 from rmd.data.cache_files import (
     META,
     NULL,
@@ -47,8 +48,7 @@ from rmd.data.cache_files import (
     writing,
 )
 from rmd.data.captions import check_prompts
-from rmd.errors import RMDError, shown
-from rmd.files import locked, read_model, reason, user_path
+from rmd.models.base import Backbone, Cond
 
 SHARD_PROMPTS = 1024
 WAIT = 60.0

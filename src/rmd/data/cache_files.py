@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rmd.errors import RMDError
-from rmd.files import disk_errors, read_model, replacing
-from rmd.typed import Strict
+from rmd.common.errors import RMDError
+from rmd.common.files import disk_errors, read_model, replacing
+from rmd.common.typed import Strict
 
 META, INDEX, NULL = "meta.json", "index.parquet", "null.safetensors"
 START_LOCK = ".rmd-start.lock"
@@ -182,7 +182,7 @@ def open_shard(folder: Path, shard: int, meta: Meta) -> Any:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Replace a file as `rmd.files.replacing` does; raise RMDError if it cannot be written (disk full, read-only)."""
+    """Replace a file as `replacing` does; raise RMDError if it cannot be written (disk full, read-only)."""
     with disk_errors(path), replacing(path) as partial:
         yield partial
 

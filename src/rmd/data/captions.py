@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
 
 COLUMNS = ("prompt", "caption", "text", "Prompt", "Caption", "TEXT")
 """Column names that are tried in this order when no column is named."""

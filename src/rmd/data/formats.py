@@ -16,12 +16,12 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
+from rmd.common.errors import RMDError
+from rmd.common.files import reason
 from rmd.data.captions import Column, Keys, Row, Rows, Unfit, plain
 from rmd.data.shards import read_members
 from rmd.data.tables import read_table
 from rmd.data.text import decode, read_lines, read_whole
-from rmd.errors import RMDError
-from rmd.files import reason
 
 FORMATS = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 _JSON_ERRORS = (ValueError, RecursionError)

@@ -6,12 +6,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from rmd.common.errors import RMDError, shown
 from rmd.data.captions import Column, Keys, Rows
-from rmd.errors import RMDError, shown
-from rmd.hub import no_connection
-
-HUB = "hf:"
-"""Prefix of the name of a dataset on the Hub: hf:OWNER/NAME."""
+from rmd.models.hub import HUB, no_connection
 
 
 def read_dataset(source: str, split: str, column: str | None, keys: Keys) -> Rows:

@@ -16,16 +16,16 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from rmd.config import Recipe
+from rmd.common.errors import RMDError
+from rmd.common.files import reason, user_path
+from rmd.common.pictures import from_image
+from rmd.core.plan import Stage
 from rmd.data.captions import caption_of
 from rmd.data.prompts import SCENES, positions
 from rmd.data.shards import hidden
 from rmd.data.text import decode
-from rmd.errors import RMDError
-from rmd.files import reason, user_path
-from rmd.pictures import from_image
-from rmd.plan import Stage
-from rmd.scenes.dataset import SceneSet, make_scenes
+from rmd.recipes.schema import Recipe
+from rmd.worlds.still.dataset import SceneSet, make_scenes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
@@ -138,8 +138,10 @@ def load_images(recipe: Recipe) -> Images | None:
         raise RMDError(f"method.adversarial is DMD2's, but the method is {method.name}: set it to 0")
     if source is None:
         raise RMDError("method.adversarial needs real images: set data.images to a folder of them, or to scenes")
-    if recipe.train.recompute:
-        raise RMDError("method.adversarial does not go with recomputed activations: set train.recompute to false")
+    if recipe.train.gradient_checkpointing:
+        raise RMDError(
+            "method.adversarial does not go with recomputed activations: set train.gradient_checkpointing to false"
+        )
     stage = recipe.build_plan().stages[-1]
     if source == SCENES:
         scenes = make_scenes(RENDERS, seed=RENDER_SEED + recipe.train.seed, training=True, size=stage.height)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rmd.backbones.base import Backbone, Cond
+from rmd.models.base import Backbone, Cond
 
 
 class OnlineEncoder:
@@ -18,15 +18,15 @@ class OnlineEncoder:
     remembered: a resumed run sees the same bits.
     """
 
-    def __init__(self, backbone: Backbone, *, remember: int, offload: bool) -> None:
+    def __init__(self, backbone: Backbone, *, cache_bytes: int, offload: bool) -> None:
         """Wrap a backbone.
 
         Args:
             backbone: the backbone that encodes.
-            remember: bytes of main memory for encoded prompts; the least recently used are dropped first.
+            cache_bytes: bytes of main memory for encoded prompts; the least recently used are dropped first.
             offload: whether to keep the encoders in main memory except while they encode.
         """
-        self.backbone, self.remember, self.offload = backbone, remember, offload
+        self.backbone, self.cache_bytes, self.offload = backbone, cache_bytes, offload
         self.held = 0
         self._rows: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         if offload:
@@ -68,7 +68,7 @@ class OnlineEncoder:
             self._rows[prompt] = row
             self.held += _size(row)
         self._rows.move_to_end(prompt)
-        while self.held > self.remember:
+        while self.held > self.cache_bytes:
             self.held -= _size(self._rows.popitem(last=False)[1])
 
     def _move(self, device: torch.device) -> None:

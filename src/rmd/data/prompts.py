@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmd.config import DataConfig
+from rmd.common.errors import RMDError
+from rmd.core.randomness import generator, permutation
 from rmd.data.captions import RECIPE_KEYS, Keys
 from rmd.data.sources import Source, read_raw, read_source
-from rmd.errors import RMDError
-from rmd.randomness import generator, permutation
+from rmd.recipes.schema import DataConfig
 
 SCENES, MOVING = "scenes", "moving-scenes"
 _SCENE_PROMPTS = 8192
@@ -71,8 +71,8 @@ def source_of(data: DataConfig, *, keys: Keys = RECIPE_KEYS) -> Source:
         split=data.split,
         journeydb=data.journeydb,
         skip_invalid=data.skip_invalid,
-        shortest=data.shortest,
-        longest=data.longest,
+        min_chars=data.min_chars,
+        max_chars=data.max_chars,
         exclude=data.exclude,
         keys=keys,
     )
@@ -80,7 +80,7 @@ def source_of(data: DataConfig, *, keys: Keys = RECIPE_KEYS) -> Source:
 
 def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
     """Captions of the scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.scenes.grammar import caption, draw_attributes
+    from rmd.worlds.still.grammar import caption, draw_attributes
 
     found = []
     for index in range(count):
@@ -91,7 +91,7 @@ def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
 
 def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
     """Captions of the moving scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.scenes.moving.grammar import clip_caption, draw_clip_attributes
+    from rmd.worlds.moving.grammar import clip_caption, draw_clip_attributes
 
     draws = (generator(seed, "clip-prompt", index) for index in range(count))
     return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from rmd.common.errors import RMDError
 from rmd.data.captions import plain
-from rmd.errors import RMDError
 
 MAX_MEMBER = 16 * 2**20
 """Largest size, in bytes, of a member that is read, and of a header."""

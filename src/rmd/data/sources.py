@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from rmd.common.errors import RMDError, shown
+from rmd.common.files import user_path
 from rmd.data.captions import RECIPE_KEYS, Keys, Rows, caption_of
 from rmd.data.commands import strip_commands
 from rmd.data.formats import read_file
-from rmd.data.hub_rows import HUB, read_dataset
-from rmd.errors import RMDError, shown
-from rmd.files import user_path
+from rmd.data.hub_rows import read_dataset
+from rmd.models.hub import HUB
 
 _EXCLUDE_KEYS = Keys(column=None, skip=None)
 # Invisible characters: a text of nothing else is no prompt.
@@ -38,7 +39,7 @@ class Source:
         split: the split of a dataset on the Hub.
         journeydb: whether to remove the commands of an image service from the prompts.
         skip_invalid: whether to skip rows that are not one caption; otherwise the first of them is an error.
-        shortest, longest: the allowed length of a prompt in characters.
+        min_chars, max_chars: the allowed length of a prompt in characters.
         exclude: files of prompts to leave out, such as those of benchmarks.
         keys: names of these settings in errors.
     """
@@ -48,8 +49,8 @@ class Source:
     split: str = "train"
     journeydb: bool = False
     skip_invalid: bool = False
-    shortest: int = 1
-    longest: int | None = None
+    min_chars: int = 1
+    max_chars: int | None = None
     exclude: Sequence[str] = ()
     keys: Keys = RECIPE_KEYS
 
@@ -83,7 +84,7 @@ def read_source(source: Source, *, limit: int | None = None) -> Reading:
     raw = islice(_captions(source, invalid), limit)
     taken = (strip_commands(text) for text in raw) if source.journeydb else raw
     benchmarks = {key(text) for name in source.exclude for text in read_raw(Source(name, keys=_EXCLUDE_KEYS))}
-    found = clean(taken, shortest=source.shortest, longest=source.longest, benchmarks=benchmarks)
+    found = clean(taken, min_chars=source.min_chars, max_chars=source.max_chars, benchmarks=benchmarks)
     left_out = {**invalid.counts, **found.left_out}
     if not found.texts:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "it is empty"
@@ -93,7 +94,7 @@ def read_source(source: Source, *, limit: int | None = None) -> Reading:
 
 
 def clean(
-    texts: Iterable[str], *, shortest: int = 1, longest: int | None = None, benchmarks: Collection[str] = frozenset()
+    texts: Iterable[str], *, min_chars: int = 1, max_chars: int | None = None, benchmarks: Collection[str] = frozenset()
 ) -> Reading:
     """Strip prompts and leave out those that are empty, too short or long, there already, or of a benchmark.
 
@@ -106,8 +107,8 @@ def clean(
         name = key(text)
         reason = (
             "empty" if not text.strip(_INVISIBLE)
-            else "too short" if len(text) < shortest
-            else "too long" if longest is not None and len(text) > longest
+            else "too short" if len(text) < min_chars
+            else "too long" if max_chars is not None and len(text) > max_chars
             else "of a benchmark" if name in benchmarks
             else "there twice" if name in seen
             else None

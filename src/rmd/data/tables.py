@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from rmd.common.errors import RMDError
 from rmd.data.captions import RECIPE_KEYS, Column, Keys, Rows, Unfit, listed
 from rmd.data.text import MAX_LINE, read_lines
-from rmd.errors import RMDError
 
 MOST_LINES = 200
 """Largest number of lines in a row; a longer row starts with a quote that is never closed."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 
 MAX_LINE = 16 * 2**20
 """Longest line in characters: records may carry blobs, but a file without line ends is not read whole."""

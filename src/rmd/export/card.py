@@ -1,7 +1,7 @@
 """The model card of an exported student: what it is, what it is based on, how good it is, and how to run it.
 
 Names come from recipes, files and other people's cards. Each is escaped for the place where it is written: the front
-matter by the Hub's own library, Markdown by `rmd.report.markdown`, and Python as a literal.
+matter by the Hub's own library, Markdown by `rmd.common.markdown`, and Python as a literal.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from rmd.backbones.base import Backbone, family_class
-from rmd.export.share import shared_prompts
-from rmd.export.student import StudentConfig
-from rmd.files import read_model
-from rmd.plan import StepPlan
-from rmd.report import Report, markdown_table
-from rmd.report.markdown import markdown_block, markdown_code, markdown_lines, markdown_text
-from rmd.scenes.assets import TEACHERS
+from rmd.common.files import read_model
+from rmd.common.markdown import markdown_block, markdown_code, markdown_lines, markdown_text
+from rmd.core.plan import StepPlan
+from rmd.evaluate.rows import Report
+from rmd.models.base import Backbone
+from rmd.models.registry import family_class
+from rmd.models.share import shared_prompts
+from rmd.models.student import StudentConfig
+from rmd.report import markdown_table
+from rmd.worlds.assets import TEACHERS
 
 ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
 """Formats that hold only an adapter, which needs its teacher."""
@@ -46,7 +48,7 @@ def model_card(
 
     Args:
         to: the format, see `rmd.export.formats`.
-        teacher: a name of the teacher that others can use (`rmd.export.share.shared_teacher`); None if it has none.
+        teacher: a name of the teacher that others can use (`rmd.models.share.shared_teacher`); None if it has none.
         source: the student's folder; a report beside it (of `rmd demo`) gives the table of measures.
         base: the teacher's folder, whose own card gives the licence.
         here: the name that the card's code loads the student by.

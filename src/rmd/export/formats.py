@@ -19,12 +19,16 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, load_backbone
-from rmd.errors import RMDError, one_of
-from rmd.export.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
+from rmd.common.errors import RMDError, one_of
+from rmd.core.plan import StepPlan
+from rmd.core.randomness import CounterNoise
 from rmd.export.card import model_card
-from rmd.export.share import check_hub_id, shared_teacher, shared_values, without_paths
-from rmd.export.student import (
+from rmd.models.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
+from rmd.models.base import Backbone
+from rmd.models.generate import sample_latents
+from rmd.models.registry import load_backbone
+from rmd.models.share import check_hub_id, shared_teacher, shared_values, without_paths
+from rmd.models.student import (
     CONFIG_NAME,
     Student,
     StudentConfig,
@@ -32,10 +36,7 @@ from rmd.export.student import (
     load_student,
     student_folder,
 )
-from rmd.generate import sample_latents
-from rmd.plan import StepPlan
-from rmd.randomness import CounterNoise
-from rmd.scenes.assets import TEACHERS
+from rmd.worlds.assets import TEACHERS
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 TOLERANCE = 1e-4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmd.config import load_recipe
-from rmd.errors import RMDError
-from rmd.export.student import save_student
-from rmd.teacher import load_teacher, resolve_noise
+from rmd.common.errors import RMDError
+from rmd.models.student import save_student
+from rmd.models.teacher import load_teacher, resolve_noise
+from rmd.recipes.schema import load_recipe
 from rmd.train.checkpoint import checkpoints, is_checkpoint, read_student_state
 
 

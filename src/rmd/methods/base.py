@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, Cond
-from rmd.config import MethodConfig
-from rmd.errors import RMDError
-from rmd.generate import predictor
-from rmd.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
-from rmd.plan import Stage, Step, StepPlan
-from rmd.randomness import NoiseSource, choice_in_turn
-from rmd.roles import Role, Roles
-from rmd.sampling import run_cascade
+from rmd.common.errors import RMDError
+from rmd.core.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
+from rmd.core.plan import Stage, Step, StepPlan
+from rmd.core.randomness import NoiseSource, choice_in_turn
+from rmd.core.sampling import run_cascade
+from rmd.models.base import Backbone, Cond
+from rmd.models.generate import predictor
+from rmd.models.roles import Role, Roles
+from rmd.recipes.schema import MethodConfig
 
 TAU_MARGIN = 20.0
 """Teacher times for the scores keep this distance from 0 and 1000, where x0 or the noise is not determined (DMD)."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, Cond
-from rmd.config import MethodConfig
-from rmd.errors import RMDError
-from rmd.losses import adversarial_fake_loss, adversarial_student_loss
+from rmd.common.errors import RMDError
+from rmd.core.losses import adversarial_fake_loss, adversarial_student_loss
+from rmd.core.plan import Step, StepPlan
 from rmd.methods.adversarial import HEAD, Head, new_head, watched
 from rmd.methods.base import TAU_MARGIN, Batch, Method, Rollout, check_one_resolution
-from rmd.plan import Step, StepPlan
-from rmd.roles import Roles
+from rmd.models.base import Backbone, Cond
+from rmd.models.roles import Roles
+from rmd.recipes.schema import MethodConfig
 
 
 class DMD2(Method):

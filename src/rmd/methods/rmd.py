@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rmd.crossing import renoise, upsample
+from rmd.core.crossing import renoise, upsample
+from rmd.core.plan import Step
 from rmd.methods.base import Method
-from rmd.plan import Step
 
 
 class RMD(Method):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rmd.crossing import renoise
+from rmd.core.crossing import renoise
+from rmd.core.plan import Stage, Step
 from rmd.methods.base import Method
-from rmd.plan import Stage, Step
 
 
 class Stagewise(Method):

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rmd.backbones.base import Backbone
-from rmd.config import MethodConfig
+from rmd.core.noise import per_sample
+from rmd.core.plan import Step, StepPlan
 from rmd.methods.base import Method, check_one_resolution
-from rmd.noise import per_sample
-from rmd.plan import Step, StepPlan
-from rmd.roles import Roles
+from rmd.models.base import Backbone
+from rmd.models.roles import Roles
+from rmd.recipes.schema import MethodConfig
 
 
 class TDM(Method):

@@ -1,6 +1,6 @@
 """Recipe files: find a packaged or own YAML recipe, follow `extends`, and lay overrides on top.
 
-This module knows files and plain mappings only; `rmd.config` gives them types. A recipe is a stack
+This module knows files and plain mappings only; `rmd.recipes.schema` gives them types. A recipe is a stack
 of layers, root first; a later layer wins, mappings merge key by key and everything else is replaced, as is a mapping
 by one of another `kind`.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmd.errors import RMDError, did_you_mean, shown
-from rmd.files import reason, user_path
+from rmd.common.errors import RMDError, did_you_mean, shown
+from rmd.common.files import reason, user_path
 from rmd.recipes.loader import MAX_BYTES, parse
 
 PACKAGED = Path(__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 import yaml
 
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
 
 MAX_BYTES = 2**20
 """Largest recipe file in bytes: the longest packaged one has a thousandth of this."""

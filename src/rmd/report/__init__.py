@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmd.report.model import Check, Motion, Report, Row
+from rmd.evaluate.rows import Check, Motion, Report, Row
 from rmd.report.tables import markdown_table, print_rows, print_table
 from rmd.report.write import write_report
 

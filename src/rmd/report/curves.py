@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rmd.plotting import COLOURS, plain_text
+from rmd.report.plotting import COLOURS, plain_text
 
 History = Sequence[Mapping[str, float | None]]
 Points = list[tuple[float, float]]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from rmd.errors import RMDError
-from rmd.pictures import check_images, png, to_image, webp
+from rmd.common.errors import RMDError
+from rmd.common.pictures import check_images, png, to_image, webp
+from rmd.evaluate.rows import STUDENT, Report
 from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
 from rmd.report.html import image_data
-from rmd.report.model import STUDENT, Report
 
 SHOWN_PROMPTS = 8
 """Prompts whose pictures are seen without unfolding the rest."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import yaml
 
-from rmd.plan import Step, StepPlan
+from rmd.core.plan import Step, StepPlan
+from rmd.evaluate.rows import STUDENT, TEACHER, Bounds, Motion, Report, Row
 from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
-from rmd.report.model import STUDENT, TEACHER, Bounds, Motion, Report, Row
 from rmd.report.notes import (
     ATTRIBUTES_NOTE,
     JUDGE_NOTE,

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from rmd.files import write_text
+from rmd.common.files import write_text
+from rmd.evaluate.rows import Report
 from rmd.report.gallery import Pictures
-from rmd.report.model import Report
 from rmd.report.page import page
 
 

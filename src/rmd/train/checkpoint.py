@@ -29,15 +29,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from rmd.errors import RMDError
-from rmd.files import MAX_JSON, parse_model, write_text
-from rmd.files import reason as why
-from rmd.roles import TRAINED, Roles
+from rmd.common.errors import RMDError
+from rmd.common.files import MAX_JSON, parse_model, write_text
+from rmd.common.files import reason as why
+from rmd.common.typed import Strict
+from rmd.models.roles import TRAINED, Roles
 from rmd.train.guard import Best, GuardState
 from rmd.train.identity import Identity, another_recipe
 from rmd.train.index import IndexReader
 from rmd.train.parallel import Parallel
-from rmd.typed import Strict
 
 META = "meta.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -64,7 +64,7 @@ class Meta(Strict):
     identity: Identity | None = None
     """Identity of the run; None in checkpoints of RMD 0.1."""
     run_hash: str | None = None
-    """Hash of the recipe (`rmd.hashes.settings_hash`), in checkpoints of RMD 0.1 only."""
+    """Hash of the recipe (`rmd.recipes.hashes.settings_hash`), in checkpoints of RMD 0.1 only."""
     plan: dict[str, JsonValue]
     guard: GuardState
     best: Best | None

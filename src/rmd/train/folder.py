@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from rmd.errors import RMDError
-from rmd.files import LOCK, locked
+from rmd.common.errors import RMDError
+from rmd.common.files import LOCK, locked
 from rmd.train.checkpoint import checkpoints
 from rmd.train.parallel import Parallel
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from rmd.typed import Strict
+from rmd.common.typed import Strict
 
 FIRST = 10
 """Observations of a step whose median is what is usual."""

@@ -15,11 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rmd.common.errors import RMDError
+from rmd.common.files import reason
+from rmd.common.typed import Strict
 from rmd.data.images import ImageFolder, Images
-from rmd.errors import RMDError
-from rmd.files import reason
 from rmd.train.weights import TeacherWeights
-from rmd.typed import Strict
 
 SAMPLED = 64
 """Approximate number of values of each weight in a fingerprint, evenly spaced."""
@@ -31,7 +31,7 @@ class Identity(Strict):
     """Everything that decides a run's iterations; a run resumes only from a checkpoint of the same identity."""
 
     run_hash: str
-    """Hash of the settings (`rmd.hashes.run_hash`)."""
+    """Hash of the settings (`rmd.recipes.hashes.run_hash`)."""
     prompts: int
     """Number of prompts."""
     prompts_key: str
@@ -140,4 +140,12 @@ def _hash(*parts: bytes) -> str:
     found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "big") + part)
+    return found.hexdigest()
+
+
+def weights_key(module: nn.Module) -> str:
+    """Twelve hexadecimal digits of a network's weights."""
+    found = hashlib.blake2b(digest_size=6)
+    for tensor in module.state_dict().values():
+        found.update(tensor.contiguous().numpy().tobytes())
     return found.hexdigest()

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from rmd.errors import RMDError, shown
+from rmd.common.errors import RMDError, shown
 
 INDEX = ".metadata"
 MAX_INDEX = 2**29

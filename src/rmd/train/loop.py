@@ -17,20 +17,20 @@ from pydantic import JsonValue
 from torch import Tensor
 from torch.profiler import record_function
 
-from rmd.backbones.base import Backbone, Cond, Encoder
-from rmd.config import OptimConfig, Recipe, to_yaml
+from rmd.common.errors import RMDError
+from rmd.common.files import write_text
+from rmd.core.plan import StepPlan
+from rmd.core.randomness import CounterNoise
 from rmd.data.cache import PromptCache, encoders_key
 from rmd.data.images import load_images
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import load_prompts
-from rmd.errors import RMDError
-from rmd.files import write_text
-from rmd.hashes import run_hash, settings_hash
 from rmd.methods import METHODS, Batch, Method, Real, Rollout
-from rmd.plan import StepPlan
-from rmd.randomness import CounterNoise
-from rmd.resolve import resolve_noise
-from rmd.roles import ROLES, TRAINED, Roles, build_roles
+from rmd.models.base import Backbone, Cond, Encoder
+from rmd.models.resolve import resolve_noise
+from rmd.models.roles import ROLES, TRAINED, Roles, build_roles
+from rmd.recipes.hashes import run_hash, settings_hash
+from rmd.recipes.schema import OptimConfig, Recipe, to_yaml
 from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
 from rmd.train.folder import CHECKPOINTS, check_folder, hold_folder
 from rmd.train.guard import Best, CollapseGuard
@@ -72,7 +72,7 @@ class Trainer:
         self.plan: StepPlan = recipe.build_plan()
         self.device = self.backbone.device  # asked for once: a pipeline looks through all its modules for it
         teacher = _done_by_main(self.parallel, lambda: network_key(self.backbone.denoiser, self.weights))
-        if recipe.train.recompute:
+        if recipe.train.gradient_checkpointing:
             self.backbone.enable_recompute()
         self.roles: Roles = build_roles(
             self.backbone.denoiser,
@@ -82,7 +82,7 @@ class Trainer:
             alpha=recipe.roles.alpha,
             seed=recipe.train.seed,
         )
-        self.parallel.share(range(recipe.train.batch_size), recipe.train.accumulate)  # that it divides
+        self.parallel.share(range(recipe.train.batch_size), recipe.train.gradient_accumulation_steps)  # that it divides
         for network, trained in self.roles.networks():
             if self.parallel.tokens is not None:
                 self.backbone.share_tokens(network, self.parallel.tokens, self.plan)
@@ -118,9 +118,9 @@ class Trainer:
             cache = PromptCache(Path(recipe.data.cache))
             cache.check(self.backbone, self.prompts.texts)
             self.encoder = cache
-        elif recipe.data.remember or recipe.data.offload:
+        elif recipe.data.prompt_cache_mb or recipe.data.offload:
             self.encoder = OnlineEncoder(
-                self.backbone, remember=recipe.data.remember * 2**20, offload=recipe.data.offload
+                self.backbone, cache_bytes=recipe.data.prompt_cache_mb * 2**20, offload=recipe.data.offload
             )
         self.identity = self._identify(teacher)
         self.guard = CollapseGuard()
@@ -308,7 +308,9 @@ class Trainer:
         """
         texts, samples = self.prompts.batch(iteration, self.recipe.train.batch_size)
         found = []
-        for part in self.parallel.share(list(zip(texts, samples, strict=True)), self.recipe.train.accumulate):
+        for part in self.parallel.share(
+            list(zip(texts, samples, strict=True)), self.recipe.train.gradient_accumulation_steps
+        ):
             with torch.no_grad():
                 cond, null = (c.to(self.device) for c in self.encoded([text for text, _ in part], iteration))
             numbers = [sample for _, sample in part]
@@ -391,8 +393,8 @@ class Trainer:
         def open_them() -> None:
             with run_disk_errors(self.folder):
                 write_text(self.folder / "recipe.yaml", to_yaml(self.recipe))
-            settings, services = self.recipe.model_dump(mode="json"), self.recipe.train.services
-            tracker = Tracker(self.folder, start=start, services=services, config=settings)
+            settings, loggers = self.recipe.model_dump(mode="json"), self.recipe.train.loggers
+            tracker = Tracker(self.folder, start=start, loggers=loggers, config=settings)
             opened.append(open_ones.enter_context(tracker))
 
         self.parallel.on_main(open_them)
@@ -403,7 +405,7 @@ class Trainer:
         with self.roles.use(role) as network:
             self.parallel.synchronise(network, last)
         # processes that share a sample hold parts of its gradient, which are to be added up
-        self.roles.backward(role, loss * (self.parallel.context / of), more=not last)
+        self.roles.backward(role, loss * (self.parallel.context_parallel / of), more=not last)
 
     def _update(self, role: Literal["student", "fake"], losses: Sequence[Tensor], iteration: int) -> Tensor:
         """Clip and step one role, on all processes or on none; its loss, and the gradient norm before clipping.

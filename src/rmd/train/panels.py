@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmd.backbones.base import Backbone, Cond
-from rmd.generate import sample_latents
+from rmd.common.pictures import grid_image, to_uint8
+from rmd.core.plan import StepPlan
+from rmd.core.randomness import CounterNoise
 from rmd.methods.base import Rollout
-from rmd.pictures import grid_image, to_uint8
-from rmd.plan import StepPlan
-from rmd.randomness import CounterNoise
+from rmd.models.base import Backbone, Cond
+from rmd.models.generate import sample_latents
 
 PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
 

@@ -20,8 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from rmd.config import ParallelConfig
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.recipes.schema import ParallelConfig
 
 TIMEOUT = timedelta(minutes=30)
 """How long processes wait for each other; a checkpoint of a large model may take its time."""
@@ -50,35 +50,35 @@ class Parallel:
         return self.rank == 0
 
     @property
-    def context(self) -> int:
+    def context_parallel(self) -> int:
         """Processes that share the tokens of the same samples."""
         return 1 if self.tokens is None else self.tokens["ulysses"].size()
 
     @property
     def parts(self) -> int:
         """Into how many parts a batch is divided."""
-        return self.world // self.context
+        return self.world // self.context_parallel
 
     @property
     def part(self) -> int:
         """Which part of a batch is this process's."""
-        return self.rank // self.context
+        return self.rank // self.context_parallel
 
-    def share(self, items: Sequence[T], accumulate: int = 1) -> list[Sequence[T]]:
-        """This process's part of a batch, as `accumulate` micro-batches.
+    def share(self, items: Sequence[T], micro_batches: int = 1) -> list[Sequence[T]]:
+        """This process's part of a batch, as `micro_batches` micro-batches.
 
         Raises:
             RMDError: the batch does not divide.
         """
-        pieces = self.parts * accumulate
+        pieces = self.parts * micro_batches
         if len(items) % pieces:
             raise RMDError(
-                f"a batch of {len(items)} does not divide into {self.parts} processes with {accumulate} micro-batches "
-                f"each: set train.batch_size to a multiple of {pieces}"
+                f"a batch of {len(items)} does not divide into {self.parts} processes with {micro_batches} "
+                f"micro-batches each: set train.batch_size to a multiple of {pieces}"
             )
         size = len(items) // pieces
-        first = self.part * accumulate
-        return [items[piece * size : (piece + 1) * size] for piece in range(first, first + accumulate)]
+        first = self.part * micro_batches
+        return [items[piece * size : (piece + 1) * size] for piece in range(first, first + micro_batches)]
 
     def spread(self, network: nn.Module, units: Iterable[nn.Module], *, half: bool = False) -> None:
         """Spread a network's parameters over the processes; its blocks are gathered one at a time.
@@ -169,10 +169,11 @@ def processes(config: ParallelConfig, device: torch.device) -> Iterator[Parallel
     Raises:
         RMDError: as many processes do not divide into the recipe's groups.
     """
+    groups = config.dp_replicate * config.context_parallel
     if "WORLD_SIZE" not in os.environ:
-        if config.replicas * config.context > 1:
+        if groups > 1:
             raise RMDError(
-                f"parallel.replicas and parallel.context ask for {config.replicas * config.context} processes: "
+                f"parallel.dp_replicate and parallel.context_parallel ask for {groups} processes: "
                 "start them with torchrun --nproc-per-node N -m rmd train"
             )
         yield Parallel()
@@ -205,18 +206,18 @@ def own(tensor: Tensor) -> Tensor:
 
 def place(config: ParallelConfig, device: torch.device) -> Parallel:
     """This process's place when the processes are connected; RMDError when they do not divide into the groups."""
-    world, groups = dist.get_world_size(), config.replicas * config.context
+    world, groups = dist.get_world_size(), config.dp_replicate * config.context_parallel
     if world % groups:
         raise RMDError(
-            f"{world} processes do not divide into {config.replicas} replicas of {config.context} that share a sample: "
-            "change parallel.replicas, parallel.context or the number of processes"
+            f"{world} processes do not divide into {config.dp_replicate} replicas of {config.context_parallel} that "
+            "share a sample: change parallel.dp_replicate, parallel.context_parallel or the number of processes"
         )
     weights = init_device_mesh(
-        device.type, (config.replicas, world // config.replicas), mesh_dim_names=("replicas", "shards")
+        device.type, (config.dp_replicate, world // config.dp_replicate), mesh_dim_names=("replicas", "shards")
     )
     tokens = None
-    if config.context > 1:
-        shape = (world // config.context, 1, config.context)
+    if config.context_parallel > 1:
+        shape = (world // config.context_parallel, 1, config.context_parallel)
         tokens = init_device_mesh(device.type, shape, mesh_dim_names=("samples", "ring", "ulysses"))
     storage = dist.new_group(backend="gloo", timeout=TIMEOUT)
     return Parallel(dist.get_rank(), world, weights, tokens, storage)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from rmd.backbones.base import Backbone
+from rmd.common.errors import RMDError, shown
 from rmd.data.cache import PromptCache
-from rmd.errors import RMDError, shown
-from rmd.export.student import load_student, save_student
 from rmd.methods import Rollout
-from rmd.teacher import DTYPES
+from rmd.models.base import Backbone
+from rmd.models.student import load_student, save_student
+from rmd.models.teacher import DTYPES
 from rmd.train.loop import PANEL_PROMPTS, Trainer
 from rmd.train.panels import sample_panel, score_panel
 

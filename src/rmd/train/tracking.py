@@ -19,8 +19,8 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from rmd.errors import RMDError
-from rmd.files import disk_errors, reason, replacing, write_text
+from rmd.common.errors import RMDError
+from rmd.common.files import disk_errors, reason, replacing, write_text
 
 _RECORD = TypeAdapter(dict[str, int | float | None], config=ConfigDict(strict=True, allow_inf_nan=False))
 MACHINE = ("seconds", "data_seconds", "images_per_second", "peak_memory_gb")
@@ -36,7 +36,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def run_disk_errors(folder: Path) -> AbstractContextManager[None]:
-    """Return `rmd.files.disk_errors` with advice for a run whose folder cannot be written to."""
+    """Return `rmd.common.files.disk_errors` with advice for a run whose folder cannot be written to."""
     return disk_errors(folder, "checkpoints in it are intact, put that right and run again with --resume")
 
 
@@ -44,18 +44,18 @@ class Tracker:
     """Writes metrics and pictures of a run into its folder; a resumed run goes on where the file must continue."""
 
     def __init__(
-        self, folder: Path, *, start: int, services: Sequence[str] = (), config: Mapping[str, Any] | None = None
+        self, folder: Path, *, start: int, loggers: Sequence[str] = (), config: Mapping[str, Any] | None = None
     ) -> None:
         """Open the run's files; records after iteration `start` are dropped, since they will be made again.
 
         Args:
-            services: `wandb` or `trackio`, which also receive everything, under the folder's name.
-            config: the run's settings that these services show.
+            loggers: `wandb` or `trackio`, which also receive everything, under the folder's name.
+            config: the run's settings that these loggers show.
 
         Raises:
             RMDError: a service is not installed, the folder cannot be written to, or its metrics are not readable.
         """
-        self._services = [Service(name, folder, config or {}) for name in services]
+        self._services = [Service(name, folder, config or {}) for name in loggers]
         self.folder = folder
         self.path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.path) if (row["iteration"] or 0) <= start] if start else []
@@ -114,7 +114,7 @@ def service_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise RMDError(f"train.services: {name} needs `pip install 'rmd[track]'`") from error
+        raise RMDError(f"train.loggers: {name} needs `pip install 'rmd[track]'`") from error
 
 
 class Service:

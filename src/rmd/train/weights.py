@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from rmd.backbones.base import Backbone, class_of_pipeline
-from rmd.backbones.loading import (
+from rmd.common.errors import RMDError
+from rmd.models.base import Backbone
+from rmd.models.hub import read_object
+from rmd.models.loading import (
     INDEX,
     STEMS,
     check_folder,
@@ -32,10 +34,9 @@ from rmd.backbones.loading import (
     refuse_incomplete,
     weight_files,
 )
-from rmd.config import Recipe
-from rmd.errors import RMDError
-from rmd.hub import read_object
-from rmd.teacher import DTYPES, load_teacher, teacher_source
+from rmd.models.registry import class_of_pipeline
+from rmd.models.teacher import DTYPES, load_teacher, teacher_source
+from rmd.recipes.schema import Recipe
 
 _META = torch.device("meta")
 

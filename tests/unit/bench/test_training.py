@@ -11,7 +11,6 @@ from families import TINY, recipe_of
 from helpers import PROMPTS, assert_same, write_prompts
 
 from rmd.bench import training
-from rmd.bench.architectures import architecture_of
 from rmd.bench.training import (
     BarePasses,
     EncodedTrainer,
@@ -25,9 +24,10 @@ from rmd.bench.training import (
     untrained,
 )
 from rmd.cli.app import main
-from rmd.config import Recipe, to_yaml
-from rmd.plan import Step
-from rmd.roles import TRAINED
+from rmd.core.plan import Step
+from rmd.models.architectures import architecture_of
+from rmd.models.roles import TRAINED
+from rmd.recipes.schema import Recipe, to_yaml
 
 CPU = torch.device("cpu")
 families = pytest.mark.parametrize("family", sorted(TINY))

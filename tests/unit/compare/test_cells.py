@@ -13,13 +13,13 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from rmd.backbones import Backbone
 from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TDM, UNDISTILLED, Setting, Table
 from rmd.compare.write import write_tables
-from rmd.fit import Side
-from rmd.noise import VPSchedule
+from rmd.core.fit import Side
+from rmd.core.noise import VPSchedule
+from rmd.models import Backbone
 
 BUDGET = Budget("small", 20, (0,), 6)
 pytestmark = pytest.mark.usefixtures("small_panels")
@@ -101,7 +101,7 @@ def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypa
         asked.append(sides)
         return {(32, 32): 1.0, (64, 64): 5.0}
 
-    monkeypatch.setattr("rmd.bench.splits.side_seconds", measured)
+    monkeypatch.setattr("rmd.sample.timing.side_seconds", measured)
     guided = make_cell(UNDISTILLED, "sdxl", 0, BUDGET)
     full = make_cell(Setting("full", "full", split=(4,), sides=(64,), changes=LIGHT), "sdxl", 0, BUDGET)
     cells = [make_cell(OURS, "sdxl", 0, BUDGET), make_cell(OURS, "sdxl", 1, BUDGET), guided, full]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from rmd.common.errors import RMDError
 from rmd.compare.cells import CellResult
 from rmd.compare.findings import fill
 from rmd.compare.run import Line, Number, TableResult, read_results
-from rmd.compare.statistics import MEASURES
 from rmd.compare.tables import TABLES
 from rmd.compare.write import write_tables
-from rmd.errors import RMDError
+from rmd.evaluate.statistics import MEASURES
 
 DOCS = Path(__file__).parents[3] / "docs"
 

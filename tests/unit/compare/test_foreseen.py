@@ -10,8 +10,8 @@ import torch
 
 from rmd.compare.foreseen import as_markdown, fill_splits, foreseen, scenes_power
 from rmd.compare.run import read_results
-from rmd.config import load_recipe
-from rmd.fit import splits
+from rmd.core.fit import splits
+from rmd.recipes.schema import load_recipe
 
 DOCS = Path(__file__).parents[3] / "docs"
 WHITE = torch.ones(16, 16, dtype=torch.float64)

@@ -9,10 +9,10 @@ from families import tiny_sd3
 from helpers import PROMPTS, tiny_sdxl
 from torch import Tensor, nn
 
-from rmd.backbones import Backbone
+from rmd.common.errors import RMDError
 from rmd.compare.official import FlowLCMMaker, flow_lcm_pipeline
-from rmd.errors import RMDError
-from rmd.plan import StepPlan, build_plan
+from rmd.core.plan import StepPlan, build_plan
+from rmd.models import Backbone
 
 SEEDS = range(3)
 

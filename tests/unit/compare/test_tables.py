@@ -7,7 +7,7 @@ import pytest
 from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
 from rmd.compare.tables import TABLES, Setting, Table
-from rmd.hashes import settings_hash
+from rmd.recipes.hashes import settings_hash
 
 BUDGET = BUDGETS["default"]
 CASES = [

@@ -20,6 +20,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
 
+from rmd.common.errors import RMDError
+from rmd.common.files import read_model
+from rmd.common.text import one_line
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
@@ -35,9 +38,6 @@ from rmd.compare.write import (
     latex_text,
     write_tables,
 )
-from rmd.errors import RMDError
-from rmd.files import read_model
-from rmd.text import one_line
 
 MEASURED = {"sdxl": {"HPSv2.1": "31.93"}, "sd3": {"HPSv2.1": "30.03"}}
 TABLE = Table("tiny", "Two methods", "Tab. 0", "Which is better?", (replace(TDM, paper=MEASURED), RMD), against="rmd")

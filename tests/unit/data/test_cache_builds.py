@@ -19,13 +19,13 @@ import pytest
 from caches import PROMPTS, Encoding, build, contents
 from helpers import tiny_sdxl
 
-from rmd.backbones import Cond
 from rmd.cli.app import main
+from rmd.common.errors import RMDError
+from rmd.common.files import locked
 from rmd.data import cache_files
 from rmd.data.cache import PromptCache, build_cache, encoders_key, verify_cache
 from rmd.data.cache_files import INDEX, META, NULL, note_name, shard_name, worker_lock
-from rmd.errors import RMDError
-from rmd.files import locked
+from rmd.models import Cond
 
 
 @pytest.fixture

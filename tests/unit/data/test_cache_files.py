@@ -14,9 +14,9 @@ import torch
 from caches import PROMPTS, Encoding, build
 from safetensors.torch import load_file, save_file
 
+from rmd.common.errors import RMDError
 from rmd.data.cache import PromptCache, verify_cache
 from rmd.data.cache_files import INDEX, META, NULL, note_name, shard_name
-from rmd.errors import RMDError
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from rmd.cli.app import main
 from rmd.cli.train import prompts_line
-from rmd.config import DataConfig
+from rmd.common.errors import RMDError
 from rmd.data.captions import MAX_CHARACTERS, Unfit, caption_of
 from rmd.data.prompts import read_prompts
 from rmd.data.sources import Source, read_source
-from rmd.errors import RMDError
+from rmd.recipes.schema import DataConfig
 
 ADVICE = "; mend it, or leave such rows out with data.skip_invalid=true"
 UNFIT = [

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 
+from rmd.common.errors import RMDError
 from rmd.data.sources import Source, read_source
-from rmd.errors import RMDError
 
 FILES = {
     "txt": b"a cat\nb \xf0\x9f\x90\xb1 dog\n",

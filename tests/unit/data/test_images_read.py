@@ -15,10 +15,10 @@ import torch
 from helpers import make_recipe
 from PIL import Image, ImageDraw
 
+from rmd.common.errors import RMDError
+from rmd.core.plan import Stage
 from rmd.data import images as module
 from rmd.data.images import ImageFolder, as_seen, load_images
-from rmd.errors import RMDError
-from rmd.plan import Stage
 
 SIZE = Stage(1, 24, 24)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from rmd.common.errors import RMDError
 from rmd.data import shards
 from rmd.data.shards import read_members
 from rmd.data.sources import Source, read_source
-from rmd.errors import RMDError
 
 MAC = b"\0\5\x16\7\0\2\0\0Mac OS X\xa3\xb0"
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmd.common.errors import RMDError
 from rmd.data import tables
 from rmd.data.sources import Source, read_raw, read_source
-from rmd.errors import RMDError
 
 
 def written(folder: Path, content: str, name: str = "p.csv") -> Path:

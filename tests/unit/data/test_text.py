@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.config import DataConfig
+from rmd.common.errors import RMDError
 from rmd.data import text as module
 from rmd.data.prompts import load_prompts
 from rmd.data.sources import Source, read_source
 from rmd.data.text import decode, read_lines
-from rmd.errors import RMDError
+from rmd.recipes.schema import DataConfig
 
 TEXTS = ["a red ball", "zwei Bälle 🐱", "日本の猫"]
 

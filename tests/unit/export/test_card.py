@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.core.plan import StepPlan
+from rmd.evaluate.rows import Report
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
 from rmd.export.formats import export_student
-from rmd.export.student import StudentConfig, read_student
-from rmd.plan import StepPlan
-from rmd.report import Report
+from rmd.models.student import StudentConfig, read_student
 
 BASE = "someone/their-teacher"
 HOSTILE = (

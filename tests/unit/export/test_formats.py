@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rmd.cli.app import main
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.core.plan import Crossing, StepPlan, build_plan
+from rmd.core.randomness import GeneratorNoise
+from rmd.core.sampling import run_cascade
 from rmd.export import formats
 from rmd.export.formats import FORMATS, export_student, folded, lcm_scheduler
-from rmd.export.student import LORA_NAME
-from rmd.generate import predictor
-from rmd.pipeline import RMDPipeline
-from rmd.plan import Crossing, StepPlan, build_plan
-from rmd.randomness import GeneratorNoise
-from rmd.sampling import run_cascade
+from rmd.models.generate import predictor
+from rmd.models.student import LORA_NAME
+from rmd.sample.pipeline import RMDPipeline
 
 PAIRS = [
     *((family, "lora", to) for family in sorted(TINY) for to in ("diffusers-lora", "comfyui", "fused")),

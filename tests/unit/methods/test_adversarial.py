@@ -9,12 +9,12 @@ import torch
 from families import TINY
 from helpers import PROMPTS, LinearBackbone, cascade, copy_state, make_batch, make_method, tiny_sdxl
 
-from rmd.backbones import Backbone
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.core.plan import Crossing
 from rmd.methods import DMD2, Batch, Real
 from rmd.methods.adversarial import HEAD, Head, new_head, watched
-from rmd.plan import Crossing
-from rmd.roles import TRAINED
+from rmd.models import Backbone
+from rmd.models.roles import TRAINED
 
 FRESH = Crossing(within="fresh")
 both_modes = pytest.mark.parametrize("mode", ["lora", "full"])

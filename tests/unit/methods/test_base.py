@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rmd.backbones import Backbone, Cond
-from rmd.errors import RMDError
-from rmd.generate import predictor
+from rmd.common.errors import RMDError
+from rmd.core.plan import Step
+from rmd.core.randomness import CounterNoise
+from rmd.core.sampling import guided, run_cascade
 from rmd.methods import Method
 from rmd.methods.base import TAU_MARGIN, draw_shares
-from rmd.plan import Step
-from rmd.randomness import CounterNoise
-from rmd.roles import TRAINED
-from rmd.sampling import guided, run_cascade
+from rmd.models import Backbone, Cond
+from rmd.models.generate import predictor
+from rmd.models.roles import TRAINED
 
 both_modes = pytest.mark.parametrize("mode", ["lora", "full"])
 plans = pytest.mark.parametrize("sides", [(32,), (16, 32), (8, 16, 32)])

@@ -10,10 +10,10 @@ import torch
 from helpers import LinearBackbone, cascade, make_batch, make_method
 from torch import Tensor
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.core.plan import Crossing
 from rmd.methods import DMD2, Method
 from rmd.methods.base import TAU_MARGIN
-from rmd.plan import Crossing
 
 FRESH = Crossing(within="fresh")
 OWN = {"tau": "all", "fake_weight": "noise", "metric": "l2"}

@@ -7,9 +7,9 @@ import torch
 from helpers import LinearBackbone, cascade, make_batch, make_method
 from torch import Tensor
 
-from rmd.crossing import renoise, upsample
+from rmd.core.crossing import renoise, upsample
+from rmd.core.plan import Crossing
 from rmd.methods import DMD2, METHODS, RMD, TDM, Stagewise
-from rmd.plan import Crossing
 
 SHARP = Crossing(rule="block", beta=0.3)
 

@@ -10,9 +10,9 @@ import torch
 from helpers import LinearBackbone, cascade, make_batch, make_method, tiny_sdxl
 from torch import Tensor, nn
 
-from rmd.backbones import Cond
-from rmd.plan import Crossing, Stage
-from rmd.roles import Role
+from rmd.core.plan import Crossing, Stage
+from rmd.models import Cond
+from rmd.models.roles import Role
 
 
 def test_teacher_and_fake_score_look_at_each_stages_own_resolution() -> None:

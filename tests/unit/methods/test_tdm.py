@@ -9,9 +9,9 @@ import torch
 from helpers import LinearBackbone, cascade, make_batch, make_method
 from torch import Tensor
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.core.noise import NoiseSchedule
 from rmd.methods import TDM, Method
-from rmd.noise import NoiseSchedule
 
 SHAPE = (3, 2, 8, 8)
 schedules = pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 from rmd.recipes.loader import MAX_BYTES, MAX_DEPTH, parse
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers import LinearBackbone
 
-from rmd.config import load_recipe
+from rmd.recipes.schema import load_recipe
 from rmd.train.loop import Trainer
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from helpers import LinearBackbone, Mixer, assert_same
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load, save
 
-from rmd.errors import RMDError
-from rmd.roles import TRAINED, build_roles
+from rmd.common.errors import RMDError
+from rmd.models.roles import TRAINED, build_roles
 from rmd.train import checkpoint as module
 from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
 from rmd.train.guard import GuardState

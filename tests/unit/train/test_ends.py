@@ -14,9 +14,9 @@ import torch
 from helpers import LinearBackbone, assert_same, make_recipe, write_prompts
 from torch import Tensor
 
-from rmd.config import Recipe
-from rmd.errors import RMDError
-from rmd.roles import TRAINED
+from rmd.common.errors import RMDError
+from rmd.models.roles import TRAINED
+from rmd.recipes.schema import Recipe
 from rmd.train import checkpoint
 from rmd.train.checkpoint import checkpoints
 from rmd.train.loop import Trainer

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rmd.errors import RMDError
-from rmd.files import LOCK
+from rmd.common.errors import RMDError
+from rmd.common.files import LOCK
 from rmd.train.folder import hold_folder
 from rmd.train.parallel import Parallel
 

@@ -10,10 +10,10 @@ from families import TINY, recipe_of
 from PIL import Image
 from torch import nn
 
+from rmd.core.plan import Stage
 from rmd.data.images import ImageFolder, Images
 from rmd.data.prompts import Prompts
-from rmd.plan import Stage
-from rmd.teacher import load_teacher
+from rmd.models.teacher import load_teacher
 from rmd.train.identity import images_key, network_key
 from rmd.train.weights import load_spread_teacher
 

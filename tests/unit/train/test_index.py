@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorProperties
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 from rmd.train.checkpoint import read_student_state
 from rmd.train.index import INDEX, IndexReader, read_index
 

@@ -18,10 +18,10 @@ from helpers import LinearBackbone, assert_same, make_recipe, tiny_sdxl, write_p
 from processes import start
 from torch import Tensor
 
-from rmd.backbones import Backbone
-from rmd.config import Recipe, load_recipe, to_yaml
-from rmd.errors import RMDError
-from rmd.roles import TRAINED
+from rmd.common.errors import RMDError
+from rmd.models import Backbone
+from rmd.models.roles import TRAINED
+from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 from rmd.train.checkpoint import checkpoints
 from rmd.train.guard import Best
 from rmd.train.loop import PANEL_PROMPTS, Trainer, lr_scale
@@ -77,10 +77,12 @@ def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_recomputed_activations_change_no_number(family: str, mode: str, prompts: Path, tmp_path: Path) -> None:
     found = []
-    for recompute in (False, True):
-        recipe = recipe_of(family, tmp_path, mode, train={"recompute": recompute, "iterations": 2})
+    for gradient_checkpointing in (False, True):
+        recipe = recipe_of(
+            family, tmp_path, mode, train={"gradient_checkpointing": gradient_checkpointing, "iterations": 2}
+        )
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
-        trainer = toy(recipe, tmp_path / str(recompute), TINY[family]())
+        trainer = toy(recipe, tmp_path / str(gradient_checkpointing), TINY[family]())
         values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(2)]
         found.append((values, everything(trainer), trainer.identity))
     assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
@@ -94,16 +96,19 @@ def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Pa
         kept[-1] += tensor.nbytes
         return tensor
 
-    for recompute in (False, True):
+    for gradient_checkpointing in (False, True):
         kept.append(0)
-        recipe = make_recipe(prompts, "full", train={"recompute": recompute})
+        recipe = make_recipe(prompts, "full", train={"gradient_checkpointing": gradient_checkpointing})
         trainer = toy(recipe, tmp_path / "run", tiny_sdxl())
         (batch,) = trainer.batches(0)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             trainer.method.student_loss(batch, trainer.plan.steps[-1])
     assert kept[1] < 0.5 * kept[0]
-    with pytest.raises(RMDError, match=r"network cannot recompute its activations: set train\.recompute to false$"):
-        toy(make_recipe(prompts, "full", train={"recompute": True}), tmp_path / "run")
+    with pytest.raises(
+        RMDError,
+        match=r"network cannot recompute its activations: set train\.gradient_checkpointing to false$",
+    ):
+        toy(make_recipe(prompts, "full", train={"gradient_checkpointing": True}), tmp_path / "run")
 
 
 def test_learning_rates_rise_hold_and_fall(prompts: Path, tmp_path: Path) -> None:
@@ -488,7 +493,9 @@ def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monke
 
 
 def test_every_call_of_a_network_is_counted_by_role(prompts: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(prompts, method={"guidance": 2.0, "fake_updates": 2}, train={"batch_size": 4, "accumulate": 2})
+    recipe = make_recipe(
+        prompts, method={"guidance": 2.0, "fake_updates": 2}, train={"batch_size": 4, "gradient_accumulation_steps": 2}
+    )
     trainer = toy(recipe, tmp_path / "run")
     for iteration in range(6):
         values, _ = trainer.iterate(iteration)
@@ -550,7 +557,7 @@ def test_the_guard_remembers_across_a_resume(prompts: Path, tmp_path: Path) -> N
 
 
 def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: Path, tmp_path: Path) -> None:
-    data = {"prompts": str(prompts), "remember": 1, "offload": True}
+    data = {"prompts": str(prompts), "prompt_cache_mb": 1, "offload": True}
     found = []
     for name, parts in (("whole", (4,)), ("parts", (2, 4))):
         for iterations in parts:

@@ -8,8 +8,8 @@ from helpers import PROMPTS, LinearBackbone, cascade, make_batch, make_method
 from PIL import Image
 from torch import Tensor
 
-from rmd.generate import sample_images
-from rmd.pictures import to_uint8
+from rmd.common.pictures import to_uint8
+from rmd.models.generate import sample_images
 from rmd.train.panels import PANEL_ROWS, sample_panel, score_panel
 
 GAP = 4

@@ -11,18 +11,18 @@ from helpers import cascade
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmd.config import ParallelConfig
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
+from rmd.recipes.schema import ParallelConfig
 from rmd.train.parallel import Parallel, local_device, own, place, processes, whole
 
 CPU = torch.device("cpu")
 
 
-@given(world=st.integers(1, 8), accumulate=st.integers(1, 4), size=st.integers(1, 5))
-def test_shares_are_the_batch_in_its_order(world: int, accumulate: int, size: int) -> None:
-    batch = list(range(world * accumulate * size))
-    parts = [Parallel(rank, world).share(batch, accumulate) for rank in range(world)]
-    assert all(len(part) == accumulate and {len(piece) for piece in part} == {size} for part in parts)
+@given(world=st.integers(1, 8), gradient_accumulation_steps=st.integers(1, 4), size=st.integers(1, 5))
+def test_shares_are_the_batch_in_its_order(world: int, gradient_accumulation_steps: int, size: int) -> None:
+    batch = list(range(world * gradient_accumulation_steps * size))
+    parts = [Parallel(rank, world).share(batch, gradient_accumulation_steps) for rank in range(world)]
+    assert all(len(part) == gradient_accumulation_steps and {len(piece) for piece in part} == {size} for part in parts)
     assert [item for part in parts for piece in part for item in piece] == batch
 
 
@@ -34,7 +34,7 @@ def test_a_batch_that_does_not_divide_is_told() -> None:
 def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     with pytest.raises(RMDError, match=r"^2 processes do not divide into 3 replicas of 1 that share a sample: "):
-        place(ParallelConfig(replicas=3), CPU)
+        place(ParallelConfig(dp_replicate=3), CPU)
 
 
 def test_a_process_alone_agrees_with_itself() -> None:
@@ -77,7 +77,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
         assert parallel == Parallel()
     with (
         pytest.raises(RMDError, match=r"ask for 6 processes: start them with torchrun"),
-        processes(ParallelConfig(replicas=2, context=3), CPU),
+        processes(ParallelConfig(dp_replicate=2, context_parallel=3), CPU),
     ):
         pass
     assert local_device(CPU) == CPU
@@ -103,14 +103,18 @@ def mesh_of(count: int) -> Any:
 @pytest.mark.parametrize("family", sorted(TINY.keys() - {"wan"}))
 def test_families_that_cannot_share_a_sample_say_so(family: str) -> None:
     backbone = TINY[family]()
-    with pytest.raises(RMDError, match=rf"^the {family} network cannot divide a sample's tokens: set parallel.context"):
+    with pytest.raises(
+        RMDError, match=rf"^the {family} network cannot divide a sample's tokens: set parallel.context_parallel"
+    ):
         backbone.share_tokens(backbone.denoiser, mesh_of(2), cascade(backbone))
 
 
 def test_what_does_not_divide_among_those_who_share_a_sample_is_told() -> None:
     backbone = tiny_wan()
     plan = cascade(backbone, frames=5)
-    with pytest.raises(RMDError, match=r"^2 attention heads do not divide into 3 processes: change parallel.context$"):
+    with pytest.raises(
+        RMDError, match=r"^2 attention heads do not divide into 3 processes: change parallel.context_parallel$"
+    ):
         backbone.share_tokens(backbone.denoiser, mesh_of(3), plan)
     odd = cascade(backbone, sides=(20, 32), frames=5)  # 3 x 5 x 5 tokens
     with pytest.raises(RMDError, match=r"^the 75 tokens of a sample of 20x20 do not divide into 2 processes"):

@@ -15,10 +15,10 @@ from helpers import PROMPTS, write_prompts
 from torch import nn
 
 from rmd.cli.train import _dry_run
-from rmd.config import Recipe
+from rmd.common.errors import RMDError
 from rmd.data.cache import build_cache
-from rmd.errors import RMDError
-from rmd.teacher import load_teacher
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import Recipe
 from rmd.train import rehearsal
 from rmd.train.loop import Trainer
 from rmd.train.rehearsal import check_disk, check_place, check_prompts, check_student

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rmd.errors import RMDError
+from rmd.common.errors import RMDError
 from rmd.train.tracking import Tracker, peak_memory_gb, read_metrics
 
 
@@ -164,13 +164,13 @@ def test_a_service_is_told_everything_and_goes_on_with_the_same_page(
     )
     monkeypatch.setitem(sys.modules, name, module)
     for start in (0, 2):
-        with Tracker(tmp_path / "mine", start=start, services=[name], config={"a": 1}) as tracker:
+        with Tracker(tmp_path / "mine", start=start, loggers=[name], config={"a": 1}) as tracker:
             tracker.metrics(start + 1, {"loss": 0.5})
             tracker.picture("samples", start + 1, Image.new("RGB", (4, 2)))
     assert [entry[0] for entry in told] == ["init", "log", "log", "finish"] * 2
     assert told[0][1] == told[4][1] and told[0][1]["resume"] == "allow"
     assert told[0][1].items() >= {"project": "rmd", "config": {"a": 1}}.items()
-    with Tracker(tmp_path / "other" / "mine", start=0, services=[name]):
+    with Tracker(tmp_path / "other" / "mine", start=0, loggers=[name]):
         pass
     marks = [(told[i][1]["name"], told[i][1].get("id")) for i in (0, -2)]
     assert marks[0] != marks[1] and all(name.startswith("mine") for name, _ in marks)
@@ -179,6 +179,6 @@ def test_a_service_is_told_everything_and_goes_on_with_the_same_page(
 
 def test_a_service_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RMDError, match=r"^train.services: wandb needs `pip install 'rmd\[track\]'`$"):
-        Tracker(tmp_path / "run", start=0, services=["wandb"])
+    with pytest.raises(RMDError, match=r"^train.loggers: wandb needs `pip install 'rmd\[track\]'`$"):
+        Tracker(tmp_path / "run", start=0, loggers=["wandb"])
     assert not (tmp_path / "run").exists()

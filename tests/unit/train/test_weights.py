@@ -13,10 +13,10 @@ import torch
 from families import TINY, recipe_of
 from safetensors.torch import load_file, save_file
 
-from rmd.config import Recipe
-from rmd.errors import RMDError
-from rmd.roles import build_roles
-from rmd.teacher import load_teacher
+from rmd.common.errors import RMDError
+from rmd.models.roles import build_roles
+from rmd.models.teacher import load_teacher
+from rmd.recipes.schema import Recipe
 from rmd.train.weights import TeacherWeights, load_spread_teacher
 
 families = pytest.mark.parametrize("family", sorted(TINY))

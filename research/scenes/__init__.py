@@ -1,0 +1,1 @@
+"""Builds the VAEs, teachers, judges and references of the packaged worlds."""

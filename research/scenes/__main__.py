@@ -1,0 +1,169 @@
+"""Builds the weights that the package holds, one command each: `python -m research.scenes --help`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmd.cli.quiet import quiet_libraries
+from rmd.common.errors import RMDError, one_of
+
+app = typer.Typer(
+    help="Build the weights that the package holds: VAE, teacher, judge and references.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
+Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the training; data have their own.")
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option(min=2, max=10**9, metavar="N", help="Optimiser steps. By default: as for the packaged weights."),
+]
+Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")]
+OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
+
+
+@app.command("train-vae")
+def train_vae(
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    moving: Moving = False,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Train the scenes' VAE."""
+    _prepare(threads)
+    if moving:
+        from research.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
+
+        steps = CLIP_VAE_ITERATIONS if iterations is None else iterations
+        typer.echo(f"vae: {build_clip_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
+        return
+    from research.scenes.build import VAE_ITERATIONS, build_vae_weights
+
+    steps = VAE_ITERATIONS if iterations is None else iterations
+    typer.echo(f"vae: {build_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
+
+
+@app.command("train-teacher")
+def train_teacher(
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    family: Annotated[str, typer.Option(help="Which pipeline: sdxl, pixart, sd3; or wan, of moving scenes.")] = "sdxl",
+    vae: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
+    ] = None,
+    imitate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A teacher to learn from, with its VAE. By default, for pixart and sd3: the packaged one.",
+        ),
+    ] = None,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Train the scenes' teacher: an ordinary diffusers pipeline."""
+    _prepare(threads)
+    from research.scenes.build import build_teacher, curriculum_of
+    from research.scenes.families import FAMILIES
+    from research.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
+
+    one_of("family", family, (*FAMILIES, "wan"))
+    if family == "wan":
+        if imitate is not None:
+            raise RMDError("the teacher of moving scenes learns from clips: leave --imitate out")
+        curriculum = curriculum_of(iterations, seed=seed, usual=CLIP_CURRICULUM)
+        folder = build_clip_teacher(out, cache=cache, seed=seed, vae=vae, curriculum=curriculum, log=_log)
+        typer.echo(f"teacher: {folder}")
+        return
+    folder = build_teacher(
+        out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, imitate=imitate, log=_log
+    )
+    typer.echo(f"teacher: {folder}")
+
+
+@app.command("train-judge")
+def train_judge(
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    moving: Moving = False,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Train the judge, a classifier of all attributes, and test it on scenes it has not seen."""
+    _prepare(threads)
+    if moving:
+        from research.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
+
+        steps = CLIP_JUDGE_ITERATIONS if iterations is None else iterations
+        read = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+        typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
+        typer.echo(
+            f"unseen clips: frames with all attributes right {read.attributes.value:.4f}; motion right "
+            f"{read.motion.value:.4f}; speed too {read.speed.value:.4f}"
+        )
+        return
+    from research.scenes.build import JUDGE_ITERATIONS, build_judge
+
+    steps = JUDGE_ITERATIONS if iterations is None else iterations
+    found = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+    whole = found.all_right
+    typer.echo(f"judge: {out / 'judge.safetensors'}")
+    typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
+    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in found.by_name.items()))
+
+
+@app.command("references")
+def references(
+    out: Out = OUT,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. By default: teacher in --out.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. By default: --out.")
+    ] = None,
+    moving: Moving = False,
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Judge fresh renders and the teacher's own samples: what students are compared with."""
+    _prepare(threads)
+    if moving:
+        from research.scenes.moving.build import build_clip_references
+        from rmd.worlds.moving.references import FILE_NAME
+
+        made = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+        typer.echo(f"references: {out / FILE_NAME} ({len(made.render_changes)} renders and teacher samples)")
+        return
+    from research.scenes.build import build_references
+
+    found = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+    count = len(found.renders)
+    typer.echo(f"references: {out / 'references.safetensors'} ({count} renders, {len(found.teacher)} teacher samples)")
+
+
+def _prepare(threads: int | None) -> None:
+    quiet_libraries()
+    from rmd.cli.device import prepare_cpu
+
+    prepare_cpu(threads)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,62 @@
+"""Trains the judge of still scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from research.scenes.dataset import BatchOrder
+from research.scenes.fitting import fit
+from rmd.core.randomness import generator
+from rmd.worlds.still.dataset import SceneSet
+from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
+from rmd.worlds.still.judge import Judge
+
+
+def train_judge(
+    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Cross-entropy over the attributes a scene has; clean renders with a little noise against overfitting.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    judge.train()
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        chosen = order.at(step)
+        images = scenes.pixels(chosen)
+        images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
+        return attribute_loss(judge(images)[0], scenes.attributes[chosen])
+
+    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
+    judge.eval()
+    return seconds
+
+
+def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
+    """Sum over attributes of the mean cross-entropy, ignoring scenes that lack the attribute."""
+    total = torch.zeros(())
+    for column, name in enumerate(ATTRIBUTE_NAMES):
+        truth = attributes[:, column]
+        if bool((truth != NONE).any()):
+            total = total + F.cross_entropy(logits[name], truth, ignore_index=NONE)
+    return total
+
+
+def save_judge(judge: Judge, folder: Path) -> None:
+    """Write judge.safetensors in half precision; an earlier one is replaced when all is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".judge.partial"
+    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)
+    partial.replace(folder / "judge.safetensors")

@@ -1,0 +1,222 @@
+"""Builds the VAE, teacher, judge and references of the world of moving scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+
+from research.scenes.build import log_samples, teacher_folder_at
+from research.scenes.checkpoint import read_whole, write_whole
+from research.scenes.moving import maps
+from research.scenes.moving.dataset import make_clips
+from research.scenes.moving.judge import save_frame_judge, train_frame_judge
+from research.scenes.moving.teacher import build_wan, clip_latents
+from research.scenes.moving.vae import build_clip_vae, train_clip_vae
+from research.scenes.record import Data, Part, check_writable, checkpoint_path, record, save_halved, seeded
+from research.scenes.references import save_features
+from research.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train_teacher
+from rmd.common.errors import RMDError
+from rmd.common.files import disk_errors
+from rmd.core.metrics import high_frequency
+from rmd.data.prompts import clip_captions
+from rmd.evaluate.protocol import TEACHER_STEPS, full_plan
+from rmd.models import load_backbone
+from rmd.models.generate import sample_images
+from rmd.recipes.schema import load_recipe
+from rmd.train.identity import weights_key
+from rmd.worlds.moving import grammar, path, render
+from rmd.worlds.moving.grammar import parse_clip
+from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
+from rmd.worlds.moving.metrics import ClipMeasures, change_features, frame_features, measure_clips
+from rmd.worlds.moving.references import FEATURES, FILE_NAME, ClipReferences
+
+Log = Callable[[str], None]
+
+CLIP_VAE_DATA = Data(1536, seed=41)
+CLIP_VAE_ITERATIONS = 3400
+CLEAN_CLIPS = Data(8192, seed=51)
+POOR_CLIPS = Data(4096, seed=52)
+STILL_CLIPS = Data(32768, seed=53)
+CLIP_JUDGE_DATA = Data(4096, seed=61, training=False)
+CLIP_JUDGE_ITERATIONS = 2000
+CLIP_JUDGE_TEST = Data(512, seed=62, training=False)
+CLIP_REFERENCES = Data(384, seed=71, training=False)
+CLIP_CURRICULUM = Curriculum(
+    low_iterations=2000, high_iterations=7000, low_batch=32, high_batch=16, still_share=0.4, even="noise", lr=1.5e-3,
+    matrix_lr=3e-3,
+)  # fmt: skip
+
+
+def renderer_key() -> str:
+    """Twelve hexadecimal digits that change with the sources of grammar, paths, renderer and maps."""
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, path, render, maps))
+    return hashlib.blake2b(sources, digest_size=6).hexdigest()
+
+
+def build_clip_vae_weights(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_VAE_ITERATIONS, data: Data = CLIP_VAE_DATA,
+    log: Log = print,
+) -> Path:  # fmt: skip
+    """Train the moving scenes' VAE into `<out>/vae`, in half precision; returns that folder.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = checkpoint_path(cache, "clip-vae", renderer_key(), seed, iterations, data)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    with seeded(seed):
+        vae = build_clip_vae()
+    seconds = train_clip_vae(vae, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    folder = save_halved(out, "vae", vae, [vae])
+    record(out, "vae", Part(seed, iterations, (data,), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def load_clip_vae(folder: Path) -> AutoencoderKLWan:
+    """A trained VAE of moving scenes in float32, frozen; RMDError when the folder holds none."""
+    if not (folder / "config.json").is_file():
+        raise RMDError(
+            f"{folder} holds no VAE: give the folder that `python -m research.scenes train-vae --moving` wrote"
+        )
+    vae: AutoencoderKLWan = AutoencoderKLWan.from_pretrained(folder)
+    return vae.float().eval().requires_grad_(False)
+
+
+def build_clip_teacher(
+    out: Path, *, cache: Path, seed: int = 0, vae: Path | None = None, curriculum: Curriculum = CLIP_CURRICULUM,
+    clean: Data = CLEAN_CLIPS, poor: Data = POOR_CLIPS, still: Data = STILL_CLIPS, log: Log = print,
+) -> Path:  # fmt: skip
+    """Train the moving scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision.
+
+    Args:
+        vae: folder of a trained VAE; without one, the default VAE is trained into `<out>/vae` first.
+
+    Raises:
+        RMDError: `vae` holds no VAE, a file cannot be written, or a checkpoint cannot be read.
+    """
+    if vae is not None:
+        encoder = load_clip_vae(vae)
+    check_writable(out)
+    if vae is None:
+        encoder = load_clip_vae(build_clip_vae_weights(out, cache=cache, seed=seed, log=log))
+    latents_of = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))
+    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, still, latents_of)
+    with seeded(seed):
+        backbone = build_wan(encoder)
+    stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, still, latents_of)
+    latents = _latents(stored, encoder, clean, poor, still, seed=seed, log=log)
+    seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
+    folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
+    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor, still), seconds))
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def build_frame_judge(
+    out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_JUDGE_ITERATIONS, data: Data = CLIP_JUDGE_DATA,
+    test: Data = CLIP_JUDGE_TEST, log: Log = print,
+) -> ClipMeasures:  # fmt: skip
+    """Train the judge of moving scenes into `out`; returns what it says of clips it has not seen, all of them right.
+
+    Raises:
+        RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
+    """
+    check_writable(out)
+    checkpoint = checkpoint_path(cache, "frame-judge", renderer_key(), seed, iterations, data)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    with seeded(seed):
+        judge = FrameJudge()
+    seconds = train_frame_judge(judge, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    with disk_errors(out):
+        save_frame_judge(judge, out)
+    unseen = make_clips(test.count, seed=test.seed, training=test.training)
+    videos = unseen.pixels(torch.arange(len(unseen)))
+    found = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)
+    record(out, "judge", Part(seed, iterations, (data, test), seconds, _shares(found)))
+    checkpoint.unlink(missing_ok=True)
+    return found
+
+
+def build_clip_references(
+    out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None, data: Data = CLIP_REFERENCES,
+    steps: int = TEACHER_STEPS, log: Log = print,
+) -> ClipReferences:  # fmt: skip
+    """Judge fresh renders and the teacher's own samples; writes `<out>/clip-references.safetensors`.
+
+    Args:
+        teacher: the pipeline, `<out>/teacher` by default.
+        judge: the folder of its weights, `out` by default.
+
+    Raises:
+        RMDError: teacher or judge are not there, or the file cannot be written.
+    """
+    began = time.perf_counter()
+    knows = load_frame_judge(out if judge is None else judge)
+    backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
+    check_writable(out)
+    clips = make_clips(data.count, seed=data.seed, training=data.training)
+    videos = clips.pixels(torch.arange(len(clips)))
+    captions = clip_captions(data.count, seed=data.seed, training=data.training)
+    recipe = load_recipe("scenes-wan")
+    plan = full_plan(backbone, HIGH, steps, frames=recipe.frames)
+    samples = sample_images(
+        backbone, backbone.denoiser, plan, captions, seed=data.seed, guidance=recipe.method.guidance, batch_size=16,
+        progress=log_samples(data.count, log),
+    )  # fmt: skip
+    renders, made = knows.follow(videos), knows.follow(samples)
+    found = ClipReferences(
+        frame_features(renders),
+        change_features(renders),
+        frame_features(made),
+        change_features(made),
+        high_frequency(videos.transpose(1, 2).flatten(0, 1)),
+    )
+    with disk_errors(out):
+        save_clip_references(found, out)
+    asked = torch.tensor([c.to_tuple() for text in captions if (c := parse_clip(text)) is not None])
+    said = {
+        **{
+            f"renders_{name}": value
+            for name, value in _shares(measure_clips(videos, renders, clips.attributes)).items()
+        },
+        **{f"teacher_{name}": value for name, value in _shares(measure_clips(samples, made, asked)).items()},
+    }
+    settings = {"steps": steps, "guidance": recipe.method.guidance}
+    record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, said | settings))
+    return found
+
+
+def save_clip_references(references: ClipReferences, folder: Path) -> None:
+    """Write `clip-references.safetensors`; an earlier file is replaced when all is written."""
+    features = {name: getattr(references, name) for name in FEATURES}
+    save_features(features, references.high_frequency, folder / FILE_NAME)
+
+
+def _latents(
+    stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data, *, seed: int, log: Log
+) -> LatentSets:  # fmt: skip
+    """Encoded clips, from the cache where they are there: encoding takes minutes."""
+    if stored.exists():
+        return LatentSets(**{name: Latents(**kept) for name, kept in read_whole(stored).items()})
+    log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
+    found = clip_latents(vae, clean, poor, still, seed=seed)
+    write_whole({name: vars(latents) for name, latents in vars(found).items()}, stored)
+    return found
+
+
+def _shares(found: ClipMeasures) -> dict[str, float]:
+    return {
+        "attributes": found.attributes.value,
+        "motion": found.motion.value,
+        "speed": found.speed.value,
+        "flicker": found.flicker,
+        "dynamics": found.dynamics,
+    }

@@ -1,0 +1,42 @@
+"""Rendered clips in memory, with what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rmd.worlds.moving.path import FRAMES, Path
+from rmd.worlds.moving.render import render_clips, sample_clips
+from rmd.worlds.still.dataset import to_uint8
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """n rendered clips: videos (n, 3, T, side, side) uint8, attributes (n, 5) int64, captions, and the true paths."""
+
+    videos: Tensor
+    attributes: Tensor
+    captions: list[str]
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """Videos at the given indices as float32 in [-1, 1]."""
+        return self.videos[index].float() / 127.5 - 1
+
+
+def make_clips(count: int, *, seed: int, training: bool, size: int = 64, frames: int = FRAMES) -> ClipSet:
+    """Render `count` clips of a seed."""
+    videos, attributes, captions, paths = [], [], list[str](), []
+    for start in range(0, count, 64):
+        clips = sample_clips(range(start, min(start + 64, count)), seed=seed, training=training)
+        videos.append(to_uint8(render_clips(clips, size, frames=frames)))
+        attributes.append(clips.attributes)
+        captions += clips.captions
+        paths.append(clips.path(frames))
+    path = Path(*(torch.cat([getattr(p, part) for p in paths]) for part in ("centre", "radius", "angle")))
+    return ClipSet(torch.cat(videos), torch.cat(attributes), captions, path)

@@ -1,0 +1,69 @@
+"""Trains the judge of moving scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path as FilePath
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from research.scenes.dataset import BatchOrder
+from research.scenes.fitting import fit
+from research.scenes.moving.dataset import ClipSet
+from rmd.core.randomness import generator
+from rmd.worlds.moving.grammar import FRAME_ATTRIBUTES, SYMMETRY
+from rmd.worlds.moving.judge import CENTRE, FILE_NAME, RADIUS, SCALE, FrameJudge
+
+
+def train_frame_judge(
+    judge: FrameJudge, clips: ClipSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: FilePath | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Train on single frames, one of each clip of a batch, with a little noise against overfitting.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    judge.train()
+    order = BatchOrder(len(clips), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        chosen, g = order.at(step), generator(seed, "frame-judge", step)
+        time = torch.randint(clips.videos.shape[2], (batch_size,), generator=g)
+        frames = clips.videos[chosen, :, time].float() / 127.5 - 1
+        logits, place, _ = judge.read(frames + 0.03 * torch.randn(frames.shape, generator=g))
+        return frame_loss(logits, place, clips, chosen, time)
+
+    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
+    judge.eval()
+    return seconds
+
+
+def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: Tensor, time: Tensor) -> Tensor:
+    """Cross-entropies of the attributes, and squared errors of place, size and (where it can be seen) turning."""
+    attributes = clips.attributes[index]
+    loss = sum(
+        (F.cross_entropy(logits[name], attributes[:, i]) for i, name in enumerate(FRAME_ATTRIBUTES)), place.sum() * 0
+    )
+    centre = (clips.path.centre[index, time] - CENTRE) / SCALE
+    size = (clips.path.radius[index, time] / RADIUS).log()
+    fold = torch.tensor(SYMMETRY)[attributes[:, 1]]
+    phase = fold * clips.path.angle[index, time]
+    seen = (fold > 0).float()
+    turned = (place[:, 3] - phase.cos()) ** 2 + (place[:, 4] - phase.sin()) ** 2
+    still = 4 * F.mse_loss(place[:, :2], centre) + 4 * F.mse_loss(place[:, 2], size)
+    return loss + still + (seen * turned).sum() / seen.sum().clamp(min=1)
+
+
+def save_frame_judge(judge: FrameJudge, folder: FilePath) -> None:
+    """Write frame-judge.safetensors in half precision; an earlier one is replaced when all is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{FILE_NAME}.partial"
+    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)
+    partial.replace(folder / FILE_NAME)

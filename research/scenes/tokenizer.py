@@ -1,0 +1,49 @@
+"""The scenes' tokenizers, of stock classes: every word of the grammar is one token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from rmd.worlds.still.grammar import vocabulary
+
+MAX_LENGTH = 20
+"""Tokens of the longest caption with its start and end marks, rounded up."""
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Learn the merges from the grammar's vocabulary; the same tokenizer every time."""
+    words = vocabulary()
+    letters = sorted({c for w in words for c in w})
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        initial_alphabet=letters,
+        # named here, last letters get the same numbers every time, which also decide which of two merges comes first
+        special_tokens=[f"{letter}</w>" for letter in letters],
+        show_progress=False,
+    )
+    learner.train_from_iterator(words, trainer)
+    learned = json.loads(learner.to_str())["model"]
+    vocab = dict(learned["vocab"])
+    for mark in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[mark] = len(vocab)
+    merges: Any = [tuple(m) for m in learned["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def build_t5_tokenizer(words: Sequence[str] | None = None) -> T5Tokenizer:
+    """A stock T5Tokenizer with a piece for every word (by default: of the grammar), and letters for the others."""
+    words = vocabulary() if words is None else words
+    letters = sorted({c for word in words for c in word})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [(f"▁{word}", -1.0) for word in words]
+    pieces += [(letter, -8.0) for letter in letters]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=MAX_LENGTH)

@@ -1,0 +1,138 @@
+"""The scenes' small AutoencoderKL: 64 px to 32 x 32 latents of 4 channels, and how it is trained, in two phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from research.scenes.dataset import BatchOrder
+from research.scenes.fitting import fit
+from rmd.core.randomness import generator
+from rmd.worlds.still.dataset import SceneSet
+
+LATENT_CHANNELS = 4
+LATENT_SIDE = 32
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained stock AutoencoderKL, convolutions only, downsampling by two.
+
+    Fine textures stay smooth in its latents; with a factor of four a network of this size did not learn them.
+    """
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=64,
+        shift_factor=0.0,  # none; the stock pipeline of SD3's type takes it for granted
+        mid_block_add_attention=False,
+    )
+
+
+def train_vae(
+    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Train on random half-size crops at both scales (the VAE is convolutional), then set its scaling factor.
+
+    The loss is L1 on pixels and on their differences (edges matter in fine textures), a light KL term, and, on
+    half of the batch, reconstruction of the averaged picture from the averaged latent: it makes the latent space
+    commute with a change of scale, as the large VAEs roughly do and as a cascade that upsamples latents needs.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    vae.train()
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        g = generator(seed, "vae", step)
+        images = _crops(scenes.pixels(order.at(step)), g)
+        posterior = vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+        light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        return _loss_at_two_scales(vae, latents, images) + light
+
+    seconds = fit(
+        vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log,
+    )  # fmt: skip
+    vae.eval()
+    latents = encode(vae, scenes.pixels(torch.arange(min(512, len(scenes)))), scale=False)
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return seconds
+
+
+def train_decoder(
+    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+) -> float:  # fmt: skip
+    """Go on with the decoder alone, on the same crops and losses: latents, and so teachers trained in them, stay.
+
+    Args:
+        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+
+    Returns:
+        Seconds the training took, those before a kill included.
+    """
+    trained = nn.ModuleList([vae.post_quant_conv, vae.decoder])
+    vae.requires_grad_(False)
+    trained.requires_grad_(True)
+    order = BatchOrder(len(scenes), batch_size, seed=seed)
+
+    def loss(step: int) -> Tensor:
+        g = generator(seed, "decoder", step)
+        images = _crops(scenes.pixels(order.at(step)), g)
+        with torch.no_grad():
+            posterior = vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
+        return _loss_at_two_scales(vae, latents, images)
+
+    seconds = fit(
+        trained, loss, name="decoder", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log,
+    )  # fmt: skip
+    trained.requires_grad_(False)
+    return seconds
+
+
+def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> Tensor:
+    """Reconstruction of the images and, lightly, of half of them at half the size from averaged latents."""
+    half = len(images) // 2
+    small = vae.decode(F.avg_pool2d(latents[half:], 2)).sample
+    loss = reconstruction_loss(vae.decode(latents).sample, images)
+    return loss + 0.15 * reconstruction_loss(small, F.avg_pool2d(images[half:], 2))
+
+
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute error of the pixels and of their horizontal and vertical differences."""
+    error = decoded - images
+    return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def _crops(images: Tensor, g: torch.Generator) -> Tensor:
+    """One random 32 px window for the batch; for a quarter of it the whole picture at 32 px instead."""
+    top, left = (int(v) for v in torch.randint(0, images.shape[-1] - 31, (2,), generator=g))
+    quarter = images.shape[0] // 4
+    whole = F.avg_pool2d(images[:quarter], images.shape[-1] // 32)
+    return torch.cat([whole, images[quarter:, :, top : top + 32, left : left + 32]])
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pixels: Tensor, *, scale: bool = True, chunk: int = 128) -> Tensor:
+    """Posterior means of (n, 3, H, W) images in [-1, 1] as (n, 4, H/2, W/2), times the scaling factor."""
+    factor = vae.config.scaling_factor if scale else 1.0
+    return torch.cat([vae.encode(part).latent_dist.mean * factor for part in pixels.split(chunk)])

@@ -1,7 +1,0 @@
-"""Backbones: one file a model family, each wrapping unmodified diffusers modules behind one protocol."""
-
-from __future__ import annotations
-
-from rmd.backbones.base import Backbone, Cond, load_backbone, register
-
-__all__ = ["Backbone", "Cond", "load_backbone", "register"]

@@ -1,0 +1,1 @@
+"""The ground floor: errors, files, typed records and pictures, which everything else builds on."""

@@ -1,0 +1,70 @@
+"""Video clips as files: MP4 for players, animated WebP and GIF for pages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from diffusers.utils import export_to_video
+from PIL import Image
+
+from rmd.common.errors import RMDError
+from rmd.common.files import replacing
+from rmd.common.pictures import webp
+
+SUFFIXES = (".mp4", ".webp", ".gif")
+"""Extensions of the files that `save_clip` writes."""
+MAX_FPS = {".mp4": 1000, ".webp": 1000, ".gif": 50}
+"""Highest frame rate: WebP counts milliseconds, and GIF hundredths of a second, of which players need two."""
+
+
+def check_suffix(path: Path) -> None:
+    """RMDError unless a clip can be written to a file of this name, here."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise RMDError(f"{path} is no name for a clip: let it end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".mp4" and (find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None):
+        raise RMDError(f"{path}: writing MP4 needs `pip install 'rmd[video]'`; .webp and .gif do not")
+
+
+def check_fps(suffix: str, fps: int) -> None:
+    """Raise RMDError unless files that end in `suffix` can play this many frames per second."""
+    if not 1 <= fps <= MAX_FPS[suffix]:
+        raise RMDError(f"a clip in {suffix} plays 1 to {MAX_FPS[suffix]} frames a second, not {fps}")
+
+
+def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
+    """Write a clip that plays `fps` frames per second, whole or not at all; animated pictures loop forever.
+
+    WebP is written losslessly. MP4 is H.264, with sides rounded to multiples of 16; GIF has 256 colours per frame.
+
+    Raises:
+        RMDError: the format or frame rate is not supported, or the packages that write it are not installed.
+        OSError: the disk reports an error.
+    """
+    check_suffix(path)
+    suffix = path.suffix.lower()
+    check_fps(suffix, fps)
+    encode = {".mp4": _mp4, ".webp": webp, ".gif": _gif}[suffix]
+    content = encode(frames, fps=fps)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"  # the encoder takes the format from the extension
+        export_to_video(list(frames), str(path), fps=fps, quality=9)
+        return path.read_bytes()
+
+
+def _gif(frames: Sequence[Image.Image], *, fps: int) -> bytes:
+    first, *rest = frames
+    ends = [round(100 * (index + 1) / fps) for index in range(len(frames))]
+    # Durations alternate by a hundredth of a second, so that the whole clip has the right length.
+    durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=2)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The one way from a model to numbers: metrics, rows, statistics and the demo."""

@@ -1,0 +1,87 @@
+"""Sampling with a backbone: the cascade loop of `sampling.py` driven by a real network, in batches.
+
+Training roll-outs, the demo, the judge and the pipeline all come through `predictor`, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rmd.core.finite import check_pictures
+from rmd.core.plan import Stage, Step, StepPlan
+from rmd.core.randomness import CounterNoise, NoiseSource
+from rmd.core.sampling import OnStep, Predict, sample_cascade
+from rmd.models.base import Backbone, Cond
+
+
+def predictor(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *,
+    null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None,
+) -> Predict:  # fmt: skip
+    """(x_t, step) -> (x0_hat, eps_hat) of a network on encoded prompts, with guidance where `null` is given.
+
+    `final` is the size that the network is told the picture has, where it is not the plan's last.
+    """
+    final = plan.stages[-1] if final is None else final
+    both = cond if null is None else Cond.cat([cond, null])
+    kwargs = {stage.index: backbone.stage_cond(both, stage, final) for stage in plan.stages}
+
+    def predict(x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        scale = None if null is None else guidance
+        return backbone.predict(module, x, step.model_time, kwargs[step.stage], guidance=scale)
+
+    return predict
+
+
+@torch.no_grad()
+def sample_latents(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
+    null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
+) -> Tensor:  # fmt: skip
+    """Return clean latents of encoded prompts (Alg. 2); raise RMDError if the values of a step are not finite."""
+    return sample_cascade(
+        predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
+        plan,
+        backbone.schedule,
+        lambda stage: backbone.latent_shape(len(cond), stage.height, stage.width, plan.frames),
+        noise,
+        on_step=on_step,
+    )
+
+
+@torch.no_grad()
+def latent_batches(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
+    batch_size: int = 64, first: int = 0,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Clean latents of prompts, batch by batch; sample i's noise depends on (seed, first + i) alone."""
+    for start in range(0, len(prompts), batch_size):
+        part = list(prompts[start : start + batch_size])
+        noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
+        null = backbone.null(len(part)) if guidance != 1.0 else None
+        yield sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
+
+
+@torch.no_grad()
+def sample_images(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
+    batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
+) -> Tensor:  # fmt: skip
+    """Return images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; noise i depends only on (seed, first + i).
+
+    Raises:
+        RMDError: latents or images are not finite.
+    """
+    images = []
+    for latents in latent_batches(
+        backbone, module, plan, prompts, seed=seed, guidance=guidance, batch_size=batch_size, first=first
+    ):
+        decoded = backbone.decode(latents)
+        check_pictures(decoded)
+        images.append(decoded.clamp(-1, 1))
+        if progress is not None:
+            progress(len(latents))
+    return torch.cat(images)

@@ -1,0 +1,150 @@
+"""Explains failed downloads from the Hugging Face Hub, and finds what is wrong with files from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but imported there for its users
+from pydantic_core import from_json
+from safetensors import SafetensorError, safe_open
+
+from rmd.common.errors import RMDError
+from rmd.common.files import MAX_JSON, reason
+
+HUB = "hf:"
+"""Prefix of the name of a dataset on the Hub: hf:OWNER/NAME."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = 1024
+"""Largest size of a git-LFS pointer in bytes."""
+
+
+@contextmanager
+def hub_errors(source: str | Path, what: str) -> Iterator[None]:
+    """Raise RMDError for what the Hub's and the Hub-using libraries raise while they load `what` from `source`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RMDError(_sentence(str(source), what, error)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object and was written by another program.
+
+    Raises:
+        RMDError: the file is missing, cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise RMDError(f"{path} is too large for a configuration: at most {MAX_JSON // 2**20} MB are read")
+        refuse_pointer(path)
+        values = from_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RMDError(f"there is no file {path}") from None
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
+    except ValueError as error:
+        raise RMDError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise RMDError(f"{path} should hold a JSON object, with its keys in braces")
+    return values
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise RMDError if a file is the pointer that git-LFS leaves in place of a large file that was not fetched."""
+    if path.stat().st_size > _POINTER_BYTES:
+        return
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise RMDError(
+                f"{path} is a git-LFS pointer and not the file itself: run `git lfs pull` in its folder, or download "
+                "it again"
+            )
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file is a complete safetensors file; its tensors are not read.
+
+    Raises:
+        RMDError: the file is missing, empty, truncated, a git-LFS pointer, a web page, or of another format.
+    """
+    try:
+        refuse_pointer(path)
+        with path.open("rb") as file:
+            beginning = file.read(64).lstrip().lower()
+        if not beginning:
+            raise RMDError(f"{path} is empty: download it again")
+        if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
+            raise RMDError(f"{path} is a web page and not weights, as a failed download leaves one: download it again")
+        with safe_open(path, framework="pt"):
+            pass
+    except FileNotFoundError:
+        raise RMDError(f"there is no file {path}") from None
+    except OSError as error:
+        raise RMDError(f"cannot read {path}: {reason(error)}") from error
+    except SafetensorError as error:
+        raise RMDError(
+            f"{path} is not a whole safetensors file ({error}): it may have been cut off; download it again"
+        ) from error
+
+
+def _sentence(source: str, what: str, error: BaseException) -> str:
+    causes = list(_causes(error))
+
+    def is_of(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if Path(source).exists():
+        return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
+    if not _is_name(source):
+        return f"there is no folder {source}, and a repository on the Hub cannot be called so: check the name"
+    if is_of(GatedRepoError):
+        return (
+            f"{source} is gated: accept its licence at https://huggingface.co/{source}, then log in with "
+            "`hf auth login` and run this again"
+        )
+    if is_of(RemoteEntryNotFoundError):
+        return f"the Hub's {source} holds no {what.removeprefix('the ')}: check the name"
+    if is_of(RepositoryNotFoundError):
+        return (
+            f"there is no {source}, neither a folder nor a repository on the Hub that you may read: check the name, "
+            "or log in with `hf auth login` if it is private"
+        )
+    if is_of(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or no_connection(error):
+        return (
+            f"{source} is no folder and not in the cache of the Hub, which cannot be reached: go online (is "
+            "HF_HUB_OFFLINE set?), or give a folder"
+        )
+    return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
+
+
+def _is_name(source: str) -> bool:
+    """Whether a repository could be called so."""
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def no_connection(error: BaseException) -> bool:
+    """Whether an HTTP library gave up; which one depends on the version of huggingface_hub."""
+    libraries = ("httpx", "httpcore", "requests", "urllib3")
+    return any(type(cause).__module__.startswith(libraries) for cause in _causes(error))

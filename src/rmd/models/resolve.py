@@ -1,0 +1,93 @@
+"""Reads what a recipe leaves to its teacher from the teacher's folder or repository: its location and its noise.
+
+Only the scheduler's configuration is read, so plans are made at once, without weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rmd.common.errors import RMDError, one_of
+from rmd.common.files import user_path
+from rmd.models.hub import hub_errors, read_object
+from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
+from rmd.worlds.assets import TEACHERS, teacher_folder
+
+SCHEDULER = "scheduler/scheduler_config.json"
+"""Path of the scheduler's configuration within a pipeline."""
+_VP_KEYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
+
+
+def teacher_source(name: str) -> Path | str:
+    """Return the location of a teacher: the folder of a packaged one, another folder, or else a repository on the Hub.
+
+    A folder takes precedence over a repository of the same name, and `~` stands for the home folder.
+
+    Raises:
+        RMDError: the name is empty.
+    """
+    if name in TEACHERS:
+        return teacher_folder(name)
+    if not name:
+        raise RMDError("the teacher's name is empty: give a folder, a repository of the Hub, or a packaged teacher")
+    path = user_path(name)
+    return path if path.exists() or name.startswith("~") else name
+
+
+def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None) -> Recipe:
+    """Return the recipe with its noise schedule spelt out, if it leaves it to the teacher (`noise: teacher`).
+
+    Args:
+        scheduler: the configuration of the teacher's scheduler; by default it is read from the teacher.
+
+    Raises:
+        RMDError: the teacher's scheduler cannot be read, or a recipe cannot express its noise.
+    """
+    if not isinstance(recipe.noise, str):
+        return recipe
+    if scheduler is None:
+        scheduler = _read_scheduler(recipe.teacher)
+    try:
+        noise = noise_of(scheduler)
+    except RMDError as error:
+        raise RMDError(f"noise: the teacher {recipe.teacher}: {error}") from error
+    return recipe.model_copy(update={"noise": noise})
+
+
+def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
+    """Return the noise of a diffusers scheduler's configuration in the form that recipes use.
+
+    Raises:
+        RMDError: it is of neither kind, or its betas are listed one by one.
+    """
+    from rmd.core.noise import BETA_SCHEDULES, schedule_from_config
+
+    schedule = schedule_from_config(scheduler)
+    if schedule.kind == "flow":
+        return FlowNoise(kind="flow", shift=schedule.shift, num_train_timesteps=schedule.train_steps)
+    if scheduler.get("trained_betas") is not None:
+        raise RMDError("its scheduler lists its betas one by one (trained_betas), which no recipe can say")
+    values = {key: scheduler[key] for key in _VP_KEYS if scheduler.get(key) is not None}
+    name = one_of("beta_schedule", values.get("beta_schedule", "linear"), BETA_SCHEDULES)
+    values["beta_schedule"] = "squaredcos_cap_v2" if name == "cosine" else name
+    return VPNoise.model_validate({"kind": "vp", **values})
+
+
+def _read_scheduler(teacher: str) -> dict[str, object]:
+    """Read the configuration of a teacher's scheduler from its folder, or from the Hub or its cache."""
+    from huggingface_hub import hf_hub_download
+
+    source = teacher_source(teacher)
+    try:
+        if isinstance(source, Path):
+            if not source.is_dir():
+                raise RMDError(f"there is no folder {source}")
+            return read_object(source / SCHEDULER)
+        with hub_errors(source, "the scheduler's configuration"):
+            return read_object(Path(hf_hub_download(source, SCHEDULER)))
+    except RMDError as error:
+        raise RMDError(
+            f"noise is the teacher's, which cannot be read: {error}; or give the recipe's noise itself, as in "
+            "noise: {kind: flow, shift: 3.0}"
+        ) from error

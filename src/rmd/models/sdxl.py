@@ -1,0 +1,117 @@
+"""SDXL-type UNets: cross-attention on one or two CLIP encoders, pooled text and size micro-conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rmd.common.errors import RMDError
+from rmd.core.plan import Stage
+from rmd.models.base import Backbone, Cond
+from rmd.models.parts import check_channels, number, text_to
+from rmd.models.registry import register
+
+_OTHER_INPUTS = {
+    8: "an InstructPix2Pix model, which is given a picture to edit",
+    9: "an inpainting model, which is given a mask and the picture around it",
+}
+"""Kinds of UNet by their number of input channels."""
+
+
+@register
+class SDXLBackbone(Backbone):
+    """StableDiffusionXLPipeline; `Conditioning` says which sizes a low-resolution stage is told."""
+
+    family = "sdxl"
+    pipeline_classes = ("StableDiffusionXLPipeline",)
+    denoiser_name = "unet"
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL", "AutoencoderTiny"),
+        "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+        "text_encoder_2": ("CLIPTextModelWithProjection",),
+    }
+    cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "pooled_prompt_embeds": "pooled"}
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
+    lora_around = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
+    shard_classes = ("BasicTransformerBlock", "ResnetBlock2D")
+
+    @classmethod
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        unet, second = configs.get("unet"), configs.get("text_encoder_2")
+        if unet is None:
+            return
+        check_channels("UNet", unet, configs.get("vae"), _OTHER_INPUTS)
+        if unet.get("time_cond_proj_dim") is not None:
+            raise RMDError(
+                "this UNet is told the guidance (time_cond_proj_dim), as distilled models such as LCM are: give the "
+                "model that it was distilled from"
+            )
+        if unet.get("addition_embed_type") != "text_time" or unet.get("encoder_hid_dim_type") is not None:
+            raise RMDError(
+                "this UNet is not told the pooled text and the picture's size as SDXL's is (addition_embed_type "
+                f"{unet.get('addition_embed_type')}, encoder_hid_dim_type {unet.get('encoder_hid_dim_type')}): give an "
+                "SDXL text-to-image model"
+            )
+        pooled = None if second is None else number(second, "projection_dim")
+        each = number(unet, "addition_time_embed_dim")
+        told = number(unet, "projection_class_embeddings_input_dim")
+        if pooled is None or each is None or told is None:
+            return
+        if told == pooled + 5 * each:
+            raise RMDError(
+                "this UNet is SDXL's refiner, which is told an aesthetic score and improves pictures: give the base "
+                "model"
+            )
+        if told != pooled + 6 * each:
+            raise RMDError(
+                f"this UNet takes {told} numbers of pooled text and sizes (projection_class_embeddings_input_dim), and "
+                f"its pipeline has {pooled} + 6 x {each}: give an SDXL text-to-image model"
+            )
+
+    @property
+    def size_multiple(self) -> int:
+        downs = len(self.pipe.unet.config.down_block_types) - 1
+        return int(self.pipe.vae_scale_factor * 2**downs)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            prompt=list(prompts), device=self.device, do_classifier_free_guidance=False
+        )
+        return Cond({"embeds": embeds, "pooled": pooled})
+
+    def null(self, count: int) -> Cond:
+        # SDXL's own rule: the unconditional branch gets zeros, or the empty prompt where the pipeline says so
+        empty = self.encode([""])
+        if self.pipe.config.force_zeros_for_empty_prompt:
+            empty = empty.map(torch.zeros_like)
+        return empty.expand(count)
+
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        factor = int(self.pipe.vae_scale_factor)
+        return (batch, int(self.pipe.unet.config.in_channels), height // factor, width // factor)
+
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        embeds, pooled = cond.tensors["embeds"], cond.tensors["pooled"]
+        original = final if self.conditioning.original == "final" else stage
+        target = final if self.conditioning.target == "final" else stage
+        sizes = (original.height, original.width, 0, 0, target.height, target.width)
+        time_ids = torch.tensor(sizes, dtype=pooled.dtype, device=pooled.device).expand(len(cond), -1)
+        return {
+            "encoder_hidden_states": embeds,
+            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids},
+        }
+
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        unet: Any = network
+        return unet.mid_block, int(unet.config.block_out_channels[-1])
+
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        # the state stays in float32 between steps, also around a network in half precision
+        dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` walks through all modules, at every call
+        given = text_to(kwargs, dtype)
+        output: Tensor = module(x.to(dtype), timestep, return_dict=False, **given)[0]
+        return output

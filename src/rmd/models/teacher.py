@@ -1,0 +1,89 @@
+"""The teacher of a recipe: found, loaded, and checked to be what the recipe takes it for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rmd.common.errors import RMDError
+from rmd.models.base import Backbone, Conditioning
+from rmd.models.registry import load_backbone
+from rmd.models.resolve import noise_of, resolve_noise, teacher_source
+from rmd.recipes.schema import FlowNoise, Recipe
+
+__all__ = ["DTYPES", "check_teacher", "load_teacher", "resolve_noise", "teacher_source"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: Any) -> Backbone:
+    """Load the recipe's teacher in its dtype; raise RMDError unless it fits the recipe (`check_teacher`).
+
+    Args:
+        source: the location of the teacher, if it is not the recipe's.
+        options: passed on to `DiffusionPipeline.from_pretrained`, together with the recipe's `variant`.
+    """
+    backbone = load_backbone(
+        teacher_source(recipe.teacher) if source is None else source,
+        dtype=DTYPES[recipe.train.dtype],
+        conditioning=Conditioning(**recipe.conditioning.model_dump()),
+        variant=recipe.variant,
+        **options,
+    )
+    check_teacher(recipe, backbone)
+    return backbone
+
+
+def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
+    """RMDError unless the teacher is what the recipe takes it for: family, noise schedule, sides it can work at."""
+    if recipe.family != backbone.family:
+        raise RMDError(
+            f"the recipe's family is {recipe.family}, but the teacher {recipe.teacher} is of the family "
+            f"{backbone.family}: set family or teacher right"
+        )
+    _check_noise(recipe, backbone)
+    recipe = resolve_noise(recipe, dict(backbone.pipe.scheduler.config))
+    backbone.check_frames(recipe.frames)
+    for stage in recipe.build_plan().stages:
+        if stage.height % backbone.size_multiple or stage.width % backbone.size_multiple:
+            raise RMDError(
+                f"plan.sides: stage {stage.index} of {stage.size} pixels is not divisible by {backbone.size_multiple}, "
+                f"as the teacher {recipe.teacher} needs; choose other sides"
+            )
+
+
+def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
+    """Raise RMDError, with the key and both values, unless a recipe's noise is exactly its teacher's.
+
+    The flow shift affects only the grid of times, so it may differ if the recipe gives the grid its own (`plan.shift`).
+    """
+    if isinstance(recipe.noise, str):
+        return
+    ours, theirs = recipe.noise.schedule(), backbone.schedule
+    if (ours.kind, ours.train_steps) == (theirs.kind, theirs.train_steps):
+        if isinstance(recipe.noise, FlowNoise):
+            if ours.shift == theirs.shift or recipe.plan.shift is not None:
+                return
+        else:
+            times = torch.arange(1, ours.train_steps + 1, dtype=torch.float64) * (1000.0 / ours.train_steps)
+            if torch.equal(ours.alpha(times), theirs.alpha(times)):
+                return
+    also = ""
+    if ours.kind == theirs.kind == "flow":
+        also = ", or give plan.shift too if the grid of times is to be shifted otherwise than the teacher's"
+    raise RMDError(
+        f"the recipe's noise is not that of the teacher {recipe.teacher}: "
+        f"{_difference(recipe.noise.model_dump(), backbone)}; set `noise: teacher`, which takes the teacher's own{also}"
+    )
+
+
+def _difference(ours: Mapping[str, object], backbone: Backbone) -> str:
+    """Return the first key of a recipe's noise that differs from the teacher's, with both values."""
+    try:
+        theirs = noise_of(dict(backbone.pipe.scheduler.config)).model_dump()
+    except RMDError as error:
+        return str(error)
+    key = next((key for key in ours if ours[key] != theirs.get(key)), "kind")
+    return f"noise.{key} is {ours[key]}, and the teacher's is {theirs.get(key)}"

@@ -1,0 +1,145 @@
+"""Wan2.1 text-to-video (diffusion transformer over space and time): rectified flow, one UMT5 encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ContextParallelConfig, DiffusionPipeline
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from rmd.common.errors import RMDError
+from rmd.core.plan import Stage, StepPlan
+from rmd.models.base import Backbone, Cond, Conditioning
+from rmd.models.parts import check_channels, text_to
+from rmd.models.registry import register
+
+MAX_TOKENS = 512
+"""Of a prompt, as the official pipeline has it; its networks saw shorter prompts filled up with zeros to this."""
+
+_PIPELINE_MULTIPLE = 16
+"""The official pipeline takes no other sides, whatever its VAE."""
+
+
+_TWO_EXPERTS = (
+    "this is a Wan2.2 pipeline of two experts, one for high and one for low noise, which are two teachers: "
+    "give a Wan2.1 text-to-video pipeline"
+)
+
+
+@register
+class WanBackbone(Backbone):
+    """WanPipeline; latents are (B, C, T, h, w), and only h and w change between stages.
+
+    The VAE takes 1 + 4n frames to 1 + n. Positions are rotary and count from the top left corner at every size.
+    """
+
+    family = "wan"
+    pipeline_classes = ("WanPipeline",)
+    denoiser_name = "transformer"
+    part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "transformer": ("WanTransformer3DModel",),
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+    }
+    cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds"}
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    moving = True
+    shard_classes = ("WanTransformerBlock",)
+
+    def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
+        """As every backbone; RMDError for Wan2.2's models, which are two experts or take a time for every token."""
+        if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.boundary_ratio is not None:
+            raise RMDError(_TWO_EXPERTS)
+        if pipe.config.expand_timesteps:
+            raise RMDError(
+                "this Wan2.2 pipeline gives every token a time of its own: give a Wan2.1 text-to-video pipeline"
+            )
+        super().__init__(pipe, conditioning)
+
+    @classmethod
+    def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        if "transformer_2" in configs:
+            raise RMDError(_TWO_EXPERTS)
+        wan = configs.get("transformer", {})
+        if wan.get("image_dim") is not None or wan.get("added_kv_proj_dim") is not None:
+            raise RMDError(
+                "this transformer is given a picture to begin with (image_dim, added_kv_proj_dim), as image-to-video "
+                "models are: give a Wan2.1 text-to-video model"
+            )
+        check_channels(
+            "transformer", wan, configs.get("vae"),
+            {36: "an image-to-video model, which is given a picture to begin with and a mask"},
+        )  # fmt: skip
+
+    @property
+    def size_multiple(self) -> int:
+        patch = int(self.pipe.transformer.config.patch_size[1])
+        return math.lcm(_PIPELINE_MULTIPLE, int(self.pipe.vae_scale_factor_spatial) * patch)
+
+    @property
+    def frame_step(self) -> int:
+        return int(self.pipe.vae_scale_factor_temporal)
+
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        embeds, _ = self.pipe.encode_prompt(
+            list(prompts),
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._tokens,
+            device=self.device,
+        )
+        return Cond({"embeds": embeds})
+
+    def null(self, count: int) -> Cond:
+        return self.encode([""]).expand(count)
+
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        factor, length = int(self.pipe.vae_scale_factor_spatial), (frames - 1) // self.frame_step + 1
+        return (batch, int(self.pipe.transformer.config.in_channels), length, height // factor, width // factor)
+
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        return {"encoder_hidden_states": cond.tensors["embeds"]}
+
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        dtype = self.pipe.transformer.patch_embedding.weight.dtype  # norms and times are kept in float32
+        given = text_to(kwargs, dtype)
+        output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
+        return output
+
+    def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
+        config, count = self.pipe.transformer.config, int(mesh["ulysses"].size())
+        heads = config.num_attention_heads
+        if heads % count:
+            raise RMDError(
+                f"{heads} attention heads do not divide into {count} processes: change parallel.context_parallel"
+            )
+        for stage in plan.stages:
+            shape = self.latent_shape(1, stage.height, stage.width, plan.frames)[2:]
+            tokens = math.prod(side // patch for side, patch in zip(shape, config.patch_size, strict=True))
+            if tokens % count:
+                raise RMDError(
+                    f"the {tokens} tokens of a sample of {stage.height}x{stage.width} do not divide into {count} "
+                    "processes: change parallel.context_parallel, plan.sides or frames"
+                )
+        wan: Any = network
+        wan.enable_parallelism(config=ContextParallelConfig(ulysses_degree=count, mesh=mesh))
+
+    def official_options(self, frames: int) -> dict[str, Any]:
+        return {"num_frames": frames, "max_sequence_length": self._tokens, "output_type": "pil"}
+
+    @property
+    def _tokens(self) -> int:
+        return int(min(MAX_TOKENS, self.pipe.tokenizer.model_max_length))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Latents to videos (B, 3, T, H, W) in [-1, 1], undoing the statistics of every latent channel."""
+        vae = self.pipe.vae
+        mean, std = (
+            torch.tensor(values, dtype=vae.dtype, device=x0.device).view(1, -1, 1, 1, 1)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        videos: Tensor = vae.decode(x0.to(vae.dtype) * std + mean, return_dict=False)[0]
+        return videos

@@ -1,0 +1,41 @@
+"""Packaged reference statistics: the judge's features of fresh renders and of the teacher's own samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rmd.common.errors import RMDError
+
+FILE_NAME = "references.safetensors"
+
+
+@dataclass(frozen=True)
+class References:
+    """Features (n, d) of renders and of the teacher's samples, and the renders' mean high-frequency energy."""
+
+    renders: Tensor
+    teacher: Tensor
+    high_frequency: float
+
+
+def load_references(folder: Path) -> References:
+    """Read what `save_references` wrote; RMDError when there is none."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise RMDError(
+            f"no reference statistics in {folder}: make them with `python -m research.scenes references --out {folder}`"
+        )
+    features, high_frequency = load_features(path)
+    return References(features["renders"], features["teacher"], high_frequency)
+
+
+def load_features(path: Path) -> tuple[dict[str, Tensor], float]:
+    """What `save_features` wrote."""
+    tensors = load_file(path)
+    names = [name.removesuffix("-step") for name in tensors if name.endswith("-step")]
+    restored = {name: tensors[name].float() * tensors[f"{name}-step"] + tensors[f"{name}-low"] for name in names}
+    return restored, float(tensors["high_frequency"])

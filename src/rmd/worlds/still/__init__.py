@@ -1,0 +1,1 @@
+"""The world of still scenes: captions, renderer and judge."""

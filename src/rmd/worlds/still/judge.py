@@ -1,0 +1,82 @@
+"""The scenes' judge: a small classifier of all attributes whose features also serve the distances.
+
+It is trained on clean renders only, so it knows nothing of any generator. Accuracy against the caption stands in
+for a CLIP score; its features (embedding plus channel statistics of three depths, which see blur and broken
+texture) stand in for Inception features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rmd.common.errors import RMDError
+from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
+
+WIDTHS = (32, 64, 96, 96)
+EMBEDDING = 96
+FEATURE_SIZE = EMBEDDING + 2 * sum(WIDTHS[:3])
+
+
+class Judge(nn.Module):
+    """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 480)."""
+
+    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES, widths: Sequence[int] = WIDTHS) -> None:
+        """A head for every attribute, of its number of values; levels of so many channels, multiples of 8."""
+        super().__init__()
+        previous = 4 * 3
+        self.fold = nn.PixelUnshuffle(2)  # textures have marks of a few pixels: none is dropped before it is read
+        self.levels = nn.ModuleList()
+        for depth, width in enumerate(widths):
+            self.levels.append(
+                nn.Sequential(
+                    nn.Conv2d(previous, width, 3, stride=1 if depth == 0 else 2, padding=1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
+                    nn.Conv2d(width, width, 3, padding=1),
+                    nn.GroupNorm(8, width),
+                    nn.SiLU(),
+                )
+            )
+            previous = width
+        self.embed = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * 16, EMBEDDING), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(EMBEDDING, size) for name, size in attributes.items()})
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        x, statistics = self.fold(images), []
+        for level in self.levels[:-1]:
+            x = level(x)
+            statistics += [x.mean((2, 3)), x.std((2, 3))]
+        embedding = self.embed(self.levels[-1](x))
+        logits = {name: head(embedding) for name, head in self.heads.items()}
+        return logits, torch.cat([embedding, *statistics], 1)
+
+    @torch.no_grad()
+    def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
+        """(n, 9) bool, whether each asked attribute is right (True where none is asked), and features (n, 480).
+
+        Args:
+            images: (n, 3, 64, 64) in [-1, 1].
+            attributes: (n, 9) ground truth from the captions, `NONE` where a scene has no such attribute.
+        """
+        right, features = [], []
+        for part, truth in zip(images.split(chunk), attributes.split(chunk), strict=True):
+            logits, found = self(part)
+            named = torch.stack([logits[name].argmax(1) for name in ATTRIBUTE_NAMES], 1)
+            right.append((named == truth) | (truth == NONE))
+            features.append(found)
+        return torch.cat(right), torch.cat(features)
+
+
+def load_judge(folder: Path) -> Judge:
+    """Read a judge written by `save_judge`, in float32 and ready to assess."""
+    path = folder / "judge.safetensors"
+    if not path.exists():
+        raise RMDError(f"no judge in {folder}: build one with `python -m research.scenes train-judge --out {folder}`")
+    judge = Judge()
+    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return judge.eval()

@@ -1,0 +1,307 @@
+"""The builds, on a few scenes and iterations: what they write, record, take up again and refuse."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from research.scenes import build
+from research.scenes.build import (
+    Data,
+    build_judge,
+    build_references,
+    build_teacher,
+    build_vae_weights,
+    curriculum_of,
+    load_imitated,
+    load_vae,
+)
+from research.scenes.judge import save_judge
+from research.scenes.record import Part, Record, read_record, record, seeded
+from research.scenes.teacher import Curriculum
+from rmd.common.errors import RMDError
+from rmd.common.files import new_folder
+from rmd.core.metrics import high_frequency
+from rmd.data.prompts import scene_captions
+from rmd.models import Backbone
+from rmd.train.identity import weights_key
+from rmd.worlds.references import load_references
+from rmd.worlds.still.grammar import parse
+from rmd.worlds.still.judge import Judge, load_judge
+
+FEW = Data(64, seed=1)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with all parts, the smallest that there can be, and what was logged."""
+    root, lines = tmp_path_factory.mktemp("built"), list[str]()
+    cache = root / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "VAE_DATA", FEW)
+        patch.setattr(build, "VAE_ITERATIONS", 2)
+        patch.setattr(build, "curriculum_of", lambda iterations, seed, usual: small(seed))
+        build_teacher(root / "out", cache=cache, clean=FEW, poor=FEW, log=lines.append)
+    judged = Data(64, seed=21, training=False)
+    build_judge(root / "out", cache=cache, iterations=2, data=judged, test=Data(16, 22, False), log=lines.append)
+    build_references(root / "out", cache=cache, data=Data(8, 31, False), steps=2, log=lines.append)
+    return root, lines
+
+
+def small(seed: int) -> Curriculum:
+    return Curriculum(low_iterations=1, high_iterations=1, low_batch=4, high_batch=4, seed=seed)
+
+
+def test_everything_is_there_and_nothing_else(built: tuple[Path, list[str]]) -> None:
+    out = built[0] / "out"
+    assert names(out) == ["build.json", "judge.safetensors", "references.safetensors", "teacher"]
+    left = [name for name in names(built[0] / "cache") if not name.startswith("scenes-")]
+    assert len(left) == 1 and left[0].startswith("vae-")  # checkpoints are gone, the VAE may serve again
+
+
+def test_the_record(built: tuple[Path, list[str]]) -> None:
+    parts = json.loads((built[0] / "out" / "build.json").read_text(encoding="utf-8"))
+    assert sorted(parts) == ["decoder", "judge", "references", "teacher", "vae"]
+    data = {"count": 64, "seed": 1, "training": True}
+    assert parts["vae"]["data"] == [data] and parts["teacher"]["data"] == [data, data]
+    assert [parts[name]["iterations"] for name in ("vae", "decoder", "teacher", "judge")] == [2, 5, 2, 2]
+    for part in parts.values():
+        assert part["seconds"] > 0
+        assert part["torch_version"] == torch.__version__ and part["threads"] == torch.get_num_threads()
+    assert 0 <= parts["judge"]["results"]["all_right"] <= 1
+    assert parts["references"]["results"]["steps"] == 2
+    assert parts["references"]["results"]["guidance"] == build.load_recipe("scenes").method.guidance
+
+
+def test_log_lines_tell_the_time(built: tuple[Path, list[str]]) -> None:
+    kinds = {line.split()[0] for line in built[1]}
+    assert kinds == {"vae", "decoder", "teacher", "judge"}
+    assert all(line.endswith("s") and line.rsplit(" ", 1)[1][:-1].isdigit() for line in built[1])
+
+
+def test_the_teacher_is_small_and_ordinary(built: tuple[Path, list[str]]) -> None:
+    folder = built[0] / "out" / "teacher"
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float16)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder_2):
+        assert {value.dtype for value in module.state_dict().values() if value.is_floating_point()} == {torch.float16}
+    parameters = sum(p.numel() for module in (pipe.unet, pipe.vae, pipe.text_encoder_2) for p in module.parameters())
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 2.05 * parameters
+
+
+def test_a_teacher_does_not_say_where_its_vae_lay(built: tuple[Path, list[str]]) -> None:
+    """Its VAE was loaded from the cache, which diffusers would write down."""
+    configurations = list((built[0] / "out" / "teacher").rglob("*.json"))
+    assert any(path.parent.name == "vae" for path in configurations)
+    assert not [path for path in configurations if str(built[0]) in path.read_text(encoding="utf-8")]
+
+
+def test_the_references_are_of_the_judge_and_the_prompts(built: tuple[Path, list[str]]) -> None:
+    out = built[0] / "out"
+    found = load_references(out)
+    scenes = Data(8, 31, False).render(None)
+    pixels = scenes.pixels(torch.arange(8))
+    _, features = load_judge(out).assess(pixels, scenes.attributes)
+    assert torch.allclose(found.renders, features, atol=0.02)
+    assert found.teacher.shape == features.shape and not torch.allclose(found.teacher, features, atol=0.1)
+    assert found.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
+    captions = scene_captions(8, seed=31, training=False)
+    expected = [list(known.to_tuple()) for text in captions if (known := parse(text)) is not None]
+    assert build._attributes(captions).tolist() == expected and len(expected) == 8
+
+
+def test_a_vae_is_trained_once_for_a_cache(built: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "VAE_DATA", FEW)
+    monkeypatch.setattr(build, "VAE_ITERATIONS", 2)
+    monkeypatch.setattr(build, "build_vae_weights", None)
+    (folder,) = (path for path in (built[0] / "cache").iterdir() if path.name.startswith("vae-"))
+    vae = build._cached_vae(built[0] / "out", built[0] / "cache", print)
+    assert vae.dtype == torch.float32 and not any(p.requires_grad for p in vae.parameters())
+    shipped = load_vae(built[0] / "out" / "teacher" / "vae")
+    for name, value in load_vae(folder / "vae").state_dict().items():
+        assert torch.equal(value, shipped.state_dict()[name])  # the teacher was trained around what is shipped
+
+
+def test_a_teachers_checkpoint_hangs_on_its_latents_not_on_the_decoder(
+    built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+
+    def train(*_: Any, checkpoint: Path, **__: Any) -> float:
+        kept.append(checkpoint)
+        return 1.0
+
+    monkeypatch.setattr(build, "train_teacher", train)
+    vae = load_vae(built[0] / "out" / "teacher" / "vae")
+    for part in (None, vae.decoder.conv_out, vae.encoder.conv_out):
+        if part is not None:
+            part.bias += 1
+        vae.save_pretrained(tmp_path / "vae")
+        build_teacher(tmp_path / "out", cache=tmp_path, vae=tmp_path / "vae", clean=Data(2, 0), poor=Data(2, 0))
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_teacher_that_imitates_another_shares_its_vae(
+    built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = built[0] / "out" / "teacher"
+    given: list[tuple[Backbone | None, Path]] = []
+
+    def train(*_: Any, imitated: Backbone | None, checkpoint: Path, **__: Any) -> float:
+        given.append((imitated, checkpoint))
+        return 1.0
+
+    def build_one(**options: Any) -> Path:
+        return build_teacher(tmp_path / "out", cache=tmp_path, family="pixart", clean=FEW, poor=FEW, **options)
+
+    monkeypatch.setattr(build, "train_teacher", train)
+    monkeypatch.setattr(build, "teacher_folder", lambda: whole)
+    folder = build_one()  # the packaged one, by default
+    build_one(imitate=whole)
+    imitated = read_record(tmp_path / "out").teacher.imitated
+    assert imitated == weights_key(load_imitated(whole).denoiser)
+    build_one(vae=whole / "vae")
+    assert read_record(tmp_path / "out").teacher.imitated is None
+    (first, kept), (second, same), (none, other) = given
+    assert kept == same != other and none is None
+    for one in (first, second):
+        assert one is not None and one.family == "sdxl"
+        assert not any(p.requires_grad for part in one.text_encoders for p in part.parameters())
+    shipped = load_vae(folder / "vae")
+    for name, value in load_vae(whole / "vae").state_dict().items():
+        assert torch.equal(value, shipped.state_dict()[name])
+    with pytest.raises(RMDError, match="give --vae or --imitate, not both"):
+        build_one(imitate=whole, vae=whole / "vae")
+    with pytest.raises(RMDError, match="there is no teacher"):
+        build_one(imitate=tmp_path / "none")
+
+
+def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+
+    def train(vae: Any, scenes: Any, *, checkpoint: Path, **_: Any) -> float:
+        started.append(checkpoint)
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.touch()
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    monkeypatch.setattr(build, "train_vae", train)
+    monkeypatch.setattr(build, "train_decoder", lambda *_, **__: 1.0)
+    tiny = Data(2, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)
+    assert names(tmp_path / "out") == [] and started[0].exists()
+    build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)
+    assert started[1] == started[0] and not started[0].exists()
+    assert names(tmp_path / "out") == ["build.json", "vae"]
+    # another seed, number of iterations or of scenes is another training
+    for change in ({"seed": 1}, {"iterations": 7}, {"data": Data(3, seed=0)}):
+        build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", **({"data": tiny} | change))  # type: ignore[arg-type]
+    assert len(set(started)) == 4
+
+
+def test_initial_weights_follow_the_seed_alone() -> None:
+    state = torch.get_rng_state()
+    found = []
+    for seed in (0, 0, 1):
+        with seeded(seed):
+            found.append(Judge().state_dict()["embed.1.weight"])
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_shorter_curriculum_keeps_the_proportions() -> None:
+    usual = Curriculum()
+    assert curriculum_of(None, seed=3) == Curriculum(seed=3)
+    half = curriculum_of(usual.iterations // 2, seed=0)
+    assert (half.low_iterations, half.high_iterations) == (usual.low_iterations // 2, usual.high_iterations // 2)
+    assert curriculum_of(2, seed=0).low_iterations == 1 and curriculum_of(2, seed=0).high_iterations == 1
+
+
+def test_errors_leave_nothing_behind(tmp_path: Path, built: tuple[Path, list[str]]) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    usual: dict[str, Any] = {"cache": cache}
+    with pytest.raises(RMDError, match=r"unknown family 'sdxk' \(did you mean 'sdxl'\?\)"):
+        build_teacher(out, family="sdxk", **usual)
+    with pytest.raises(RMDError, match="holds no VAE: give the folder that"):
+        build_teacher(out, vae=tmp_path / "none", **usual)
+    with pytest.raises(RMDError, match="no judge in"):
+        build_references(out, **usual)
+    with pytest.raises(RMDError, match=r"there is no teacher .*/out/teacher: build one"):
+        build_references(out, judge=built[0] / "out", **usual)
+    with pytest.raises(RMDError, match="is no diffusers pipeline"):
+        build_references(out, judge=built[0] / "out", teacher=tmp_path, **usual)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_found_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "train_judge", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(RMDError, match=r"cannot write to .*file: .*; put that right and run the command again"):
+        build_judge(tmp_path / "file", cache=tmp_path)
+    (tmp_path / "build.json").write_text("[", encoding="utf-8")
+    with pytest.raises(RMDError, match=r"build.json is not valid JSON: .*; remove the file"):
+        build_judge(tmp_path, cache=tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_judge(Judge(), tmp_path)
+    before = (tmp_path / "judge.safetensors").read_bytes()
+    monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
+    monkeypatch.setattr("rmd.worlds.still.judge.save_file", full)
+    with pytest.raises(RMDError, match="the disk is full"):
+        build_judge(tmp_path, cache=tmp_path / "cache", data=Data(2, 0))
+    assert (tmp_path / "judge.safetensors").read_bytes() == before
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    with new_folder(folder) as partial:
+        partial.mkdir()
+        (partial / "a").touch()
+    with pytest.raises(ZeroDivisionError), new_folder(folder) as partial:
+        partial.mkdir()
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["it"] and names(folder) == ["a"]
+
+
+def test_records_add_up(tmp_path: Path) -> None:
+    data = (Data(2, 0), Data(3, 1, training=False))
+    first, other, last = (Part(seed, 10, data, 0.5, {"right": 0.25, "steps": 2}) for seed in range(3))
+    record(tmp_path, "vae", first)
+    record(tmp_path, "judge", other)
+    record(tmp_path, "vae", last)
+    assert read_record(tmp_path) == Record(vae=last, judge=other)
+    assert names(tmp_path) == ["build.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "should be"),
+        ('{"vea": {}}', r"there is no key vea \(did you mean 'vae'\?\)"),
+        ('{"vae": {"seed": 0}}', r"vae\.iterations is missing"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": NaN}}', "is not valid JSON"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": "1"}}', r"vae\.seconds should be a number"),
+        ('{"vae": {"seed": 0, "iterations": 1, "data": [], "seconds": 1, "more": 1}}', r"vae\.more"),
+    ],
+)
+def test_a_record_is_read_strictly(content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "build.json").write_text(content)
+    with pytest.raises(RMDError, match=f"build.json.*{sentence}.*; remove the file and run the command again$"):
+        read_record(tmp_path)

@@ -1,0 +1,81 @@
+"""The optimisers of the scenes' networks: who updates what, and that a killed training goes on as if never killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import assert_same
+from torch import Tensor, nn
+
+from research.scenes.fitting import Optimizers, fit_matrices
+
+
+def test_matrices_go_to_muon_and_all_else_to_adamw() -> None:
+    layers: dict[str, nn.Module] = {
+        "inner": nn.Linear(6, 4),
+        "kernel": nn.Conv2d(3, 4, 3),
+        "conv_in": nn.Conv2d(3, 4, 3),
+        "embed": nn.Embedding(5, 4),
+    }
+    trained = nn.ModuleDict(layers)
+    optimizers = Optimizers(trained, lr=1e-3, matrix_lr=1e-2)
+    before = {name: parameter.detach().clone() for name, parameter in trained.named_parameters()}
+    for parameter in trained.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    optimizers.step(0.5)
+    moved = {name: parameter.detach() - before[name] for name, parameter in trained.named_parameters()}
+    for name in ("inner.bias", "kernel.bias", "conv_in.weight", "embed.weight"):  # AdamW's first step is lr sign(grad)
+        assert float(moved[name].abs().max()) == pytest.approx(0.5 * 1e-3, rel=0.2)
+        assert float(moved[name].abs().min()) == pytest.approx(0.5 * 1e-3, rel=0.2)
+    for name in ("inner.weight", "kernel.weight"):  # Muon's is nearly orthogonal, of AdamW's size (0.2 lr on average)
+        update = moved[name].flatten(1)
+        assert float(update.square().mean().sqrt()) == pytest.approx(0.2 * 0.5 * 1e-2, rel=0.25)
+        values = torch.linalg.svdvals(update)
+        assert float(values.max() / values.min()) < 2.0
+
+
+def regression(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.randn(64, 4, generator=g)
+    return network, x, x @ torch.randn(4, 2, generator=g)
+
+
+def fitted(network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpoint: Path | None = None) -> list[float]:
+    seen = []
+
+    def loss(step: int) -> Tensor:
+        if checkpoint is not None and step == iterations // 2 + 1 and not checkpoint.with_suffix(".killed").exists():
+            checkpoint.with_suffix(".killed").touch()
+            raise KeyboardInterrupt
+        value = (network(x) - y).square().mean()
+        seen.append(value.item())
+        return value
+
+    fit_matrices(
+        network, loss, name="it", iterations=iterations, lr=0.02, warmup=5, checkpoint=checkpoint,
+        every=iterations // 2, log=lambda line: None,
+    )  # fmt: skip
+    return seen
+
+
+def test_muon_fits_and_ends_with_a_rate_of_zero() -> None:
+    network, x, y = regression()
+    seen = fitted(network, x, y, iterations=200)
+    assert seen[-1] < 0.05 * seen[0]
+    assert abs(seen[-1] - seen[-2]) < 0.01 * seen[-1]
+
+
+def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole, x, y = regression()
+    fitted(whole, x, y, iterations=20)
+    checkpoint = tmp_path / "it.pt"
+    killed, again = regression()[0], regression(seed=1)[0]
+    with pytest.raises(KeyboardInterrupt):
+        fitted(killed, x, y, iterations=20, checkpoint=checkpoint)
+    assert len(fitted(again, x, y, iterations=20, checkpoint=checkpoint)) == 10
+    assert_same(again.state_dict(), whole.state_dict())

@@ -1,0 +1,150 @@
+"""The scenes' VAE: shapes, what it learns from, and a training that goes on bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from research.scenes.checkpoint import read_whole
+from research.scenes.vae import (
+    LATENT_CHANNELS,
+    _crops,
+    build_vae,
+    encode,
+    reconstruction_loss,
+    train_decoder,
+    train_vae,
+)
+from rmd.worlds.still.dataset import SceneSet, make_scenes
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneSet:
+    return make_scenes(64, seed=5, training=True)
+
+
+def seeded_vae() -> AutoencoderKL:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_vae()
+
+
+def trained(scenes: SceneSet, iterations: int, **changes: object) -> tuple[AutoencoderKL, list[str]]:
+    vae, lines = seeded_vae(), list[str]()
+    train_vae(vae, scenes, iterations=iterations, batch_size=8, log=lines.append, **changes)  # type: ignore[arg-type]
+    return vae, lines
+
+
+def test_it_divides_the_sides_by_two(scenes: SceneSet) -> None:
+    vae = seeded_vae()
+    for side in (32, 64):
+        images = torch.zeros(2, 3, side, side)
+        latents = encode(vae, images)
+        assert latents.shape == (2, LATENT_CHANNELS, side // 2, side // 2)
+        assert vae.decode(latents).sample.shape == images.shape
+
+
+def test_it_is_the_same_at_every_resolution() -> None:
+    # convolutions only: the inside of a larger picture is coded like the smaller one
+    names = {type(module).__name__ for module in seeded_vae().modules()}
+    assert not any("Attention" in name or name == "Linear" for name in names)
+
+
+def test_encoding_in_chunks_and_with_the_factor(scenes: SceneSet) -> None:
+    vae = seeded_vae()
+    vae.register_to_config(scaling_factor=0.5)
+    pixels = scenes.pixels(torch.arange(5))
+    whole = encode(vae, pixels, scale=False)
+    assert torch.allclose(encode(vae, pixels, scale=False, chunk=2), whole, atol=1e-5)
+    assert torch.allclose(encode(vae, pixels), 0.5 * whole)
+
+
+def test_reconstruction_loss_in_closed_form() -> None:
+    images = torch.zeros(1, 1, 4, 4)
+    assert float(reconstruction_loss(images, images)) == 0
+    assert float(reconstruction_loss(images + 0.3, images)) == pytest.approx(0.3)  # a shift has no edges
+    stripes = torch.tensor([1.0, -1.0]).repeat(2).expand(1, 1, 4, 4)
+    assert float(reconstruction_loss(stripes, images)) == pytest.approx(1 + 2)  # differences of 2 across, 0 down
+
+
+def test_crops_are_windows_and_small_pictures() -> None:
+    ramp = torch.arange(64.0 * 64).reshape(1, 1, 64, 64).expand(8, 3, 64, 64)
+    found = _crops(ramp, torch.Generator().manual_seed(0))
+    assert found.shape == (8, 3, 32, 32)
+    assert torch.equal(found[:2], torch.nn.functional.avg_pool2d(ramp[:2], 2))
+    top, left = divmod(int(found[2, 0, 0, 0]), 64)
+    assert torch.equal(found[2:], ramp[2:, :, top : top + 32, left : left + 32])
+    other = _crops(ramp, torch.Generator().manual_seed(1))
+    assert not torch.equal(other[2:], found[2:])
+
+
+def test_training_lowers_the_error_and_scales_the_latents(scenes: SceneSet) -> None:
+    pixels = scenes.pixels(torch.arange(16))
+
+    @torch.no_grad()
+    def error(vae: AutoencoderKL) -> float:
+        decoded: Tensor = vae.decode(encode(vae, pixels, scale=False)).sample
+        return float(reconstruction_loss(decoded, pixels))
+
+    vae, lines = trained(scenes, 20)
+    assert error(vae) < 0.8 * error(seeded_vae())
+    assert float(encode(vae, scenes.pixels(torch.arange(64))).std()) == pytest.approx(1, abs=1e-3)
+    assert not vae.training
+    assert lines[0].startswith("vae step 0/20 loss ") and lines[-1].startswith("vae step 19/20 loss ")
+
+
+def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(line: str) -> None:
+        if line.startswith("vae step 3/"):
+            raise Killed
+
+    whole, _ = trained(scenes, 4)
+    path = tmp_path / "vae.pt"
+    with pytest.raises(Killed):
+        train_vae(seeded_vae(), scenes, iterations=4, batch_size=8, checkpoint=path, every=2, log=kill)
+    assert read_whole(path)["step"] == 2
+    resumed, _ = trained(scenes, 4, checkpoint=path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    assert resumed.config.scaling_factor == whole.config.scaling_factor
+
+
+def test_the_second_phase_betters_the_decoder_and_leaves_the_latents(scenes: SceneSet, tmp_path: Path) -> None:
+    pixels = scenes.pixels(torch.arange(16))
+    vae, lines = trained(scenes, 20)
+    latents, factor = encode(vae, pixels), vae.config.scaling_factor
+    before = float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels))
+    seconds = train_decoder(vae, scenes, iterations=20, batch_size=8, log=lines.append)
+    assert seconds > 0 and lines[-1].startswith("decoder step 19/20 loss ")
+    assert torch.equal(encode(vae, pixels), latents) and vae.config.scaling_factor == factor
+    assert float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels)) < before
+    assert not vae.training and not any(p.requires_grad for p in vae.parameters())
+
+
+def test_a_resumed_second_phase_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(line: str) -> None:
+        if line.startswith("decoder step 3/"):
+            raise Killed
+
+    def go_on(**changes: object) -> AutoencoderKL:
+        vae, _ = trained(scenes, 2)
+        train_decoder(vae, scenes, iterations=4, batch_size=8, **changes)  # type: ignore[arg-type]
+        return vae
+
+    path = tmp_path / "decoder.pt"
+    with pytest.raises(Killed):
+        go_on(checkpoint=path, every=2, log=kill)
+    assert read_whole(path)["step"] == 2
+    whole = go_on()
+    for name, value in go_on(checkpoint=path).state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name

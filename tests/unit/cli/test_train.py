@@ -1,0 +1,481 @@
+"""`rmd train`: a whole run, stopping and going on, a dry run, and one sentence for what a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import TINY, recipe_of
+from helpers import PROMPTS, write_prompts
+
+from rmd.cli import train as command
+from rmd.cli.app import main
+from rmd.cli.progress import progress_bar
+from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
+from rmd.common.files import LOCK, locked
+from rmd.data.prompts import scene_captions
+from rmd.models.student import load_student, read_student
+from rmd.recipes.schema import load_recipe, to_yaml
+from rmd.train.loop import Trainer
+from rmd.train.parallel import Parallel
+from rmd.train.tracking import read_metrics
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "pipeline"
+    TINY["pixart"]().pipe.save_pretrained(folder)  # of all families it is the quickest
+    return folder
+
+
+@pytest.fixture
+def recipe(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe of moments in an empty working folder; its own files lie elsewhere."""
+    files, work = tmp_path / "files", tmp_path / "work"
+    files.mkdir()
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("COLUMNS", "200")
+    made = recipe_of("pixart", teacher, "full", data={"prompts": str(write_prompts(files))})
+    path = files / "tiny.yaml"
+    path.write_text(to_yaml(made), encoding="utf-8")
+    return path
+
+
+def written() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+def student_of(folder: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_student(Path(folder)).backbone.denoiser.state_dict()
+    return state
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert not [name for name in left if not torch.equal(left[name], right[name])]
+
+
+def stop_after(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a SIGTERM in the given iteration."""
+    usual: Callable[[Trainer, int], Any] = Trainer.iterate
+
+    def iterate(self: Trainer, iteration: int) -> Any:
+        if iteration == iterations - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(self, iteration)
+
+    monkeypatch.setattr(Trainer, "iterate", iterate)
+
+
+def test_a_run(recipe: Path, teacher: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "tiny: 16x16 at 1000, 857 -> 32x32 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x",
+        "student: runs/tiny/student (for diffusers; its plan is in rmd_config.json)",
+        "run: runs/tiny (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir runs/tiny",
+    ]
+    lines = err.splitlines()
+    assert len(lines) == 6 and lines[2].startswith("training: 3/6, ")
+    assert " s left, student loss " in lines[2] and " gap " in lines[2] and lines[2].endswith(" s/it")
+    assert [row["iteration"] for row in read_metrics(Path("runs/tiny/metrics.jsonl"))] == [1, 2, 3, 4, 5, 6]
+    student = load_student(Path("runs/tiny/student"))
+    assert student.plan == load_recipe(str(recipe)).build_plan()
+    trained = student.backbone.denoiser.state_dict()
+    assert any(not torch.equal(value, trained[name]) for name, value in TINY["pixart"]().denoiser.state_dict().items())
+
+
+def test_another_folder_and_settings(recipe: Path, capsys: Captured) -> None:
+    arguments = ["--set", "train.iterations=1", "--set", "train.seed=5", "--out", "there/it", "--threads", "1"]
+    assert main(["train", str(recipe), *arguments]) == 0
+    assert [path.name for path in Path().iterdir()] == ["there"]
+    used = load_recipe("there/it/recipe.yaml")
+    assert (used.train.iterations, used.train.seed) == (1, 5)
+    assert json.loads(Path("there/it/student/rmd_config.json").read_text())["recipe"] == "tiny"
+
+
+@pytest.mark.parametrize(("setting", "option", "expected"), [("3", [], 3), ("3", ["--threads", "2"], 2)])
+def test_threads(setting: str, option: list[str], expected: int, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "set_flush_denormal", asked.append)
+    assert main(["train", str(recipe), "--dry-run", "--set", f"train.threads={setting}", *option]) == 0
+    assert asked == [expected, True]
+
+
+def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    more = ["--set", "train.iterations=4", "--threads", "1"]
+    assert main(["train", str(recipe), *more, "--out", "whole"]) == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert main(["train", str(recipe), *more, "--out", "my run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("stopped at iteration 2 of 4; it is saved in my run, go on with: rmd train ")
+    assert not Path("my run/student").exists()
+    again = shlex.split(said.partition("go on with: ")[2])
+    assert again == ["rmd", "train", str(recipe), *more[:2], "--out", "my run", *more[2:], "--resume"]
+    assert main(again[1:]) == 0
+    assert_same(student_of("my run/student"), student_of("whole/student"))
+    # once more: nothing is left to train, the student is saved again
+    assert main(again[1:]) == 0
+    assert_same(student_of("my run/student"), student_of("whole/student"))
+
+
+def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+    count = sum(parameter.numel() for parameter in TINY["pixart"]().denoiser.parameters())
+    plan, trainable, prompts, calls, batch, memory, disk, time, tried, size = capsys.readouterr().out.splitlines()
+    assert plan.startswith("tiny: 16x16 at 1000, 857 -> ")
+    assert trainable == f"trainable parameters: student {count:,}, fake {count:,} (mode full)"
+    assert prompts.startswith(f"prompts: {len(PROMPTS)} of ")
+    assert calls == (
+        "network calls per iteration: student 1 to 4 (2.5 on average), "
+        "teacher 1 (with guidance: twice the batch), fake 3"
+    )
+    assert batch == "batch 2: 2 samples at once"
+    assert re.match(r"memory: about \d+\.\d GB on a GPU in bfloat16, without the text encoders", memory)
+    assert re.match(r"time: [\d.]+ s an iteration here, 0:0\d:\d\d in all", time)
+    assert re.match(r"disk: about [\d.]+ MB for a checkpoint, of which 2 are kept, and [\d.]+ MB for the stu", disk)
+    assert tried.startswith(f"tried: {len(PROMPTS)} prompts tokenized, every step trained, pictures made; the student")
+    assert size == "6 iterations of batch 2 into runs/tiny"
+    assert written() == []
+
+
+def test_a_dry_run_meets_what_is_in_the_way_of_the_run(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    Path("file").touch()
+    for more, sentence in {
+        (): "runs/tiny holds a run already: add --resume",
+        ("--out", "file/run"): f"cannot write to file/run: {Path('file').absolute()} is a file; choose another --out",
+        ("--out", "new", "--resume"): "nothing to resume in new",
+        ("--set", "train.loggers=[wandb]", "--out", "new"): "train.loggers: wandb needs `pip install 'rmd[track]'`",
+    }.items():
+        capsys.readouterr()
+        assert main(["train", str(recipe), "--dry-run", *more]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"rmd: {sentence}") and err.count("\n") == 1
+    Path("file").unlink()
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> None:
+    settings = ["train.batch_size=32", "train.gradient_accumulation_steps=2"]
+    loaded = load_recipe(str(recipe), settings)
+    assert batch_line(loaded, Parallel()) == "batch 32: 16 samples at once, in 2 micro-batches"
+    assert (
+        batch_line(loaded, Parallel(0, 8)) == "batch 32: 2 samples at once, by each of 8 processes, in 2 micro-batches"
+    )
+
+    def needed(world: int, *more: str) -> float:
+        found = re.search(
+            r"about ([\d.]+) GB", memory_line(load_recipe("sdxl-full", [*settings, *more]), Parallel(0, world))
+        )
+        assert found is not None
+        return float(found[1])
+
+    eight = needed(8)
+    assert eight < needed(2) < needed(1)
+    assert needed(8, "train.gradient_checkpointing=true") < eight < needed(8, "parallel.dp_replicate=2")
+    told = memory_line(load_recipe("sdxl", ["teacher=nobody/knows"]), Parallel())
+    assert told.startswith("memory: not known (")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path) -> None:
+    loaded = load_recipe(str(recipe), [f"method.guidance={guidance}", "method.warmup_steps=0"])
+    trainer = command._trainer(loaded, Path("run"), None, "cpu", Parallel())
+    line = calls_line(trainer.method)
+    assert ("(with guidance: twice the batch)" in line) == (guidance != 1.0)
+    for iteration in range(3):
+        trainer.method.evaluations.clear()
+        values, _ = trainer.iterate(iteration)
+        assert trainer.method.evaluations == {"student": int(values["step"]), "teacher": 1, "fake": 3}
+    assert ", fake 3" in line and "student 1 to 4 (2.5 on average), teacher 1" in line
+
+
+def test_calls_on_average_are_over_stages_then_steps(recipe: Path) -> None:
+    trainer = command._trainer(
+        load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None, "cpu", Parallel()
+    )
+    assert "student 1 to 4 (2 on average)" in calls_line(trainer.method)  # (1 + (2 + 3 + 4) / 3) / 2
+
+
+def test_the_plan_in_a_line() -> None:
+    assert plan_line(load_recipe("pixart").build_plan()) == (
+        "512x512 at 1000, 857 -> 1024x1024 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x"
+    )
+    assert plan_line(load_recipe("pixart", ["plan.sides=[1024]", "plan.thresholds=[]"]).build_plan()).startswith(
+        "1024x1024 at 1000, 750, 500, 250; 4: "
+    )
+
+
+def test_warnings_of_the_plan(recipe: Path, capsys: Captured) -> None:
+    unlike = ["crossing.rule=plain", "crossing.beta=1.0", "crossing.train_beta=0.2"]
+    settings = [part for setting in unlike for part in ("--set", setting)]
+    assert main(["train", str(recipe), "--dry-run", *settings]) == 0
+    assert capsys.readouterr().err.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with")
+
+
+def test_what_is_shown_of_an_iteration(capsys: Captured) -> None:
+    with progress_bar() as report:
+        show = command._reporter(report, 40)
+        for done in range(21, 41):  # a resumed run
+            show(done, {"student_loss": 0.25, "gap": 0.125, "seconds": 2.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"training: {4 * i}/40" for i in range(6, 11)]
+    assert all(line.endswith("left, student loss 0.25, gap 0.125, 2.00 s/it") for line in lines)
+
+
+# Every row: what is changed in the recipe, and what the one sentence must say.
+WRONG = [
+    (["train.iteration=3"], "there is no key train.iteration; did you mean train.iterations?"),
+    (["data.prompts=none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+    (["teacher=FOLDER"], "is no diffusers pipeline: it has no model_index.json"),
+    (["teacher=no/such/thing"], "there is no folder no/such/thing, and "),
+    (["family=sdxl"], "family is sdxl, but the teacher"),
+    (["noise.rescale_betas_zero_snr=true"], "noise.rescale_betas_zero_snr is True, and the teacher's is False"),
+    (["noise.beta_end=0.0200001"], "noise.beta_end is 0.0200001, and the teacher's is 0.02"),
+    (["noise={kind: flow, shift: 3.0}"], "noise.kind is flow, and the teacher's is vp"),
+    (["plan.shift=3.0"], "plan.shift is for noise of kind flow, and this recipe's is of kind vp: leave it out"),
+    (["plan.sides=[14, 28]", "plan.multiple=2"], "plan.sides: stage 1 of 14x14 pixels is not divisible by 4"),
+    (["plan.sides=[16, [32, 22]]", "plan.multiple=2"], "plan.sides: stage 2 of 32x22 pixels is not divisible by 4"),
+    (["plan.sides=[32]", "plan.thresholds=[]", "plan.multiple=7"], "is not divisible by 7"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), WRONG)
+def test_one_sentence_and_nothing_written(
+    overrides: list[str], sentence: str, recipe: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    noise = [o for o in overrides if o.startswith("noise={")]
+    if noise:  # another kind of noise replaces the group, which an override would only add to
+        text = recipe.read_text(encoding="utf-8")
+        start, end = text.index("noise:"), text.index("plan:")
+        recipe.write_text(text[:start] + "noise: {kind: flow, shift: 3.0}\n" + text[end:], encoding="utf-8")
+    settings = [o.replace("FOLDER", str(tmp_path / "files")) for o in overrides if o not in noise]
+    assert main(["train", str(recipe), *(part for o in settings for part in ("--set", o))]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("rmd: ") and err.count("\n") == 1
+    assert sentence in err
+    assert written() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "gives no prompts (it is empty): look at the file, or change data's filters"),
+        (b"\n \n", "gives no prompts (2 empty): look at"),
+        ("a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"), "is not UTF-8 (byte 5): save it as UTF-8 text"),
+    ],
+)
+def test_a_bad_prompt_file(
+    content: bytes, sentence: str, recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rmd.models.teacher.load_backbone", None)  # found before any weight is loaded
+    (recipe.parent / "prompts.txt").write_bytes(content)
+    assert main(["train", str(recipe)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"rmd: {recipe.parent}")
+    assert sentence in err
+    assert written() == []
+
+
+def test_an_unknown_recipe(capsys: Captured) -> None:
+    assert main(["train", "scnes"]) == 1
+    assert capsys.readouterr().err.startswith("rmd: there is no recipe 'scnes' (did you mean 'scenes'?)")
+
+
+def times() -> dict[Path, int]:
+    """When every file was changed; some versions of filelock touch the lock file."""
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.name != LOCK}
+
+
+def test_the_run_is_there_already(recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ["train", str(recipe), "--set", "train.iterations=1"]
+    assert main(one) == 0
+    before = times()
+    capsys.readouterr()
+    monkeypatch.setattr("rmd.models.teacher.load_backbone", None)  # found before any weight is loaded
+    assert main(one) == 1
+    assert capsys.readouterr() == (
+        "",
+        "rmd: runs/tiny holds a run already: add --resume to go on with it, or choose another --out\n",
+    )
+    assert times() == before
+
+
+def test_nothing_to_resume(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--resume"]) == 1
+    sentence = "rmd: nothing to resume in runs/tiny: it holds no checkpoint; run without --resume\n"
+    assert capsys.readouterr() == ("", sentence)
+    assert written() == []
+
+
+def test_resumed_with_other_settings(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--set", "optim.ema=0.25", "--resume"]) == 1
+    assert "is of another recipe" in capsys.readouterr().err
+
+
+def test_the_contents_of_prompts_and_teacher_make_a_run_and_not_their_places(
+    recipe: Path, teacher: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    files = tmp_path / "files"
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    resume = ["train", str(recipe), "--resume", "--set", "train.iterations=2"]
+    texts = (files / "prompts.txt").read_text(encoding="utf-8")
+    (files / "elsewhere.txt").write_text(f"\n{texts}\n\n", encoding="utf-8")
+    shutil.copytree(teacher, files / "same")
+    with torch.no_grad():
+        other = TINY["pixart"]()
+        next(other.denoiser.parameters()).mul_(1.5)
+    other.pipe.save_pretrained(files / "other")
+    (files / "prompts.txt").write_text(f"one more\n{texts}", encoding="utf-8")
+    capsys.readouterr()
+    assert main(resume) == 1
+    what = "rmd: the checkpoint runs/tiny/checkpoints/step-000001 was made with"
+    assert capsys.readouterr().err == (
+        f"{what} other prompts (4 then, 5 now): resume with the same prompts, add --reset-optimizer to go on with "
+        "these, or choose another --out\n"
+    )
+    resume += ["--set", f"data.prompts={files / 'elsewhere.txt'}"]
+    assert main([*resume, "--set", f"teacher={files / 'other'}"]) == 1
+    assert capsys.readouterr().err.startswith(f"{what} another teacher, of other weights: resume with the same teacher")
+    before = load_recipe("runs/tiny/recipe.yaml")
+    assert before.data.prompts == str(files / "prompts.txt")  # a run that is refused changes nothing
+    assert main([*resume, "--set", f"teacher={files / 'same'}"]) == 0
+    assert load_recipe("runs/tiny/recipe.yaml").teacher == str(files / "same")
+    assert main([*resume, "--set", f"teacher={files / 'other'}", "--reset-optimizer"]) == 0
+
+
+def test_two_runs_do_not_share_a_folder(recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "rmd: another process is writing to runs/tiny: wait until it has finished, or choose another folder\n"
+    usual, refused = Trainer.train, []
+
+    def train(self: Trainer, **options: Any) -> int:
+        for more in ([], ["--resume"], ["--profile", "1"]):
+            with monkeypatch.context() as patch:
+                patch.setattr("rmd.models.teacher.load_backbone", None)  # refused before any weight is loaded
+                refused.append((main(["train", str(recipe), *more]), capsys.readouterr().err))
+        return usual(self, **options)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    assert refused == [(1, said)] * 3
+    with locked(Path("runs/tiny")):
+        assert main(["train", str(recipe), "--resume", "--dry-run"]) == 0  # which writes nothing
+
+
+def test_a_checkpoint_that_could_run_code_is_neither_resumed_nor_exported(recipe: Path, capsys: Captured) -> None:
+    class Call:
+        def __reduce__(self) -> Any:
+            return os.system, ("touch proof",)
+
+    assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
+    checkpoint = Path("runs/tiny/checkpoints/step-000001")
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(Call()))
+    capsys.readouterr()
+    for arguments in (
+        ["train", str(recipe), "--resume"],
+        ["train", str(recipe), "--resume", "--reset-optimizer"],
+        ["export", str(checkpoint), "--to", "student", "--out", "exported"],
+    ):
+        assert main(arguments) == 1
+        assert capsys.readouterr().err == (
+            f"rmd: the checkpoint {checkpoint} is not one that RMD wrote: its index names posix.system, with which it "
+            "could run code; nothing of it was run or loaded, delete it unless you know where it comes from\n"
+        )
+    assert not Path("proof").exists() and not Path("exported").exists()
+
+
+def test_a_finished_run_goes_on_to_more_iterations(recipe: Path) -> None:
+    assert main(["train", str(recipe), "--set", "train.iterations=2", "--set", "train.checkpoint_every=1"]) == 0
+    assert main(["train", str(recipe), "--resume"]) == 0
+    longer = load_student(Path("runs/tiny/student")).backbone.denoiser.state_dict()
+    assert main(["train", str(recipe), "--out", "whole"]) == 0
+    assert_same(longer, load_student(Path("whole/student")).backbone.denoiser.state_dict())
+
+
+def test_the_folder_is_a_file(recipe: Path, capsys: Captured) -> None:
+    Path("it").touch()
+    assert main(["train", str(recipe), "--out", "it"]) == 1
+    assert capsys.readouterr() == ("", "rmd: it is a file: choose another --out\n")
+
+
+def test_the_packaged_teacher(
+    teacher: Path, recipe: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rmd.worlds.assets.assets_folder", lambda: tmp_path)
+    packaged = ["train", str(recipe), "--dry-run", "--set", "teacher=scenes"]
+    assert main(packaged) == 1
+    assert (
+        "lacks the teacher scenes: build it (hours) with `python -m research.scenes train-teacher"
+        in capsys.readouterr().err
+    )
+    (tmp_path / "teacher").symlink_to(teacher)
+    assert main(packaged) == 0
+
+
+def test_prompts_of_the_scenes(recipe: Path) -> None:
+    trainer = command._trainer(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None, "cpu", Parallel())
+    captions = scene_captions(64, seed=0, training=True)
+    assert set(captions) <= set(trainer.prompts.texts) and not set(PROMPTS) & set(trainer.prompts.texts)
+
+
+def test_other_libraries_are_quiet(run_python: Any, recipe: Path) -> None:
+    ended = run_python("-m", "rmd", "train", str(recipe), "--dry-run")
+    assert ended.returncode == 0 and ended.stderr == ""
+
+
+def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--out", "run", "--profile", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "trace of 1 iterations: run/trace.json" in out and "Self CPU" in out
+    names = {event.get("name") for event in json.loads(Path("run/trace.json").read_text())["traceEvents"]}
+    assert {"student", "fake"} <= names
+    assert written() == ["run", f"run/{LOCK}", "run/trace.json"]
+
+
+def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
+    assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
+    settings = ["evaluation.every=5", "evaluation.samples=3"]
+    judged = command._trainer(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
+    assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}
+
+
+@pytest.mark.parametrize(("mode", "form"), [("full", "diffusers-full"), ("lora", "diffusers-lora")])
+def test_a_checkpoint_is_exported_as_the_finished_run_is(mode: str, form: str, recipe: Path, capsys: Captured) -> None:
+    assert main(["train", str(recipe), "--set", f"roles.mode={mode}"]) == 0
+    for source in ("runs/tiny", "runs/tiny/checkpoints/step-000006"):
+        out = f"out-{len(source)}"
+        assert main(["export", source, "--to", "student", "--out", out]) == 0
+        assert_same(student_of(out), student_of("runs/tiny/student"))
+    assert main(["export", "runs/tiny/checkpoints/step-000003", "--to", form, "--out", "exported"]) == 0
+    assert "exported (loaded back: the same samples" in capsys.readouterr().out
+    command = ["export", "runs/tiny", "--to", "student", "--out", "again", "--base-model", "someone/teacher"]
+    assert main(command) == 0
+    assert read_student("again").teacher == "someone/teacher"
+    capsys.readouterr()
+    assert main(["export", "runs", "--to", "student", "--out", "none"]) == 1
+    assert "rmd: runs is no checkpoint, nor the folder of a run that has one" in capsys.readouterr().err
+    Path("runs/tiny/recipe.yaml").unlink()
+    assert main(["export", "runs/tiny", "--to", "student", "--out", "none"]) == 1
+    assert "recipe.yaml: give a checkpoint that lies in its run's folder" in capsys.readouterr().err

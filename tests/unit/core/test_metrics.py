@@ -1,0 +1,386 @@
+"""Measures against closed forms, naive loops and distributions whose distance is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rmd.common.errors import RMDError
+from rmd.core.metrics import (
+    KERNEL_SCALE,
+    Z95,
+    Interval,
+    diversity,
+    frechet_distance,
+    high_frequency,
+    kernel_distance,
+    relative_high_frequency,
+    standardise,
+    wilson,
+)
+from rmd.worlds.still.accuracy import accuracy
+from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Unit Gaussian features in float64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def covers(interval: Interval, value: float) -> bool:
+    return interval.low <= value <= interval.high
+
+
+# --- standardise -----------------------------------------------------------------------------------------
+
+
+def test_standardised_reference_has_zero_mean_and_unit_deviation() -> None:
+    scale, shift = torch.tensor([1.0, 20.0, 0.5]).double(), torch.tensor([3.0, -1.0, 100.0]).double()
+    x, reference = normal(7, 3), normal(50, 3, seed=1) * scale + shift
+    z, z_reference = standardise(x * scale + shift, reference)
+    torch.testing.assert_close(z_reference.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(z_reference.std(0), torch.ones(3).double())
+    torch.testing.assert_close(z, (x * scale + shift - reference.mean(0)) / reference.std(0))
+
+
+def test_a_dimension_constant_in_the_reference_is_bounded() -> None:
+    reference = torch.cat([normal(50, 1), torch.full((50, 1), 2.0).double()], 1)
+    x = torch.tensor([[0.0, 2.0], [0.0, 2.5]])
+    z, z_reference = standardise(x, reference)
+    assert torch.equal(z_reference[:, 1], torch.zeros(50).double())
+    floor = 0.01 * float(reference[:, 0].std()) / 2
+    torch.testing.assert_close(z[:, 1], torch.tensor([0.0, 0.5 / floor]).double())
+
+
+@pytest.mark.parametrize(
+    ("x", "reference", "message"),
+    [
+        (normal(3, 2), torch.full((5, 2), 0.1), "all alike"),
+        (normal(3, 2), torch.zeros(5, 2), "all alike"),
+        (normal(3, 2), normal(5, 3), r"\(3, 2\) and \(5, 3\)"),
+        (normal(3, 2), normal(1, 2), "2 samples or more"),
+        (torch.full((3, 2), math.nan), normal(5, 2), "not finite"),
+    ],
+)
+def test_standardise_says_what_is_wrong(x: Tensor, reference: Tensor, message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        standardise(x, reference)
+
+
+# --- kernel distance -------------------------------------------------------------------------------------
+
+
+def naive_mmd(x: Tensor, y: Tensor, a: int = 1, b: int = 1, *, paired: bool = False) -> float:
+    """Squared MMD by its definition, one kernel at a time, without pairs of one prompt."""
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    within_x = [k(x[i], x[j]) for i in range(n) for j in range(n) if i // a != j // a]
+    within_y = [k(y[i], y[j]) for i in range(m) for j in range(m) if i // b != j // b]
+    crossed = [k(x[i], y[j]) for i in range(n) for j in range(m) if not (paired and i // a == j // a)]
+    return mean(within_x) + mean(within_y) - 2 * mean(crossed)
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def leave_out(x: Tensor, index: int, run: int = 1) -> Tensor:
+    """Without the rows of one prompt."""
+    return torch.cat([x[: index * run], x[(index + 1) * run :]])
+
+
+def spread(values: list[float]) -> float:
+    """Jackknife variance of one set's leave-one-out values."""
+    return (len(values) - 1) * mean([(value - mean(values)) ** 2 for value in values])
+
+
+def scaled(value: float, variance: float) -> list[float]:
+    half = Z95 * math.sqrt(variance)
+    return [KERNEL_SCALE * found for found in (value, value - half, value + half)]
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 1), (3, 2)])
+def test_kernel_distance_is_the_naive_jackknife(a: int, b: int) -> None:
+    x, y = normal(4 * a, 3), normal(5 * b, 3, seed=1) + 0.7
+    found = kernel_distance(x, y, per_prompt=(a, b))
+    variance = spread([naive_mmd(leave_out(x, i, a), y, a, b) for i in range(4)])
+    variance += spread([naive_mmd(x, leave_out(y, i, b), a, b) for i in range(5)])
+    expected = scaled(naive_mmd(x, y, a, b), variance)
+    assert [found.value, found.low, found.high] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("a", [1, 2])
+def test_paired_kernel_distance_is_the_naive_jackknife_over_pairs(a: int) -> None:
+    x = normal(5 * a, 3)
+    y = 0.9 * x + 0.4 * normal(5 * a, 3, seed=1)
+    found = kernel_distance(x, y, per_prompt=(a, a), paired=True)
+    left = [(leave_out(x, i, a), leave_out(y, i, a)) for i in range(5)]
+    variance = spread([naive_mmd(p, q, a, a, paired=True) for p, q in left])
+    expected = scaled(naive_mmd(x, y, a, a, paired=True), variance)
+    assert [found.value, found.low, found.high] == pytest.approx(expected, rel=1e-10)
+
+
+def test_equal_distributions_are_at_zero_and_inside_the_interval() -> None:
+    found = [kernel_distance(normal(60, 8, seed=2 * s), normal(50, 8, seed=2 * s + 1)) for s in range(300)]
+    values = torch.tensor([interval.value for interval in found])
+    assert abs(float(values.mean())) < 3 * float(values.std()) / math.sqrt(300)
+    assert (values < 0).any()
+    assert sum(covers(interval, 0.0) for interval in found) / 300 >= 0.95
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_known_distance_is_met_and_covered_as_promised(paired: bool) -> None:
+    # With d = 1 the kernel compares the first three moments: MMD^2 = 3 dm1^2 + 3 dm2^2 + dm3^2.
+    mu = 0.8
+    truth = KERNEL_SCALE * (3 * mu**2 + 3 * mu**4 + (mu**3 + 3 * mu) ** 2)
+    found = []
+    for seed in range(300):
+        x, other = normal(150, 1, seed=2 * seed), normal(150, 1, seed=2 * seed + 1)
+        found.append(kernel_distance(x, mu + (0.8 * x + 0.6 * other if paired else other), paired=paired))
+    values = torch.tensor([interval.value for interval in found])
+    assert abs(float(values.mean()) - truth) < 3 * float(values.std()) / math.sqrt(300)
+    assert 0.90 <= sum(covers(interval, truth) for interval in found) / 300 <= 0.99
+
+
+def test_pairs_that_are_alike_bias_the_independent_estimate_only() -> None:
+    independent, paired = [], []
+    for seed in range(100):
+        x = normal(40, 6, seed=2 * seed)
+        y = 0.8 * x + 0.6 * normal(40, 6, seed=2 * seed + 1)  # the same distribution as x
+        independent.append(kernel_distance(x, y).value)
+        paired.append(kernel_distance(x, y, paired=True).value)
+    found = torch.tensor(paired)
+    assert abs(float(found.mean())) < 3 * float(found.std()) / 10
+    assert float(torch.tensor(independent).mean()) < -100
+
+
+def test_samples_of_one_prompt_bias_the_estimate_that_is_not_told() -> None:
+    naive, told = [], []
+    for seed in range(100):
+        prompts = normal(20, 1, 6, seed=3 * seed)
+        x = (0.8 * prompts + 0.6 * normal(20, 2, 6, seed=3 * seed + 1)).view(40, 6)
+        y = normal(40, 6, seed=3 * seed + 2)  # the same distribution, each sample of a prompt of its own
+        naive.append(kernel_distance(x, y).value)
+        told.append(kernel_distance(x, y, per_prompt=(2, 1)).value)
+    found = torch.tensor(told)
+    assert abs(float(found.mean())) < 3 * float(found.std()) / 10
+    assert float((torch.tensor(naive) - found).mean()) > 25
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(3, 9), m=st.integers(3, 9), d=st.integers(1, 5))
+@settings(max_examples=25)
+def test_kernel_distance_is_symmetric_and_blind_to_order(seed: int, n: int, m: int, d: int) -> None:
+    x, y = normal(n, d, seed=seed), normal(m, d, seed=seed + 1)
+    forward, backward = kernel_distance(x, y), kernel_distance(y.flip(0), x)
+    assert [forward.value, forward.low, forward.high] == pytest.approx(
+        [backward.value, backward.low, backward.high], rel=1e-9, abs=1e-9
+    )
+
+
+def test_a_shift_is_seen_and_grows() -> None:
+    x, y = normal(100, 8), normal(100, 8, seed=1)
+    near, far = kernel_distance(x, y + 0.5), kernel_distance(x, y + 1.0)
+    assert 0 < near.low < near.high < far.low
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "paired", "message"),
+    [
+        (normal(2, 3), normal(9, 3), False, "3 samples or more"),
+        (normal(5, 3), normal(6, 3), True, "got 5 and 6"),
+        (normal(5, 3), normal(5, 4), False, r"\(5, 3\) and \(5, 4\)"),
+        (normal(5), normal(5, 4), False, "two feature sets"),
+        (normal(5, 3), torch.full((5, 3), math.inf), False, "not finite"),
+    ],
+)
+def test_kernel_distance_says_which_sets_do_not_fit(x: Tensor, y: Tensor, paired: bool, message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        kernel_distance(x, y, paired=paired)
+
+
+@pytest.mark.parametrize(
+    ("per_prompt", "message"),
+    [((2, 1), "7 samples are not three or more prompts of 2"), ((1, 4), "8 samples .* of 4"), ((0, 1), "of 0")],
+)
+def test_kernel_distance_says_that_prompts_are_not_whole(per_prompt: tuple[int, int], message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        kernel_distance(normal(7, 3), normal(8, 3), per_prompt=per_prompt)
+
+
+# --- Frechet distance ------------------------------------------------------------------------------------
+
+
+def with_moments(mean: Tensor, covariance: Tensor, *, seed: int) -> Tensor:
+    """Samples whose mean and covariance are exactly the given ones."""
+    raw = normal(40, len(mean), seed=seed)
+    centred = raw - raw.mean(0)
+    white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.T.cov())).T
+    samples: Tensor = white @ torch.linalg.cholesky(covariance).T + mean
+    return samples
+
+
+def test_frechet_distance_of_diagonal_gaussians() -> None:
+    means = torch.tensor([[0.0, 1.0, -2.0], [1.0, 1.0, 0.5]]).double()
+    stds = torch.tensor([[1.0, 2.0, 0.5], [3.0, 0.1, 0.5]]).double()
+    x, y = (with_moments(means[i], stds[i].square().diag(), seed=i) for i in range(2))
+    expected = float((means[0] - means[1]).square().sum() + (stds[0] - stds[1]).square().sum())
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
+    a = torch.tensor([[2.0, 0.9], [0.9, 1.0]]).double()
+    b = torch.tensor([[1.0, -0.4], [-0.4, 3.0]]).double()
+    # For 2 x 2: (tr (AB)^(1/2))^2 = tr AB + 2 sqrt(det A det B).
+    root = math.sqrt(float((a @ b).trace()) + 2 * math.sqrt(float(a.det() * b.det())))
+    expected = float(a.trace() + b.trace()) - 2 * root
+    x, y = with_moments(torch.zeros(2).double(), a, seed=0), with_moments(torch.zeros(2).double(), b, seed=1)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_frechet_distance_is_zero_to_itself_and_a_squared_shift(count: int) -> None:
+    x = normal(count, 8)  # four samples: a covariance of rank three
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-7)
+    assert frechet_distance(x, x + 0.5) == pytest.approx(8 * 0.25, rel=1e-6)
+
+
+def test_frechet_distance_of_one_dimension_is_symmetric() -> None:
+    x, y = normal(20, 1), 2 * normal(30, 1, seed=1)
+    expected = (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2
+    assert frechet_distance(x, y) == pytest.approx(float(expected))
+    assert frechet_distance(y, x) == pytest.approx(float(expected))
+
+
+def test_frechet_distance_says_what_is_wrong() -> None:
+    with pytest.raises(RMDError, match="2 samples or more"):
+        frechet_distance(normal(1, 3), normal(5, 3))
+
+
+# --- fine detail -----------------------------------------------------------------------------------------
+
+
+def checkerboard(side: int, cell: int) -> Tensor:
+    """(1, 3, side, side) of +1 and -1 squares of `cell` pixels."""
+    index = torch.arange(side) // cell
+    return (1.0 - 2.0 * ((index[:, None] + index) % 2)).expand(1, 3, side, side)
+
+
+def test_high_frequency_of_a_constant_and_of_single_pixel_squares() -> None:
+    assert high_frequency(torch.full((2, 3, 8, 8), 0.3)) == pytest.approx(0, abs=1e-14)
+    assert high_frequency(checkerboard(16, 1)) == pytest.approx(1)
+    assert high_frequency(0.5 * checkerboard(16, 1)) == pytest.approx(0.25)
+
+
+def test_high_frequency_of_an_enlarged_picture_is_nearly_nothing() -> None:
+    small = normal(4, 3, 8, 8).clamp(-1, 1)
+    smooth = torch.nn.functional.interpolate(small, size=(64, 64), mode="bicubic")
+    assert high_frequency(smooth) < 0.01 * high_frequency(normal(4, 3, 64, 64).clamp(-1, 1))
+
+
+def test_relative_high_frequency_is_an_energy_ratio() -> None:
+    images = normal(3, 3, 8, 8)
+    assert relative_high_frequency(images, images) == pytest.approx(1)
+    assert relative_high_frequency(0.5 * images, images) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        (lambda: high_frequency(torch.zeros(1, 3, 7, 8)), "even sides"),
+        (lambda: high_frequency(torch.zeros(3, 8, 8)), r"\(3, 8, 8\)"),
+        (lambda: high_frequency(torch.zeros(0, 3, 8, 8)), r"\(0, 3, 8, 8\)"),
+        (lambda: high_frequency(torch.full((1, 3, 8, 8), math.nan)), "not finite"),
+        (lambda: relative_high_frequency(checkerboard(8, 1), torch.zeros(1, 3, 8, 8)), "no fine detail"),
+    ],
+)
+def test_high_frequency_says_what_is_wrong(measure: Callable[[], float], message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        measure()
+
+
+# --- diversity -------------------------------------------------------------------------------------------
+
+
+def test_diversity_is_the_mean_over_prompts_of_the_mean_distance() -> None:
+    features = torch.tensor([[0.0, 0.0], [10.0, 10.0], [3.0, 4.0], [0.0, 0.0], [10.0, 11.0]])
+    prompts = torch.tensor([7, 2, 7, 7, 2])
+    # Prompt 7: distances 5, 0, 5; prompt 2: 1. Prompts weigh alike, however many samples they have.
+    assert diversity(features, prompts) == pytest.approx((10 / 3 + 1) / 2)
+
+
+def test_diversity_of_copies_is_zero() -> None:
+    assert diversity(normal(1, 5).expand(4, 5), torch.tensor([0, 0, 1, 1])) == 0
+
+
+@pytest.mark.parametrize(
+    ("features", "prompts", "message"),
+    [
+        (normal(3, 2), torch.tensor([0, 0, 4]), "prompt 4 has one"),
+        (normal(3, 2), torch.tensor([0, 0]), r"\(3, 2\) and \(2,\)"),
+        (normal(0, 2), torch.zeros(0), r"\(0, 2\)"),
+        (torch.full((2, 2), math.nan), torch.tensor([0, 0]), "not finite"),
+    ],
+)
+def test_diversity_says_what_is_wrong(features: Tensor, prompts: Tensor, message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        diversity(features, prompts)
+
+
+# --- accuracy --------------------------------------------------------------------------------------------
+
+
+def test_accuracy_counts_only_what_was_asked() -> None:
+    attributes = torch.zeros(4, 9, dtype=torch.long)
+    attributes[:, 6:] = NONE
+    attributes[3, 5] = NONE
+    right = torch.ones(4, 9, dtype=torch.bool)
+    right[0, 0] = False  # layout
+    right[1, 8] = False  # not asked, so not wrong
+    right[3, 5] = True  # not asked, so not right either
+    right[2, 5] = False  # size_a, asked of three scenes
+    found = accuracy(right, attributes)
+    assert found.all_right == wilson(2, 4)
+    assert found.by_name == pytest.approx(
+        {"layout": 0.75, "background": 1, "shape_a": 1, "colour_a": 1, "texture_a": 1, "size_a": 2 / 3}
+    )
+    assert list(found.by_name) == list(ATTRIBUTE_NAMES[:6])
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_published_values(hits: int, total: int, low: float, high: float) -> None:
+    # Newcombe, Two-sided confidence intervals for the single proportion (1998), Table I.
+    found = wilson(hits, total)
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+
+@given(total=st.integers(1, 3000), data=st.data())
+def test_wilson_stays_within_0_and_1_and_holds_the_share(total: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, total))
+    found, mirrored = wilson(hits, total), wilson(total - hits, total)
+    assert 0 <= found.low <= found.value == hits / total <= found.high <= 1
+    assert found.high - found.low > 0
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_says_what_is_wrong(hits: int, total: int) -> None:
+    with pytest.raises(RMDError, match=f"got {hits} of {total}"):
+        wilson(hits, total)
+
+
+@pytest.mark.parametrize("shape", [(0, 9), (4, 8), (9,)])
+def test_accuracy_says_what_is_wrong(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RMDError, match="9 attributes a sample"):
+        accuracy(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long))

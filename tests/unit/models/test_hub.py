@@ -1,0 +1,233 @@
+"""What a user reads when the Hub refuses: a server on this machine answers as the Hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from families import TINY
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from rmd.common.errors import RMDError
+from rmd.models import load_backbone
+from rmd.models.hub import check_weights, hub_errors, read_object
+from rmd.models.student import read_student
+
+SCRIPT = """
+import sys
+from rmd.models import load_backbone
+from rmd.common.errors import RMDError
+from rmd.models.student import read_student
+for source in sys.argv[1:]:
+    for load in (load_backbone, read_student):
+        try:
+            load(source)
+        except RMDError as error:
+            print(error)
+"""
+GATED = (
+    "a/gated is gated: accept its licence at https://huggingface.co/a/gated, then log in with `hf auth login` "
+    "and run this again"
+)
+ABSENT = (
+    "there is no an/absent, neither a folder nor a repository on the Hub that you may read: check the name, or log in "
+    "with `hf auth login` if it is private"
+)
+UNREACHED = (
+    "a/model is no folder and not in the cache of the Hub, which cannot be reached: go online (is HF_HUB_OFFLINE "
+    "set?), or give a folder"
+)
+
+
+ConnectError = type("ConnectError", (Exception,), {"__module__": "httpx2"})
+
+
+COMMIT = "0" * 40
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Refuses by the beginning of a name, and else has what lies in the folder `repositories`."""
+
+    repositories: Path | None = None
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path).removeprefix("/api/models").strip("/")
+        owner, name, *rest = [*path.split("/"), "", ""]
+        folder = None if self.repositories is None else self.repositories / owner / name
+        if folder is not None and folder.is_dir():
+            self._answer(folder, [part for part in rest if part])
+            return
+        path = f"/{path}"
+        status, code = 401, "RepoNotFound"
+        if path.startswith("/a/gated"):
+            status, code = 403, "GatedRepo"
+        if path.startswith("/an/empty"):
+            status, code = 404, "EntryNotFound"
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def _answer(self, folder: Path, rest: list[str]) -> None:
+        """What the Hub says of a repository, of its list of files, or of a file in it."""
+        found = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [str(path.relative_to(folder)) for path in found]
+        about: object = {"id": "x", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        if rest[:1] == ["tree"]:
+            about = [
+                {"type": "file", "path": name, "size": path.stat().st_size, "oid": _digest(path)}
+                for name, path in zip(names, found, strict=True)
+            ]
+        content = json.dumps(about).encode()
+        self.send_response(200 if rest[:1] != ["resolve"] or (folder / "/".join(rest[2:])).is_file() else 404)
+        if rest[:1] == ["resolve"]:
+            path = folder / "/".join(rest[2:])
+            content = path.read_bytes() if path.is_file() else b""
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Error-Code" if not path.is_file() else "ETag", _digest(path))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest() if path.is_file() else "EntryNotFound"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def without_proxies() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+
+
+def complaints(sources: list[str], folder: Path, endpoint: str) -> list[str]:
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *sources],
+        env=without_proxies() | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+    return found.stdout.strip().splitlines()
+
+
+def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
+    found = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, hub)
+    assert found == [
+        *[GATED] * 2,
+        *[ABSENT] * 2,
+        "the Hub's an/empty holds no pipeline: check the name",
+        "the Hub's an/empty holds no student: check the name",
+        *["there is no folder no/such/folder, and a repository on the Hub cannot be called so: check the name"] * 2,
+    ]
+
+
+@pytest.mark.parametrize("load", [load_backbone, read_student])
+def test_offline_and_not_in_the_cache(load: Callable[[str], object]) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as for all tests
+    with pytest.raises(RMDError) as caught:
+        load("a/model")
+    assert str(caught.value) == UNREACHED
+
+
+@pytest.mark.parametrize("cause", [ConnectError("refused"), LocalEntryNotFoundError("none"), ConnectionError()])
+def test_no_connection_whoever_noticed(cause: Exception) -> None:
+    with pytest.raises(RMDError, match=re.escape(UNREACHED)), hub_errors("a/model", "the pipeline"):
+        raise OSError("cannot load; see above") from cause
+
+
+def test_a_folder_that_does_not_load_says_what_the_library_says(tmp_path: Path) -> None:
+    expected = f"^cannot load the pipeline {tmp_path}: no weights$"
+    with pytest.raises(RMDError, match=expected), hub_errors(tmp_path, "the pipeline"):
+        raise OSError("no weights\nand a long story")
+
+
+LOADED = """
+import sys
+from rmd.models import load_backbone
+from rmd.common.errors import RMDError
+from rmd.recipes.schema import load_recipe
+from rmd.models.resolve import resolve_noise
+for source in sys.argv[1:]:
+    try:
+        print(resolve_noise(load_recipe("pixart", [f"teacher={source}", "noise=teacher"])).noise.kind, end=" ")
+        backbone = load_backbone(source)
+        print(type(backbone).__name__, backbone.pipe.config._name_or_path)
+    except RMDError as error:
+        print(error)
+"""
+SPY = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n\nclass X: pass\n"
+
+
+def test_repositories_load_whole_in_a_variant_alone_and_never_with_code(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hub, "repositories", tmp_path / "hub")
+    whole, half, foreign = (tmp_path / "hub" / "owner" / name for name in ("whole", "half", "foreign"))
+    TINY["pixart"]().pipe.save_pretrained(whole)
+    for copy in (half, foreign):
+        shutil.copytree(whole, copy)
+    for path in half.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    index = foreign / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"transformer": ["my_module", "X"]}))
+    for place in (foreign, foreign / "transformer"):
+        (place / "my_module.py").write_text(SPY)
+    sources = ["owner/whole", "owner/half", "owner/foreign"]
+    found = subprocess.run(
+        [sys.executable, "-c", LOADED, *sources],
+        env=without_proxies() | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = found.stdout.strip().splitlines()
+    assert said[:2] == [f"vp PixArtBackbone owner/{name}" for name in ("whole", "half")]
+    assert re.match(
+        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is no class of the", said[2]
+    )
+    home = tmp_path / "home"
+    assert not list(home.rglob("my_module.py")) and not list(tmp_path.rglob("ran"))
+    assert {path.name for path in home.rglob("*.safetensors")} == {
+        "model.safetensors", "model.fp16.safetensors", "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+    }  # fmt: skip
+
+
+def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(RMDError, match=r"^there is no file .*x\.safetensors$"):
+        check_weights(path)
+    path.mkdir()
+    with pytest.raises(RMDError, match=r"^cannot read .*x\.safetensors: Is a directory$"):
+        check_weights(path)
+    wrong = tmp_path / "config.json"
+    for text, sentence in {
+        "{": "is not valid JSON",
+        "3": "should hold a JSON object",
+        None: "there is no file",
+    }.items():
+        wrong.unlink(missing_ok=True)
+        if text is not None:
+            wrong.write_text(text)
+        with pytest.raises(RMDError, match=sentence):
+            read_object(wrong)

@@ -1,0 +1,463 @@
+"""Student, teacher and fake score: one API in both modes, and gradients that go where they must."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+import torch
+from helpers import LinearBackbone, Mixer, assert_same, copy_state, tiny_denoiser
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from rmd.common.errors import RMDError
+from rmd.models.roles import TRAINED, FullRoles, GradientRoutingError, LoraRoles, Role, Roles, build_roles
+
+Mode = Literal["lora", "full"]
+ROLES: tuple[Role, ...] = ("student", "teacher", "fake")
+both_modes = pytest.mark.parametrize("mode", ["lora", "full"])
+each_trained = pytest.mark.parametrize("role", TRAINED)
+X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+TIME, CONTEXT = torch.tensor([10.0, 500.0, 999.0]), torch.tensor([0.1, 0.5, 0.9])
+
+
+def make(mode: Mode, seed: int = 0) -> Roles:
+    return build_roles(Mixer(), mode=mode, targets=LinearBackbone.lora_targets, rank=2, alpha=4.0, seed=seed)
+
+
+def output(roles: Roles, role: Role) -> Tensor:
+    with roles.use(role) as network:
+        result: Tensor = network(X, TIME, CONTEXT)
+    return result
+
+
+@torch.no_grad()
+def perturb(roles: Roles, *which: Role) -> None:
+    """Move the given roles away from the teacher."""
+    g = torch.Generator().manual_seed(7)
+    for role in which:
+        for parameter in roles.trainable(role):
+            parameter += 0.3 * torch.randn(parameter.shape, generator=g)
+
+
+def step(roles: Roles, role: Literal["student", "fake"]) -> None:
+    optimizer = torch.optim.SGD(roles.trainable(role), lr=0.1)
+    roles.zero_grad()
+    roles.backward(role, output(roles, role).square().mean())
+    optimizer.step()
+
+
+@both_modes
+def test_the_roles_start_equal_to_the_network_they_were_built_from(mode: Mode) -> None:
+    before = Mixer()(X, TIME, CONTEXT)
+    roles = make(mode)
+    assert roles.mode == mode
+    for role in ROLES:
+        assert torch.equal(output(roles, role), before)
+
+
+def test_the_mode_decides_the_class() -> None:
+    assert isinstance(make("lora"), LoraRoles)
+    assert isinstance(make("full"), FullRoles)
+
+
+@both_modes
+@each_trained
+def test_an_update_moves_its_role_alone(mode: Mode, role: Literal["student", "fake"]) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)  # adapters that are still zero would pass their gradient to one matrix only
+    before = {name: output(roles, name).detach() for name in ROLES}
+    frozen = [parameter.clone() for parameter in roles.frozen()]
+    step(roles, role)
+    for name in ROLES:
+        assert torch.equal(output(roles, name), before[name]) == (name != role)
+    assert all(torch.equal(a, b) for a, b in zip(roles.frozen(), frozen, strict=True))
+
+
+@both_modes
+@each_trained
+def test_a_loss_reaches_its_role_alone(mode: Mode, role: Literal["student", "fake"]) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    roles.backward(role, output(roles, role).square().mean())
+    other: Role = "fake" if role == "student" else "student"
+    assert all(parameter.grad is not None for parameter in roles.trainable(role))
+    assert any(bool(parameter.grad.abs().max() > 0) for parameter in roles.trainable(role))  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in [*roles.trainable(other), *roles.frozen()])
+    roles.zero_grad()
+    assert all(parameter.grad is None for name in TRAINED for parameter in roles.trainable(name))
+
+
+@both_modes
+def test_gradients_survive_other_roles_running_between_forward_and_backward(mode: Mode) -> None:
+    """PEFT's set_adapter turns requires_grad off for the adapter it leaves; a graph built before would lose it."""
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    roles.backward("student", output(roles, "student").square().mean())
+    expected = {name: p.grad for name, p in roles.named_trainable("student").items()}
+    roles.zero_grad()
+
+    loss = output(roles, "student").square().mean()
+    with torch.no_grad():
+        output(roles, "teacher")
+    output(roles, "fake")
+    roles.backward("student", loss)
+    for name, parameter in roles.named_trainable("student").items():
+        assert torch.equal(parameter.grad, expected[name])  # type: ignore[arg-type]
+
+
+def test_recomputed_activations_use_the_role_of_the_loss() -> None:
+    """Gradient checkpointing runs the forward pass again inside backward, when another role may have been active."""
+    torch.manual_seed(0)
+    network = tiny_denoiser(16)
+    roles = build_roles(network, mode="lora", targets=("to_q", "to_v"), rank=2, alpha=4.0)
+    perturb(roles, *TRAINED)
+    inputs = {
+        "sample": torch.randn(1, 4, 8, 8),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 5, 16),
+        "added_cond_kwargs": {"text_embeds": torch.randn(1, 16), "time_ids": torch.ones(1, 6)},
+    }
+
+    def gradients() -> list[Tensor]:
+        with roles.use("student") as student:
+            loss = student(**inputs).sample.square().mean()
+        with roles.use("fake") as fake, torch.no_grad():
+            fake(**inputs)
+        roles.zero_grad()
+        roles.backward("student", loss)
+        return [parameter.grad.clone() for parameter in roles.trainable("student")]  # type: ignore[union-attr]
+
+    plain = gradients()
+    network.enable_gradient_checkpointing()
+    for kept, recomputed in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(recomputed, kept)
+
+
+@both_modes
+@each_trained
+def test_the_check_fires_when_another_role_made_the_loss(mode: Mode, role: Literal["student", "fake"]) -> None:
+    roles = make(mode)
+    other: Role = "fake" if role == "student" else "student"
+    with pytest.raises(GradientRoutingError, match=f"of the {role} got no gradient"):
+        roles.backward(role, output(roles, other).square().mean())
+
+
+def test_the_check_fires_when_someone_else_switches_the_adapter() -> None:
+    roles = make("lora")
+    with roles.use("student") as network:
+        for module in network.modules():
+            if isinstance(module, nn.Module) and hasattr(module, "set_adapter"):
+                module.set_adapter(["fake"])
+        loss = network(X, TIME, CONTEXT).square().mean()
+    with pytest.raises(GradientRoutingError, match="student got no gradient"):
+        roles.backward("student", loss)
+
+
+@both_modes
+def test_the_check_fires_on_a_stray_gradient(mode: Mode) -> None:
+    roles = make(mode)
+    loss = output(roles, "student").square().mean() + output(roles, "fake").square().mean()
+    with pytest.raises(GradientRoutingError, match="student's update put gradients on the fake"):
+        roles.backward("student", loss)
+
+
+@both_modes
+def test_the_check_fires_on_a_gradient_of_frozen_weights(mode: Mode) -> None:
+    roles = make(mode)
+    loss = output(roles, "student").square().mean()
+    frozen = roles.frozen()[0]
+    frozen.grad = torch.zeros_like(frozen)
+    with pytest.raises(GradientRoutingError, match="student's update put gradients on frozen weights"):
+        roles.backward("student", loss)
+
+
+@both_modes
+def test_the_check_fires_when_one_parameter_got_none(mode: Mode) -> None:
+    roles = make(mode)
+    loss = output(roles, "student").square().mean()
+    name, parameter = next(iter(roles.named_trainable("student").items()))
+    loss.backward()
+    parameter.grad = None
+    with pytest.raises(GradientRoutingError, match=f"^1 of .* student got no gradient \\({name}\\)"):
+        roles.check_gradients("student")
+
+
+@both_modes
+def test_use_nests_and_restores_the_role_before_it(mode: Mode) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    expected = {role: output(roles, role).detach() for role in ROLES}
+    assert len({float(value.sum()) for value in expected.values()}) == 3
+    with roles.use("student") as outer:
+        with roles.use("fake") as inner:
+            with roles.use("teacher") as innermost:
+                assert torch.equal(innermost(X, TIME, CONTEXT), expected["teacher"])
+            assert torch.equal(inner(X, TIME, CONTEXT), expected["fake"])
+        assert torch.equal(outer(X, TIME, CONTEXT), expected["student"])
+
+
+@both_modes
+def test_use_restores_after_an_exception(mode: Mode) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    student = output(roles, "student").detach()
+    with roles.use("student") as network:
+        with pytest.raises(ZeroDivisionError), roles.use("fake"):
+            raise ZeroDivisionError
+        assert torch.equal(network(X, TIME, CONTEXT), student)
+
+
+@both_modes
+def test_fused_a_role_computes_what_it_does_in_use_and_leaves_no_trace(mode: Mode) -> None:
+    roles = make(mode)
+    perturb(roles, *TRAINED)
+    frozen = [parameter.detach().clone() for parameter in roles.frozen()]
+    for role in ROLES:
+        expected = output(roles, role).detach()
+        with pytest.raises(KeyError), torch.no_grad(), roles.fused(role) as network:
+            torch.testing.assert_close(network(X, TIME, CONTEXT), expected, rtol=0, atol=1e-6)
+            assert mode == "full" or not any(layer.lora_A for layer in _adapted(network) if not layer.disable_adapters)
+            raise KeyError
+        assert torch.equal(output(roles, role).detach(), expected)
+    assert all(torch.equal(one, two) for one, two in zip(frozen, roles.frozen(), strict=True))
+    step(roles, "student")  # and gradients go where they did
+
+
+def _adapted(network: nn.Module) -> list[BaseTunerLayer]:
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def test_fused_in_half_precision_is_the_rounded_sum() -> None:
+    network = nn.ModuleDict({"to_q": nn.Linear(3, 5, bias=False)}).to(torch.bfloat16)
+    roles = LoraRoles(network, targets=["to_q"], rank=2, alpha=4.0, seed=0)
+    perturb(roles, "student")
+    roles.sync("student")
+    own = roles.in_network("student")
+    (a,), (b,) = ([p.float() for n, p in own.items() if mark in n] for mark in ("lora_A", "lora_B"))
+    (layer,) = _adapted(network)
+    expected = (layer.weight.float() + 2.0 * b @ a).to(torch.bfloat16)
+    with roles.fused("student"):
+        assert torch.equal(layer.weight, expected)
+    assert not torch.equal(layer.weight, expected)
+
+
+@torch.no_grad()
+def test_a_convolution_takes_an_adapter_and_is_fused_with_it() -> None:
+    network = nn.ModuleDict({"conv": nn.Conv2d(2, 5, 3, stride=2, padding=1)})
+    roles = LoraRoles(network, targets=["conv"], rank=3, alpha=6.0, seed=0)
+    perturb(roles, "student")
+    (layer,) = _adapted(network)
+    a, b = (roles.state("student")[f"conv.lora_{matrix}.weight"] for matrix in "AB")
+    kernel = layer.weight + 2.0 * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    expected = nn.functional.conv2d(X, kernel, layer.bias, stride=2, padding=1)
+    with roles.use("student"):
+        torch.testing.assert_close(network["conv"](X), expected, rtol=0, atol=1e-5)
+    with roles.fused("student"):
+        torch.testing.assert_close(layer.weight, kernel, rtol=0, atol=1e-6)
+        torch.testing.assert_close(network["conv"](X), expected, rtol=0, atol=1e-5)
+
+
+@both_modes
+def test_outside_of_use_a_network_is_the_teacher(mode: Mode) -> None:
+    network = Mixer()
+    expected = network(X, TIME, CONTEXT)
+    roles = build_roles(network, mode=mode, targets=LinearBackbone.lora_targets, rank=2, alpha=4.0)
+    perturb(roles, *TRAINED)
+    output(roles, "student")
+    assert torch.equal(network(X, TIME, CONTEXT), expected)
+
+
+@both_modes
+def test_requires_grad_stays_as_it_is_through_every_switch(mode: Mode) -> None:
+    roles = make(mode)
+
+    def check() -> None:
+        assert all(parameter.requires_grad for role in TRAINED for parameter in roles.trainable(role))
+        assert not any(parameter.requires_grad for parameter in roles.frozen())
+
+    check()
+    for role in ROLES:
+        with roles.use(role):
+            check()
+    check()
+
+
+@both_modes
+def test_student_and_fake_have_the_same_names_and_shapes(mode: Mode) -> None:
+    roles = make(mode)
+    student, fake = roles.named_trainable("student"), roles.named_trainable("fake")
+    assert list(student) == list(fake)
+    assert student
+    assert [p.shape for p in student.values()] == [p.shape for p in fake.values()]
+    assert not {id(p) for p in student.values()} & {id(p) for p in fake.values()}
+    assert roles.named_trainable("teacher") == {}
+    assert roles.trainable("teacher") == []
+
+
+def test_full_names_are_those_of_the_network_and_lora_names_those_of_a_lora_file() -> None:
+    assert list(make("full").state("student")) == list(copy_state(Mixer()))
+    assert list(make("lora").state("student")) == [
+        f"{layer}.lora_{matrix}.weight" for layer in ("to_q", "to_out.0") for matrix in "AB"
+    ]
+
+
+def test_lora_trains_far_fewer_weights_and_counts_the_base_once() -> None:
+    roles, base = make("lora"), sum(p.numel() for p in Mixer().parameters())
+    assert sum(p.numel() for p in roles.frozen()) == base
+    assert sum(p.numel() for p in roles.trainable("student")) == 2 * (8 + 8) + 2 * (8 + 2)
+
+
+def test_adapters_are_drawn_from_the_seed_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    first, again, other = make("lora", seed=5), make("lora", seed=5), make("lora", seed=6)
+    assert torch.equal(torch.rand(4), expected)
+    assert_same(first.state("student"), again.state("student"))
+    a = "to_q.lora_A.weight"
+    assert not torch.equal(first.state("student")[a], other.state("student")[a])
+    assert not torch.equal(first.state("student")[a], first.state("fake")[a])
+
+
+@both_modes
+def test_state_goes_round(mode: Mode) -> None:
+    source, target = make(mode), make(mode)
+    perturb(source, *TRAINED)
+    target.load_state("student", source.state("student"))
+    assert torch.equal(output(target, "student"), output(source, "student"))
+    assert torch.equal(output(target, "fake"), output(target, "teacher"))
+    assert not any(value.requires_grad for value in source.state("student").values())
+
+
+@both_modes
+def test_load_state_copies(mode: Mode) -> None:
+    source, target = make(mode), make(mode)
+    target.load_state("fake", source.state("fake"))
+    perturb(source, "fake")
+    assert not torch.equal(output(target, "fake"), output(source, "fake"))
+
+
+@both_modes
+def test_load_state_refuses_another_network(mode: Mode) -> None:
+    roles = make(mode)
+    state = {name: value.clone() for name, value in roles.state("fake").items()}
+    first = next(iter(state))
+    wrong_shape = state | {first: torch.zeros(3, 3)}
+    missing = {name: value for name, value in state.items() if name != first}
+    extra = state | {"more": torch.zeros(1)}
+    for bad in (wrong_shape, missing, extra):
+        with pytest.raises(RMDError, match="the weights for the fake belong to another network"):
+            roles.load_state("fake", bad)
+    assert_same(roles.state("fake"), state)
+
+
+def half(mode: Mode) -> Roles:
+    return build_roles(Mixer().bfloat16(), mode=mode, targets=LinearBackbone.lora_targets, rank=2, alpha=4.0)
+
+
+def half_output(roles: Roles, role: Role) -> Tensor:
+    with roles.use(role) as network:
+        result: Tensor = network(X.bfloat16(), TIME, CONTEXT.bfloat16())
+    return result
+
+
+@both_modes
+def test_half_precision_trains_float32_masters(mode: Mode) -> None:
+    roles = half(mode)
+    for role in TRAINED:
+        assert {p.dtype for p in roles.in_network(role).values()} == {torch.bfloat16}
+        assert {p.dtype for p in roles.trainable(role)} == {torch.float32}
+        for name, parameter in roles.in_network(role).items():
+            assert torch.equal(parameter.float(), roles.named_trainable(role)[name])
+    assert half_output(roles, "student").dtype == torch.bfloat16
+
+
+@both_modes
+@each_trained
+def test_gradients_reach_the_masters_and_leave_the_network(mode: Mode, role: Literal["student", "fake"]) -> None:
+    roles = half(mode)
+    roles.backward(role, half_output(roles, role).float().square().mean())
+    assert all(p.grad is None for p in roles.in_network(role).values())
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in roles.trainable(role))
+    assert max(float(p.grad.abs().max()) for p in roles.trainable(role)) > 0  # type: ignore[union-attr]
+    roles.zero_grad()
+    assert all(p.grad is None for p in roles.trainable(role))
+
+
+@both_modes
+def test_updates_too_small_for_bfloat16_add_up(mode: Mode) -> None:
+    roles = half(mode)
+    master = roles.trainable("student")[0]
+    name = next(iter(roles.in_network("student")))
+    start = roles.in_network("student")[name].detach().clone()
+    largest = start.float().abs() >= start.float().abs().max() / 2
+    update = 1e-4 * start.float().abs().max()  # half of bfloat16's spacing is 2^-9 of the number or more
+    with torch.no_grad():
+        for count in range(200):
+            master += update
+            roles.sync("student")
+            if count == 0:
+                assert torch.equal(roles.in_network("student")[name][largest], start[largest])
+    moved = roles.in_network("student")[name].float() - start.float()
+    torch.testing.assert_close(moved, torch.full_like(moved, float(200 * update)), rtol=0.3, atol=0)
+
+
+@both_modes
+def test_a_loaded_state_is_in_the_network_too(mode: Mode) -> None:
+    source, target = half(mode), half(mode)
+    with torch.no_grad():
+        for parameter in source.trainable("student"):
+            parameter += 0.5
+    target.load_state("student", source.state("student"))
+    source.sync("student")
+    for name, parameter in target.in_network("student").items():
+        assert torch.equal(parameter, source.in_network("student")[name])
+        assert torch.equal(target.named_trainable("student")[name], source.named_trainable("student")[name])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"to_q": nn.Linear(4, 4)}))
+
+
+def trained(denoiser: nn.Module, mode: Mode) -> None:
+    build_roles(denoiser, mode=mode, targets=["to_q"], rank=2, alpha=2.0)
+
+
+@both_modes
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own imports
+def test_a_network_that_is_compiled_or_carries_an_adapter_is_refused(mode: Mode) -> None:
+    with pytest.raises(RMDError, match=r"^the teacher's network is compiled \(torch\.compile\)"):
+        trained(torch.compile(network()), mode)  # type: ignore[arg-type]  # it is a module, whatever its stub says
+    styled = network()
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), styled, adapter_name="style")
+    with pytest.raises(RMDError, match=r"^the teacher's network carries an adapter \(style\): merge it with pipe"):
+        trained(styled, mode)
+
+
+def test_a_quantised_network_is_refused_where_it_cannot_be_trained() -> None:
+    packed = network()
+    layer = packed[1]["to_q"]  # type: ignore[index]  # a sequence of modules
+    layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\), and roles"):
+        trained(packed, "full")
+    with pytest.raises(RMDError, match=r"^the teacher's weight 1\.to_q\.weight is packed into whole numbers"):
+        trained(packed, "lora")
+
+
+def test_a_network_without_the_layers_for_adapters_is_told() -> None:
+    with pytest.raises(RMDError, match=r"^adapters cannot be put on the teacher's network: "):
+        trained(nn.Sequential(nn.Linear(2, 2)), "lora")
+
+
+def test_a_tensor_of_a_quantising_library_is_known_by_its_class() -> None:
+    class Packed(nn.Parameter):
+        pass
+
+    packed = network()
+    packed[1]["to_q"].weight = Packed(torch.zeros(4, 4))  # type: ignore[index]  # a sequence of modules
+    trained(packed, "full")
+    Packed.__module__ = "torchao.quantization"
+    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\)"):
+        trained(packed, "full")
