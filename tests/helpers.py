@@ -191,6 +191,21 @@ def make_method(
     return method
 
 
+@torch.no_grad()
+def perturb(method: Method, *roles: Any) -> None:
+    """Move the given roles away from the teacher."""
+    g = torch.Generator().manual_seed(1)
+    for role in roles:
+        for parameter in method.roles.trainable(role):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
+
+
+def network_of(method: Method, role: Any) -> nn.Module:
+    """The network of a role."""
+    with method.roles.use(role) as module:
+        return module
+
+
 def make_batch(backbone: Backbone, *, count: int = 2, iteration: int = 0, noise: NoiseSource | None = None) -> Batch:
     source = CounterNoise(0, range(count), step=iteration) if noise is None else noise
     return Batch(iteration, backbone.encode(PROMPTS[:count]), backbone.null(count), source)
