@@ -7,11 +7,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from helpers import LinearBackbone, cascade, make_method
+import torch
+from helpers import LinearBackbone, cascade, make_batch, make_method
+from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.methods import DMD2, METHODS, RMD, TDM, Stagewise
+from rmd.core.plan import Step
+from rmd.methods import DMD2, METHODS, RMD, TDM, Batch, Method, Rollout, Stagewise
 from rmd.methods.base import draw_shares
+from rmd.methods.common import fake_prediction, roll_out, student_prediction, teacher_prediction
+from rmd.recipes.methods import MethodConfig
 
 TOY = LinearBackbone()
 THREE = make_method(LinearBackbone(), cascade(TOY, sides=(8, 16, 32), steps=6), warmup_steps=20)
@@ -105,6 +110,50 @@ def test_steps_that_share_tau_ranges_are_drawn_independently() -> None:
     again = sum(a == b for a, b in pairwise(drawn)) / 3999
     assert abs(again - 1 / 4) < 5 * (0.25 * 0.75 / 3999) ** 0.5
     assert all(abs(drawn.count(i) / 4000 - 1 / 4) < 5 * (0.25 * 0.75 / 4000) ** 0.5 for i in (1, 2, 3, 4))
+
+
+class PlainConfig(MethodConfig):
+    """Settings of the method below."""
+
+    scale: float = 1.0
+
+
+class Plain(Method):
+    """Another package's method: the smallest there can be, a regression onto the teacher's prediction."""
+
+    Config = PlainConfig
+    config: PlainConfig
+
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        x_t = roll_out(self, batch, step)
+        y, eps_hat = student_prediction(self, batch, step, x_t)
+        tau = torch.full((len(y),), step.model_time, dtype=torch.float64)
+        f_real = teacher_prediction(self, batch, x_t, tau, self.plan.stage_of(step))
+        rollout = Rollout(step, y.detach(), eps_hat.detach(), tau, x_t, f_real, f_real)
+        return self.config.scale * (y - f_real).square().mean(), rollout
+
+    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+        f_fake = fake_prediction(self, batch, rollout.x_tau, rollout.tau, self.plan.match_stage)
+        return (f_fake - rollout.y).square().mean()
+
+
+def test_another_packages_method_is_a_class_with_its_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_loaded", dict(METHODS._loaded))
+    METHODS.register("plain", Plain)
+    plan = cascade(TOY, sides=(32,))
+    losses = []
+    for scale in (1.0, 2.0):
+        method = make_method(LinearBackbone(), plan, name="plain", scale=scale)
+        assert isinstance(method, Plain) and draw_shares(plan, method.config) == (0.25,) * 4
+        assert {method.draw_step(i).index for i in range(4)} == {1, 2, 3, 4}  # a round
+        batch = make_batch(method.backbone)
+        loss, rollout = method.student_loss(batch, plan.steps[1])
+        method.roles.backward("student", loss)
+        method.roles.zero_grad()
+        method.roles.backward("fake", method.fake_loss(batch, rollout))
+        assert method.evaluations == {"student": 2, "teacher": 1, "fake": 1}
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(2 * losses[0]) != 0
 
 
 @pytest.mark.parametrize("name", ["tdm", "dmd2", "stagewise"])
