@@ -156,14 +156,14 @@ def test_text_that_resembles_a_number_stays_text() -> None:
         ("a: [1\nb: 2\n", "bad.yaml, line 2: this is not YAML: expected ',' or ']', but got ':'"),
         (
             "extends: scenes\nname: a\nname: b\n",
-            "bad.yaml, line 3: the key name is there twice",
+            "bad.yaml, line 3: the key name appears twice",
         ),
         (
             "extends: [sdxl]\n",
             "bad.yaml: extends should be the name or the path of one recipe, but is ['sdxl']",
         ),
         ("extends: bad.yaml\n", "recipes extend each other in a circle: bad.yaml extends bad.yaml"),
-        ("a: \x07\n", "bad.yaml, line 1: this is not YAML: the character U+0007 cannot stand in it"),
+        ("a: \x07\n", "bad.yaml, line 1: this is not YAML: it must not contain the character U+0007"),
     ],
 )
 def test_one_sentence_for_a_bad_file(text: str, sentence: str, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_only_text_settings_are_taken_literally(key: str) -> None:
 def test_control_characters_are_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(RMDError) as caught:
         load_recipe(write(tmp_path, "bad.yaml", f"extends: scenes\n{text}\n"))
-    assert re.match(r"bad\.yaml.* (holds )?the character U\+[0-9A-F]{4},? (which no|cannot)", str(caught.value))
+    assert re.match(r"bad\.yaml.* (holds|not contain) the character U\+[0-9A-F]{4}", str(caught.value))
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", "x" * 201])
