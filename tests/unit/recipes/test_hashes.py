@@ -28,11 +28,11 @@ def test_the_hash_is_the_same_in_another_process(run_python) -> None:  # type: i
 
 
 def leaves(model: BaseModel, prefix: str = "") -> list[str]:
-    found = []
+    names: list[str] = []
     for name in type(model).model_fields:
         value = getattr(model, name)
-        found += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
-    return found
+        names += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
+    return names
 
 
 CHANGES = {
