@@ -20,7 +20,8 @@ from rmd.methods import METHODS, Batch, Method
 from rmd.models import Backbone, Cond
 from rmd.models.roles import build_roles
 from rmd.models.sdxl import SDXLBackbone
-from rmd.recipes.schema import MethodConfig, Recipe
+from rmd.recipes.methods import method_keys
+from rmd.recipes.schema import Recipe
 
 PROMPTS = ["a small red ball on sand", "a big blue box at night", "a green star on wood", "a white ring by the sea"]
 WIDTH = 16
@@ -185,8 +186,24 @@ def make_method(
     backbone: Backbone, plan: StepPlan, *, name: str = "rmd", mode: Any = "full", seed: int = 0, **config: Any
 ) -> Method:
     roles = build_roles(backbone.denoiser, mode=mode, targets=backbone.adapted("all"), rank=2, alpha=4.0)
-    settings = MethodConfig(**{"name": name, "guidance": 2.0, **config})
-    return METHODS[name](backbone, roles, plan, settings, seed=seed)
+    kind = METHODS.get(name)
+    method: Method = kind(backbone, roles, plan, kind.Config(name=name, **{"guidance": 2.0, **config}), seed=seed)
+    return method
+
+
+@torch.no_grad()
+def perturb(method: Method, *roles: Any) -> None:
+    """Move the given roles away from the teacher."""
+    g = torch.Generator().manual_seed(1)
+    for role in roles:
+        for parameter in method.roles.trainable(role):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=g)
+
+
+def network_of(method: Method, role: Any) -> nn.Module:
+    """The network of a role."""
+    with method.roles.use(role) as module:
+        return module
 
 
 def make_batch(backbone: Backbone, *, count: int = 2, iteration: int = 0, noise: NoiseSource | None = None) -> Batch:
@@ -219,6 +236,8 @@ def make_recipe(prompts: Path | str, mode: str = "lora", **changes: dict[str, An
         },
         "data": {"prompts": str(prompts)},
     }
+    keys = method_keys(changes.get("method", {}).get("name", "rmd"))
+    base["method"] = {key: value for key, value in base["method"].items() if key in keys}
     merged = {group: base.get(group, {}) | changes.get(group, {}) for group in {**base, **changes}}
     return Recipe.model_validate({"name": "tiny", "family": "sdxl", "teacher": "tiny", **merged})
 

@@ -73,7 +73,7 @@ _OUT = ("--out", "{case}/out")
 _TRAIN = ("train", "{world}/recipe/r.yaml", "--threads", "1")
 _DRY = (*_TRAIN, "--dry-run", *_OUT)
 _DMD2 = (*_DRY, *(word for setting in (
-    "method.name=dmd2", "method.adversarial=0.1", "method.warmup_steps=0", "crossing.within=fresh", "roles.mode=full",
+    "method.name=dmd2", "method.adversarial=0.1", "crossing.within=fresh", "roles.mode=full",
     "plan.sides=[32]", "plan.thresholds=[]",
 ) for word in ("--set", setting)))  # fmt: skip
 _MAKE = ("generate", "a red ball", *_OUT)
@@ -214,7 +214,7 @@ _NUMBER_KEYS = (
 )  # fmt: skip
 _TEXT_KEYS = ("name", "family", "teacher", "data.prompts", "data.column", "data.split", "data.images", "data.cache")
 _OTHER_KEYS = ("plan.sides", "plan.thresholds", "method.stage_draws", "optim.betas", "data.exclude", "train.loggers",
-               "method.scored", "noise", "plan", "extends", "version", "x", "", "plan.", "plan..steps", "a.b.c.d",
+               "plan.match_side", "noise", "plan", "extends", "version", "x", "", "plan.", "plan..steps", "a.b.c.d",
                "noise.kind")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import rmd
 from rmd.common.errors import RMDError
 from rmd.data.sources import Source, read_source
 from rmd.models.student import LORA_NAME, apply_lora_file
-from rmd.recipes import read_layers
+from rmd.recipes.layers import read_layers
 
 SOURCES = sorted(Path(rmd.__file__).parent.rglob("*.py"))
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}

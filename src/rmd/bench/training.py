@@ -34,6 +34,7 @@ from rmd.models.architectures import Architecture, architecture_of
 from rmd.models.base import Backbone, Cond, Conditioning
 from rmd.models.registry import wrap
 from rmd.models.roles import Role
+from rmd.recipes.methods import CascadeConfig
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 from rmd.sample.timing import wait_for
 from rmd.train.loop import Trainer
@@ -208,7 +209,7 @@ def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
                 shape = method.latent_shape(len(cond), stage)
                 x = torch.randn(shape, generator=generator(0, "bare")).to(backbone.device)
                 t = torch.full((len(cond),), 500.0, device=backbone.device)
-                kwargs = backbone.stage_cond(cond, stage, method.final)
+                kwargs = backbone.stage_cond(cond, stage, trainer.plan.match_stage)
                 wait_for(backbone.device)
                 began = time.perf_counter()
                 with trainer.roles.use(role) as network, torch.set_grad_enabled(train):
@@ -265,7 +266,8 @@ def mean_seconds(timings: Sequence[StepTiming], shares: Sequence[float]) -> floa
 def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:
     """The first iterations after the warm-up that draw a step."""
     found: list[int] = []
-    iteration = trainer.recipe.method.warmup_steps
+    method = trainer.recipe.method
+    iteration = method.warmup_steps if isinstance(method, CascadeConfig) else 0
     while len(found) < count:
         if trainer.method.draw_step(iteration) == step:
             found.append(iteration)

@@ -47,6 +47,7 @@ from rmd.methods.base import draw_shares
 from rmd.models.base import Backbone
 from rmd.models.teacher import load_teacher
 from rmd.recipes.hashes import settings_hash
+from rmd.recipes.methods import CascadeConfig
 from rmd.recipes.schema import Recipe, load_recipe
 from rmd.sample.timing import TIMED, plan_seconds
 from rmd.train.identity import weights_key
@@ -129,8 +130,10 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
     recipe = load_recipe(name, common)
     if setting.trained:
         count = iterations_of(recipe, setting, budget)
-        warm_up = round(setting.warm_up * count) if len(setting.split) > 1 else 0
-        common += [f"train.iterations={count}", f"method.warmup_steps={warm_up}"]
+        common.append(f"train.iterations={count}")
+        if isinstance(recipe.method, CascadeConfig):
+            warm_up = round(setting.warm_up * count) if len(setting.split) > 1 else 0
+            common.append(f"method.warmup_steps={warm_up}")
         recipe = load_recipe(name, common)
     again = [] if setting.switched is None else _divided(schedule, *setting.switched)
     sampled = load_recipe(name, [*common, *again, *setting.sampled])
@@ -148,7 +151,7 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
         student,
         fake_updates=method.fake_updates,
         guidance=method.guidance != 1.0,
-        adversarial=method.adversarial > 0,
+        adversarial=method.needs_images,
     )
     return max(1, round(setting.budget * budget.evaluations / one))
 

@@ -166,7 +166,7 @@ TABLES = {
             "What do the matching (RM) and the upsampling (UP) bring, each alone and together?",
             (Setting("low", "neither: 4 steps at 32 px", split=(4,), sides=(32,), changes=("method.name=tdm",)),
              Setting("rm", "RM alone: 4 steps at 32 px, matched at 64 px", split=(4,), sides=(32,),
-                     changes=("method.scored=[64, 64]",)),
+                     changes=("plan.match_side=[64, 64]",)),
              replace(NAIVE, label="UP alone: naive cascade", paper=_paper(29.57)),
              replace(RMD, label="RM and UP: RMD", paper=_paper(31.99)),
              replace(NAIVE, name="naive-3+1", label="UP alone, three steps at 32 px", split=(3, 1)),

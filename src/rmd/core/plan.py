@@ -121,6 +121,8 @@ class StepPlan:
     time_map: TimeMap
     thresholds: tuple[float, ...]
     frames: int = 1
+    match_side: tuple[int, int] | None = None
+    """(height, width) of `match_stage` in pixels, if it is larger than the last stage."""
 
     def __post_init__(self) -> None:
         _check_stages(self.stages)
@@ -129,6 +131,16 @@ class StepPlan:
         _check_steps(self.steps, len(self.stages))
         if not 1 <= integer("frames", self.frames) <= MAX_FRAMES:
             raise RMDError(f"a sample has 1 to {MAX_FRAMES} frames, got {shown(self.frames)}")
+        if self.match_side is not None:
+            _check_match_side(self.match_side, self.stages[-1])
+
+    @property
+    def match_stage(self) -> Stage:
+        """The resolution at which teacher and fake score compare samples, and the picture size that networks are told.
+
+        This is the last stage, unless `match_side` gives a larger resolution.
+        """
+        return self.stages[-1] if self.match_side is None else Stage(len(self.stages), *self.match_side)
 
     def stage_of(self, step: Step) -> Stage:
         """The stage a step of this plan runs at."""
@@ -165,7 +177,14 @@ class StepPlan:
                     f"a final size of {height}x{width} is too small for this plan: stages {lower.index} and "
                     f"{upper.index} would both be {upper.size} in multiples of {multiple}; use a larger size"
                 )
-        return replace(self, stages=stages)
+        if self.match_side is None:
+            return replace(self, stages=stages)
+        match = self.match_stage
+        match_side = (
+            _scaled(match.height, height, last.height, multiple),
+            _scaled(match.width, width, last.width, multiple),
+        )
+        return replace(self, stages=stages, match_side=match_side)
 
     def warnings(self) -> list[str]:
         """Settings that are allowed but known to cost quality, one sentence each."""
@@ -225,19 +244,23 @@ def build_plan(
     grid_end: float = 0.0,
     multiple: int = 1,
     frames: int = 1,
+    match_side: tuple[int, int] | None = None,
 ) -> StepPlan:
     """Divide a teacher's schedule into the stages of a cascade (Sec. 3.1).
 
     `steps` teacher times are uniform in the scheduler's own time down to `grid_end` (exclusive); a step
     belongs to stage k when Lambda_{k-1} < logsnr <= Lambda_k, `thresholds` being the Lambda, and the first
     step, pure noise, to stage 1. `sides` are the stages' (height, width) in pixels, the teacher's last.
-    `training_crossing` defaults to `crossing`. Raises RMDError for anything that is not a cascade: sides that
-    do not grow or are not divisible by `multiple`, thresholds that do not increase, a stage without a step.
+    `training_crossing` defaults to `crossing`, `match_side` to the last of `sides`. Raises RMDError for anything that
+    is not a cascade: sides that do not grow or are not divisible by `multiple`, thresholds that do not increase, a
+    stage without a step.
     """
     stages = tuple(Stage(i, *_side_pair(pair, i)) for i, pair in enumerate(sides, start=1))
     _check_stages(stages)
     for stage in stages:
         _check_divisible(stage.height, stage.width, multiple, f"stage {stage.index}")
+    if match_side is not None:
+        _check_divisible(*match_side, multiple, "the side of the matching")
     limits = tuple(finite("a threshold", value) for value in thresholds)
     _check_thresholds(limits, len(stages))
     one_of("time map", time_map, get_args(TimeMap))
@@ -252,6 +275,7 @@ def build_plan(
         time_map=time_map,
         thresholds=limits,
         frames=frames,
+        match_side=match_side,
     )
 
 
@@ -323,6 +347,15 @@ def _check_stages(stages: Sequence[Stage]) -> None:
                 f"stages {lower.index} and {upper.index} are both {upper.size}: "
                 "each stage must be larger than the one before; merge them or change a side"
             )
+
+
+def _check_match_side(side: tuple[int, int], last: Stage) -> None:
+    _check_sides(*side, "the side of the matching")
+    if side[0] < last.height or side[1] < last.width:
+        raise RMDError(
+            f"samples of {last.size} cannot be matched at {side[0]}x{side[1]}, which is smaller: "
+            "use a match_side that is at least as large as the last stage"
+        )
 
 
 def _check_divisible(height: int, width: int, multiple: int, what: str) -> None:

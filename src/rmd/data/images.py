@@ -130,12 +130,10 @@ def load_images(recipe: Recipe) -> Images | None:
         RMDError: the method needs images and there are none, or they are of no use to it.
     """
     method, source = recipe.method, recipe.data.images
-    if method.adversarial == 0:
+    if not method.needs_images:
         if source is not None:
             raise RMDError("data.images are of no use to this method: set method.adversarial, or leave them out")
         return None
-    if method.name != "dmd2":
-        raise RMDError(f"method.adversarial is DMD2's, but the method is {method.name}: set it to 0")
     if source is None:
         raise RMDError("method.adversarial needs real images: set data.images to a folder of them, or to scenes")
     if recipe.train.gradient_checkpointing:

@@ -171,7 +171,7 @@ def sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progr
             contender,
             prompts,
             seed=SAMPLING_SEED,
-            size=trainer.plan.stages[-1],
+            size=trainer.plan.match_stage,
             progress=count,
         )
 

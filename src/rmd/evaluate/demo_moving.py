@@ -24,6 +24,7 @@ from rmd.evaluate.rows import Check, Report, Row
 from rmd.evaluate.versions import versions
 from rmd.models.student import save_student
 from rmd.models.teacher import load_teacher
+from rmd.recipes.methods import TDMConfig
 from rmd.recipes.schema import Recipe
 from rmd.report import write_report
 from rmd.train.loop import Trainer
@@ -102,7 +103,7 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
 def tdm_recipe(recipe: Recipe) -> Recipe:
     """The baseline of a recipe: TDM with as many iterations and steps, all at the final resolution."""
     plan = recipe.plan.model_copy(update={"sides": recipe.plan.sides[-1:], "thresholds": ()})
-    method = recipe.method.model_copy(update={"name": "tdm", "warmup_steps": 0, "stage_draws": ()})
+    method = TDMConfig(**recipe.method.model_dump(include=set(TDMConfig.model_fields) - {"name"}))
     return recipe.model_copy(update={"plan": plan, "method": method})
 
 

@@ -1,4 +1,7 @@
-"""Distillation methods: what differs between them, one file each."""
+"""Distillation methods, one file each: RMD, and the baselines TDM, DMD2 and stagewise matching.
+
+`METHODS` finds a method's class by its name, including those that other packages provide.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from rmd.methods.dmd2 import DMD2
 from rmd.methods.rmd import RMD
 from rmd.methods.stagewise import Stagewise
 from rmd.methods.tdm import TDM
-
-METHODS: dict[str, type[Method]] = {"rmd": RMD, "tdm": TDM, "dmd2": DMD2, "stagewise": Stagewise}
+from rmd.recipes.methods import METHODS
 
 __all__ = ["DMD2", "METHODS", "RMD", "TDM", "Batch", "Method", "Real", "Rollout", "Stagewise"]

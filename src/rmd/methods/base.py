@@ -1,233 +1,196 @@
-"""What every distillation method shares: roll-out, teacher and fake predictions, and the two losses' skeleton."""
+"""The interface of distillation methods, and how often each step of a plan is trained."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
-from rmd.core.losses import fake_score_loss, generator_loss, sample_weight, snr_weight
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.randomness import NoiseSource, choice_in_turn
-from rmd.core.sampling import run_cascade
 from rmd.models.base import Backbone, Cond
-from rmd.models.generate import predictor
 from rmd.models.roles import Role, Roles
-from rmd.recipes.schema import MethodConfig
-
-TAU_MARGIN = 20.0
-"""Teacher times for the scores keep this distance from 0 and 1000, where x0 or the noise is not determined (DMD)."""
+from rmd.recipes.methods import CascadeConfig, MatchingConfig, MethodConfig
 
 
 @dataclass(frozen=True)
 class Real:
-    """Real images of an iteration: clean latents at the teacher's resolution, and their own captions, encoded."""
+    """Real images of one iteration, for methods that need them."""
 
     x0: Tensor
+    """Clean latents (B, C, h, w) at the resolution at which the scores read samples."""
     cond: Cond
+    """The encoded captions of these images."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The prompts of one iteration, encoded, and its noise; `null` is what the unconditional branch gets.
-
-    `real` is there where the method asks for images.
-    """
+    """The encoded prompts of one iteration, and its noise."""
 
     iteration: int
     cond: Cond
     null: Cond
+    """Conditioning of the teacher's unconditional branch, for as many samples."""
     noise: NoiseSource
     real: Real | None = None
+    """Real images, if the method needs them."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A student's sample at the step being trained, as the scores see it, all detached.
-
-    y: clean sample where the scores look at it. eps_hat: the step's predicted noise at its own. f_real, f_fake: what
-    teacher and fake score read in x_tau, y noised to the teacher times tau (B,), which stay on the CPU.
-    """
+    """A student's sample at the trained step, as teacher and fake score read it; all tensors are detached."""
 
     step: Step
     y: Tensor
+    """The predicted clean sample at the resolution at which it is matched."""
     eps_hat: Tensor
+    """The predicted noise at the step's own resolution."""
     tau: Tensor
+    """Teacher times (B,) in 0..1000, float64 on the CPU."""
     x_tau: Tensor
+    """`y`, noised to `tau`."""
     f_real: Tensor
+    """The teacher's guided prediction of the clean sample from `x_tau`."""
     f_fake: Tensor
+    """The fake score's prediction of the clean sample from `x_tau`."""
 
 
 class Method(ABC):
-    """Losses of one distillation method over a backbone, its roles and a plan.
+    """The losses of one distillation method.
 
-    `evaluations` counts the network calls (batches) by role, roll-outs included.
+    A method is a subclass with its two losses and its own settings (`Config`). `rmd.methods.common` has the steps that
+    most methods share, and `rmd.methods.rmd` is the example to follow.
+
+    Attributes:
+        evaluations: number of network calls (batches) by role, including those of roll-outs.
     """
 
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    """Model of the method's settings, by which the group `method` of a recipe is validated."""
+    config: MethodConfig
+
     def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
+        """Prepare the losses.
+
+        Args:
+            backbone: the model family, with the teacher's noise schedule.
+            roles: student, teacher and fake score.
+            plan: the student's steps.
+            config: settings of the class `Config`.
+            seed: seed of the choice of steps; all other random numbers come from the batches.
+
+        Raises:
+            RMDError: the settings do not fit the plan.
+        """
         self.backbone, self.roles, self.plan, self.config, self.seed = backbone, roles, plan, config, seed
-        self.final = plan.stages[-1] if config.scored is None else Stage(len(plan.stages), *config.scored)
         self.evaluations: Counter[Role] = Counter()
         self.stage_draws = stage_draws(plan, config)
 
-    def score_stage(self, step: Step) -> Stage:
-        """Where teacher and fake score look at a step's sample: the teacher's own resolution."""
-        return self.final
+    @abstractmethod
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        """Return the student's loss (a scalar) at one step, and the sample that it was computed on."""
 
     @abstractmethod
-    def project(self, x0_hat: Tensor) -> Tensor:
-        """The step's clean prediction where the scores look at it; differentiable."""
+    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+        """Return the fake score's loss (a scalar) on the student's sample.
 
-    @abstractmethod
-    def tau_noise(self, rollout_eps: Tensor, noise: Tensor, step: Step, tau: Tensor) -> Tensor:
-        """The noise that takes the projected sample to tau, from the predicted and fresh unit noise."""
-
-    def fake_weight(self, mixed: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        """Weight (B,) of the fake score's error in x0 (Eq. 9): min(SNR, cap), plus one for v-prediction's own.
-
-        SNR alone makes it the error in the predicted noise.
+        Args:
+            batch: the batch of the roll-out.
+            rollout: what `student_loss` returned.
+            update: number of the fake score's update in this iteration; each has noise and times of its own.
         """
-        schedule = self.backbone.schedule
-        cap = math.inf if self.config.fake_weight == "noise" else self.config.snr_cap
-        snr = snr_weight(schedule.alpha(tau), schedule.sigma(tau), cap)
-        return snr + 1.0 if self.config.fake_weight == "snr_plus_one" else snr
 
     def draw_step(self, iteration: int) -> Step:
-        """The step this iteration trains: a stage, then one of its steps, uniformly; stage 1 alone in the warm-up.
+        """Return the step that an iteration trains: draw a stage, then one of its steps, uniformly (Eq. 6).
 
-        Stages are drawn as often as `method.stage_draws` says, in shuffled rounds: every stage comes so often in each,
-        so that even a short run trains all steps as it should. Independently where steps share the times of the scores:
-        the fake score would meet each step when it has just learned all the others. Keyed by the iteration, so every
-        rank draws the same (shapes differ between steps).
+        During the warm-up only the first stage is trained (Sec. 3.4). After it, stages and steps are drawn in shuffled
+        rounds, in each of which every stage occurs `method.stage_draws` times: so even a short run trains all steps in
+        the right proportion. If steps share tau ranges, draw them independently; in rounds, the fake score would meet
+        each step right after training on all the others. The choice depends on seed and iteration only, so that all
+        processes make the same one (shapes differ between steps).
         """
-        rounds = self.config.tau == "segment"
-        stage, visit, after = self.plan.stages[0], iteration, iteration - self.config.warmup_steps
+        in_rounds = not isinstance(self.config, MatchingConfig) or self.config.tau == "segment"
+        warmup = self.config.warmup_steps if isinstance(self.config, CascadeConfig) else 0
+        stage, visit, after = self.plan.stages[0], iteration, iteration - warmup
         if after >= 0:
-            round_ = [(stage, turn) for stage in self.plan.stages for turn in range(self.stage_draws[stage.index - 1])]
-            stage, turn = round_[self._choice(len(round_), after, "stage", rounds=rounds)]
-            visit = after // len(round_) * self.stage_draws[stage.index - 1] + turn if rounds else iteration
+            turns = [(stage, turn) for stage in self.plan.stages for turn in range(self.stage_draws[stage.index - 1])]
+            stage, turn = turns[self._choice(len(turns), after, "stage", in_rounds=in_rounds)]
+            visit = after // len(turns) * self.stage_draws[stage.index - 1] + turn if in_rounds else iteration
         steps = [step for step in self.plan.steps if step.stage == stage.index]
-        return steps[self._choice(len(steps), visit, f"step of stage {stage.index}", rounds=rounds)]
+        return steps[self._choice(len(steps), visit, f"step of stage {stage.index}", in_rounds=in_rounds)]
 
-    def _choice(self, n: int, count: int, purpose: str, *, rounds: bool) -> int:
-        """One of 0..n-1: the next of its round, or the first of a round of its own, which no other draw knows of."""
-        return choice_in_turn(n, seed=self.seed, count=count if rounds else count * n, purpose=purpose)
+    def _choice(self, n: int, count: int, purpose: str, *, in_rounds: bool) -> int:
+        """Return one of 0..n-1: the next one of a round, or, for independent choices, the first one of a new round."""
+        return choice_in_turn(n, seed=self.seed, count=count if in_rounds else count * n, purpose=purpose)
+
+    def score_stage(self, step: Step) -> Stage:
+        """Return the resolution at which teacher and fake score read the sample of a step; benchmarks ask for it."""
+        return self.plan.match_stage
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
+        """Return the shape of a batch of latents at a stage."""
         return self.backbone.latent_shape(batch, stage.height, stage.width, self.plan.frames)
 
     def predict(
         self, role: Role, module: nn.Module, x: Tensor, t: Tensor | float, cond: Cond, stage: Stage,
         guidance: float | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One network call as (x0, eps), counted."""
+        """Call a network once, count the call, and return its prediction as (x0, eps).
+
+        Args:
+            role: the role that the network plays.
+            module: the network.
+            x: noisy latents at the resolution of `stage`.
+            t: time in 0..1000, or one for each sample (B,).
+            cond: encoded prompts; with guidance, B prompts followed by B null prompts.
+            stage: the resolution that the network is told.
+            guidance: scale of classifier-free guidance; None for none.
+        """
         self.evaluations[role] += 1
-        kwargs = self.backbone.stage_cond(cond, stage, self.final)
+        kwargs = self.backbone.stage_cond(cond, stage, self.plan.match_stage)
         return self.backbone.predict(module, x, t, kwargs, guidance=guidance)
-
-    @torch.no_grad()
-    def state_before(self, batch: Batch, step: Step) -> Tensor:
-        """The student's state entering `step`: the sampler's own loop, no further than needed (Alg. 1)."""
-        self.evaluations["student"] += step.index - 1
-        # merging adapters pays where the network is called at all
-        with (self.roles.fused if step.index > 1 else self.roles.use)("student") as student:
-            return run_cascade(
-                predictor(self.backbone, student, self.plan, batch.cond, final=self.final),
-                self.plan,
-                self.backbone.schedule,
-                lambda stage: self.latent_shape(len(batch.cond), stage),
-                batch.noise,
-                crossing=self.plan.training_crossing,
-                until=step.index,
-            )
-
-    @torch.no_grad()
-    def teacher_x0(self, x_tau: Tensor, tau: Tensor, batch: Batch, stage: Stage) -> Tensor:
-        """f_real: the teacher's guided prediction at a stage, both branches in one call."""
-        guidance = self.config.guidance
-        with self.roles.use("teacher") as teacher:
-            if guidance == 1.0:
-                return self.predict("teacher", teacher, x_tau, tau, batch.cond, stage)[0]
-            both = Cond.cat([batch.cond, batch.null])
-            return self.predict("teacher", teacher, x_tau, tau, both, stage, guidance)[0]
-
-    def draw_tau(self, batch: Batch, step: Step, purpose: str) -> Tensor:
-        """Teacher times (B,) for the scores, float64 on the CPU; uniform in the step's segment, from its lower end, or
-        in all."""
-        high = step.tau_high if self.config.tau == "segment" else 1000.0
-        low = 0.0 if self.config.tau == "all" else step.tau_low
-        low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
-        high = max(min(high, 1000.0 - TAU_MARGIN), low)
-        drawn = batch.noise.uniform((len(batch.cond),), purpose).double()
-        return low + (high - low) * drawn
-
-    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
-        """Generator loss (Eq. 7, 8) of one step, and the sample it was computed on."""
-        x_t = self.state_before(batch, step)
-        with self.roles.use("student") as student:
-            x0_hat, eps_hat = self.predict(
-                "student", student, x_t, step.model_time, batch.cond, self.plan.stage_of(step)
-            )
-        y = self.project(x0_hat)
-        tau = self.draw_tau(batch, step, "tau-student")
-        fresh = batch.noise.normal(y.shape, "noise-student")
-        with torch.no_grad():
-            mixed = self.tau_noise(eps_hat, fresh, step, tau)
-            x_tau = self.backbone.schedule.add_noise(y.detach(), mixed, tau)
-            f_real = self.teacher_x0(x_tau, tau, batch, self.score_stage(step))
-            with self.roles.use("fake") as fake:
-                f_fake, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(step))
-        weight = sample_weight(y, f_real) if self.config.weight == "sample" else None
-        loss = generator_loss(y, f_real, f_fake, weight=weight, metric=self.config.metric)
-        loss = loss + self.more_of_student(y, batch)
-        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
-
-    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
-        """Fake-score loss (Eq. 9) on the student's sample, noised anew for every update."""
-        tau = self.draw_tau(batch, rollout.step, f"tau-fake-{update}")
-        fresh = batch.noise.normal(rollout.y.shape, f"noise-fake-{update}")
-        mixed = self.tau_noise(rollout.eps_hat, fresh, rollout.step, tau)
-        x_tau = self.backbone.schedule.add_noise(rollout.y, mixed, tau)
-        with self.roles.use("fake") as fake:
-            x0, _ = self.predict("fake", fake, x_tau, tau, batch.cond, self.score_stage(rollout.step))
-        loss = fake_score_loss(x0, rollout.y, self.fake_weight(mixed, fresh, tau))
-        return loss + self.more_of_fake(batch, rollout, update)
-
-    def more_of_student(self, y: Tensor, batch: Batch) -> Tensor:
-        """What a method adds to the student's loss, of its sample with gradient."""
-        return y.new_zeros(())
-
-    def more_of_fake(self, batch: Batch, rollout: Rollout, update: int) -> Tensor:
-        """What a method adds to the fake score's loss."""
-        return rollout.y.new_zeros(())
 
 
 def stage_draws(plan: StepPlan, config: MethodConfig) -> tuple[int, ...]:
-    """How often each stage is trained in a round; RMDError where the recipe's numbers are not those of its stages."""
-    draws = config.stage_draws or (1,) * len(plan.stages)
+    """Return how often each stage is drawn in a round.
+
+    Raises:
+        RMDError: the settings do not have one number for each stage of the plan.
+    """
+    given = config.stage_draws if isinstance(config, CascadeConfig) else ()
+    draws = given or (1,) * len(plan.stages)
     if len(draws) != len(plan.stages):
         raise RMDError(
-            f"method.stage_draws has {len(draws)} numbers, but the plan {len(plan.stages)} stages: give one for each"
+            f"method.stage_draws has {len(draws)} numbers, but the plan has {len(plan.stages)} stages: "
+            "give one for each stage"
         )
     return draws
 
 
 def draw_shares(plan: StepPlan, config: MethodConfig) -> tuple[float, ...]:
-    """Share of the iterations after the warm-up that trains each step."""
+    """Return the share of the iterations after the warm-up that trains each step; the shares sum to 1."""
     draws = stage_draws(plan, config)
     sizes = Counter(step.stage for step in plan.steps)
     return tuple(draws[step.stage - 1] / sum(draws) / sizes[step.stage] for step in plan.steps)
 
 
 def check_one_resolution(name: str, plan: StepPlan) -> None:
-    """RMDError if a method that knows one resolution is given a plan of several."""
+    """Raise RMDError if a plan for a method of a single resolution has several."""
     if len(plan.stages) > 1:
         raise RMDError(
             f"method {name} works at one resolution, but the plan has {len(plan.stages)} stages: "
             "give one side and no threshold, or use method rmd"
+        )
+    check_own_resolution(name, plan)
+
+
+def check_own_resolution(name: str, plan: StepPlan) -> None:
+    """Raise RMDError if a plan for a method that does not upsample samples asks for matching at a larger size."""
+    if plan.match_side is not None:
+        raise RMDError(
+            f"method {name} matches samples at their own resolution: leave out plan.match_side, or use method rmd"
         )

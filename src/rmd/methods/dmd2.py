@@ -1,30 +1,54 @@
-"""DMD2: improved distribution matching distillation (Yin et al. 2024), the few-step baseline.
+"""DMD2: improved distribution matching distillation (Yin et al. 2024), the few-step baseline at one resolution.
 
-Every step's clean prediction is matched as a finished sample: it is noised with fresh noise to any time in [0.02,
-0.98], and between steps the student renews the noise. Its training input is the student's own (backward simulation),
-which is the roll-out of every method here. With `method.adversarial` a head on the fake score's features tells noised
-real images from noised samples, and the student is trained to be taken for real; without it no image is needed.
+Every step's clean prediction is matched as a finished sample: it is noised with fresh noise to a time of the whole
+range [0.02, 0.98] (`method.tau=all`). Between steps the student renews its noise. Its training inputs are its own
+states (backward simulation), as in every method here. With `method.adversarial`, a head on the fake score's features
+learns to distinguish noised real images from noised samples, and the student learns to produce samples that the head
+takes for real. Otherwise no image is needed.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
-from rmd.core.losses import adversarial_fake_loss, adversarial_student_loss
+from rmd.core.losses import (
+    adversarial_fake_loss,
+    adversarial_student_loss,
+    fake_score_loss,
+    generator_loss,
+    sample_weight,
+)
 from rmd.core.plan import Step, StepPlan
-from rmd.methods.adversarial import HEAD, Head, new_head, watched
-from rmd.methods.base import TAU_MARGIN, Batch, Method, Rollout, check_one_resolution
+from rmd.methods.adversarial import HEAD, Head, captured_output, new_head
+from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
+from rmd.methods.common import (
+    TAU_MARGIN,
+    draw_tau,
+    fake_prediction,
+    fake_weight,
+    roll_out,
+    student_prediction,
+    teacher_prediction,
+)
 from rmd.models.base import Backbone, Cond
 from rmd.models.roles import Roles
-from rmd.recipes.schema import MethodConfig
+from rmd.recipes.methods import DMD2Config
 
 
 class DMD2(Method):
-    """Stochastic steps and whole-range matching at one resolution."""
+    """Stochastic steps, and matching over the whole range of noise levels."""
 
-    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
-        """As every method; RMDError if the plan has several stages, or steps that keep their noise."""
+    Config = DMD2Config
+    config: DMD2Config
+
+    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: DMD2Config, *, seed: int) -> None:
+        """Prepare the losses as every method.
+
+        Raises:
+            RMDError: the plan has several resolutions, or steps that keep their noise.
+        """
         check_one_resolution("dmd2", plan)
         if plan.training_crossing.within != "fresh":
             raise RMDError(
@@ -38,34 +62,63 @@ class DMD2(Method):
             self.head = new_head(width, seed=seed, device=backbone.device)
             roles.attach(HEAD, self.head)
 
-    def project(self, x0_hat: Tensor) -> Tensor:
-        return x0_hat
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        """Return the student's loss at one step, and the sample that it was computed on."""
+        config, schedule, stage = self.config, self.backbone.schedule, self.plan.match_stage
 
-    def tau_noise(self, rollout_eps: Tensor, noise: Tensor, step: Step, tau: Tensor) -> Tensor:
-        return noise
+        x_t = roll_out(self, batch, step)  # backward simulation
+        y, eps_hat = student_prediction(self, batch, step, x_t)
 
-    def more_of_student(self, y: Tensor, batch: Batch) -> Tensor:
-        if self.head is None:
-            return super().more_of_student(y, batch)
-        with self.roles.use("fake") as fake, self.roles.held("fake"):
-            seen = self.features(fake, y, batch.cond, batch, "student")
-            return self.config.adversarial * adversarial_student_loss(self.head(seen))
+        tau = draw_tau(config, batch, step, "tau-student")
+        eps = batch.noise.normal(y.shape, "noise-student")
+        with torch.no_grad():
+            x_tau = schedule.add_noise(y.detach(), eps, tau)
+            f_real = teacher_prediction(self, batch, x_tau, tau, stage)
+            f_fake = fake_prediction(self, batch, x_tau, tau, stage)
 
-    def more_of_fake(self, batch: Batch, rollout: Rollout, update: int) -> Tensor:
-        if self.head is None:
-            return super().more_of_fake(batch, rollout, update)
-        if batch.real is None:
-            raise RMDError("method.adversarial needs real images, and the batch has none: set data.images")
-        with self.roles.use("fake") as fake:
-            of_student = self.head(self.features(fake, rollout.y, batch.cond, batch, f"fake-{update}"))
-            of_real = self.head(self.features(fake, batch.real.x0, batch.real.cond, batch, f"real-{update}"))
-        return self.config.adversarial_fake * adversarial_fake_loss(of_student, of_real)
+        w = sample_weight(y, f_real) if config.weight == "sample" else None
+        loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)
+        if self.head is not None:
+            with self.roles.use("fake") as fake, self.roles.held("fake"):
+                features = self.features(fake, y, batch.cond, batch, "student")
+                loss = loss + config.adversarial * adversarial_student_loss(self.head(features))
+        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+
+    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+        """Return the fake score's denoising loss on the student's sample, plus the loss of the adversarial head.
+
+        Raises:
+            RMDError: the adversarial loss is on, and the batch has no real images.
+        """
+        config, schedule, y = self.config, self.backbone.schedule, rollout.y
+        tau = draw_tau(config, batch, rollout.step, f"tau-fake-{update}")
+        eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
+        x_tau = schedule.add_noise(y, eps, tau)
+        f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)
+        loss = fake_score_loss(f_fake, y, fake_weight(config, schedule, tau))
+        if self.head is not None:
+            if batch.real is None:
+                raise RMDError("method.adversarial needs real images, and the batch has none: set data.images")
+            with self.roles.use("fake") as fake:
+                of_student = self.head(self.features(fake, y, batch.cond, batch, f"fake-{update}"))
+                of_real = self.head(self.features(fake, batch.real.x0, batch.real.cond, batch, f"real-{update}"))
+            loss = loss + config.adversarial_fake * adversarial_fake_loss(of_student, of_real)
+        return loss
 
     def features(self, fake: nn.Module, x0: Tensor, cond: Cond, batch: Batch, purpose: str) -> Tensor:
-        """What the fake score sees in clean latents that fresh noise has taken to times of the whole range."""
-        drawn = batch.noise.uniform((len(x0),), f"tau-adversarial-{purpose}").double()
-        tau = TAU_MARGIN + (1000.0 - 2 * TAU_MARGIN) * drawn
-        noise = batch.noise.normal(x0.shape, f"noise-adversarial-{purpose}")
-        with watched(self.backbone.features(fake)[0]) as seen:
-            self.predict("fake", fake, self.backbone.schedule.add_noise(x0, noise, tau), tau, cond, self.final)
-        return seen[-1]
+        """Return the fake score's features of clean latents, noised to times of the whole range.
+
+        Args:
+            fake: the fake score's network.
+            x0: clean latents, of samples or of real images.
+            cond: their encoded prompts.
+            batch: the source of the noise.
+            purpose: the key of the noise; every call in an iteration has its own.
+        """
+        uniform = batch.noise.uniform((len(x0),), f"tau-adversarial-{purpose}").double()
+        tau = TAU_MARGIN + (1000.0 - 2 * TAU_MARGIN) * uniform
+        eps = batch.noise.normal(x0.shape, f"noise-adversarial-{purpose}")
+        with captured_output(self.backbone.features(fake)[0]) as outputs:
+            x_tau = self.backbone.schedule.add_noise(x0, eps, tau)
+            self.predict("fake", fake, x_tau, tau, cond, self.plan.match_stage)
+        return outputs[-1]

@@ -1,8 +1,7 @@
 """TDM: trajectory distribution matching at one resolution (Luo et al. 2025), the baseline that RMD extends.
 
-A step's deterministic next state, at the lower end of its segment, is diffused up to tau; the teacher and the fake
-score meet it there. Written as noise on the clean prediction: x_tau = alpha x0_hat + sigma (rho eps_hat +
-sqrt(1 - rho^2) eps), with rho the share of the next state's noise that survives.
+The student's trajectory is deterministic. A step's next state on it, x_mid at the lower end of the step's segment, is
+diffused up to a time tau of that segment, where teacher and fake score predict the clean sample.
 """
 
 from __future__ import annotations
@@ -10,34 +9,81 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rmd.core.noise import per_sample
+from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
+from rmd.core.noise import NoiseSchedule, per_sample
 from rmd.core.plan import Step, StepPlan
-from rmd.methods.base import Method, check_one_resolution
+from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
+from rmd.methods.common import (
+    draw_tau,
+    fake_prediction,
+    fake_weight,
+    roll_out,
+    student_prediction,
+    teacher_prediction,
+)
 from rmd.models.base import Backbone
 from rmd.models.roles import Roles
-from rmd.recipes.schema import MethodConfig
+from rmd.recipes.methods import TDMConfig
 
 
 class TDM(Method):
-    """Per-segment matching on the student's own trajectory, with importance weights for the fake score."""
+    """Matching in every step's own segment, on the student's trajectory, with importance weights for the fake score."""
 
-    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: MethodConfig, *, seed: int) -> None:
-        """As every method; RMDError if the plan has more than one stage."""
+    Config = TDMConfig
+    config: TDMConfig
+
+    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: TDMConfig, *, seed: int) -> None:
+        """Prepare the losses as every method; raise RMDError if the plan has more than one resolution."""
         check_one_resolution("tdm", plan)
         super().__init__(backbone, roles, plan, config, seed=seed)
 
-    def project(self, x0_hat: Tensor) -> Tensor:
-        return x0_hat
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        """Return the student's loss at one step, and the sample that it was computed on."""
+        config, schedule, stage = self.config, self.backbone.schedule, self.plan.match_stage
 
-    def tau_noise(self, rollout_eps: Tensor, noise: Tensor, step: Step, tau: Tensor) -> Tensor:
-        schedule = self.backbone.schedule
-        # the last step ends at the clean sample: nothing of the predicted noise is left
-        sigma_mid = schedule.sigma(step.tau_low) if step.tau_low > 0 else torch.zeros((), dtype=torch.float64)
-        ratio = schedule.alpha(tau) / schedule.alpha(step.tau_low)
-        rho = per_sample((ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0), noise)
-        return rho * rollout_eps + (1 - rho**2).sqrt() * noise
+        x_t = roll_out(self, batch, step)
+        y, eps_hat = student_prediction(self, batch, step, x_t)
 
-    def fake_weight(self, mixed: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        # the mixed noise is not a draw of the diffusion kernel from x0_hat; weigh it by the ratio of their densities
-        density = -0.5 * (mixed.square() - noise.square()).flatten(1).mean(1)
-        return super().fake_weight(mixed, noise, tau) * density.exp()
+        tau = draw_tau(config, batch, step, "tau-student")
+        eps = batch.noise.normal(y.shape, "noise-student")
+        with torch.no_grad():
+            mixed = trajectory_noise(schedule, step, tau, eps_hat, eps)
+            x_tau = schedule.add_noise(y.detach(), mixed, tau)  # x_mid, diffused up to tau
+            f_real = teacher_prediction(self, batch, x_tau, tau, stage)
+            f_fake = fake_prediction(self, batch, x_tau, tau, stage)
+
+        w = sample_weight(y, f_real) if config.weight == "sample" else None
+        loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)
+        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+
+    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+        """Return the fake score's denoising loss on the student's sample, weighted by SNR and importance."""
+        config, schedule, y = self.config, self.backbone.schedule, rollout.y
+        tau = draw_tau(config, batch, rollout.step, f"tau-fake-{update}")
+        eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
+        mixed = trajectory_noise(schedule, rollout.step, tau, rollout.eps_hat, eps)
+        x_tau = schedule.add_noise(y, mixed, tau)
+        f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)
+        return fake_score_loss(f_fake, y, fake_weight(config, schedule, tau) * importance(mixed, eps))
+
+
+def trajectory_noise(schedule: NoiseSchedule, step: Step, tau: Tensor, eps_hat: Tensor, eps: Tensor) -> Tensor:
+    """Return the noise that takes x0_hat to the next state of the trajectory, diffused up to tau.
+
+    Diffusing x_mid = alpha_mid x0_hat + sigma_mid eps_hat up to tau gives alpha_tau x0_hat + sigma_tau mixed, with
+    mixed = rho eps_hat + sqrt(1 - rho^2) eps and rho = (alpha_tau / alpha_mid) sigma_mid / sigma_tau.
+    """
+    # The last step ends at the clean sample, in which nothing of the predicted noise is left.
+    sigma_mid = schedule.sigma(step.tau_low) if step.tau_low > 0 else torch.zeros((), dtype=torch.float64)
+    ratio = schedule.alpha(tau) / schedule.alpha(step.tau_low)
+    rho = per_sample((ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0), eps)
+    return rho * eps_hat + (1 - rho**2).sqrt() * eps
+
+
+def importance(mixed: Tensor, eps: Tensor) -> Tensor:
+    """Return the importance weight (B,) of each sample of the fake score's loss.
+
+    The mixed noise is not a draw of the diffusion kernel around x0_hat, so the loss is weighted by the ratio of the
+    Gaussian densities of `mixed` and `eps`, in the mean over dimensions.
+    """
+    return (-0.5 * (mixed.square() - eps.square()).flatten(1).mean(1)).exp()

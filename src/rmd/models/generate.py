@@ -23,9 +23,9 @@ def predictor(
 ) -> Predict:  # fmt: skip
     """(x_t, step) -> (x0_hat, eps_hat) of a network on encoded prompts, with guidance where `null` is given.
 
-    `final` is the size that the network is told the picture has, where it is not the plan's last.
+    `final` is the picture size that the network is told, if it is not the plan's own (`StepPlan.match_stage`).
     """
-    final = plan.stages[-1] if final is None else final
+    final = plan.match_stage if final is None else final
     both = cond if null is None else Cond.cat([cond, null])
     kwargs = {stage.index: backbone.stage_cond(both, stage, final) for stage in plan.stages}
 

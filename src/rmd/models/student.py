@@ -226,7 +226,7 @@ def check_fits(backbone: Backbone, config: StudentConfig) -> None:
         )
     where = f"{CONFIG_NAME} of {config.source}"
     multiple = backbone.size_multiple
-    for stage in config.plan.stages:
+    for stage in (*config.plan.stages, config.plan.match_stage):
         if stage.height % multiple or stage.width % multiple:
             raise RMDError(
                 f"{where}: stage {stage.index} is {stage.size}, but this model's sides are multiples of {multiple}"

@@ -1,4 +1,4 @@
-"""Reads YAML as people write it in recipes, within limits: no text can run code or take minutes to read."""
+"""Reads the YAML of recipes within limits: no text can run code, or take minutes to read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from rmd.common.errors import RMDError, shown
 
 MAX_BYTES = 2**20
-"""Largest recipe file in bytes: the longest packaged one has a thousandth of this."""
+"""Largest size of a recipe file in bytes, about a thousand times that of the longest packaged recipe."""
 MAX_SIZE = 20_000
 """Largest number of values in a text; each use of an alias counts again, and long texts count as several values."""
 MAX_DEPTH = 50
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if is_alias:
             if id(node) not in self._sizes:
-                raise _error("an alias stands inside of what it is an alias for", mark)
+                raise _error("an alias is inside the value that it stands for", mark)
             self._size += self._sizes[id(node)]
         else:
             self._size += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
@@ -63,13 +63,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         """Build a mapping as the base class does, but require that keys are text and unique."""
         if not isinstance(node, yaml.MappingNode):
-            raise _error("there should be `key: value` lines here", node.start_mark)
+            raise _error("expected `key: value` lines here", node.start_mark)
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error("a key should be a word, not a list or a group", key.start_mark)
             if key.value in seen:
-                raise _error(f"the key {_cut(key.value)} is there twice", key.start_mark)
+                raise _error(f"the key {_cut(key.value)} appears twice", key.start_mark)
             seen.add(key.value)
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
@@ -114,7 +114,7 @@ def parse(text: str, label: str) -> object:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = f"U+{ord(text[error.position]):04X}"
-        raise RMDError(f"{label}, line {line}: this is not YAML: the character {code} cannot stand in it") from error
+        raise RMDError(f"{label}, line {line}: this is not YAML: it must not contain the character {code}") from error
     return value
 
 

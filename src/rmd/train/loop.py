@@ -93,7 +93,7 @@ class Trainer:
             if self.weights is not None:
                 self.weights.fill(network)
         self.roles.find_parameters()
-        self.method: Method = METHODS[recipe.method.name](
+        self.method: Method = METHODS.get(recipe.method.name)(
             self.backbone, self.roles, self.plan, recipe.method, seed=recipe.train.seed
         )
         self.rates = {"student": recipe.optim.student_lr, "fake": recipe.optim.fake_lr}

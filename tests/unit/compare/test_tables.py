@@ -8,6 +8,7 @@ from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
 from rmd.compare.tables import TABLES, Setting, Table
 from rmd.recipes.hashes import settings_hash
+from rmd.recipes.methods import CascadeConfig
 
 BUDGET = BUDGETS["default"]
 CASES = [
@@ -57,11 +58,12 @@ def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, 
         plan = cell.recipe.build_plan()
         stages = [[step.index for step in plan.steps if step.stage == stage.index] for stage in plan.stages]
         means = [sum(indices) / len(indices) for indices in stages]
-        draws = method.stage_draws or (1,) * len(means)
+        cascade = isinstance(method, CascadeConfig)
+        draws = (method.stage_draws if cascade else ()) or (1,) * len(means)
         usual = sum(n * mean for n, mean in zip(draws, means, strict=True)) / sum(draws)
-        warm = method.warmup_steps
+        warm = method.warmup_steps if cascade else 0
         student = (warm * means[0] + (iterations - warm) * usual) / iterations
-        one = evaluations(student, fake_updates=method.fake_updates, guidance=True, adversarial=method.adversarial > 0)
+        one = evaluations(student, fake_updates=method.fake_updates, guidance=True, adversarial=method.needs_images)
         assert abs(iterations * one - row.budget * BUDGET.evaluations) <= one
 
 
@@ -89,7 +91,8 @@ def test_a_warm_up_is_a_share_of_the_run() -> None:
     found = {row.warm_up: make_cell(row, "sdxl", 0, budget).recipe for row in TABLES["warmup"].rows}
     for share, recipe in found.items():
         assert recipe.method.warmup_steps == pytest.approx(share * recipe.train.iterations, abs=0.5)
-    assert make_cell(row_of("main", "tdm"), "sdxl", 0, budget).recipe.method.warmup_steps == 0
+    tdm = make_cell(row_of("main", "tdm"), "sdxl", 0, budget).recipe
+    assert not isinstance(tdm.method, CascadeConfig)  # it has no warm-up
 
 
 def test_diffusers_own_switching_is_a_row_of_rectified_flows_alone() -> None:

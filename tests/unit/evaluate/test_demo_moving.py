@@ -20,6 +20,7 @@ from rmd.evaluate import demo_moving
 from rmd.evaluate.demo_moving import moving_prompts, moving_targets, run_moving_demo, tdm_recipe
 from rmd.evaluate.protocol import SAMPLES_PER_PROMPT
 from rmd.evaluate.rows import Motion, Row
+from rmd.recipes.methods import TDMConfig
 from rmd.recipes.schema import load_recipe
 from rmd.worlds.moving.grammar import held_out, parse_clip
 from rmd.worlds.moving.path import FRAMES
@@ -73,7 +74,7 @@ def test_the_baseline_has_the_recipes_budget_at_the_final_resolution() -> None:
     found = tdm_recipe(recipe)
     assert (found.method.name, found.plan.sides, found.plan.steps) == ("tdm", ((64, 64),), 4)
     assert (found.train, found.optim, found.frames) == (recipe.train, recipe.optim, FRAMES)
-    assert len(found.build_plan().stages) == 1 and not found.method.stage_draws
+    assert len(found.build_plan().stages) == 1 and isinstance(found.method, TDMConfig)
     assert found.method.guidance == 7.0  # what is set for one is set for both
 
 

@@ -1,4 +1,4 @@
-"""Stage by stage: the scores look at a step where it is, and at one resolution nothing differs from RMD."""
+"""Stagewise matching: the scores read every step at its own resolution; at one resolution it equals RMD."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmd.models import Cond
 from rmd.models.roles import Role
 
 
-def test_teacher_and_fake_score_look_at_each_stages_own_resolution() -> None:
+def test_teacher_and_fake_score_read_each_stage_at_its_own_resolution() -> None:
     backbone = tiny_sdxl()
     method = make_method(backbone, cascade(backbone), name="stagewise")
     seen: list[tuple[Role, Stage]] = []
@@ -31,12 +31,13 @@ def test_teacher_and_fake_score_look_at_each_stages_own_resolution() -> None:
             _, rollout = method.student_loss(make_batch(backbone), step)
             method.fake_loss(make_batch(backbone), rollout)
             own = method.plan.stage_of(step)
+            assert method.score_stage(step) == own
             assert seen == [("student", own), ("teacher", own), ("fake", own), ("fake", own)]
             seen.clear()
 
 
-def test_at_one_resolution_it_is_rmd() -> None:
-    found = []
+def test_at_one_resolution_it_equals_rmd() -> None:
+    results = []
     for name in ("stagewise", "rmd"):
         backbone = LinearBackbone()
         method = make_method(backbone, cascade(backbone, sides=(32,)), name=name)
@@ -44,18 +45,18 @@ def test_at_one_resolution_it_is_rmd() -> None:
         for step in method.plan.steps:
             loss, rollout = method.student_loss(make_batch(backbone), step)
             losses += [loss.detach(), method.fake_loss(make_batch(backbone), rollout).detach()]
-        found.append(torch.stack(losses))
-    assert torch.equal(*found)
+        results.append(torch.stack(losses))
+    assert torch.equal(*results)
 
 
-def test_its_last_stage_is_rmds() -> None:
-    found: list[list[Tensor]] = []
+def test_its_last_stage_equals_rmds() -> None:
+    states: list[list[Tensor]] = []
     for name in ("stagewise", "rmd"):
         backbone = LinearBackbone()
         method = make_method(backbone, cascade(backbone), name=name)
         rollouts = [method.student_loss(make_batch(backbone), step)[1] for step in method.plan.steps]
-        found.append([rollout.x_tau for rollout in rollouts])
-    for step, ours, theirs in zip(method.plan.steps, *found, strict=True):
+        states.append([rollout.x_tau for rollout in rollouts])
+    for step, ours, theirs in zip(method.plan.steps, *states, strict=True):
         assert (ours.shape == theirs.shape and torch.equal(ours, theirs)) == (step.stage == 2)
 
 
@@ -69,4 +70,4 @@ def test_scale_wise_noise_is_fresh(sides: tuple[int, ...]) -> None:
     for step in plan.steps:
         shape = method.latent_shape(2, plan.stage_of(step))
         predicted, noise = (torch.randn(shape, generator=g) for _ in range(2))
-        assert torch.equal(method.tau_noise(predicted, noise, step, torch.tensor([100.0, 900.0])), noise)
+        assert torch.equal(method.mix(predicted, noise), noise)

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LinearBackbone, cascade, make_batch, make_method
+from helpers import LinearBackbone, cascade, make_batch, make_method, network_of, perturb
 from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.core.noise import NoiseSchedule
 from rmd.methods import TDM, Method
+from rmd.methods.common import draw_tau
+from rmd.methods.tdm import importance, trajectory_noise
 
 SHAPE = (3, 2, 8, 8)
 schedules = pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_x_tau_is_the_next_state_diffused_up(scheduler: dict[str, Any], index: i
     tau = times(step.tau_low + 1, step.tau_high - 1)
     x0, eps_hat, fresh = noise(0), noise(1), noise(2)
     alpha, sigma = coefficients(schedule, tau)
-    x_tau = alpha * x0 + sigma * method.tau_noise(eps_hat, fresh, step, tau)
+    x_tau = alpha * x0 + sigma * trajectory_noise(schedule, step, tau, eps_hat, fresh)
 
     alpha_mid, sigma_mid = schedule.alpha(step.tau_low), schedule.sigma(step.tau_low)
     x_mid, r = alpha_mid * x0 + sigma_mid * eps_hat, alpha / alpha_mid
@@ -59,7 +61,8 @@ def test_at_the_segments_lower_end_x_tau_lies_on_the_trajectory(scheduler: dict[
     method = make(scheduler)
     step = method.plan.steps[index]
     eps_hat = noise(1)
-    mixed = method.tau_noise(eps_hat, noise(2), step, torch.full((SHAPE[0],), step.tau_low, dtype=torch.float64))
+    tau = torch.full((SHAPE[0],), step.tau_low, dtype=torch.float64)
+    mixed = trajectory_noise(method.backbone.schedule, step, tau, eps_hat, noise(2))
     torch.testing.assert_close(mixed, eps_hat, rtol=0, atol=1e-7)
 
 
@@ -68,7 +71,8 @@ def test_the_predicted_noise_fades_towards_higher_times(scheduler: dict[str, Any
     method = make(scheduler)
     step = method.plan.steps[1]
     tau = times(step.tau_low, 990.0)
-    rho = method.tau_noise(torch.ones(SHAPE), torch.zeros(SHAPE), step, tau)[:, 0, 0, 0]
+    schedule = method.backbone.schedule
+    rho = trajectory_noise(schedule, step, tau, torch.ones(SHAPE), torch.zeros(SHAPE))[:, 0, 0, 0]
     assert bool((rho.diff() < 0).all())
     assert float(rho[0]) == pytest.approx(1.0)
     assert 0 < float(rho[-1]) < 0.5
@@ -79,7 +83,8 @@ def test_below_the_segment_the_predicted_noise_is_all_there_is(scheduler: dict[s
     method = make(scheduler)
     eps_hat = noise(1)
     step = method.plan.steps[0]
-    assert torch.equal(method.tau_noise(eps_hat, noise(2), step, times(100.0, step.tau_low - 1)), eps_hat)
+    tau = times(100.0, step.tau_low - 1)
+    assert torch.equal(trajectory_noise(method.backbone.schedule, step, tau, eps_hat, noise(2)), eps_hat)
 
 
 @schedules
@@ -88,7 +93,8 @@ def test_the_last_step_ends_at_the_clean_sample_so_its_noise_is_fresh(scheduler:
     fresh = noise(2)
     step = method.plan.steps[-1]
     assert step.tau_low == 0
-    assert torch.equal(method.tau_noise(noise(1), fresh, step, times(20.0, step.tau_high)), fresh)
+    tau = times(20.0, step.tau_high)
+    assert torch.equal(trajectory_noise(method.backbone.schedule, step, tau, noise(1), fresh), fresh)
 
 
 def test_in_the_last_step_tdm_is_rmd_with_fresh_noise() -> None:
@@ -102,19 +108,37 @@ def test_in_the_last_step_tdm_is_rmd_with_fresh_noise() -> None:
         assert torch.equal(*losses) == same
 
 
-def test_the_fake_scores_weight_holds_the_ratio_of_densities() -> None:
-    tdm, rmd = make(), make(name="rmd")
-    tau = times(100.0, 900.0)
+def test_the_importance_weight_is_the_ratio_of_densities() -> None:
     mixed, fresh = noise(1), noise(2)
     mean = (mixed.square() - fresh.square()).flatten(1).mean(1)
-    expected = rmd.fake_weight(mixed, fresh, tau) * torch.exp(-mean / 2)
-    torch.testing.assert_close(tdm.fake_weight(mixed, fresh, tau), expected)
-    assert torch.equal(tdm.fake_weight(fresh, fresh, tau), rmd.fake_weight(fresh, fresh, tau))
+    torch.testing.assert_close(importance(mixed, fresh), torch.exp(-mean / 2))
+    assert torch.equal(importance(fresh, fresh), torch.ones(SHAPE[0], dtype=torch.float64))
 
 
-def test_the_sample_is_compared_where_it_is() -> None:
-    x0_hat = noise(0)
-    assert make().project(x0_hat) is x0_hat
+def test_the_fake_scores_error_is_weighted_by_snr_and_importance() -> None:
+    method = make()
+    backbone, batch, step = method.backbone, make_batch(method.backbone), method.plan.steps[1]
+    perturb(method, "fake")
+    _, rollout = method.student_loss(batch, step)
+    loss = float(method.fake_loss(batch, rollout).detach())
+    tau = draw_tau(method.config, batch, step, "tau-fake-0")
+    fresh = batch.noise.normal(rollout.y.shape, "noise-fake-0")
+    mixed = trajectory_noise(backbone.schedule, step, tau, rollout.eps_hat, fresh)
+    x_tau = backbone.schedule.add_noise(rollout.y, mixed, tau)
+    with torch.no_grad():
+        x0, _ = backbone.predict(network_of(method, "fake"), x_tau, tau, dict(context=batch.cond.tensors["context"]))
+    snr = (backbone.schedule.alpha(tau) / backbone.schedule.sigma(tau)).square().clamp(max=5.0)
+    weight = snr * importance(mixed, fresh)
+    assert loss == pytest.approx(float((weight * (x0 - rollout.y).square().flatten(1).mean(1)).mean()), rel=1e-5)
+    assert float((importance(mixed, fresh) - 1).abs().max()) > 1e-3
+
+
+def test_the_sample_is_the_prediction_itself() -> None:
+    """TDM does not upsample: y has the resolution of the step."""
+    method = make()
+    for step in method.plan.steps:
+        _, rollout = method.student_loss(make_batch(method.backbone), step)
+        assert rollout.y.shape == rollout.eps_hat.shape == rollout.x_tau.shape
 
 
 def test_two_resolutions_are_refused() -> None:

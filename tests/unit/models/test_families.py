@@ -21,7 +21,7 @@ from rmd.models import load_backbone
 from rmd.models.base import Conditioning
 from rmd.models.roles import TRAINED, build_roles
 from rmd.models.student import save_student
-from rmd.recipes.schema import MethodConfig
+from rmd.recipes.methods import RMDConfig
 
 LOW, HIGH = Stage(1, 16, 20), Stage(2, 32, 40)
 families = pytest.mark.parametrize("family", sorted(TINY))
@@ -36,7 +36,7 @@ def test_both_updates_of_a_cascade_reach_every_parameter(family: str, mode: Lite
         backbone.schedule, steps=4, sides=[(16, 16), (32, 32)], thresholds=[-2.5], multiple=backbone.size_multiple,
         crossing=Crossing(rule="block", beta=0.5), training_crossing=Crossing(rule="block", beta=0.5),
     )  # fmt: skip
-    method = RMD(backbone, roles, plan, MethodConfig(guidance=2.0), seed=0)
+    method = RMD(backbone, roles, plan, RMDConfig(guidance=2.0), seed=0)
     with torch.no_grad():
         batch = Batch(0, backbone.encode(PROMPTS[:2]), backbone.null(2), CounterNoise(0, range(2)))
     for step in (plan.steps[0], plan.steps[-1]):

@@ -1,4 +1,4 @@
-"""YAML of recipes: what it means, and what is refused at once, in one sentence that names the line."""
+"""The YAML of recipes: which values it gives, and what is refused at once, in one sentence that names the line."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from rmd.recipes.loader import MAX_BYTES, MAX_DEPTH, parse
     ],
 )
 def test_values(text: str, value: object) -> None:
-    found = parse(text, "r.yaml")
-    assert value is None or found == value
+    parsed = parse(text, "r.yaml")
+    assert value is None or parsed == value
 
 
 BOMB = "\n".join(
@@ -51,7 +51,7 @@ TOO_DEEP = "lists and groups are nested more than 50 deep"
         ("a: &a '" + "x" * 900_000 + "'\nb: [*a, *a, *a]", 2, TOO_MANY),
         ("[" * 500_000, 1, TOO_DEEP),
         ("\n".join(" " * i + "a:" for i in range(1000)), 50, TOO_DEEP),
-        ("a: &e [*e]", 1, "an alias stands inside of what it is an alias for"),
+        ("a: &e [*e]", 1, "an alias is inside the value that it stands for"),
         ("a: *x", 1, "this is not YAML: found undefined alias 'x'"),
         ("b: 1\na: " + "9" * 100_000, 2, "'9999"),
         ("a: !!int ''", 1, "'' cannot be read as a value"),
@@ -59,11 +59,11 @@ TOO_DEEP = "lists and groups are nested more than 50 deep"
         ("b: 1\na: !!python/object/apply:os.system [id]", 2, "the tag python/object/apply:os.system has no meaning"),
         ("a: !x 5", 1, "the tag !x has no meaning in a recipe: leave it out"),
         ("a: !!binary aGk=", 1, "the tag binary has no meaning in a recipe: leave it out"),
-        ("!!map [1]", 1, "there should be `key: value` lines here"),
+        ("!!map [1]", 1, "expected `key: value` lines here"),
         ("? [1, 2]\n: 3", 1, "a key should be a word, not a list or a group"),
-        ("a: 1\nb: 2\na: 3", 3, "the key a is there twice"),
-        ("a: \x00", 1, "this is not YAML: the character U+0000 cannot stand in it"),
-        ("a: 1\n\nb: \x1b[0m", 3, "this is not YAML: the character U+001B cannot stand in it"),
+        ("a: 1\nb: 2\na: 3", 3, "the key a appears twice"),
+        ("a: \x00", 1, "this is not YAML: it must not contain the character U+0000"),
+        ("a: 1\n\nb: \x1b[0m", 3, "this is not YAML: it must not contain the character U+001B"),
         ("a:\n\tb: 1", 2, "this is not YAML: found character '\\t' that cannot start any token"),
         ("a: 1\n---\nb: 2", 2, "this is not YAML: but found another document"),
         ("a: {b", 1, "this is not YAML: expected ',' or '}', but got '<stream end>'"),

@@ -1,0 +1,259 @@
+"""The groups of a recipe's settings, all but the method's, which are in `rmd.recipes.methods`.
+
+The docstring below a setting is its help text. Torch is imported only by the functions that need it, so that an error
+in a recipe is reported at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from rmd.common.typed import Strict
+from rmd.recipes.values import (
+    Count,
+    Decay,
+    Few,
+    Many,
+    NoiseRule,
+    Numbers,
+    Pair,
+    Rate,
+    Seed,
+    Share,
+    Side,
+    Sides,
+    StepNoise,
+    TimeMap,
+    Upsample,
+    Weight,
+    Whole,
+)
+
+if TYPE_CHECKING:
+    from rmd.core.noise import NoiseSchedule
+
+
+class VPNoise(Strict):
+    """A variance-preserving noise schedule, with the keys of a diffusers scheduler's config."""
+
+    kind: Literal["vp"]
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    beta_start: Rate = 1e-4
+    beta_end: Rate = 2e-2
+    num_train_timesteps: Annotated[int, Field(gt=1, le=100_000)] = 1000
+    rescale_betas_zero_snr: bool = False
+
+    def schedule(self) -> NoiseSchedule:
+        """Return the noise schedule that these settings describe."""
+        from rmd.core.noise import schedule_from_config
+
+        return schedule_from_config({"_class_name": "DDPMScheduler", **self.model_dump(exclude={"kind"})})
+
+
+class FlowNoise(Strict):
+    """A rectified-flow noise schedule, with the keys of a diffusers scheduler's config."""
+
+    kind: Literal["flow"]
+    shift: Rate = 1.0
+    """Flow shift of the teacher's time grid."""
+    num_train_timesteps: Annotated[int, Field(gt=1, le=100_000)] = 1000
+
+    def schedule(self) -> NoiseSchedule:
+        """Return the noise schedule that these settings describe."""
+        from rmd.core.noise import schedule_from_config
+
+        return schedule_from_config(
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", **self.model_dump(exclude={"kind"})}
+        )
+
+
+def _kind_of_noise(value: object) -> str | None:
+    """Return which form a recipe's noise has: `teacher`, or the `kind` of a group of keys."""
+    if isinstance(value, dict):
+        return value["kind"] if value.get("kind") in ("vp", "flow") else None
+    kind = getattr(value, "kind", value)
+    return kind if isinstance(kind, str) else None
+
+
+Noise: TypeAlias = Annotated[
+    Annotated[VPNoise, Tag("vp")] | Annotated[FlowNoise, Tag("flow")] | Annotated[Literal["teacher"], Tag("teacher")],
+    Discriminator(_kind_of_noise),
+]
+
+
+class PlanConfig(Strict):
+    """The cascade: the number of steps, the resolutions, and the thresholds between them (Sec. 3.1)."""
+
+    steps: Annotated[int, Field(gt=0, le=1000)]
+    """Steps of the student, over all stages."""
+    sides: Sides
+    """Stage sizes in pixels, first to last: 512, [height, width] or HEIGHTxWIDTH."""
+    thresholds: Numbers = ()
+    """logSNR thresholds between the stages, one fewer than stages, on the teacher's own schedule."""
+    map: TimeMap = "raise"
+    """Timestep map of the low-resolution steps (Eq. 2). `raise`: the form that the paper uses. `vp`: the same logSNR
+    shift on the model's own schedule. `lower`: the inverse of `raise`. `none`: the teacher's time."""
+    grid_end: Decay = 0.0
+    """End of the grid of teacher times (exclusive), 0 to 1, before the flow shift."""
+    shift: Rate | None = None
+    """Flow shift of the grid of teacher times; empty: the teacher's own, `noise.shift`. Larger images need a larger
+    shift."""
+    multiple: Many = 8
+    """Number of pixels by which all sides must be divisible: the VAE's factor times the backbone's patch size."""
+    match_side: Side | None = None
+    """Size at which teacher and fake score compare samples, and that networks are told; empty: the last of `sides`. A
+    larger one trains a low-resolution student against the teacher's own resolution."""
+
+
+class CrossingConfig(Strict):
+    """The transition from one step to the next, above all to a higher resolution (Eq. 4 and 10)."""
+
+    upsample: Upsample = "bilinear"
+    """Interpolation to the next resolution; the paper uses bilinear."""
+    rule: NoiseRule = "plain"
+    """How predicted and fresh noise are mixed. `plain`: Eq. 10. `corrected`: the same, divided by its standard
+    deviation. `block`: predicted noise sets the low-resolution part of white noise."""
+    beta: Share = 1.0
+    """Weight of the predicted noise when sampling, 0 to 1."""
+    within: StepNoise = "predicted"
+    """Noise of a step that stays at its resolution: the predicted one, or `fresh` (DMD2, scale-wise distillation)."""
+    train_rule: NoiseRule | None = None
+    """`rule` in training; empty: the same as when sampling."""
+    train_beta: Share | None = None
+    """`beta` in training; empty: the same as when sampling."""
+
+
+class ConditioningConfig(Strict):
+    """The image size that a network is told at a low-resolution stage, in training and in inference."""
+
+    original: Literal["final", "stage"] = "final"
+    """SDXL's `original_size`."""
+    target: Literal["final", "stage"] = "stage"
+    """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
+    pos_rescale: bool = False
+    """SD3 only, an experiment: stretch the positions of the final size over a low-resolution stage."""
+
+
+class RolesConfig(Strict):
+    """How student, fake score and teacher share weights."""
+
+    mode: Literal["lora", "full"] = "lora"
+    """`lora`: one frozen base with two adapters. `full`: three separate networks."""
+    rank: Many = 64
+    """Rank of the adapters."""
+    alpha: Rate = 64.0
+    """Numerator of the adapters' scale, alpha / rank."""
+    layers: Literal["all", "transformers"] = "all"
+    """Layers that get adapters. `transformers`: attention and feed-forward layers only. `all`: in a UNet also its
+    convolutions and the time projections of its residual blocks."""
+
+
+class OptimConfig(Strict):
+    """The optimizer, AdamW, and the moving average of the student."""
+
+    student_lr: Rate
+    """Learning rate of the student."""
+    fake_lr: Rate
+    """Learning rate of the fake score."""
+    lr_warmup: Whole = 0
+    """Iterations at the start over which both learning rates rise linearly to their values."""
+    lr_decay: Whole = 0
+    """Iterations at the end over which both learning rates fall linearly towards zero."""
+    betas: Pair = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moments."""
+    weight_decay: Weight = 0.01
+    """AdamW's decoupled weight decay."""
+    clip_norm: Rate = 1.0
+    """Largest norm of the gradient; longer gradients are clipped."""
+    ema: Decay = 0.0
+    """Decay of the exponential moving average of the student's weights; 0 turns it off."""
+
+
+class TrainConfig(Strict):
+    """The training loop."""
+
+    iterations: Count
+    """Updates of the student."""
+    batch_size: Many
+    """Prompts per iteration, over all devices."""
+    seed: Seed = 0
+    """Seed of all random numbers."""
+    log_every: Count = 10
+    """Iterations between records of the metrics."""
+    sample_every: Count = 100
+    """Iterations between pictures of the student's samples."""
+    checkpoint_every: Count = 100
+    """Iterations between checkpoints."""
+    keep_last: Count = 2
+    """Number of the newest checkpoints that are kept."""
+    keep_every: Count | None = None
+    """Also keep the checkpoint of every multiple of this many iterations, for good; empty: none."""
+    guard: bool = True
+    """Stop when the student collapses: its samples lose their variance or diverge, or the scores drift apart."""
+    loggers: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(strict=False, max_length=8)
+    ] = ()
+    """Services that also receive metrics and pictures, such as wandb or trackio."""
+    threads: Few | None = None
+    """CPU threads; empty: torch decides."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network calls; trained weights are kept in float32."""
+    gradient_checkpointing: bool = False
+    """Save memory: keep only the inputs of the network's blocks, and recompute their activations in the backward
+    pass."""
+    gradient_accumulation_steps: Many = 1
+    """Micro-batches into which each device divides its share of the batch."""
+
+
+class ParallelConfig(Strict):
+    """How the processes of a run divide the work; without effect in a run of one process."""
+
+    dp_replicate: Many = 1
+    """Groups of processes that each hold all weights (HSDP); 1: the weights are sharded over all processes."""
+    context_parallel: Few = 1
+    """Processes that share the tokens of a sample (Wan)."""
+
+
+class DataConfig(Strict):
+    """The prompts, and real images for methods that need them."""
+
+    prompts: Annotated[str, Field(min_length=1)]
+    """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset on the
+    Hub, or `scenes` or `moving-scenes`."""
+    column: str | None = None
+    """Column that holds the prompts, if the file has records; empty: prompt, caption or text."""
+    split: str = "train"
+    """Split of a dataset on the Hub."""
+    skip_invalid: bool = False
+    """Skip and count rows that are not a single caption (numbers, lists, damaged text); otherwise the first such row is
+    an error."""
+    journeydb: bool = False
+    """Read the records as JourneyDB's annotations: commands, weights and addresses are removed from the prompts."""
+    min_chars: Count = 1
+    """Smallest number of characters in a prompt."""
+    max_chars: Count | None = None
+    """Largest number of characters in a prompt; empty: no limit."""
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Files of prompts to leave out, such as those of benchmarks."""
+    images: str | None = None
+    """Real images, for `method.adversarial`: a folder of images, each with its caption in a file of the same name that
+    ends in .txt; or `scenes`."""
+    cache: str | None = None
+    """Folder of encoded prompts that `rmd cache` wrote; empty: prompts are encoded when they are needed."""
+    prompt_cache_mb: Whole = 0
+    """Megabytes of main memory in which encoded prompts are kept; 0: every batch is encoded anew."""
+    offload: bool = False
+    """Keep the text encoders on the CPU except while encoding."""
+
+
+class EvaluationConfig(Strict):
+    """How much is sampled to judge a student."""
+
+    n: Annotated[int, Field(gt=0, le=10**6)] = 1024
+    """Samples of the final evaluation."""
+    every: Count | None = None
+    """Iterations between evaluations by the judge during training, which only the still scenes have; empty: none."""
+    samples: Annotated[int, Field(ge=3, le=10**6)] = 64
+    """Samples of each evaluation during training."""

@@ -1,0 +1,184 @@
+"""The steps that methods share: the roll-out equals the sampler, network calls, tau, and the fake score's weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import PROMPTS, LinearBackbone, cascade, make_batch, make_method, network_of, perturb, tiny_sdxl
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rmd.core.plan import Step, StepPlan
+from rmd.core.randomness import CounterNoise
+from rmd.core.sampling import guided, run_cascade
+from rmd.methods.common import TAU_MARGIN, draw_tau, fake_weight, roll_out
+from rmd.models import Backbone, Cond
+from rmd.models.generate import predictor, sample_latents
+from rmd.recipes.methods import RMDConfig
+
+both_modes = pytest.mark.parametrize("mode", ["lora", "full"])
+TOY = LinearBackbone()
+PLAN = cascade(TOY)
+CONFIGS = {tau: RMDConfig(guidance=1.0, tau=tau) for tau in ("segment", "above", "all")}
+
+
+def matched_plan(backbone: Backbone) -> StepPlan:
+    """A student of one low resolution that is matched at a higher one."""
+    return replace(cascade(backbone, sides=(16,)), match_side=(32, 32))
+
+
+@both_modes
+@pytest.mark.parametrize("sides", [(32,), (16, 32), (8, 16, 32), None])
+def test_the_roll_out_is_the_sampler_bit_for_bit(mode: str, sides: tuple[int, ...] | None) -> None:
+    backbone = tiny_sdxl()
+    plan = matched_plan(backbone) if sides is None else cascade(backbone, sides=sides)
+    method = make_method(backbone, plan, mode=mode)
+    perturb(method, "student")
+    states: dict[int, Tensor] = {}
+
+    def keep(step: Step, x0_hat: Tensor, x_t: Tensor) -> None:
+        states[step.index] = x_t
+
+    def sample(**options: Any) -> Tensor:
+        with method.roles.fused("student") as student, torch.no_grad():
+            return run_cascade(
+                predictor(backbone, student, plan, backbone.encode(PROMPTS[:2])),
+                plan,
+                backbone.schedule,
+                lambda stage: method.latent_shape(2, stage),
+                CounterNoise(0, range(2), step=9),
+                crossing=plan.training_crossing,
+                **options,
+            )
+
+    sample(on_step=keep)
+    for step in plan.steps:
+        state = roll_out(method, make_batch(backbone, iteration=9), step)
+        assert torch.equal(state, sample(until=step.index))
+        assert torch.equal(state, states[step.index])
+        assert not state.requires_grad
+
+
+def test_training_and_sampling_tell_the_networks_the_size_that_the_plan_is_matched_at() -> None:
+    """A low-resolution student that is matched at a higher resolution is told that resolution by everybody."""
+    backbone = tiny_sdxl()
+    plan = matched_plan(backbone)
+    told: list[list[int]] = []
+
+    def spy(module: torch.nn.Module, arguments: Any, options: Any) -> None:
+        told.append([int(side) for side in options["added_cond_kwargs"]["time_ids"][0]])
+
+    handle = backbone.denoiser.register_forward_pre_hook(spy, with_kwargs=True)
+    method = make_method(backbone, plan, mode="lora")
+    batch = make_batch(backbone)
+    with method.roles.use("student") as student:
+        sample_latents(backbone, student, plan, batch.cond, batch.noise)
+    sampled, _ = told.copy(), told.clear()
+    _, rollout = method.student_loss(batch, plan.steps[-1])
+    handle.remove()
+    assert sampled == [[32, 32, 0, 0, 16, 16]] * 4  # original_size, crop, target_size
+    assert told[:4] == sampled
+    assert told[4:] == [[32, 32, 0, 0, 32, 32]] * 2  # teacher and fake score
+    assert rollout.y.shape[-2:] == rollout.f_real.shape[-2:] == (16, 16)  # of latents
+
+
+def test_the_trained_step_is_the_sampled_step() -> None:
+    """What `student_loss` computes at the last step of a plan is the sampler's result."""
+    backbone = tiny_sdxl()
+    plan = cascade(backbone, crossing=cascade(backbone).training_crossing)
+    method = make_method(backbone, plan)
+    perturb(method, "student")
+    batch = make_batch(backbone, iteration=4)
+    _, rollout = method.student_loss(batch, plan.steps[-1])
+    with method.roles.use("student") as student:
+        sampled = sample_latents(backbone, student, plan, batch.cond, batch.noise)
+    # Within the step, autograd may choose another kernel than no_grad does.
+    torch.testing.assert_close(rollout.y, sampled, rtol=0, atol=1e-6)
+
+
+@both_modes
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("index", [1, 2, 3, 4])
+def test_every_role_is_called_as_often_as_needed(mode: str, guidance: float, index: int) -> None:
+    backbone = LinearBackbone()
+    calls: list[int] = []
+    method = make_method(backbone, cascade(backbone), mode=mode, guidance=guidance)
+    for module in {id(m): m for role in ("student", "teacher", "fake") for m in [network_of(method, role)]}.values():
+        module.register_forward_pre_hook(lambda module, arguments: calls.append(len(arguments[0])))
+    batch = make_batch(backbone)
+    _, rollout = method.student_loss(batch, method.plan.steps[index - 1])
+    assert method.evaluations == Counter(student=index, teacher=1, fake=1)
+    for update in range(2):
+        method.fake_loss(batch, rollout, update)
+    assert method.evaluations == Counter(student=index, teacher=1, fake=3)
+    teacher_batch = 2 if guidance == 1.0 else 4  # both branches in one call
+    assert calls == [2] * index + [teacher_batch, 2, 2, 2]
+
+
+def test_f_real_is_guided_and_f_fake_is_not() -> None:
+    backbone = tiny_sdxl()
+    method = make_method(backbone, cascade(backbone), guidance=3.0)
+    perturb(method, "student", "fake")
+    batch = make_batch(backbone)
+    _, rollout = method.student_loss(batch, method.plan.steps[0])
+    final = method.plan.stages[-1]
+
+    @torch.no_grad()
+    def read(role: Any, cond: Cond) -> Tensor:
+        kwargs = backbone.stage_cond(cond, final, final)
+        return backbone.predict(network_of(method, role), rollout.x_tau, rollout.tau, kwargs)[0]
+
+    expected = guided(read("teacher", batch.cond), read("teacher", batch.null), 3.0)
+    torch.testing.assert_close(rollout.f_real, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rollout.f_fake, read("fake", batch.cond), rtol=0, atol=1e-5)
+
+
+def test_the_weight_of_the_fake_score_is_the_capped_snr_that_plus_one_or_the_uncapped_snr() -> None:
+    schedule, tau = TOY.schedule, torch.tensor([30.0, 400.0, 900.0], dtype=torch.float64)
+    snr = (schedule.alpha(tau) / schedule.sigma(tau)) ** 2
+    assert snr[0] > 5 > snr[1]
+
+    def weight(**settings: Any) -> Tensor:
+        return fake_weight(RMDConfig(guidance=1.0, **settings), schedule, tau)
+
+    torch.testing.assert_close(weight(), snr.clamp(max=5.0))
+    torch.testing.assert_close(weight(fake_weight="snr_plus_one", snr_cap=2.0), snr.clamp(max=2.0) + 1)
+    torch.testing.assert_close(weight(fake_weight="noise"), snr)
+
+
+@given(iteration=st.integers(0, 1000), index=st.integers(0, 3), tau=st.sampled_from(sorted(CONFIGS)))
+def test_tau_stays_in_its_range(iteration: int, index: int, tau: str) -> None:
+    step = PLAN.steps[index]
+    drawn = draw_tau(CONFIGS[tau], make_batch(TOY, iteration=iteration, count=4), step, "tau")
+    assert drawn.shape == (4,)
+    assert drawn.dtype == torch.float64
+    low = 0.0 if tau == "all" else step.tau_low
+    high = step.tau_high if tau == "segment" else 1000.0
+    assert float(drawn.min()) >= max(low, TAU_MARGIN)
+    assert float(drawn.max()) <= min(high, 1000.0 - TAU_MARGIN)
+
+
+@pytest.mark.parametrize("tau", sorted(CONFIGS))
+def test_tau_fills_its_range(tau: str) -> None:
+    noise = CounterNoise(0, range(500))
+    cond = Cond({"context": torch.zeros(500)})
+    batch = type(make_batch(TOY))(0, cond, cond, noise)
+    for step in PLAN.steps:
+        drawn = draw_tau(CONFIGS[tau], batch, step, "tau")
+        low = max(0.0 if tau == "all" else step.tau_low, TAU_MARGIN)
+        high = min(step.tau_high if tau == "segment" else 1000.0, 1000.0 - TAU_MARGIN)
+        assert float(drawn.min()) == pytest.approx(low, abs=0.02 * (high - low))
+        assert float(drawn.max()) == pytest.approx(high, abs=0.02 * (high - low))
+        assert float(drawn.mean()) == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+
+
+def test_a_segment_outside_of_the_margins_still_gives_a_time_between_them() -> None:
+    plan = cascade(TOY, sides=(32,), steps=100)
+    for step in (plan.steps[0], plan.steps[-1]):
+        drawn = draw_tau(CONFIGS["segment"], make_batch(TOY), step, "tau")
+        assert TAU_MARGIN <= float(drawn.min()) <= float(drawn.max()) <= 1000.0 - TAU_MARGIN
