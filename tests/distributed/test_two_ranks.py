@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same numbers for the same batch, however weights and batch are spread."""
+"""Two processes compute what one does for the same batch, however weights and batch are divided."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def jobs(all_of_them: list[Job]) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By two processes, the jobs that this session's tests are about."""
+    """Run in two processes the jobs of the tests that were selected."""
     folder: Path = tmp_path_factory.mktemp("two")
     tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     names = {item.callspec.params["job"].name for item in tests}
@@ -63,7 +63,7 @@ def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) ->
 
 @pytest.fixture(scope="module")
 def resharded(made: Path) -> Path:
-    """Runs that two processes began, one went on with, and two finished."""
+    """Make runs that two processes start, one resumes, and two finish."""
     for job in RESHARDED:
         go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=2)
     done = run_ranks(

@@ -93,8 +93,9 @@ class Tracking(Callback):
             with run_disk_errors(run.folder):
                 write_text(run.folder / "recipe.yaml", to_yaml(run.recipe))
             config = run.recipe.model_dump(mode="json")
+            kinds: list[type[Tracker]] = [LocalFiles, *(TRACKERS.get(name) for name in run.recipe.train.loggers)]
             with ExitStack() as opened:
-                for kind in (LocalFiles, *(TRACKERS.get(name) for name in run.recipe.train.loggers)):
+                for kind in kinds:
                     tracker = kind(run.folder, start=iteration, config=config)
                     opened.callback(tracker.close)
                     self._trackers.append(tracker)

@@ -278,7 +278,9 @@ def failure_reason(error: BaseException) -> str:
 
 
 def _damaged(path: Path, error: BaseException) -> RMDError:
-    return RMDError(f"the checkpoint {path} is damaged: remove it to resume from the one before ({failure_reason(error)})")
+    return RMDError(
+        f"the checkpoint {path} is damaged: remove it to resume from the one before ({failure_reason(error)})"
+    )
 
 
 def iteration_of(path: Path) -> int:

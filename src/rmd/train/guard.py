@@ -1,5 +1,4 @@
-"""Notices while it happens that a student collapses: its samples lose variance or blow up, the scores drift apart, or the
-judge's scores fall.
+"""Notices that a student collapses: its samples lose variance or blow up, the scores drift apart, or accuracy falls.
 
 The losses do not show it: in distribution matching, good and bad runs have similar losses (`docs/runs.md`).
 """
@@ -22,7 +21,7 @@ LOWEST, HIGHEST = 0.25, 4.0
 WIDEST = 5.0
 """Bound on the gap between teacher and fake score, relative to the usual one."""
 JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
-"""Stop when judge accuracy falls below `DROP` x the best score twice in a row; the best counts once it reaches `KNOWN`."""
+"""Stop when judge accuracy falls below `DROP` x the best twice in a row; the best counts once it reaches `KNOWN`."""
 
 
 class Best(Strict):

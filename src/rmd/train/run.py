@@ -223,9 +223,7 @@ def score_gap(rollout: Rollout) -> Tensor:
     return (rollout.f_real - rollout.f_fake).abs().mean()
 
 
-def _load_teacher(
-    recipe: Recipe, parallel: Parallel, device: torch.device
-) -> tuple[Backbone, TeacherWeights | None]:
+def _load_teacher(recipe: Recipe, parallel: Parallel, device: torch.device) -> tuple[Backbone, TeacherWeights | None]:
     """Load the recipe's teacher and move it to the device, except for what stays on the CPU or is sharded later."""
     stay: list[nn.Module] = []
     weights = None

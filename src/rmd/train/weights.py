@@ -134,7 +134,9 @@ def load_sharded_teacher(recipe: Recipe) -> tuple[Backbone, TeacherWeights]:
 def _dtypes(network: nn.Module, wanted: torch.dtype) -> dict[str, torch.dtype]:
     """Return the dtype of each parameter: the wanted one, or float32 where diffusers keeps it."""
     kept = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
-    return {name: torch.float32 if set(name.split(".")) & set(kept) else wanted for name, _ in network.named_parameters()}
+    return {
+        name: torch.float32 if set(name.split(".")) & set(kept) else wanted for name, _ in network.named_parameters()
+    }
 
 
 def _place_empty_weights(network: nn.Module, dtypes: dict[str, torch.dtype], *, adapters: bool) -> None:

@@ -23,8 +23,17 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from rmd.common.errors import RMDError
 from rmd.common.files import write_text
-from rmd.train.checkpoint import META, Meta, Trained, checkpoint_name, checkpoints, discard, failure_reason
-from rmd.train.checkpoint import iteration_of, without_dist_warning
+from rmd.train.checkpoint import (
+    META,
+    Meta,
+    Trained,
+    checkpoint_name,
+    checkpoints,
+    discard,
+    failure_reason,
+    iteration_of,
+    without_dist_warning,
+)
 from rmd.train.parallel import Parallel
 
 

@@ -1,4 +1,4 @@
-"""`rmd train`: a whole run, stopping and going on, a dry run, and one sentence for what a user can get wrong."""
+"""`rmd train`: a complete run, stopping and resuming, a dry run, and one sentence for each error of a user."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from helpers import PROMPTS, write_prompts
 
 from rmd.cli import train as command
 from rmd.cli.app import main
+from rmd.cli.dry_run import batch_line, calls_line, memory_line
 from rmd.cli.progress import progress_bar
-from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
+from rmd.cli.train import plan_line, prepare
 from rmd.common.files import LOCK, locked
 from rmd.data.prompts import scene_captions
 from rmd.models.student import load_student, read_student
@@ -42,7 +43,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe of moments in an empty working folder; its own files lie elsewhere."""
+    """Return a recipe that runs in moments, in an empty working folder; its own files are elsewhere."""
     files, work = tmp_path / "files", tmp_path / "work"
     files.mkdir()
     work.mkdir()
@@ -124,9 +125,9 @@ def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.
         stop_after(2, patch)
         assert main(["train", str(recipe), *more, "--out", "my run"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("stopped at iteration 2 of 4; it is saved in my run, go on with: rmd train ")
+    assert said.startswith("stopped at iteration 2 of 4; saved in my run, resume with: rmd train ")
     assert not Path("my run/student").exists()
-    again = shlex.split(said.partition("go on with: ")[2])
+    again = shlex.split(said.partition("resume with: ")[2])
     assert again == ["rmd", "train", str(recipe), *more[:2], "--out", "my run", *more[2:], "--resume"]
     assert main(again[1:]) == 0
     assert_same(student_of("my run/student"), student_of("whole/student"))
@@ -148,8 +149,8 @@ def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
     )
     assert batch == "batch 2: 2 samples at once"
     assert re.match(r"memory: about \d+\.\d GB on a GPU in bfloat16, without the text encoders", memory)
-    assert re.match(r"time: [\d.]+ s an iteration here, 0:0\d:\d\d in all", time)
-    assert re.match(r"disk: about [\d.]+ MB for a checkpoint, of which 2 are kept, and [\d.]+ MB for the stu", disk)
+    assert re.match(r"time: [\d.]+ s per iteration here, 0:0\d:\d\d in all", time)
+    assert re.match(r"disk: about [\d.]+ MB per checkpoint, of which 2 are kept, and [\d.]+ MB for the stu", disk)
     assert tried.startswith(f"tried: {len(PROMPTS)} prompts tokenized, every step trained, pictures made; the student")
     assert size == "6 iterations of batch 2 into runs/tiny"
     assert written() == []
@@ -192,13 +193,13 @@ def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> Non
     assert eight < needed(2) < needed(1)
     assert needed(8, "train.gradient_checkpointing=true") < eight < needed(8, "parallel.dp_replicate=2")
     told = memory_line(load_recipe("sdxl", ["teacher=nobody/knows"]), Parallel())
-    assert told.startswith("memory: not known (")
+    assert told.startswith("memory: unknown (")
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path) -> None:
     loaded = load_recipe(str(recipe), [f"method.guidance={guidance}", "method.warmup_steps=0"])
-    trainer = command._trainer(loaded, Path("run"), None, "cpu", Parallel())
+    trainer = prepare(loaded, Path("run"), None, "cpu", Parallel())
     line = calls_line(trainer.method)
     assert ("(with guidance: twice the batch)" in line) == (guidance != 1.0)
     for iteration in range(3):
@@ -209,9 +210,7 @@ def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path
 
 
 def test_calls_on_average_are_over_stages_then_steps(recipe: Path) -> None:
-    trainer = command._trainer(
-        load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None, "cpu", Parallel()
-    )
+    trainer = prepare(load_recipe(str(recipe), ["plan.thresholds=[-6.0]"]), Path("run"), None, "cpu", Parallel())
     assert "student 1 to 4 (2 on average)" in calls_line(trainer.method)  # (1 + (2 + 3 + 4) / 3) / 2
 
 
@@ -302,7 +301,7 @@ def test_an_unknown_recipe(capsys: Captured) -> None:
 
 
 def times() -> dict[Path, int]:
-    """When every file was changed; some versions of filelock touch the lock file."""
+    """Return when every file was changed, except the lock file, which some versions of filelock touch."""
     return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.name != LOCK}
 
 
@@ -315,7 +314,7 @@ def test_the_run_is_there_already(recipe: Path, capsys: Captured, monkeypatch: p
     assert main(one) == 1
     assert capsys.readouterr() == (
         "",
-        "rmd: runs/tiny holds a run already: add --resume to go on with it, or choose another --out\n",
+        "rmd: runs/tiny holds a run already: add --resume to continue it, or choose another --out\n",
     )
     assert times() == before
 
@@ -331,7 +330,7 @@ def test_resumed_with_other_settings(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "train.iterations=1"]) == 0
     capsys.readouterr()
     assert main(["train", str(recipe), "--set", "optim.ema=0.25", "--resume"]) == 1
-    assert "is of another recipe" in capsys.readouterr().err
+    assert "was made with another recipe" in capsys.readouterr().err
 
 
 def test_the_contents_of_prompts_and_teacher_make_a_run_and_not_their_places(
@@ -352,12 +351,14 @@ def test_the_contents_of_prompts_and_teacher_make_a_run_and_not_their_places(
     assert main(resume) == 1
     what = "rmd: the checkpoint runs/tiny/checkpoints/step-000001 was made with"
     assert capsys.readouterr().err == (
-        f"{what} other prompts (4 then, 5 now): resume with the same prompts, add --reset-optimizer to go on with "
-        "these, or choose another --out\n"
+        f"{what} other prompts (4 then, 5 now): resume with the same prompts, add --reset-optimizer to continue "
+        "with these, or choose another --out\n"
     )
     resume += ["--set", f"data.prompts={files / 'elsewhere.txt'}"]
     assert main([*resume, "--set", f"teacher={files / 'other'}"]) == 1
-    assert capsys.readouterr().err.startswith(f"{what} another teacher, of other weights: resume with the same teacher")
+    assert capsys.readouterr().err.startswith(
+        f"{what} another teacher, which has other weights: resume with the same teacher"
+    )
     before = load_recipe("runs/tiny/recipe.yaml")
     assert before.data.prompts == str(files / "prompts.txt")  # a run that is refused changes nothing
     assert main([*resume, "--set", f"teacher={files / 'same'}"]) == 0
@@ -400,7 +401,7 @@ def test_a_checkpoint_that_could_run_code_is_neither_resumed_nor_exported(recipe
         assert main(arguments) == 1
         assert capsys.readouterr().err == (
             f"rmd: the checkpoint {checkpoint} is not one that RMD wrote: its index names posix.system, with which it "
-            "could run code; nothing of it was run or loaded, delete it unless you know where it comes from\n"
+            "could run code; nothing of it was run or loaded; delete it unless you know where it comes from\n"
         )
     assert not Path("proof").exists() and not Path("exported").exists()
 
@@ -434,7 +435,7 @@ def test_the_packaged_teacher(
 
 
 def test_prompts_of_the_scenes(recipe: Path) -> None:
-    trainer = command._trainer(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None, "cpu", Parallel())
+    trainer = prepare(load_recipe(str(recipe), ["data.prompts=scenes"]), Path("run"), None, "cpu", Parallel())
     captions = scene_captions(64, seed=0, training=True)
     assert set(captions) <= set(trainer.prompts.texts) and not set(PROMPTS) & set(trainer.prompts.texts)
 
@@ -457,7 +458,7 @@ def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
     assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
     settings = ["evaluation.every=5", "evaluation.samples=3"]
-    judged = command._trainer(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
+    judged = prepare(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
     assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}
 
 

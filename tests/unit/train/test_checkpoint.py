@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, complete, of the same run, and pruned only after the next one is safe."""
+"""Checkpoints: complete or absent, of the same run, and pruned only after the next one is safe."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from torch.distributed.checkpoint import FileSystemReader, load, save
 from rmd.common.errors import RMDError
 from rmd.models.roles import TRAINED, build_roles
 from rmd.train import checkpoint as module
-from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
+from rmd.train import writer as writer_module
+from rmd.train.checkpoint import Meta, Trained, checkpoints, load_checkpoint, set_aside
 from rmd.train.guard import GuardState
 from rmd.train.identity import Identity
+from rmd.train.writer import CheckpointWriter
 
 IDENTITY = Identity(run_hash="abc", prompts=4, prompts_key="p", teacher_key="t", images_key=None)
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
@@ -169,7 +171,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_alone(
         (checkpoint_id / "__0_0.distcp").write_bytes(b"half of it")
         raise error
 
-    monkeypatch.setattr(module, "save", fail)
+    monkeypatch.setattr(writer_module, "save", fail)
     advance(trained, seed=1)
     with pytest.raises(RMDError, match=f"^cannot save .*step-000003: {why}; earlier checkpoints are intact"):
         save_now(tmp_path, 3, trained)
@@ -191,7 +193,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     [
         (
             {"run_hash": "other"},
-            "is of another recipe: resume with the settings it was made with, add --reset-optimizer",
+            "was made with another recipe: resume with the settings of that recipe, add --reset-optimizer",
         ),
         (
             {"prompts_key": "q", "prompts": 1200},
@@ -203,11 +205,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         ),
         (
             {"teacher_key": "u"},
-            "was made with another teacher, of other weights: resume with the same teacher, add --reset",
+            "was made with another teacher, which has other weights: resume with the same teacher, add --reset",
         ),
         (
             {"images_key": "i"},
-            "was made with other images: resume with the same images, add --reset-optimizer to go on",
+            "was made with other images: resume with the same images, add --reset-optimizer to continue",
         ),
     ],
 )
@@ -235,11 +237,11 @@ def test_a_checkpoint_of_the_first_version_is_compared_by_its_own_hash(tmp_path:
         assert load_checkpoint(path, target, identity=IDENTITY, earlier_hash="of 0.1").iteration == 1
     assert_same(everything(target), everything(trained))
     for hash_now in ("another", None):
-        with pytest.raises(RMDError, match="is of another recipe"):
+        with pytest.raises(RMDError, match="was made with another recipe"):
             load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=hash_now)
     del earlier["run_hash"]
     (path / "meta.json").write_text(json.dumps(earlier))
-    with pytest.raises(RMDError, match="is of another recipe"):
+    with pytest.raises(RMDError, match="was made with another recipe"):
         load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=None)
 
 
@@ -263,7 +265,7 @@ def test_what_a_checkpoint_says_is_read_strictly(change: dict[str, Any], sentenc
 
 
 def edit(path: Path, *dropped: str) -> None:
-    """Rewrite a checkpoint without the tensors whose names start so."""
+    """Rewrite a checkpoint without the tensors whose names start with one of the given prefixes."""
     held = FileSystemReader(path).read_metadata().state_dict_metadata
     tensors = {name: torch.empty(entry.size) for name, entry in held.items() if not name.startswith(dropped)}
     with warnings.catch_warnings():
@@ -344,17 +346,17 @@ def test_a_kill_while_a_checkpoint_is_removed_leaves_none_that_looks_whole(
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is what there was, whatever the training does meanwhile."""
+    """What is written is the state at the time of saving, whatever the training does meanwhile."""
     trained, target = make("full"), make("full")
     advance(trained)
     kept, go_on = everything(trained), threading.Event()
-    real = module.save
+    real = writer_module.save
 
     def slow(*arguments: Any, **options: Any) -> Any:
         assert go_on.wait(60)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(module, "save", slow)
+    monkeypatch.setattr(writer_module, "save", slow)
     writer = CheckpointWriter(tmp_path, keep_last=2)
     path = writer.save(trained, meta_of(1))
     advance(trained, seed=1)

@@ -1,4 +1,4 @@
-"""An index of a checkpoint is read, whatever it holds, without running any of it; real ones as torch reads them."""
+"""The index of a checkpoint is read without running any code, whatever it holds; real ones as torch reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: exact resume after any kind of end, no update from a bad loss, and what it leaves behind."""
+"""The training loop: exact resume after any kind of end, no update from a bad loss, callbacks, and files."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from rmd.common.errors import RMDError
 from rmd.models import Backbone
 from rmd.models.roles import TRAINED
 from rmd.recipes.schema import Recipe, load_recipe, to_yaml
+from rmd.train import callbacks
+from rmd.train.callbacks import Callback, Iteration
 from rmd.train.checkpoint import checkpoints
 from rmd.train.guard import Best
-from rmd.train.loop import PANEL_PROMPTS, Trainer, lr_scale
+from rmd.train.loop import Trainer, lr_scale
+from rmd.train.run import PANEL_PROMPTS, Run, build_run
 from rmd.train.tracking import MACHINE, read_metrics
 
 ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -41,7 +44,7 @@ def toy(recipe: Recipe, folder: Path, backbone: Backbone | None = None) -> Train
 
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:
-    """Weights, average and optimiser states by name."""
+    """Return weights, average and optimiser states by name."""
     found = {f"average/{name}": value.clone() for name, value in trainer.trained.average.items()}
     for role in TRAINED:
         found |= {f"{role}/{name}": value.clone() for name, value in trainer.roles.state(role).items()}
@@ -53,7 +56,7 @@ def everything(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """The run's records, without what is of the machine and its clock."""
+    """Return the run's records without the machine-dependent metrics."""
     return [of_the_run(row) for row in read_metrics(folder / "metrics.jsonl")]
 
 
@@ -62,7 +65,7 @@ def of_the_run(values: dict[str, float]) -> dict[str, float]:
 
 
 class Crash(Exception):
-    """Stands for whatever ends a process between two iterations."""
+    """Stands for anything that ends a process between two iterations."""
 
 
 def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
@@ -177,7 +180,7 @@ def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     + [pytest.param(("lora", "full")[moment % 2], moment, marks=pytest.mark.slow) for moment in range(3, 23)],
 )
 def test_a_killed_process_resumes_to_the_same_weights(mode: str, moment: int, prompts: Path, tmp_path: Path) -> None:
-    """At any moment: with a checkpoint after every iteration, most of the time one is being written."""
+    """At any moment: with a checkpoint after every iteration, one is being written most of the time."""
     recipe = make_recipe(prompts, mode, train={"iterations": 60, "checkpoint_every": 1})
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     folder, script = tmp_path / "killed", Path(__file__).with_name("killed.py")
@@ -272,7 +275,9 @@ def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prompts: Path, tmp_
     assert not folder.exists()
     trainer = toy(recipe, folder)
     trainer.train()
-    with pytest.raises(RMDError, match=f"^{folder} holds a run already: add --resume .*, or choose another --out$"):
+    with pytest.raises(
+        RMDError, match=f"^{folder} holds a run already: add --resume to continue it, or choose another --out$"
+    ):
         toy(recipe, folder).train()
     again = toy(recipe, folder)
     assert again.train(resume=True) == 6  # it was finished: nothing is left to do
@@ -283,7 +288,7 @@ def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prompts: Path, tmp_
 def test_another_recipe_does_not_go_on_with_a_run(prompts: Path, tmp_path: Path) -> None:
     toy(make_recipe(prompts), tmp_path / "run").train()
     other = make_recipe(prompts, optim={"student_lr": 5e-3})
-    with pytest.raises(RMDError, match="is of another recipe"):
+    with pytest.raises(RMDError, match="was made with another recipe"):
         toy(other, tmp_path / "run").train(resume=True)
 
 
@@ -315,9 +320,7 @@ def test_a_bad_student_loss_changes_nothing(value: float, started: Trainer) -> N
         return loss * value, rollout
 
     started.method.student_loss = spoiled  # type: ignore[method-assign]
-    sentence = (
-        r"^the student's loss or gradient is not finite at iteration 3; stopped before its optimiser: lower optim"
-    )
+    sentence = r"^the student's loss or gradient is not finite at iteration 3; stopped before the optimiser's step: "
     with pytest.raises(RMDError, match=sentence):
         started.iterate(2)
     assert_same(everything(started), before)
@@ -470,23 +473,21 @@ def test_the_unconditional_branch_is_encoded_once(
     usual, asked = trainer.backbone.null, []
     monkeypatch.setattr(trainer.backbone, "null", lambda count: asked.append(count) or usual(count))
     for _ in range(2):
-        assert_same(dict(trainer.encoded(["a", "b", "c"], 0)[1].tensors), dict(expected.tensors))
+        assert_same(dict(trainer.encoded(["a", "b", "c"])[1].tensors), dict(expected.tensors))
     assert asked == [1]
 
 
 def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rmd.train import loop
-
     trainer = toy(make_recipe(prompts), tmp_path / "run")
     shown: list[dict[str, Tensor]] = []
-    panel = loop.sample_panel
+    panel = callbacks.sample_panel
 
     def spy(backbone: Backbone, module: Any, plan: Any, cond: Any, *, seed: int) -> Any:
         shown.append({name: value.clone() for name, value in trainer.roles.state("student").items()})
         assert len(cond) == PANEL_PROMPTS
         return panel(backbone, module, plan, cond, seed=seed)
 
-    monkeypatch.setattr(loop, "sample_panel", spy)
+    monkeypatch.setattr(callbacks, "sample_panel", spy)
     trainer.train()
     assert len(shown) == 1
     assert_same(shown[0], trainer.trained.average)
@@ -535,9 +536,9 @@ def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(trainer, "iterate", iterate)
     with pytest.raises(RMDError) as caught:
         trainer.train()
-    assert str(caught.value).startswith("the student is collapsing: the samples of step 1 spread 0.0")
-    assert "has been unusual since iteration 25; stopped at 29" in str(caught.value)
-    assert "step-000020 is older: go on from it with --resume --reset-optimizer" in str(caught.value)
+    assert str(caught.value).startswith("the student is collapsing: the samples of step 1 have 0.0")
+    assert "something has been unusual since iteration 25; stopped at 29" in str(caught.value)
+    assert "step-000020 is older: continue from it with --resume --reset-optimizer" in str(caught.value)
     assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000010", "step-000020"]
     unguarded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"guard": False, "iterations": 31})})
     other = toy(unguarded, tmp_path / "run")
@@ -599,3 +600,76 @@ def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(pro
         best[last] = trainer.best
     assert best == {6: Best(iteration=4, right=0.75), 10: Best(iteration=4, right=0.75)}
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000010"]
+
+
+def test_a_callback_of_the_user_sees_every_iteration_after_the_checkpoint_has_begun(
+    prompts: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Mine(Callback):
+        def start(self, run: Run, iteration: int) -> None:
+            told.append(("start", iteration))
+
+        def after_student_update(self, run: Run) -> None:
+            steps = {role: len(run.trained.optimizers[role].state) > 0 for role in TRAINED}
+            told.append(("student", steps["student"]))
+
+        def after_iteration(self, run: Run, iteration: Iteration) -> None:
+            recorded = [row["iteration"] for row in read_metrics(run.folder / "metrics.jsonl")]
+            told.append(("done", iteration.done, iteration.last, recorded[-1]))
+
+        def close(self) -> None:
+            told.append(("close",))
+
+    recipe = make_recipe(prompts, train={"iterations": 2})
+    backbone = LinearBackbone(**ZERO_SNR)
+    Trainer(build_run(recipe, backbone, folder=tmp_path / "run"), callbacks=[Mine()]).train()
+    rest = [("student", True), ("done", 1, False, 1), ("student", True), ("done", 2, True, 2), ("close",)]
+    assert told == [("start", 0), *rest]
+
+
+def test_callbacks_are_closed_in_reverse_order_when_one_fails(prompts: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Named(Callback):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def start(self, run: Run, iteration: int) -> None:
+            if self.name == "third":
+                raise Crash
+            told.append(self.name)
+
+        def close(self) -> None:
+            told.append(f"{self.name} closed")
+
+    trainer = toy(make_recipe(prompts), tmp_path / "run")
+    trainer.callbacks += [Named(name) for name in ("first", "second", "third")]
+    with pytest.raises(Crash):
+        trainer.train()
+    assert told == ["first", "second", "second closed", "first closed"]
+
+
+def test_a_run_loads_the_teacher_of_its_recipe(prompts: Path, tmp_path: Path) -> None:
+    TINY["pixart"]().pipe.save_pretrained(tmp_path / "teacher")
+    recipe = recipe_of("pixart", tmp_path / "teacher", "lora", data={"prompts": str(prompts)})
+    loaded = build_run(recipe, folder=tmp_path / "run")
+    given = build_run(recipe, TINY["pixart"](), folder=tmp_path / "run")
+    assert loaded.identity == given.identity and loaded.plan == given.plan
+    assert_same(loaded.roles.state("student"), given.roles.state("student"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train": {"batch_size": 3, "gradient_accumulation_steps": 2}}, "a batch of 3 does not divide into 1 process"),
+        ({"data": {"prompts": "none.txt"}}, "there is no prompt file none.txt"),
+    ],
+)
+def test_what_is_wrong_with_settings_is_reported_before_weights_are_loaded(
+    changes: dict[str, Any], sentence: str, prompts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RMDError, match=f"^{sentence}"):
+        build_run(make_recipe(prompts, **changes), folder=tmp_path / "run")  # whose teacher does not exist
