@@ -10,44 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from helpers import LinearBackbone, assert_same, make_recipe, write_prompts
-from torch import Tensor
+from helpers import assert_same, make_recipe, write_prompts
+from toy_runs import everything, metrics, toy
 
 from rmd.common.errors import RMDError
-from rmd.models.roles import TRAINED
-from rmd.recipes.schema import Recipe
 from rmd.train import writer
 from rmd.train.callbacks import Callback
 from rmd.train.checkpoint import checkpoints
-from rmd.train.loop import Trainer
 from rmd.train.run import Run
-from rmd.train.tracking import MACHINE, read_metrics
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     return write_prompts(tmp_path)
-
-
-def toy(recipe: Recipe, folder: Path) -> Trainer:
-    return Trainer(recipe, LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True), folder)
-
-
-def everything(trainer: Trainer) -> dict[str, Tensor]:
-    """Return weights, average and optimiser states by name."""
-    found = {f"average/{name}": value.clone() for name, value in trainer.trained.average.items()}
-    for role in TRAINED:
-        found |= {f"{role}/{name}": value.clone() for name, value in trainer.roles.state(role).items()}
-        states = trainer.trained.optimizers[role].state.values()
-        found |= {f"{role}/{i}/{key}": torch.as_tensor(value) for i, s in enumerate(states) for key, value in s.items()}
-    return found
-
-
-def metrics(folder: Path) -> list[dict[str, float | None]]:
-    """Return the run's records without the machine-dependent metrics."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name not in MACHINE} for row in rows]
 
 
 def test_a_signal_before_the_first_iteration_saves_that_iteration(prompts: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: exact resume after any kind of end, no update from a bad loss, callbacks, and files."""
+"""The training loop: exact resume after any kind of end, no update from a bad loss, and learning rates."""
 
 from __future__ import annotations
 
@@ -14,104 +14,23 @@ from typing import Any
 import pytest
 import torch
 from families import TINY, recipe_of
-from helpers import LinearBackbone, assert_same, make_recipe, tiny_sdxl, write_prompts
+from helpers import assert_same, make_recipe, write_prompts
 from processes import start
 from torch import Tensor
+from toy_runs import Crash, crash_at, everything, metrics, toy
 
 from rmd.common.errors import RMDError
-from rmd.models import Backbone
 from rmd.models.roles import TRAINED
-from rmd.recipes.schema import Recipe, load_recipe, to_yaml
-from rmd.train import callbacks
-from rmd.train.callbacks import Callback, Iteration
+from rmd.recipes.schema import load_recipe, to_yaml
 from rmd.train.checkpoint import checkpoints
-from rmd.train.guard import Best
 from rmd.train.loop import Trainer, lr_scale
-from rmd.train.run import PANEL_PROMPTS, Run, build_run
-from rmd.train.tracking import MACHINE, read_metrics
 
-ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     return write_prompts(tmp_path)
-
-
-def toy(recipe: Recipe, folder: Path, backbone: Backbone | None = None) -> Trainer:
-    return Trainer(recipe, LinearBackbone(**ZERO_SNR) if backbone is None else backbone, folder)
-
-
-def everything(trainer: Trainer) -> dict[str, Tensor]:
-    """Return weights, average and optimiser states by name."""
-    found = {f"average/{name}": value.clone() for name, value in trainer.trained.average.items()}
-    for role in TRAINED:
-        found |= {f"{role}/{name}": value.clone() for name, value in trainer.roles.state(role).items()}
-        optimizer = trainer.trained.optimizers[role]
-        for name, parameter in trainer.roles.named_trainable(role).items():
-            for key, value in optimizer.state[parameter].items():
-                found[f"{role}/{name}/{key}"] = torch.as_tensor(value).clone()
-    return found
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the run's records without the machine-dependent metrics."""
-    return [of_the_run(row) for row in read_metrics(folder / "metrics.jsonl")]
-
-
-def of_the_run(values: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name not in MACHINE}
-
-
-class Crash(Exception):
-    """Stands for anything that ends a process between two iterations."""
-
-
-def crash_at(iteration: int) -> Callable[[int, dict[str, float]], None]:
-    def check(done: int, values: dict[str, float]) -> None:
-        if done == iteration:
-            raise Crash
-
-    return check
-
-
-@modes
-@pytest.mark.parametrize("family", sorted(TINY))
-def test_recomputed_activations_change_no_number(family: str, mode: str, prompts: Path, tmp_path: Path) -> None:
-    found = []
-    for gradient_checkpointing in (False, True):
-        recipe = recipe_of(
-            family, tmp_path, mode, train={"gradient_checkpointing": gradient_checkpointing, "iterations": 2}
-        )
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
-        trainer = toy(recipe, tmp_path / str(gradient_checkpointing), TINY[family]())
-        values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(2)]
-        found.append((values, everything(trainer), trainer.identity))
-    assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
-    assert_same(found[0][1], found[1][1])
-
-
-def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Path, tmp_path: Path) -> None:
-    kept: list[int] = []
-
-    def count(tensor: Tensor) -> Tensor:
-        kept[-1] += tensor.nbytes
-        return tensor
-
-    for gradient_checkpointing in (False, True):
-        kept.append(0)
-        recipe = make_recipe(prompts, "full", train={"gradient_checkpointing": gradient_checkpointing})
-        trainer = toy(recipe, tmp_path / "run", tiny_sdxl())
-        (batch,) = trainer.batches(0)
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            trainer.method.student_loss(batch, trainer.plan.steps[-1])
-    assert kept[1] < 0.5 * kept[0]
-    with pytest.raises(
-        RMDError,
-        match=r"network cannot recompute its activations: set train\.gradient_checkpointing to false$",
-    ):
-        toy(make_recipe(prompts, "full", train={"gradient_checkpointing": True}), tmp_path / "run")
 
 
 def test_learning_rates_rise_hold_and_fall(prompts: Path, tmp_path: Path) -> None:
@@ -361,81 +280,6 @@ def test_gradients_are_clipped(prompts: Path, tmp_path: Path) -> None:
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_average_follows_the_student(prompts: Path, tmp_path: Path) -> None:
-    trainer = toy(make_recipe(prompts, optim={"ema": 0.75}), tmp_path / "run")
-    expected = {name: value.clone() for name, value in trainer.roles.state("student").items()}
-    for iteration in range(4):
-        trainer.iterate(iteration)
-        for name, value in trainer.roles.state("student").items():
-            expected[name] = 0.75 * expected[name] + 0.25 * value
-    for name, value in trainer.student_state().items():
-        torch.testing.assert_close(value, expected[name])
-        assert not torch.equal(value, trainer.roles.state("student")[name])
-
-
-@modes
-def test_the_averaged_student_is_lent_for_a_block(mode: str, prompts: Path, tmp_path: Path) -> None:
-    trainer = toy(make_recipe(prompts, mode, optim={"student_lr": 0.1}), tmp_path / "run")
-    trainer.iterate(0)
-    trainer.iterate(1)
-    before = everything(trainer)
-    with pytest.raises(Crash), trainer.averaged_student():
-        assert_same(trainer.roles.state("student"), trainer.trained.average)
-        raise Crash
-    assert_same(everything(trainer), before)
-    last = list(trainer.trained.average)[-1]
-    assert not torch.equal(before[f"student/{last}"], before[f"average/{last}"])
-
-
-def test_without_an_average_the_student_is_itself(prompts: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(prompts, optim={"ema": 0.0})
-    trainer = toy(recipe, tmp_path / "run")
-    trainer.train()
-    assert_same(trainer.student_state(), trainer.roles.state("student"))
-    resumed = toy(recipe, tmp_path / "run")
-    assert resumed.start(resume=True) == 6
-    assert_same(everything(resumed), everything(trainer))
-
-
-def test_a_run_leaves_its_recipe_metrics_pictures_and_checkpoints(prompts: Path, tmp_path: Path) -> None:
-    train = {"iterations": 7, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "keep_last": 3}
-    recipe, folder = make_recipe(prompts, train=train), tmp_path / "run"
-    trainer = toy(recipe, folder)
-    seen: list[int] = []
-    trainer.on_iteration = lambda done, values: seen.append(done)
-    trainer.train()
-    assert seen == [1, 2, 3, 4, 5, 6, 7]
-    assert load_recipe(str(folder / "recipe.yaml")) == recipe
-    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == [
-        "step-000004",
-        "step-000006",
-        "step-000007",
-    ]
-    pictures = sorted(path.name for path in (folder / "pictures").iterdir())
-    assert pictures == [f"{name}-{i:06d}.png" for name in ("samples", "scores") for i in (4, 7)]
-    rows = read_metrics(folder / "metrics.jsonl")
-    assert [row["iteration"] for row in rows] == [2, 4, 6, 7]
-    assert set(rows[0]) == {
-        "iteration",
-        "step",
-        "stage",
-        "student_loss",
-        "student_grad_norm",
-        "fake_loss",
-        "fake_grad_norm",
-        "gap",
-        "sample_std",
-        "calls_student",
-        "calls_teacher",
-        "calls_fake",
-        *MACHINE,
-    }
-    held_out = {f"held_out/{kind}/step-{step.index}" for kind in ("fake_error", "gap") for step in trainer.plan.steps}
-    assert [set(row) - set(rows[0]) for row in rows] == [set(), held_out, set(), held_out]
-    steps = [trainer.method.draw_step(int(row["iteration"]) - 1) for row in rows]
-    assert [(row["step"], row["stage"]) for row in rows] == [(step.index, step.stage) for step in steps]
-
-
 def test_an_iteration_updates_the_student_once_and_the_fake_score_as_often_as_asked(
     prompts: Path, tmp_path: Path
 ) -> None:
@@ -445,52 +289,6 @@ def test_an_iteration_updates_the_student_once_and_the_fake_score_as_often_as_as
     assert steps == {"student": {1}, "fake": {3}}
     assert trainer.method.evaluations["teacher"] == 1
     assert trainer.method.evaluations["fake"] == 1 + 3
-
-
-def test_a_batch_is_a_function_of_its_iteration(prompts: Path, tmp_path: Path) -> None:
-    trainer = toy(make_recipe(prompts), tmp_path / "run")
-    ((first,), (other,), (again,)) = (trainer.batches(iteration) for iteration in (5, 6, 5))
-    assert first.iteration == 5
-    assert_same(dict(first.cond.tensors), dict(again.cond.tensors))
-    draws = [batch.noise.normal((2, 3), "x") for batch in (first, again, other)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    texts, samples = trainer.prompts.batch(5, 2)
-    assert samples == [10, 11]
-    assert_same(dict(first.cond.tensors), dict(trainer.backbone.encode(texts).tensors))
-    assert len(first.null) == len(first.cond) == 2
-
-
-@pytest.mark.parametrize("family", sorted(TINY))
-def test_the_unconditional_branch_is_encoded_once(
-    family: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipe_of(family, Path("teacher"), "full")
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
-    trainer = Trainer(recipe, TINY[family](), tmp_path / "run")
-    with torch.no_grad():
-        expected = trainer.backbone.null(3)
-    usual, asked = trainer.backbone.null, []
-    monkeypatch.setattr(trainer.backbone, "null", lambda count: asked.append(count) or usual(count))
-    for _ in range(2):
-        assert_same(dict(trainer.encoded(["a", "b", "c"])[1].tensors), dict(expected.tensors))
-    assert asked == [1]
-
-
-def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = toy(make_recipe(prompts), tmp_path / "run")
-    shown: list[dict[str, Tensor]] = []
-    panel = callbacks.sample_panel
-
-    def spy(backbone: Backbone, module: Any, plan: Any, cond: Any, *, seed: int) -> Any:
-        shown.append({name: value.clone() for name, value in trainer.roles.state("student").items()})
-        assert len(cond) == PANEL_PROMPTS
-        return panel(backbone, module, plan, cond, seed=seed)
-
-    monkeypatch.setattr(callbacks, "sample_panel", spy)
-    trainer.train()
-    assert len(shown) == 1
-    assert_same(shown[0], trainer.trained.average)
 
 
 def test_every_call_of_a_network_is_counted_by_role(prompts: Path, tmp_path: Path) -> None:
@@ -504,59 +302,6 @@ def test_every_call_of_a_network_is_counted_by_role(prompts: Path, tmp_path: Pat
         assert (values["calls_teacher"], values["calls_fake"]) == (2, 2 * (1 + 2))
 
 
-def test_held_out_samples_change_nothing(prompts: Path, tmp_path: Path) -> None:
-    trainer = toy(make_recipe(prompts), tmp_path / "run")
-    trainer.iterate(0)
-    state, calls = everything(trainer), dict(trainer.method.evaluations)
-    found = trainer.held_out()
-    assert_same(everything(trainer), state)
-    assert trainer.method.evaluations == calls
-    assert found == trainer.held_out()
-    assert len(found) == 2 * len(trainer.plan.steps) and all(value >= 0 for value in found.values())
-    parameters = list(trainer.roles.trainable("fake"))
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter += 1.0
-    worse = trainer.held_out()
-    assert all(worse[name] != value for name, value in found.items())
-
-
-def test_a_collapse_stops_the_run_and_keeps_the_last_good_checkpoint(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train = {"iterations": 300, "checkpoint_every": 10, "keep_last": 2}
-    recipe = make_recipe(prompts, plan={"steps": 1, "sides": [32], "thresholds": [], "multiple": 4}, train=train)
-    trainer = toy(recipe, tmp_path / "run")
-    usual, began = trainer.iterate, 24
-
-    def iterate(iteration: int) -> Any:
-        values, rollout = usual(iteration)
-        return (values | {"sample_std": 0.01 * values["sample_std"]} if iteration >= began else values), rollout
-
-    monkeypatch.setattr(trainer, "iterate", iterate)
-    with pytest.raises(RMDError) as caught:
-        trainer.train()
-    assert str(caught.value).startswith("the student is collapsing: the samples of step 1 have 0.0")
-    assert "something has been unusual since iteration 25; stopped at 29" in str(caught.value)
-    assert "step-000020 is older: continue from it with --resume --reset-optimizer" in str(caught.value)
-    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000010", "step-000020"]
-    unguarded = recipe.model_copy(update={"train": recipe.train.model_copy(update={"guard": False, "iterations": 31})})
-    other = toy(unguarded, tmp_path / "run")
-    monkeypatch.setattr(other, "iterate", iterate)
-    assert other.train(resume=True) == 31
-
-
-def test_the_guard_remembers_across_a_resume(prompts: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(prompts)
-    trainer = toy(recipe, tmp_path / "run")
-    trainer.train()
-    longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 8})})
-    resumed = toy(longer, tmp_path / "run")
-    resumed.start(resume=True)
-    assert resumed.guard.state() == trainer.guard.state() != {}
-    assert resumed.start(resume=True, reset_optimizers=True) == 6
-
-
 def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: Path, tmp_path: Path) -> None:
     data = {"prompts": str(prompts), "prompt_cache_mb": 1, "offload": True}
     found = []
@@ -567,109 +312,3 @@ def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: P
             trainer.train(resume=iterations != parts[0])
         found.append(everything(trainer))
     assert_same(*found)
-
-
-def test_the_judge_looks_at_the_averaged_student_at_intervals(prompts: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(prompts, evaluation={"every": 4}, train={"iterations": 10, "log_every": 100})
-    trainer = toy(recipe, tmp_path / "run")
-    seen: list[Tensor] = []
-
-    def judge(network: torch.nn.Module) -> dict[str, float]:
-        seen.append(torch.cat([parameter.detach().flatten() for parameter in trainer.roles.trainable("student")]))
-        return {"judge/all_right": 0.5}
-
-    trainer.judge = judge
-    trainer.train()
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [row["iteration"] for row in rows if "judge/all_right" in row] == [4, 8, 10]
-    average = torch.cat([value.flatten() for value in trainer.trained.average.values()])
-    assert torch.equal(seen[-1], average)
-
-
-def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(prompts: Path, tmp_path: Path) -> None:
-    marks = {2: 0.25, 4: 0.75, 6: 0.5, 8: 0.75, 10: 0.5}
-    asked = iter(marks.values())
-    best = {}
-    for last in (6, 10):  # a resume remembers
-        recipe = make_recipe(
-            prompts, evaluation={"every": 2}, train={"iterations": last, "checkpoint_every": 3, "keep_last": 1}
-        )
-        trainer = toy(recipe, tmp_path / "run")
-        trainer.judge = lambda network: {"judge/all_right": next(asked)}
-        trainer.train(resume=last == 10)
-        best[last] = trainer.best
-    assert best == {6: Best(iteration=4, right=0.75), 10: Best(iteration=4, right=0.75)}
-    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000010"]
-
-
-def test_a_callback_of_the_user_sees_every_iteration_after_the_checkpoint_has_begun(
-    prompts: Path, tmp_path: Path
-) -> None:
-    told: list[tuple[Any, ...]] = []
-
-    class Mine(Callback):
-        def start(self, run: Run, iteration: int) -> None:
-            told.append(("start", iteration))
-
-        def after_student_update(self, run: Run) -> None:
-            steps = {role: len(run.trained.optimizers[role].state) > 0 for role in TRAINED}
-            told.append(("student", steps["student"]))
-
-        def after_iteration(self, run: Run, iteration: Iteration) -> None:
-            recorded = [row["iteration"] for row in read_metrics(run.folder / "metrics.jsonl")]
-            told.append(("done", iteration.done, iteration.last, recorded[-1]))
-
-        def close(self) -> None:
-            told.append(("close",))
-
-    recipe = make_recipe(prompts, train={"iterations": 2})
-    backbone = LinearBackbone(**ZERO_SNR)
-    Trainer(build_run(recipe, backbone, folder=tmp_path / "run"), callbacks=[Mine()]).train()
-    rest = [("student", True), ("done", 1, False, 1), ("student", True), ("done", 2, True, 2), ("close",)]
-    assert told == [("start", 0), *rest]
-
-
-def test_callbacks_are_closed_in_reverse_order_when_one_fails(prompts: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-
-    class Named(Callback):
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def start(self, run: Run, iteration: int) -> None:
-            if self.name == "third":
-                raise Crash
-            told.append(self.name)
-
-        def close(self) -> None:
-            told.append(f"{self.name} closed")
-
-    trainer = toy(make_recipe(prompts), tmp_path / "run")
-    trainer.callbacks += [Named(name) for name in ("first", "second", "third")]
-    with pytest.raises(Crash):
-        trainer.train()
-    assert told == ["first", "second", "second closed", "first closed"]
-
-
-def test_a_run_loads_the_teacher_of_its_recipe(prompts: Path, tmp_path: Path) -> None:
-    TINY["pixart"]().pipe.save_pretrained(tmp_path / "teacher")
-    recipe = recipe_of("pixart", tmp_path / "teacher", "lora", data={"prompts": str(prompts)})
-    loaded = build_run(recipe, folder=tmp_path / "run")
-    given = build_run(recipe, TINY["pixart"](), folder=tmp_path / "run")
-    assert loaded.identity == given.identity and loaded.plan == given.plan
-    assert_same(loaded.roles.state("student"), given.roles.state("student"))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"train": {"batch_size": 3, "gradient_accumulation_steps": 2}}, "a batch of 3 does not divide into 1 process"),
-        ({"data": {"prompts": "none.txt"}}, "there is no prompt file none.txt"),
-    ],
-)
-def test_what_is_wrong_with_settings_is_reported_before_weights_are_loaded(
-    changes: dict[str, Any], sentence: str, prompts: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(RMDError, match=f"^{sentence}"):
-        build_run(make_recipe(prompts, **changes), folder=tmp_path / "run")  # whose teacher does not exist
