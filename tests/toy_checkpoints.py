@@ -28,7 +28,7 @@ def make(mode: Any = "lora", *, average: bool = True, rank: int = 2, fused: bool
 
 
 def advance(trained: Trained, *, seed: int = 0) -> None:
-    """One update of everything that a checkpoint holds."""
+    """Update everything that a checkpoint holds, once."""
     g = torch.Generator().manual_seed(seed)
     for role in TRAINED:
         for parameter in trained.roles.trainable(role):

@@ -89,13 +89,13 @@ RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:
     """Return the full weights, average and optimiser states; all processes must call this."""
-    found = {f"average/{name}": value for name, value in trainer.trained.average.items()}
+    state = {f"average/{name}": value for name, value in trainer.trained.average.items()}
     for role in TRAINED:
         optimizer = trainer.trained.optimizers[role]
         for name, parameter in trainer.roles.named_trainable(role).items():
-            found[f"{role}/{name}"] = parameter.detach()
-            found.update({f"{role}/{name}/{key}": value for key, value in optimizer.state[parameter].items()})
-    return joined(found)
+            state[f"{role}/{name}"] = parameter.detach()
+            state.update({f"{role}/{name}/{key}": value for key, value in optimizer.state[parameter].items()})
+    return joined(state)
 
 
 def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -109,11 +109,11 @@ def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if dist.is_initialized():
         parts = [mine] * dist.get_world_size()
         dist.all_gather_object(parts, mine)
-    found = {}
+    full = {}
     for name, tensor in tensors.items():
         of_all = [torch.from_numpy(part[name]) for part in (parts if is_sharded(tensor) else [mine])]
-        found[name] = torch.cat(of_all) if len(of_all) > 1 else of_all[0]
-    return found
+        full[name] = torch.cat(of_all) if len(of_all) > 1 else of_all[0]
+    return full
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -151,5 +151,5 @@ def load_in_parts(job: Job, prompts: Path, teacher: Path, parallel: Parallel) ->
     backbone, weights = load_sharded_teacher(recipe)
     sharded = Trainer(recipe, backbone, teacher.parent, parallel=parallel, weights=weights)
     held = [local(parameter).numel() / parameter.numel() for parameter in backbone.denoiser.parameters()]
-    found = [(of_the_run(trainer.iterate(0)[0]), gathered(trainer)) for trainer in (usual, sharded)]
-    return {"values": [values for values, _ in found], "states": [state for _, state in found], "held": held}
+    results = [(of_the_run(trainer.iterate(0)[0]), gathered(trainer)) for trainer in (usual, sharded)]
+    return {"values": [values for values, _ in results], "states": [state for _, state in results], "held": held}

@@ -54,11 +54,11 @@ def test_two_processes_equal_one(job: Job, made: Path, tmp_path: Path) -> None:
 
 @jobs(UNLOADED)
 def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) -> None:
-    found = torch.load(made / f"{job.name}.pt")
-    assert found["values"][0] == found["values"][1]
-    assert_same(*found["states"])
+    results = torch.load(made / f"{job.name}.pt")
+    assert results["values"][0] == results["values"][1]
+    assert_same(*results["states"])
     if job.dp_replicate == 1:
-        assert sum(found["held"]) / len(found["held"]) < 0.6  # a half, but for rows that do not divide
+        assert sum(results["held"]) / len(results["held"]) < 0.6  # a half, but for rows that do not divide
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def resharded(made: Path) -> Path:
 
 @jobs(RESHARDED)
 def test_a_run_of_two_then_one_then_two_processes_equals_that_of_one(job: Job, resharded: Path, tmp_path: Path) -> None:
-    found = torch.load(resharded / f"{job.name}.pt")
+    state = torch.load(resharded / f"{job.name}.pt")
     wanted = go_on(job, resharded / "prompts.txt", tmp_path / "run", Parallel(), until=3)
-    assert found.keys() == wanted.keys()
-    worst = {name: float((found[name] - tensor).abs().max()) for name, tensor in wanted.items()}
+    assert state.keys() == wanted.keys()
+    worst = {name: float((state[name] - tensor).abs().max()) for name, tensor in wanted.items()}
     assert not {name: value for name, value in worst.items() if value > 1e-5}
     assert (
         max(

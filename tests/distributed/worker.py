@@ -34,18 +34,18 @@ if __name__ == "__main__":
     with processes(ParallelConfig(), cpu) as started:
         for job in asked(JOBS):
             parallel = place(ParallelConfig(dp_replicate=job.dp_replicate, context_parallel=job.context_parallel), cpu)
-            found = run(job, prompts, out / "run", parallel)
+            results = run(job, prompts, out / "run", parallel)
             if started.main:
-                torch.save(found, out / f"{job.name}.pt")
+                torch.save(results, out / f"{job.name}.pt")
         for job in asked(UNLOADED):
             parallel = place(ParallelConfig(dp_replicate=job.dp_replicate), cpu)
             teacher = out / f"teacher-{job.family}"
             if started.main and not teacher.exists():
                 TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")
             started.any(False)  # until it is written
-            found = load_in_parts(job, prompts, teacher, parallel)
+            results = load_in_parts(job, prompts, teacher, parallel)
             if started.main:
-                torch.save(found, out / f"{job.name}.pt")
+                torch.save(results, out / f"{job.name}.pt")
         for job in asked(RESHARDED):
             state = go_on(job, prompts, out / f"{job.name}-run", started, until=until)
             if started.main:

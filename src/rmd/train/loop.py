@@ -65,7 +65,6 @@ class Trainer(Run):
         self.on_iteration = on_iteration or run.on_iteration
         self.judge = judge or run.judge
         self.callbacks: list[Callback] = [*default_callbacks(), *callbacks]
-        self.stop_requested = False
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False, is_locked: bool = False) -> int:
         """Train up to the recipe's last iteration, or until a signal asks to stop; return the iterations done.
@@ -95,7 +94,7 @@ class Trainer(Run):
                 values, rollout = self.iterate(iteration)
                 values |= self._speed(time.perf_counter() - began)
                 done = iteration + 1
-                # Read only once: a signal that arrives later ends the next iteration.
+                # Read only once: a stop that is requested later ends the run after the next iteration.
                 (stop,) = self.parallel.any(self.stop_requested)
                 result = Iteration(done, values, rollout, last=stop or done == self.recipe.train.iterations)
                 for callback in self.callbacks:

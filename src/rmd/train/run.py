@@ -71,6 +71,8 @@ class Run:
     """Scores the student's network every `evaluation.every` iterations."""
     on_iteration: OnIteration | None = None
     """Called by the first process after each iteration, with the number of iterations done and the metrics."""
+    stop_requested: bool = False
+    """Set by a signal, or by a callback: the run ends after the next iteration, which is saved."""
     _null: Cond | None = field(default=None, init=False)
     """The unconditional branch's conditioning of one sample, once it has been encoded."""
 

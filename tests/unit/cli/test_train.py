@@ -183,11 +183,11 @@ def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> Non
     )
 
     def needed(world: int, *more: str) -> float:
-        found = re.search(
+        match = re.search(
             r"about ([\d.]+) GB", memory_line(load_recipe("sdxl-full", [*settings, *more]), Parallel(0, world))
         )
-        assert found is not None
-        return float(found[1])
+        assert match is not None
+        return float(match[1])
 
     eight = needed(8)
     assert eight < needed(2) < needed(1)

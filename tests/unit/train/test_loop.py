@@ -37,14 +37,14 @@ def test_learning_rates_rise_hold_and_fall(prompts: Path, tmp_path: Path) -> Non
     optim = {"student_lr": 1e-2, "fake_lr": 3e-2, "lr_warmup": 2, "lr_decay": 3}
     recipe = make_recipe(prompts, "full", train={"iterations": 8}, optim=optim)
     trainer = toy(recipe, tmp_path / "run")
-    found: dict[str, list[float]] = {role: [] for role in TRAINED}
+    rates: dict[str, list[float]] = {role: [] for role in TRAINED}
     for iteration in range(8):
         trainer.iterate(iteration)
         for role in TRAINED:
-            found[role].append(trainer.trained.optimizers[role].param_groups[0]["lr"])
+            rates[role].append(trainer.trained.optimizers[role].param_groups[0]["lr"])
     scales = [1 / 3, 2 / 3, 1, 1, 1, 3 / 4, 2 / 4, 1 / 4]
-    assert found["student"] == pytest.approx([1e-2 * scale for scale in scales])
-    assert found["fake"] == pytest.approx([3e-2 * scale for scale in scales])
+    assert rates["student"] == pytest.approx([1e-2 * scale for scale in scales])
+    assert rates["fake"] == pytest.approx([3e-2 * scale for scale in scales])
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 5, 100])
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_made_is_told(prompts: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def started(prompts: Path, tmp_path: Path) -> Iterator[Trainer]:
-    """A trainer after two good iterations."""
+    """Yield a trainer after two good iterations."""
     trainer = toy(make_recipe(prompts), tmp_path / "run")
     for iteration in range(2):
         trainer.iterate(iteration)
@@ -304,11 +304,11 @@ def test_every_call_of_a_network_is_counted_by_role(prompts: Path, tmp_path: Pat
 
 def test_a_resume_does_not_depend_on_the_prompts_that_were_remembered(prompts: Path, tmp_path: Path) -> None:
     data = {"prompts": str(prompts), "prompt_cache_mb": 1, "offload": True}
-    found = []
+    states = []
     for name, parts in (("whole", (4,)), ("parts", (2, 4))):
         for iterations in parts:
             recipe = recipe_of("pixart", tmp_path, "lora", data=data, train={"iterations": iterations})
             trainer = toy(recipe, tmp_path / name, TINY["pixart"]())
             trainer.train(resume=iterations != parts[0])
-        found.append(everything(trainer))
-    assert_same(*found)
+        states.append(everything(trainer))
+    assert_same(*states)

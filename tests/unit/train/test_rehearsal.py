@@ -61,9 +61,9 @@ def rehearse(recipe: Recipe, break_it: Callable[[Trainer], object] = lambda trai
 def spoil(network: nn.Module, ending: str) -> None:
     """Set the weights whose names have the given ending to NaN."""
     with torch.no_grad():
-        found = [parameter for name, parameter in network.named_parameters() if name.endswith(ending)]
-        assert found
-        for parameter in found:
+        parameters = [parameter for name, parameter in network.named_parameters() if name.endswith(ending)]
+        assert parameters
+        for parameter in parameters:
             parameter.fill_(float("nan"))
 
 

@@ -27,7 +27,7 @@ def prompts(tmp_path: Path) -> Path:
 @modes
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_recomputed_activations_change_no_number(family: str, mode: str, prompts: Path, tmp_path: Path) -> None:
-    found = []
+    results = []
     for gradient_checkpointing in (False, True):
         recipe = recipe_of(
             family, tmp_path, mode, train={"gradient_checkpointing": gradient_checkpointing, "iterations": 2}
@@ -35,9 +35,9 @@ def test_recomputed_activations_change_no_number(family: str, mode: str, prompts
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
         trainer = toy(recipe, tmp_path / str(gradient_checkpointing), TINY[family]())
         values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(2)]
-        found.append((values, everything(trainer), trainer.identity))
-    assert found[0][0] == found[1][0] and found[0][2] == found[1][2]
-    assert_same(found[0][1], found[1][1])
+        results.append((values, everything(trainer), trainer.identity))
+    assert results[0][0] == results[1][0] and results[0][2] == results[1][2]
+    assert_same(results[0][1], results[1][1])
 
 
 def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Path, tmp_path: Path) -> None:
@@ -110,17 +110,17 @@ def test_held_out_samples_change_nothing(prompts: Path, tmp_path: Path) -> None:
     trainer = toy(make_recipe(prompts), tmp_path / "run")
     trainer.iterate(0)
     state, calls = everything(trainer), dict(trainer.method.evaluations)
-    found = trainer.held_out()
+    scores = trainer.held_out()
     assert_same(everything(trainer), state)
     assert trainer.method.evaluations == calls
-    assert found == trainer.held_out()
-    assert len(found) == 2 * len(trainer.plan.steps) and all(value >= 0 for value in found.values())
+    assert scores == trainer.held_out()
+    assert len(scores) == 2 * len(trainer.plan.steps) and all(value >= 0 for value in scores.values())
     parameters = list(trainer.roles.trainable("fake"))
     with torch.no_grad():
         for parameter in parameters:
             parameter += 1.0
     worse = trainer.held_out()
-    assert all(worse[name] != value for name, value in found.items())
+    assert all(worse[name] != value for name, value in scores.items())
 
 
 def test_a_run_loads_the_teacher_of_its_recipe(prompts: Path, tmp_path: Path) -> None:
