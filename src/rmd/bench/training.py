@@ -140,23 +140,23 @@ class RandomEncoder:
         return Cond(drawn).to(self.backbone.device, dtype)
 
 
-def untrained_trainer(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> Trainer:
-    """Return a trainer for a recipe's architecture with random weights and random conditioning.
+class EncodedTrainer(Trainer):
+    """A trainer whose prompts are random numbers in the shape of encoded ones; it writes nothing."""
+
+    def __init__(self, recipe: Recipe, backbone: Backbone, architecture: Architecture) -> None:
+        """Build the run of a recipe with the backbone that `untrained` returned for it."""
+        encoder = RandomEncoder(backbone, architecture, seed=recipe.train.seed)
+        super().__init__(build_run(recipe, backbone, folder=Path("unused"), encoder=encoder))
+
+
+def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tuple[Backbone, Architecture]:
+    """Return a backbone of a recipe's architecture with random weights, a tiny VAE and no text encoders.
 
     Raises:
-        RMDError: RMD does not know the architecture of the recipe's teacher.
+        RMDError: RMD does not know the architecture of the recipe's teacher, or the recipe leaves its noise schedule to
+            the teacher.
     """
     architecture = architecture_of(recipe.teacher, recipe.family)
-    backbone = _untrained_backbone(recipe, architecture, device, dtype)
-    backbone.computes_on(device)
-    encoder = RandomEncoder(backbone, architecture, seed=recipe.train.seed)
-    return Trainer(build_run(recipe, backbone, folder=Path("unused"), encoder=encoder))
-
-
-def _untrained_backbone(
-    recipe: Recipe, architecture: Architecture, device: torch.device, dtype: torch.dtype
-) -> Backbone:
-    """Return a backbone with random weights, a tiny VAE, and no text encoders."""
     network = _with_random_weights(architecture.build(dtype), device)
     parts: dict[str, Any] = {
         "vae": _small_vae(architecture).to(device),
@@ -175,7 +175,7 @@ def _untrained_backbone(
     else:
         absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
         pipe = StableDiffusion3Pipeline(transformer=network, **parts, **absent)
-    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump()))
+    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump())), architecture
 
 
 def _small_vae(architecture: Architecture) -> AutoencoderKL | AutoencoderKLWan:

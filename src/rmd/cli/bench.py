@@ -134,19 +134,23 @@ def train(
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.methods.base import draw_shares
-    from rmd.models.teacher import DTYPES, resolve_noise
+    from rmd.models.teacher import DTYPES, load_teacher, resolve_noise
     from rmd.recipes.schema import load_recipe
     from rmd.train.loop import Trainer
-    from rmd.train.run import build_run
 
     prepare_cpu(threads)
     where = find_device(device)
     changed = [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])]
     loaded = resolve_noise(load_recipe(recipe, changed))
     if untrained:
-        trainer = timed.untrained_trainer(loaded, device=where, dtype=DTYPES[loaded.train.dtype])
+        backbone, architecture = timed.untrained(loaded, device=where, dtype=DTYPES[loaded.train.dtype])
+        backbone.computes_on(where)
+        trainer: Trainer = timed.EncodedTrainer(loaded, backbone, architecture)
     else:
-        trainer = Trainer(build_run(loaded, folder=Path("unused"), device=where))
+        backbone = load_teacher(loaded)
+        backbone.pipe.to(where)
+        backbone.computes_on(where)
+        trainer = Trainer(loaded, backbone, Path("unused"))
     with progress_bar() as show:
         total = len(trainer.plan.steps) * (repeats + 1)
         advance = partial(_advance, show, "iterations", count_up(1), total)

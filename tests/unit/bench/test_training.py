@@ -13,6 +13,7 @@ from helpers import PROMPTS, assert_same, write_prompts
 from rmd.bench import training
 from rmd.bench.training import (
     BarePasses,
+    EncodedTrainer,
     StepTiming,
     evaluations,
     mean_seconds,
@@ -20,7 +21,7 @@ from rmd.bench.training import (
     time_in_turn,
     time_passes,
     time_training,
-    untrained_trainer,
+    untrained,
 )
 from rmd.cli.app import main
 from rmd.core.plan import Step
@@ -43,7 +44,7 @@ def recipe_for(folder: Path, family: str, mode: str = "lora") -> Recipe:
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, family, mode)
-    trainer = untrained_trainer(recipe, device=CPU, dtype=torch.float32)
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
     before = {name: tensor.clone() for name, tensor in trainer.roles.state("student").items()}
     seen = []
     timings = time_training(trainer, repeats=1, progress=lambda: seen.append(None))
@@ -99,7 +100,7 @@ def test_a_two_plus_two_student_makes_six_tenths_of_public_tdms_evaluations() ->
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_timing_bare_passes_changes_nothing(mode: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, "pixart", mode)
-    trainer = untrained_trainer(recipe, device=CPU, dtype=torch.float32)
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
     before = {role: {name: t.clone() for name, t in trainer.roles.state(role).items()} for role in TRAINED}
     passes = time_passes(trainer, repeats=1)
     kinds = (passes.forward, passes.trained, passes.guided)
@@ -112,7 +113,7 @@ def test_timing_bare_passes_changes_nothing(mode: str, tmp_path: Path) -> None:
 
 def test_iterations_and_bare_passes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_for(tmp_path, "pixart")
-    trainer = untrained_trainer(recipe, device=CPU, dtype=torch.float32)
+    trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
     step, order = trainer.plan.steps[0], []
     speeds = iter([(9.0, 1), (3.0, 7), (1.0, 2), (2.0, None)])  # seconds, bytes; the first is the warm-up
 
