@@ -66,7 +66,9 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_accelerate_launch_sets_what_torchrun_sets(accelerate_launch: Launcher, tmp_path: Path) -> None:
     """So `run_ranks`, which sets the same, may stand for it without starting processes that import everything."""
     script = tmp_path / "said.py"
-    script.write_text(f"import os\nprint(*[os.environ[name] for name in {RANK_VARIABLES!r}], flush=True)\n")
+    line = f"' '.join(os.environ[name] for name in {RANK_VARIABLES!r})"
+    # In one write: processes that write word by word would mix their lines.
+    script.write_text(f"import os, sys\nsys.stdout.write({line} + '\\n')\n")
     done = accelerate_launch(str(script))
     assert done.returncode == 0, done.stderr
     ranks = sorted(line.split() for line in done.stdout.splitlines())
