@@ -182,7 +182,7 @@ class Checkpointing(Callback):
         """Begin to save if a checkpoint is due.
 
         Raises:
-            RMDError: the checkpoint before could not be written.
+            RMDError: the previous checkpoint could not be written.
         """
         best = None if run.best is None else run.best.iteration
         if iteration.is_due(run.recipe.train.checkpoint_every) or best == iteration.done:

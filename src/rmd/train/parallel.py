@@ -50,11 +50,6 @@ class Parallel:
         return self.rank == 0
 
     @property
-    def dp_replicate(self) -> int:
-        """Number of replicas: groups of processes each of which holds all weights."""
-        return 1 if self.dp_mesh is None else self.dp_mesh["dp_replicate"].size()
-
-    @property
     def cp(self) -> int:
         """Context parallelism: the number of processes that share the tokens of the same samples."""
         return 1 if self.cp_mesh is None else self.cp_mesh["ulysses"].size()

@@ -61,10 +61,10 @@ class CheckpointWriter:
         """Iteration of the best checkpoint, which is kept, too."""
 
     def save(self, trained: Trained, meta: Meta) -> Path:
-        """Copy everything and begin to write `step-<iteration>`, after waiting for the checkpoint before it.
+        """Copy everything and begin to write `step-<iteration>`, after waiting for the previous checkpoint.
 
         Raises:
-            RMDError: the checkpoint before could not be written (full disk, no permission); earlier ones are intact.
+            RMDError: the previous checkpoint could not be written (full disk, no permission); earlier ones are intact.
         """
         self.wait()
         # A copy on the CPU is written, because the training goes on and changes the original.

@@ -21,7 +21,7 @@ from rmd.train.checkpoint import checkpoints
 from rmd.train.guard import Best
 from rmd.train.loop import Trainer
 from rmd.train.run import PANEL_PROMPTS, Run, build_run
-from rmd.train.tracking import MACHINE, read_metrics
+from rmd.train.tracking import MACHINE, TRACKERS, LocalFiles, Tracker, read_metrics
 
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
 
@@ -224,3 +224,33 @@ def test_callbacks_are_closed_in_reverse_order_when_one_fails(prompts: Path, tmp
     with pytest.raises(Crash):
         trainer.train()
     assert told == ["first", "second", "second closed", "first closed"]
+
+
+def test_a_callback_may_end_the_run_which_is_saved(prompts: Path, tmp_path: Path) -> None:
+    class Stop(Callback):
+        def after_iteration(self, run: Run, iteration: Iteration) -> None:
+            run.stop_requested = iteration.done == 3
+
+    recipe = make_recipe(prompts, train={"iterations": 50, "checkpoint_every": 100})
+    trainer = toy(recipe, tmp_path / "run")
+    trainer.callbacks.append(Stop())
+    assert trainer.train() == 4
+    assert [path.name for path in checkpoints(trainer.checkpoint_folder)] == ["step-000004"]
+
+
+def test_a_tracker_that_cannot_be_opened_ends_the_run_and_closes_the_others(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    class Fails(Tracker):
+        def __init__(self, folder: Path, *, start: int, config: Any) -> None:
+            raise RMDError("there is no way to the service")
+
+    usual = LocalFiles.close
+    monkeypatch.setattr(LocalFiles, "close", lambda self: closed.append(self.folder.name) or usual(self))
+    monkeypatch.setitem(TRACKERS._loaded, "wandb", Fails)
+    trainer = toy(make_recipe(prompts, train={"loggers": ["wandb"]}), tmp_path / "run")
+    with pytest.raises(RMDError, match=r"^there is no way to the service$"):
+        trainer.train()
+    assert closed == ["run"]

@@ -39,7 +39,7 @@ def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.M
 
 def test_a_process_alone_agrees_with_itself() -> None:
     alone = Parallel()
-    assert alone.main and alone.cp == alone.dp == alone.dp_replicate == 1 and alone.dp_rank == 0
+    assert alone.main and alone.cp == alone.dp == 1 and alone.dp_rank == 0
     assert alone.any(True, False) == (True, False)
     assert alone.mean({"a": 1.5}) == {"a": 1.5}
     assert alone.from_main("x") == alone.result_from_main(lambda: "x") == "x"
