@@ -6,7 +6,6 @@ optimisers. Prompts are random numbers in the shape of encoded ones, and the VAE
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,25 +14,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    PixArtAlphaPipeline,
-    StableDiffusion3Pipeline,
-    StableDiffusionXLPipeline,
-    WanPipeline,
-)
-from torch import nn
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, Step
 from rmd.core.randomness import generator
-from rmd.models.architectures import Architecture, architecture_of
-from rmd.models.base import Backbone, Cond, Conditioning
-from rmd.models.registry import wrap
+from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.registry import family_class
+from rmd.models.resolve import teacher_source
 from rmd.models.roles import Role
+from rmd.models.untrained import architecture_of, untrained_backbone
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 from rmd.sample.timing import wait_for
 from rmd.train.loop import Trainer
@@ -107,7 +97,7 @@ class EncodedTrainer(Trainer):
 
     def _cond(self, count: int, iteration: int, purpose: str) -> Cond:
         g = generator(self.recipe.train.seed, "encoded", purpose, iteration)
-        shapes = self.architecture.cond_shapes()
+        shapes = self.backbone.cond_shapes(self.architecture)
         drawn = {name: torch.randn(count, *shape, generator=g) for name, shape in shapes.items()}
         if "mask" in drawn:
             drawn["mask"] = torch.ones_like(drawn["mask"])
@@ -121,46 +111,24 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
     Raises:
         RMDError: nothing is known of the architecture of the recipe's teacher.
     """
-    architecture = architecture_of(recipe.teacher, recipe.family)
-    network = _with_random_weights(architecture.build(dtype), device)
-    levels = round(math.log2(architecture.vae_factor)) + 1
-    channels = architecture.config["in_channels"]
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels,
-        latent_channels=channels,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    ).to(device)
-    parts: dict[str, Any] = {"vae": vae, "text_encoder": None, "tokenizer": None}
+    family = family_class(recipe.family)
+    architecture = architecture_of(teacher_source(recipe.teacher), family)
+    conditioning = Conditioning(**recipe.conditioning.model_dump())
+    backbone = untrained_backbone(
+        family, architecture, scheduler=_scheduler(recipe), device=device, dtype=dtype, conditioning=conditioning
+    )
+    return backbone, architecture
+
+
+def _scheduler(recipe: Recipe) -> Any:
+    """Return a diffusers scheduler with a recipe's noise."""
     if isinstance(recipe.noise, FlowNoise):
-        settings = recipe.noise.model_dump(exclude={"kind"})
-        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**settings)
-    elif isinstance(recipe.noise, VPNoise):
-        # where no signal is left at the start, only v-prediction has a clean sample to go on with
+        return FlowMatchEulerDiscreteScheduler(**recipe.noise.model_dump(exclude={"kind"}))
+    if isinstance(recipe.noise, VPNoise):
+        # Where no signal is left at the start, only v-prediction determines a clean sample.
         prediction = "v_prediction" if recipe.noise.rescale_betas_zero_snr else "epsilon"
-        noise = recipe.noise.model_dump(exclude={"kind"})
-        parts["scheduler"] = DDIMScheduler(**noise, prediction_type=prediction)
-    else:
-        raise RMDError("without a teacher at hand its noise is not known: give the recipe's noise")
-    if architecture.family == "sdxl":
-        pipe = StableDiffusionXLPipeline(
-            unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts
-        )
-    elif architecture.family == "wan":
-        parts["vae"] = AutoencoderKLWan(
-            base_dim=4, z_dim=channels, dim_mult=[1] * levels, num_res_blocks=1,
-            temperal_downsample=[False] + [True] * (levels - 2),
-            scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
-        ).to(device)  # fmt: skip
-        pipe = WanPipeline(transformer=network, **parts)
-    elif architecture.family == "pixart":
-        pipe = PixArtAlphaPipeline(transformer=network, **parts)
-    else:
-        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
-        pipe = StableDiffusion3Pipeline(transformer=network, **parts, **absent)
-    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump())), architecture
+        return DDIMScheduler(**recipe.noise.model_dump(exclude={"kind"}), prediction_type=prediction)
+    raise RMDError("without a teacher at hand its noise is not known: give the recipe's noise")
 
 
 def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None) -> list[StepTiming]:
@@ -271,16 +239,3 @@ def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:
             found.append(iteration)
         iteration += 1
     return found
-
-
-@torch.no_grad()
-def _with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
-    """Materialise a network from the meta device: small random weights, and norms that change nothing."""
-    network = network.to_empty(device=device).eval()
-    g = torch.Generator(device).manual_seed(0)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim > 1:
-            tensor.normal_(0, 0.02, generator=g)
-        else:
-            tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    return network

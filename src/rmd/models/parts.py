@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.common.errors import RMDError, integer, shown
 
@@ -106,6 +106,12 @@ def check_channels(
             f"this {what} gives {given} channels and takes {taken}: RMD needs a network that gives one number for "
             "every number of the latents"
         )
+
+
+def middle_block(transformer: Any) -> tuple[nn.Module, int]:
+    """Return the block in the middle of a diffusers transformer, and the number of channels of its output."""
+    blocks, config = transformer.transformer_blocks, transformer.config
+    return blocks[len(blocks) // 2], int(config.num_attention_heads * config.attention_head_dim)
 
 
 def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from transformers import T5EncoderModel
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
 from rmd.models import load_backbone
-from rmd.models.loading import variants
+from rmd.models.folder import variants
 from rmd.models.registry import load_pipeline, wrap
 from rmd.models.student import load_student
 from rmd.worlds.assets import TEACHERS, teacher_folder
