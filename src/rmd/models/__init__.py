@@ -14,7 +14,7 @@ _PLACES = {"Backbone": "base", "Cond": "base", "load_backbone": "registry", "reg
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, because torch and diffusers take seconds: `rmd plan` needs neither to read a teacher's noise.
+    # Imported on first use, because torch and diffusers take seconds, and `rmd plan` needs neither of them.
     if name in _PLACES:
         return getattr(import_module(f"rmd.models.{_PLACES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

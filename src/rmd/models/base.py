@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -23,56 +23,15 @@ from rmd.common.errors import RMDError
 from rmd.core.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.core.plan import Stage, StepPlan
 from rmd.core.sampling import guided
+from rmd.models.cond import Cond as Cond
+from rmd.models.cond import Conditioning as Conditioning
+from rmd.models.cond import Encoder as Encoder
 from rmd.models.parts import latent_rules, upcast
 
 AdaptedLayers = Literal["all", "transformers"]
 """Which layers receive adapters: the recipe key `roles.layers`."""
 LoraLayout: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Renames an adapter's tensors from their names in the denoiser to those in another program's file."""
-
-
-@dataclass(frozen=True)
-class Cond:
-    """Encoded prompts: named tensors whose first dimension is the batch.
-
-    A tensor named "mask" (B, tokens) is 1 where a token is read and 0 where it is padding.
-    """
-
-    tensors: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return next(iter(self.tensors.values())).shape[0]
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
-        """Apply a function to every tensor."""
-        return Cond({name: change(tensor) for name, tensor in self.tensors.items()})
-
-    def expand(self, count: int) -> Cond:
-        """Repeat a single sample `count` times along the batch, without copying it."""
-        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
-        """Move all tensors to a device, and cast those with floating-point values to a dtype if one is given."""
-        return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
-
-    @staticmethod
-    def cat(parts: Sequence[Cond]) -> Cond:
-        """Concatenate along the batch; all parts must have the same names, and the same shapes but for the batch."""
-        return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """The picture size that the network is told at a low-resolution stage, both in training and in inference.
-
-    original: SDXL's `original_size`. target: SDXL's `target_size`; PixArt-alpha's resolution and aspect ratio.
-    pos_rescale: spread the positions of the final size over a smaller stage, instead of cutting its positions out of
-    the middle of the table. An experiment, for families with `rescales_positions` only.
-    """
-
-    original: Literal["final", "stage"] = "final"
-    target: Literal["final", "stage"] = "stage"
-    pos_rescale: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,18 +49,6 @@ class Architecture:
     vae_factor: int = 8
     text_length: int = 77
     frame_factor: int = 1
-
-
-class Encoder(Protocol):
-    """Something that encodes prompts: a backbone, or a cache of prompts that were encoded earlier."""
-
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        """Encode prompts; the batch of the result is their number."""
-        ...
-
-    def null(self, count: int) -> Cond:
-        """Return what the teacher's unconditional branch is given, `count` times."""
-        ...
 
 
 class Backbone(ABC):
@@ -265,7 +212,7 @@ class Backbone(ABC):
     def small_vae(cls, architecture: Architecture) -> nn.Module:
         """Return a VAE with few weights, all random, whose latents have the sizes of the real VAE's."""
         levels = architecture.vae_factor.bit_length()
-        return AutoencoderKL(
+        vae: nn.Module = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=(8,) * levels,
@@ -273,6 +220,7 @@ class Backbone(ABC):
             norm_num_groups=4,
             mid_block_add_attention=False,
         )
+        return vae
 
     # What all families share.
 

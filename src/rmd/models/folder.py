@@ -146,7 +146,7 @@ def _class_of(entry: list[Any], where: str) -> type | None:
 def _check_part(folder: Path) -> None:
     """Raise RMDError if a part's folder is missing, holds git-LFS pointers, or asks for code of its own."""
     if not folder.is_dir():
-        raise RMDError(f"there is no folder {folder}, and {INDEX} beside it says so: download the pipeline again")
+        raise RMDError(f"there is no folder {folder}, which {INDEX} beside it names: download the pipeline again")
     for path in sorted(folder.iterdir()):
         if path.is_file():
             refuse_pointer(path)

@@ -1,12 +1,11 @@
-"""Save a distilled student so that stock diffusers loads it, and load it back with its plan.
+"""Saves a distilled student so that stock diffusers loads it, and loads it back with its plan.
 
 A full student is an ordinary pipeline folder; a LoRA student is `pytorch_lora_weights.safetensors` for the teacher's
-pipeline. Beside either lies `rmd_config.json`: the plan with its final times, and where the student comes from.
+pipeline. Either folder also contains `rmd_config.json`: the plan with its final times, and the student's origin.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from pydantic import Field, PrivateAttr
 from safetensors import SafetensorError
@@ -28,28 +27,20 @@ from rmd.common.typed import Strict
 from rmd.core.finite import check_module, check_tensors
 from rmd.core.plan import StepPlan
 from rmd.models.adapter import LORA_NAME, apply_lora_file, write_lora
-from rmd.models.base import INDEX, Backbone, Conditioning
-from rmd.models.hub import hub_errors
+from rmd.models.base import Backbone, Conditioning
+from rmd.models.folder import INDEX
+from rmd.models.hub import hub_errors, shared_prompts
 from rmd.models.registry import family_class, load_backbone
-from rmd.models.share import (
-    check_cards,
-    check_hub_id,
-    required_teacher,
-    shared_copy,
-    shared_prompts,
-    shared_values,
-)
-from rmd.models.teacher import teacher_source
+from rmd.models.resolve import is_packaged, teacher_source
 from rmd.recipes.hashes import config_hash
 from rmd.recipes.schema import Recipe
-from rmd.worlds.assets import TEACHERS
 
 CONFIG_NAME = "rmd_config.json"
 Text = Annotated[str, Field(min_length=1)]
 
 
 class StudentConfig(Strict):
-    """What `rmd_config.json` says of a student: the plan it was distilled for, and where it comes from."""
+    """The content of `rmd_config.json`: the plan that a student was distilled for, and where it comes from."""
 
     version: Literal[1] = 1
     method: Text
@@ -80,19 +71,20 @@ class StudentConfig(Strict):
 
 @dataclass(frozen=True)
 class Student:
-    """A loaded student: its backbone (the denoiser is the student's) and what its config says."""
+    """A loaded student: its config, and its backbone, whose denoiser is the student's."""
 
     backbone: Backbone
     config: StudentConfig
 
     @property
     def plan(self) -> StepPlan:
+        """The plan that the student was distilled for."""
         return self.config.plan
 
 
 @torch.no_grad()
 def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, folder: Path) -> Path:
-    """Write a student into `folder`, whole or not at all; a student that is already there is replaced.
+    """Write a student into `folder`, completely or not at all; a student that is already there is replaced.
 
     Args:
         backbone: the teacher's backbone; its pipeline provides everything but the denoiser.
@@ -129,7 +121,7 @@ def stored_teacher(name: str) -> str:
     Packaged teachers and repositories on the Hub keep their names.
     """
     folder = user_path(name)
-    return str(folder.resolve()) if name not in TEACHERS and folder.exists() else name
+    return str(folder.resolve()) if not is_packaged(name) and folder.exists() else name
 
 
 def write_config(config: StudentConfig, folder: Path) -> None:
@@ -155,10 +147,11 @@ def student_folder(folder: Path) -> Iterator[Path]:
 
 
 def _check_replaceable(folder: Path) -> None:
+    """Raise RMDError if a folder holds anything but a student."""
     if folder.exists() and not folder.is_dir():
         raise RMDError(f"{folder} is a file: a student needs a folder of its own")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_NAME).is_file():
-        raise RMDError(f"{folder} holds something that is no student: remove it, or choose another folder")
+        raise RMDError(f"{folder} holds something other than a student: remove it, or choose another folder")
 
 
 def load_student(
@@ -212,6 +205,7 @@ def base_of(config: StudentConfig, teacher: str | Path | None = None) -> str | P
 
 
 def _from_where(config: StudentConfig) -> str:
+    """Return the end of an error's sentence: which teacher the student needs, and how to give another."""
     return (
         f"the student {config.source} was distilled from the teacher {config.teacher}: if that has moved, give "
         "teacher=... or --teacher (of rmd eval: --base)"
@@ -235,12 +229,12 @@ def check_fits(backbone: Backbone, config: StudentConfig) -> None:
         backbone.check_frames(config.plan.frames)
     except RMDError as error:
         raise RMDError(f"{where}: {error}") from error
-    if config.conditioning.pos_rescale and config.family != "sd3":
-        raise RMDError(f"{where}: conditioning.pos_rescale is for sd3 only, and this is a model of {config.family}")
+    if config.conditioning.pos_rescale and not backbone.rescales_positions:
+        raise RMDError(f"{where}: models of the family {config.family} do not support conditioning.pos_rescale")
 
 
 def holds_student(source: str | Path) -> bool:
-    """Whether a folder or a repository of the Hub holds a student, and not a diffusers pipeline alone.
+    """Return whether a folder or a repository on the Hub holds a student, and not only a diffusers pipeline.
 
     Raises:
         RMDError: it holds neither, or cannot be reached.
@@ -300,10 +294,10 @@ def apply_student(backbone: Backbone, config: StudentConfig) -> None:
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
-    """The teacher's pipeline with the student's weights, in the precision of the teacher's."""
+    """Write the teacher's pipeline with the student's weights, in the precision of the teacher's."""
     teacher: Any = backbone.denoiser
     dtypes = {name: tensor.dtype for name, tensor in teacher.named_parameters()}
-    # the class of the network itself, where FSDP has put its own in front
+    # The network's own class: FSDP puts another in front of it.
     kind: Any = next(kind for kind in type(teacher).__mro__ if not issubclass(kind, FSDPModule))
     with init_empty_weights():
         student = kind.from_config(teacher.config)
@@ -318,6 +312,7 @@ def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -
 
 
 def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, folder: Path) -> None:
+    """Write the student's adapter file."""
     metadata = {
         "r": recipe.roles.rank,
         "lora_alpha": recipe.roles.alpha,
@@ -325,34 +320,3 @@ def _save_lora(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, fol
     }
     folder.mkdir(parents=True)
     write_lora(backbone, state, metadata, folder)
-
-
-def upload(
-    folder: Path, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
-) -> str:
-    """Upload a student's folder to a repository on the Hub, created if necessary, and return its address.
-
-    The upload contains no path of this machine; the folder itself stays as it is.
-
-    Args:
-        base_model: the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
-
-    Raises:
-        RMDError: the teacher is a local folder and `base_model` is not given, the folder's card names it, or the Hub
-            does not accept the upload.
-    """
-    check_hub_id("the repository", repo_id)
-    config = read_student(folder)
-    values = shared_values(config.values, required_teacher(config.teacher, base_model))
-    with shared_copy(folder) as copy:
-        (copy / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        check_cards(copy, config.teacher)
-        try:
-            api = HfApi(token=token)
-            address = str(api.create_repo(repo_id, private=private, exist_ok=True))
-            api.upload_folder(repo_id=repo_id, folder_path=copy)
-        except (OSError, ValueError) as error:
-            raise RMDError(
-                f"cannot upload to {repo_id}: {reason(error)}; check the name, the connection, and `hf auth login`"
-            ) from error
-    return address

@@ -116,11 +116,12 @@ class WanBackbone(Backbone):
     @classmethod
     def small_vae(cls, architecture: Architecture) -> nn.Module:
         levels = architecture.vae_factor.bit_length()
-        return AutoencoderKLWan(
+        vae: nn.Module = AutoencoderKLWan(
             base_dim=4, z_dim=architecture.config["in_channels"], dim_mult=[1] * levels, num_res_blocks=1,
             temperal_downsample=[False] + [True] * (levels - 2),
             scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
         )  # fmt: skip
+        return vae
 
     @property
     def size_multiple(self) -> int:
@@ -179,7 +180,7 @@ class WanBackbone(Backbone):
         return int(min(MAX_TOKENS, self.pipe.tokenizer.model_max_length))
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Decode clean latents to videos (B, 3, T, H, W) in [-1, 1], with the statistics of each latent channel undone."""
+        """Decode clean latents, normalised per channel, to videos (B, 3, T, H, W) in [-1, 1]."""
         vae = self.pipe.vae
         mean, std = (
             torch.tensor(values, dtype=vae.dtype, device=x0.device).view(1, -1, 1, 1, 1)

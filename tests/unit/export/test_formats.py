@@ -98,7 +98,7 @@ def test_folding_leaves_the_product_as_it_was() -> None:
             "is a lora student, which cannot be exported to diffusers-full: use diff",
         ),
         ("sdxl", "full", "kohya", "is a full student, which cannot be exported to kohya: use diffusers-full"),
-        ("sd3", "lora", "kohya", "the kohya format names the layers of SDXL, but the student is of sd3: use comfyui"),
+        ("sd3", "lora", "kohya", "the kohya format has no names for the layers of the family sd3: use comfyui"),
         ("sd3", "lora", "khoya", f"unknown format 'khoya' (did you mean 'kohya'?): use one of {', '.join(FORMATS)}"),
     ],
 )

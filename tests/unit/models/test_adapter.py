@@ -226,7 +226,7 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda pipe: pipe.disable_lora(), r"the student with them: call pipe\.pipe\.enable_lora\(\)$"),
     (
         fuse_a_style,
-        r"^the adapters style were fused without the student's, which is off so: call pipe\.pipe\.unfuse_lora\(\)",
+        r"^the adapters style were fused without the student's, which is therefore off: call pipe\.pipe\.unfuse_lora\(\)",
     ),
 ]
 
@@ -340,8 +340,11 @@ def test_a_file_with_other_tensors_than_a_students(
 
     for change, sentence in (
         (broken, r"pytorch_lora_weights\.safetensors: the tensor .*lora_A.weight holds values that are not finite"),
-        (lambda state: {**state, "text_encoder.x.lora_A.weight": torch.zeros(2, 2)}, "which is no tensor of a student"),
-        (lambda state: {**state, "x": torch.zeros(2)}, "which is no tensor of a student"),
+        (
+            lambda state: {**state, "text_encoder.x.lora_A.weight": torch.zeros(2, 2)},
+            "which is not one of a student's tensors",
+        ),
+        (lambda state: {**state, "x": torch.zeros(2)}, "which is not one of a student's tensors"),
         (lambda state: {k.replace("to_q", "to_z"): v for k, v in state.items()}, r"it has no layer .*to_z"),
         (
             lambda state: {k: v[..., :1].contiguous() if "lora_A" in k else v for k, v in state.items()},

@@ -139,7 +139,7 @@ def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
         *[ABSENT] * 2,
         "the Hub's an/empty holds no pipeline: check the name",
         "the Hub's an/empty holds no student: check the name",
-        *["there is no folder no/such/folder, and a repository on the Hub cannot be called so: check the name"] * 2,
+        *["there is no folder no/such/folder, and a repository on the Hub cannot have this name: check the name"] * 2,
     ]
 
 

@@ -17,8 +17,9 @@ from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.export.formats import check_out, export_student
 from rmd.models import student as module
-from rmd.models.share import shared_copy, shared_prompts, shared_teacher, without_paths
-from rmd.models.student import CONFIG_NAME, LORA_NAME, read_student, upload
+from rmd.models.hub import shared_prompts
+from rmd.models.share import shared_copy, shared_teacher, upload, without_paths
+from rmd.models.student import CONFIG_NAME, LORA_NAME, read_student
 from rmd.sample.pipeline import RMDPipeline
 
 BASE = "someone/their-teacher"
@@ -263,10 +264,10 @@ def test_the_command_says_that_the_teacher_is_not_named(
         ({"--to": "khoya"}, "unknown format 'khoya' (did you mean 'kohya'?): use one of diffusers-lora, "),
         ({"--out": "a-file"}, "cannot write to a-file: {here}/a-file is a file; choose another --out"),
         ({"--out": "a-file/x/out"}, "cannot write to a-file/x/out: {here}/a-file is a file; choose another --out"),
-        ({"--out": "student"}, "the export would take the place of student, which it is made of: choose another --out"),
-        ({"--out": "student/../student/"}, "the export would take the place of student, which it is made of"),
-        ({"--out": "."}, "the export would take the place of student, which it is made of"),
-        ({"--out": "teacher"}, "the export would take the place of {here}/teacher, which it is made of"),
+        ({"--out": "student"}, "the export would replace student, which it is made from: choose another --out"),
+        ({"--out": "student/../student/"}, "the export would replace student, which it is made from"),
+        ({"--out": "."}, "the export would replace student, which it is made from"),
+        ({"--out": "teacher"}, "the export would replace {here}/teacher, which it is made from"),
         ({"--base-model": "no repository"}, "the base model must be the name of a repository of the Hub, as OWNER/"),
         ({"--push": "me"}, "the repository must be the name of a repository of the Hub, as OWNER/NAME, got 'me'"),
         ({"--teacher": "gone/away/x"}, "there is no folder gone/away/x"),

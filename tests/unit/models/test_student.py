@@ -172,7 +172,7 @@ def test_a_student_replaces_a_student_and_nothing_else(recipes: dict[str, Recipe
     state = distilled(backbone, recipe).state("student")
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(RMDError, match=f"^{folder} holds something that is no student: remove it, or choose another"):
+    with pytest.raises(RMDError, match=f"^{folder} holds something other than a student: remove it, or choose another"):
         save_student(backbone, state, recipe, folder)
     assert (folder / "thesis.txt").read_text() == "years of work"
     (folder / "thesis.txt").unlink()
@@ -286,14 +286,14 @@ def copied(saved: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
         (["guidance"], "2", "guidance should be a number, but is '2'$"),
         (["teacher"], ..., "teacher is missing$"),
         (["teacher"], "", "teacher should be text that is not empty"),
-        (["family"], "sd4", r"unknown family 'sd4' \(did you mean 'sd3'\?\): use one of "),
+        (["family"], "sd4", r"unknown model family 'sd4' \(did you mean 'sd3'\?\): use one of "),
         (["family"], "sd3", "is of the family sd3, but the pipeline is of sdxl$"),
         (["conditioning", "target"], "last", "conditioning.target should be 'final' or 'stage', but is 'last'$"),
         (["conditioning", "shift"], 1, r"there is no key conditioning\.shift"),
         (
             ["conditioning", "pos_rescale"],
             True,
-            "pos_rescale is for sd3 only, and this is a model of sdxl",
+            "models of the family sdxl do not support conditioning.pos_rescale",
         ),
         (["plan", "frames"], 9, r"rmd_config\.json of .*: sdxl makes single pictures, not 9 frames"),
         (["plan", "stages", 1, "height"], 63, "stage 2 is 63x32, but this model's sides are multiples of 4$"),
