@@ -1,4 +1,4 @@
-"""Teachers as people have them: what loads, and the sentence for what is missing, damaged or of another kind."""
+"""Teachers as they are published: which load, and the errors for missing, damaged or unsuitable files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def teacher(saved: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a family's teacher, to be damaged."""
+    """Return a function that copies a family's teacher, for a test to damage."""
 
     def copy(family: str) -> Path:
         return Path(shutil.copytree(saved / family, tmp_path / family))
@@ -101,7 +101,7 @@ def test_a_missing_weight_is_named(
     rewrite(folder / part / file, lambda tensors: tensors.pop(name))
     first = "encoder.embed_tokens.weight and 1 more" if name == "shared.weight" else name
     refused(folder, rf"^{folder / part} lacks the weight {first}, which its config\.json asks for: download it again$")
-    with pytest.raises(RMDError, match="lacks the weight"):  # whatever else is asked for
+    with pytest.raises(RMDError, match="lacks the weight"):  # whatever the options
         load_pipeline(folder, dtype=torch.bfloat16)
 
 
@@ -116,7 +116,7 @@ def test_a_missing_weight_of_sharded_files_is_named(teacher: Callable[[str], Pat
         name = next(name for name in whole["weight_map"] if "to_q" in name or "q_proj.weight" in name)
         place = folder / part / whole["weight_map"].pop(name)
         text = index.read_text()
-        load_backbone(folder)  # whole
+        load_backbone(folder)  # nothing is missing yet
         rewrite(place, lambda tensors, name=name: tensors.pop(name))  # type: ignore[misc]  # its own name
         index.write_text(json.dumps(whole))
         refused(folder, rf"{part} lacks the weight {name}, which")
@@ -131,7 +131,7 @@ def test_a_missing_weight_of_sharded_files_is_named(teacher: Callable[[str], Pat
 @pytest.mark.parametrize(
     ("part", "file", "name"), [("unet", STEM, "conv_in.weight"), ("text_encoder_2", TEXT, "text_projection.weight")]
 )
-def test_a_weight_of_another_shape_or_too_many_is_named(
+def test_a_weight_of_another_shape_and_a_superfluous_one_are_named(
     part: str, file: str, name: str, teacher: Callable[[str], Path]
 ) -> None:
     folder = teacher("sdxl")
@@ -145,7 +145,7 @@ def test_a_weight_of_another_shape_or_too_many_is_named(
     )
 
 
-def test_what_older_files_hold_beside_or_by_other_names_is_no_fault(teacher: Callable[[str], Path]) -> None:
+def test_tables_and_names_of_older_files_are_accepted(teacher: Callable[[str], Path]) -> None:
     pixart, sdxl, wan = (teacher(family) for family in ("pixart", "sdxl", "wan"))
     for folder in (pixart, wan):  # tied embeddings under either name, or both
         path, rename = folder / "text_encoder" / TEXT, ("shared.weight", "encoder.embed_tokens.weight")
@@ -176,13 +176,13 @@ def test_what_older_files_hold_beside_or_by_other_names_is_no_fault(teacher: Cal
 
 
 @families
-def test_a_variant_alone_is_found_by_itself(family: str, teacher: Callable[[str], Path]) -> None:
+def test_the_only_variant_loads_without_being_chosen(family: str, teacher: Callable[[str], Path]) -> None:
     folder = teacher(family)
     usual = load_backbone(folder).denoiser.state_dict()
     for path in folder.rglob("*.safetensors"):
         path.rename(path.with_suffix(".fp16.safetensors"))
-    found = load_backbone(folder).denoiser.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in usual.items())
+    loaded = load_backbone(folder).denoiser.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in usual.items())
 
 
 def test_a_variant_can_be_chosen(teacher: Callable[[str], Path]) -> None:
@@ -232,13 +232,13 @@ def test_a_damaged_file_is_one_sentence_in_every_part(
 
 
 @pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "unet/config.json", "model_index.json"])
-def test_a_pointer_in_place_of_any_file_is_told(name: str, teacher: Callable[[str], Path]) -> None:
+def test_a_git_lfs_pointer_in_place_of_any_file_is_refused(name: str, teacher: Callable[[str], Path]) -> None:
     folder = teacher("sdxl")
     (folder / name).write_bytes(POINTER)
     refused(folder, rf"{name} is a git-LFS pointer")
 
 
-def test_configurations_and_tokenizers_that_are_damaged_are_told(teacher: Callable[[str], Path]) -> None:
+def test_damaged_configurations_and_tokenizers_are_refused(teacher: Callable[[str], Path]) -> None:
     folder = teacher("sdxl")
     for name, content, sentence in [
         ("tokenizer/tokenizer.json", "{", r"tokenizer/tokenizer\.json is not valid JSON"),
@@ -332,7 +332,7 @@ def test_a_network_of_another_kind_is_refused_before_its_weights_are_read(
     refused(folder, rf"^{folder}: {sentence}")
 
 
-def test_a_network_of_another_kind_is_refused_in_a_pipeline_at_hand() -> None:
+def test_a_network_of_another_kind_is_refused_in_a_loaded_pipeline() -> None:
     pipe = tiny_pipeline()
     pipe.unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
     with pytest.raises(RMDError, match=r"^this pipeline: this UNet takes 9 channels: it is an inpainting model"):
@@ -357,7 +357,7 @@ def test_pipelines_that_are_given_more_than_a_prompt_are_refused(name: str, teac
     )
 
 
-def test_a_damaged_adapter_is_the_same_sentence(tmp_path: Path) -> None:
+def test_a_damaged_adapter_gives_the_same_error(tmp_path: Path) -> None:
     folder = make_student(tmp_path, "sdxl", "lora")
     path = folder / "pytorch_lora_weights.safetensors"
     whole = path.read_bytes()
@@ -376,7 +376,7 @@ def test_two_experts_are_refused_before_their_weights_are_read(teacher: Callable
 
 
 @pytest.mark.parametrize("family", ["sdxl", "pixart", "sd3"])
-def test_a_tiny_vae_decodes_and_encodes_as_the_official_pipeline_has_it(
+def test_a_tiny_vae_decodes_and_encodes_as_in_the_official_pipeline(
     family: str, teacher: Callable[[str], Path]
 ) -> None:
     folder = teacher(family)
@@ -412,14 +412,14 @@ def test_parts_may_be_in_different_precisions(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TEACHERS))
-def test_packaged_teachers_sample_by_plain_diffusers_without_a_dtype(name: str) -> None:
+def test_packaged_teachers_sample_with_plain_diffusers_without_a_dtype(name: str) -> None:
     pipe = DiffusionPipeline.from_pretrained(teacher_folder(name))
     pipe.set_progress_bar_config(disable=True)
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     assert {part.dtype for part in parts} == {torch.float32}
     length = {"num_frames": 5} if name == "scenes-wan" else {}
-    found = pipe("a red ball on sand", height=32, width=32, num_inference_steps=1, output_type="pt", **length)[0]
-    assert bool(torch.as_tensor(found[0]).isfinite().all())
+    images = pipe("a red ball on sand", height=32, width=32, num_inference_steps=1, output_type="pt", **length)[0]
+    assert bool(torch.as_tensor(images[0]).isfinite().all())
 
 
 def test_a_source_may_begin_with_the_home_folder(
@@ -439,7 +439,7 @@ def test_a_source_may_begin_with_the_home_folder(
         (0, "model_max_length of the tokenizer_2 should be a positive number, but is 0"),
     ],
 )
-def test_a_tokenizer_that_gives_more_tokens_than_its_encoder_reads(
+def test_a_tokenizer_that_gives_more_tokens_than_its_encoder_reads_is_refused(
     length: object, sentence: str, teacher: Callable[[str], Path]
 ) -> None:
     folder = teacher("sdxl")
@@ -447,13 +447,13 @@ def test_a_tokenizer_that_gives_more_tokens_than_its_encoder_reads(
     refused(folder, sentence)
 
 
-def test_a_tokenizer_without_a_config_belongs_to_no_encoder(teacher: Callable[[str], Path]) -> None:
+def test_a_tokenizer_without_a_config_is_refused(teacher: Callable[[str], Path]) -> None:
     folder = teacher("sdxl")
     (folder / "tokenizer_2" / "tokenizer_config.json").unlink()
     refused(folder, r"the tokenizer_2 gives up to 1e\+30 tokens")
 
 
-def test_tokens_of_a_text_encoder_are_numbers(teacher: Callable[[str], Path]) -> None:
+def test_special_tokens_of_a_text_encoder_must_be_numbers(teacher: Callable[[str], Path]) -> None:
     folder = teacher("sdxl")
     edit(folder / "text_encoder_2" / "config.json", eos_token_id=[])
     refused(folder, r"eos_token_id of the text encoder that goes with the tokenizer_2 must be an integer, got \[\]")

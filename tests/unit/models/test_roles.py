@@ -1,4 +1,4 @@
-"""Student, teacher and fake score: one API in both modes, and gradients that go where they must."""
+"""Student, teacher and fake score: one interface in both modes, and gradients on the right parameters only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def output(roles: Roles, role: Role) -> Tensor:
 
 @torch.no_grad()
 def perturb(roles: Roles, *which: Role) -> None:
-    """Move the given roles away from the teacher."""
+    """Change the weights of the given roles, so that they differ from the teacher."""
     g = torch.Generator().manual_seed(7)
     for role in which:
         for parameter in roles.trainable(role):
@@ -66,7 +66,7 @@ def test_the_mode_decides_the_class() -> None:
 @each_trained
 def test_an_update_moves_its_role_alone(mode: Mode, role: Literal["student", "fake"]) -> None:
     roles = make(mode)
-    perturb(roles, *TRAINED)  # adapters that are still zero would pass their gradient to one matrix only
+    perturb(roles, *TRAINED)  # while an adapter is zero, only one of its matrices gets a gradient
     before = {name: output(roles, name).detach() for name in ROLES}
     frozen = [parameter.clone() for parameter in roles.frozen()]
     step(roles, role)
@@ -91,7 +91,7 @@ def test_a_loss_reaches_its_role_alone(mode: Mode, role: Literal["student", "fak
 
 @both_modes
 def test_gradients_survive_other_roles_running_between_forward_and_backward(mode: Mode) -> None:
-    """PEFT's set_adapter turns requires_grad off for the adapter it leaves; a graph built before would lose it."""
+    """PEFT's set_adapter turns requires_grad off for the adapter it deactivates, which loses gradients of older graphs."""
     roles = make(mode)
     perturb(roles, *TRAINED)
     roles.backward("student", output(roles, "student").square().mean())
@@ -144,7 +144,7 @@ def test_the_check_fires_when_another_role_made_the_loss(mode: Mode, role: Liter
         roles.backward(role, output(roles, other).square().mean())
 
 
-def test_the_check_fires_when_someone_else_switches_the_adapter() -> None:
+def test_the_check_fires_when_other_code_switches_the_adapter() -> None:
     roles = make("lora")
     with roles.use("student") as network:
         for module in network.modules():
@@ -210,7 +210,7 @@ def test_use_restores_after_an_exception(mode: Mode) -> None:
 
 
 @both_modes
-def test_fused_a_role_computes_what_it_does_in_use_and_leaves_no_trace(mode: Mode) -> None:
+def test_a_fused_role_computes_the_same_and_leaves_no_trace(mode: Mode) -> None:
     roles = make(mode)
     perturb(roles, *TRAINED)
     frozen = [parameter.detach().clone() for parameter in roles.frozen()]
@@ -222,7 +222,7 @@ def test_fused_a_role_computes_what_it_does_in_use_and_leaves_no_trace(mode: Mod
             raise KeyError
         assert torch.equal(output(roles, role).detach(), expected)
     assert all(torch.equal(one, two) for one, two in zip(frozen, roles.frozen(), strict=True))
-    step(roles, "student")  # and gradients go where they did
+    step(roles, "student")  # gradients still reach the same parameters
 
 
 def _adapted(network: nn.Module) -> list[BaseTunerLayer]:
@@ -244,7 +244,7 @@ def test_fused_in_half_precision_is_the_rounded_sum() -> None:
 
 
 @torch.no_grad()
-def test_a_convolution_takes_an_adapter_and_is_fused_with_it() -> None:
+def test_a_convolution_can_carry_an_adapter_and_be_fused_with_it() -> None:
     network = nn.ModuleDict({"conv": nn.Conv2d(2, 5, 3, stride=2, padding=1)})
     roles = LoraRoles(network, targets=["conv"], rank=3, alpha=6.0, seed=0)
     perturb(roles, "student")
@@ -322,7 +322,7 @@ def test_adapters_are_drawn_from_the_seed_and_leave_the_global_generator_alone()
 
 
 @both_modes
-def test_state_goes_round(mode: Mode) -> None:
+def test_a_state_can_be_saved_and_loaded(mode: Mode) -> None:
     source, target = make(mode), make(mode)
     perturb(source, *TRAINED)
     target.load_state("student", source.state("student"))
@@ -393,7 +393,7 @@ def test_updates_too_small_for_bfloat16_add_up(mode: Mode) -> None:
     name = next(iter(roles.in_network("student")))
     start = roles.in_network("student")[name].detach().clone()
     largest = start.float().abs() >= start.float().abs().max() / 2
-    update = 1e-4 * start.float().abs().max()  # half of bfloat16's spacing is 2^-9 of the number or more
+    update = 1e-4 * start.float().abs().max()  # bfloat16 rounds away changes below 2^-9 of a number
     with torch.no_grad():
         for count in range(200):
             master += update
@@ -426,17 +426,17 @@ def trained(denoiser: nn.Module, mode: Mode) -> None:
 
 
 @both_modes
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch.compile's own imports
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised by imports of torch.compile
 def test_a_network_that_is_compiled_or_carries_an_adapter_is_refused(mode: Mode) -> None:
     with pytest.raises(RMDError, match=r"^the teacher's network is compiled \(torch\.compile\)"):
-        trained(torch.compile(network()), mode)  # type: ignore[arg-type]  # it is a module, whatever its stub says
+        trained(torch.compile(network()), mode)  # type: ignore[arg-type]  # it is a module, although its annotation does not say so
     styled = network()
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), styled, adapter_name="style")
     with pytest.raises(RMDError, match=r"^the teacher's network carries an adapter \(style\): merge it with pipe"):
         trained(styled, mode)
 
 
-def test_a_quantised_network_is_refused_where_it_cannot_be_trained() -> None:
+def test_a_quantised_network_is_refused_if_it_cannot_be_trained() -> None:
     packed = network()
     layer = packed[1]["to_q"]  # type: ignore[index]  # a sequence of modules
     layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
@@ -446,12 +446,12 @@ def test_a_quantised_network_is_refused_where_it_cannot_be_trained() -> None:
         trained(packed, "lora")
 
 
-def test_a_network_without_the_layers_for_adapters_is_told() -> None:
+def test_a_network_without_layers_for_adapters_is_refused() -> None:
     with pytest.raises(RMDError, match=r"^adapters cannot be put on the teacher's network: "):
         trained(nn.Sequential(nn.Linear(2, 2)), "lora")
 
 
-def test_a_tensor_of_a_quantising_library_is_known_by_its_class() -> None:
+def test_tensors_of_quantising_libraries_are_recognised_by_their_class() -> None:
     class Packed(nn.Parameter):
         pass
 

@@ -1,4 +1,4 @@
-"""The SDXL backbone and what every backbone shares, on tiny random pipelines."""
+"""The SDXL backbone, and what all backbones share, on tiny random pipelines."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_unconditional_branch_gets_zeros_or_the_empty_prompt() -> None:
 def test_shapes_follow_the_pipeline() -> None:
     backbone = tiny_sdxl()
     assert backbone.latent_shape(3, 32, 48) == (3, 4, 16, 24)
-    assert backbone.size_multiple == 4  # the VAE's two times the network's two
+    assert backbone.size_multiple == 4  # a factor of two from the VAE, and of two from the network
     smallest = torch.zeros(backbone.latent_shape(1, 4, 4))
     kwargs = backbone.stage_cond(backbone.encode([""]), Stage(1, 4, 4), HIGH)
     x0, _ = backbone.predict(backbone.denoiser, smallest, 500.0, kwargs)
@@ -73,7 +73,7 @@ def test_shapes_follow_the_pipeline() -> None:
     assert backbone.decode(x0).shape == (1, 3, 4, 4)
 
 
-def test_a_stage_is_told_as_the_target_size() -> None:
+def test_the_target_size_is_the_stages_by_default() -> None:
     backbone = tiny_sdxl()
     cond = backbone.encode(PROMPTS)
     kwargs = backbone.stage_cond(cond, LOW, HIGH)
@@ -102,7 +102,7 @@ def test_a_prediction_splits_the_state_into_sample_and_noise(prediction: Predict
     torch.testing.assert_close(raw, expected)
 
 
-def test_every_sample_may_have_its_own_time() -> None:
+def test_each_sample_can_have_its_own_time() -> None:
     backbone = tiny_sdxl()
     cond, x, times = backbone.encode(PROMPTS[:2]), latents(), [120.5, 900.0]
     kwargs = backbone.stage_cond(cond, HIGH, HIGH)
@@ -113,7 +113,7 @@ def test_every_sample_may_have_its_own_time() -> None:
             torch.testing.assert_close(one[0], both[i])
 
 
-def test_a_network_in_half_precision_is_read_in_float32() -> None:
+def test_a_network_in_half_precision_predicts_float32() -> None:
     full, half = tiny_sdxl(), SDXLBackbone(tiny_pipeline().to(dtype=torch.bfloat16))
     results = []
     for backbone in (full, half):
@@ -171,7 +171,7 @@ def test_a_saved_pipeline_loads_as_its_family(two_encoders: bool, tmp_path: Path
     assert load_backbone(tmp_path, dtype=torch.bfloat16).encode([""]).tensors["embeds"].dtype == torch.bfloat16
 
 
-def test_a_folder_that_is_no_pipeline_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"is no diffusers pipeline: it has no model_index\.json$"):
         load_backbone(tmp_path)
     index = tmp_path / "model_index.json"
@@ -185,13 +185,13 @@ def test_a_folder_that_is_no_pipeline_is_told(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
-def test_a_pipeline_with_a_part_missing_is_told(tmp_path: Path) -> None:
+def test_a_pipeline_without_one_of_its_parts_is_refused(tmp_path: Path) -> None:
     tiny_pipeline().save_pretrained(tmp_path)
     (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(RMDError, match=rf"^{tmp_path}/vae holds no weights: there is no diffusion_pytorch_model\.saf"):
         load_backbone(tmp_path)
 
 
-def test_a_name_that_is_nowhere_is_told() -> None:
+def test_a_name_that_exists_nowhere_is_refused() -> None:
     with pytest.raises(RMDError, match="no/such-model is no folder and not in the cache"):
         load_backbone("no/such-model")

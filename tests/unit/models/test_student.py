@@ -1,4 +1,4 @@
-"""A student on disk is one that stock diffusers loads, and predicts what it predicted in training."""
+"""Saved students load in stock diffusers, and predict what they predicted in training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FINAL = Stage(1, 32, 32)
 
 
 def distilled(backbone: Backbone, recipe: Recipe) -> Roles:
-    """Roles whose student has moved well away from its teacher."""
+    """Return roles whose student differs clearly from its teacher."""
     roles = build_roles(
         backbone.denoiser,
         mode=recipe.roles.mode,
@@ -60,7 +60,7 @@ def distilled(backbone: Backbone, recipe: Recipe) -> Roles:
 
 @torch.no_grad()
 def predict(backbone: Backbone, network: torch.nn.Module) -> Tensor:
-    """The network's raw output on fixed latents, times and prompts."""
+    """Return a network's raw output for fixed latents, times and prompts."""
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     kwargs = backbone.stage_cond(backbone.encode(PROMPTS[:2]), FINAL, FINAL)
     output: Tensor = network(x, torch.tensor([800.0, 100.0]), **kwargs).sample
@@ -68,7 +68,7 @@ def predict(backbone: Backbone, network: torch.nn.Module) -> Tensor:
 
 
 def predictions(backbone: Backbone, roles: Roles) -> tuple[Tensor, Tensor]:
-    """Of the student and of the teacher."""
+    """Return the raw outputs of the student and of the teacher."""
     with roles.use("student") as student:
         first = predict(backbone, student)
     with roles.use("teacher") as teacher:
@@ -94,17 +94,17 @@ def test_a_full_student_is_a_stock_pipeline(two_encoders: bool, recipes: dict[st
     assert type(loaded) is StableDiffusionXLPipeline
     assert torch.equal(predict(backbone, loaded.unet), student)
     ours, theirs = dict(backbone.pipe.scheduler.config), dict(loaded.scheduler.config)
-    ours.pop("_use_default_values")  # which values were given, not what they are
+    ours.pop("_use_default_values")  # lists which values were given explicitly
     assert theirs == ours
     assert_same(copy_state(loaded.vae), copy_state(backbone.pipe.vae))
-    assert_same(copy_state(backbone.denoiser), before)  # the teacher in memory is as it was
+    assert_same(copy_state(backbone.denoiser), before)  # the teacher in memory has not changed
 
 
 @pytest.mark.parametrize("two_encoders", [False, True])
 def test_a_lora_student_is_a_lora_of_stock_diffusers(
     two_encoders: bool, recipes: dict[str, Recipe], tmp_path: Path
 ) -> None:
-    """With alpha (4) other than the rank (2): a reader that loses it would scale the adapter wrongly."""
+    """Alpha (4) differs from the rank (2), so that a reader that loses it would scale the adapter wrongly."""
     backbone = tiny_sdxl(two_encoders=two_encoders)
     roles = distilled(backbone, recipes["lora"])
     folder = save_student(backbone, roles.state("student"), recipes["lora"], tmp_path / "student")
@@ -136,7 +136,7 @@ def test_a_lora_file_holds_the_student_alone_under_its_usual_names(recipes: dict
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_the_plan_goes_along(mode: str, recipes: dict[str, Recipe], tmp_path: Path) -> None:
+def test_the_plan_is_saved_with_the_student(mode: str, recipes: dict[str, Recipe], tmp_path: Path) -> None:
     recipe, backbone = recipes[mode], tiny_sdxl()
     folder = save_student(backbone, distilled(backbone, recipe).state("student"), recipe, tmp_path / "student")
     config = json.loads((folder / CONFIG_NAME).read_text())
@@ -176,7 +176,7 @@ def test_a_student_replaces_a_student_and_nothing_else(recipes: dict[str, Recipe
         save_student(backbone, state, recipe, folder)
     assert (folder / "thesis.txt").read_text() == "years of work"
     (folder / "thesis.txt").unlink()
-    save_student(backbone, state, recipe, folder)  # an empty folder will do
+    save_student(backbone, state, recipe, folder)  # an empty folder is accepted
     (folder / "left.txt").write_text("of the student before")
     save_student(backbone, state, recipe, folder)
     assert not (folder / "left.txt").exists()
@@ -187,7 +187,7 @@ def test_a_student_replaces_a_student_and_nothing_else(recipes: dict[str, Recipe
     [(OSError(errno.ENOSPC, "No space left on device"), "the disk is full"), (SafetensorError("broken"), "broken")],
 )
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_a_save_that_fails_keeps_the_student_before(
+def test_a_failed_save_keeps_the_earlier_student(
     mode: str,
     error: Exception,
     reason: str,
@@ -214,7 +214,7 @@ def test_a_save_that_fails_keeps_the_student_before(
     assert_same(copy_state(backbone.denoiser), weights)
 
 
-def test_the_teacher_comes_back_when_the_pipeline_cannot_be_saved(
+def test_the_teacher_is_restored_if_the_pipeline_cannot_be_saved(
     recipes: dict[str, Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_sdxl()
@@ -230,7 +230,7 @@ def test_the_teacher_comes_back_when_the_pipeline_cannot_be_saved(
     assert not (tmp_path / "student").exists()
 
 
-def test_what_is_no_student_is_told(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+def test_anything_but_a_student_is_refused(recipes: dict[str, Recipe], tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=f"holds no student: it has no {CONFIG_NAME}$"):
         load_student(tmp_path)
     backbone = tiny_sdxl()
@@ -249,7 +249,7 @@ def test_what_is_no_student_is_told(recipes: dict[str, Recipe], tmp_path: Path) 
 
 
 def edit(folder: Path, keys: Sequence[str | int], value: object) -> None:
-    """Put a value into a student's config; `...` takes the key out."""
+    """Set a value in a student's config; `...` deletes the key."""
     config = json.loads((folder / CONFIG_NAME).read_text())
     place = config
     for key in keys[:-1]:
@@ -263,14 +263,14 @@ def edit(folder: Path, keys: Sequence[str | int], value: object) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A student of either mode, by its mode."""
+    """Save one student of each mode; return their folders by mode."""
     folders = {mode: tmp_path_factory.mktemp(mode) for mode in ("full", "lora")}
     return {mode: make_student(folder, "sdxl", mode) for mode, folder in folders.items()}
 
 
 @pytest.fixture
 def copied(saved: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    """Copies that a test may spoil."""
+    """Copy the saved students, for a test to damage."""
     return {mode: Path(shutil.copytree(folder, tmp_path / mode)) for mode, folder in saved.items()}
 
 
@@ -324,7 +324,7 @@ def test_a_config_comes_back_as_it_was_written(mode: str, saved: dict[str, Path]
     assert config.values == json.loads((saved[mode] / CONFIG_NAME).read_text())
 
 
-def test_the_mode_is_that_of_the_files(copied: dict[str, Path]) -> None:
+def test_a_config_of_the_other_mode_is_refused(copied: dict[str, Path]) -> None:
     edit(copied["full"], ["mode"], "lora")
     with pytest.raises(RMDError, match=r"should hold a lora student, says its rmd_config\.json, but it has no pyt"):
         load_student(copied["full"])
@@ -366,7 +366,7 @@ def test_a_teachers_folder_is_kept_by_its_absolute_path(
         load_student(folder)
 
 
-def test_two_at_once_do_not_write_one_student(recipes: dict[str, Recipe], tmp_path: Path) -> None:
+def test_two_processes_cannot_write_one_student(recipes: dict[str, Recipe], tmp_path: Path) -> None:
     backbone, recipe = tiny_sdxl(), recipes["lora"]
     state = distilled(backbone, recipe).state("student")
     with (
