@@ -10,63 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-from pydantic import Field, PrivateAttr
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from rmd.common.errors import RMDError
-from rmd.common.files import locked, read_model, reason, replacing, user_path
-from rmd.common.typed import Strict
+from rmd.common.files import locked, reason, replacing, user_path
 from rmd.core.finite import check_module, check_tensors
 from rmd.core.plan import StepPlan
 from rmd.models.adapter import LORA_NAME, apply_lora_file, write_lora
-from rmd.models.base import Backbone, Conditioning
-from rmd.models.folder import INDEX
-from rmd.models.hub import hub_errors, shared_prompts
-from rmd.models.registry import family_class, load_backbone
+from rmd.models.base import Backbone
+from rmd.models.hub import shared_prompts
+from rmd.models.registry import load_backbone
 from rmd.models.resolve import is_packaged, teacher_source
+from rmd.models.student_config import CONFIG_NAME, StudentConfig, holds_student, read_student, write_config
 from rmd.recipes.hashes import config_hash
 from rmd.recipes.schema import Recipe
 
-CONFIG_NAME = "rmd_config.json"
-Text = Annotated[str, Field(min_length=1)]
-
-
-class StudentConfig(Strict):
-    """The content of `rmd_config.json`: the plan that a student was distilled for, and where it comes from."""
-
-    version: Literal[1] = 1
-    method: Text
-    mode: Literal["lora", "full"]
-    """`lora`: an adapter for the teacher's pipeline; `full`: a whole pipeline."""
-    teacher: Text | None
-    """A folder, a repository on the Hub or a packaged teacher; None if the student was exported without a name."""
-    family: Text
-    recipe: str
-    recipe_hash: str
-    guidance: Annotated[float, Field(ge=0)]
-    """Guidance scale of the teacher, which is distilled into the student."""
-    prompts: str
-    conditioning: Conditioning
-    plan: StepPlan
-    _source: str = PrivateAttr("")
-
-    @property
-    def source(self) -> str:
-        """Folder or repository that the config was read from; empty if it was created here."""
-        return self._source
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """Return the file's content as JSON values."""
-        return self.model_dump(mode="json")
+__all__ = [
+    "CONFIG_NAME", "LORA_NAME", "Student", "StudentConfig", "apply_student", "base_of", "check_fits", "holds_student",
+    "load_student", "read_student", "save_student", "stored_teacher", "student_folder", "write_config",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,11 +90,6 @@ def stored_teacher(name: str) -> str:
     """
     folder = user_path(name)
     return str(folder.resolve()) if not is_packaged(name) and folder.exists() else name
-
-
-def write_config(config: StudentConfig, folder: Path) -> None:
-    """Write `rmd_config.json` into a folder that is being filled."""
-    (folder / CONFIG_NAME).write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -231,54 +194,6 @@ def check_fits(backbone: Backbone, config: StudentConfig) -> None:
         raise RMDError(f"{where}: {error}") from error
     if config.conditioning.pos_rescale and not backbone.rescales_positions:
         raise RMDError(f"{where}: models of the family {config.family} do not support conditioning.pos_rescale")
-
-
-def holds_student(source: str | Path) -> bool:
-    """Return whether a folder or a repository on the Hub holds a student, and not only a diffusers pipeline.
-
-    Raises:
-        RMDError: it holds neither, or cannot be reached.
-    """
-    if not str(source):
-        raise RMDError("the name of the model is empty: give a folder, or a repository of the Hub")
-    folder = Path(source)
-    if folder.exists():
-        if not (folder / CONFIG_NAME).is_file() and not (folder / INDEX).is_file():
-            raise RMDError(
-                f"{source} holds neither a student nor a diffusers pipeline: it has no {CONFIG_NAME} and no {INDEX}"
-            )
-        return (folder / CONFIG_NAME).is_file()
-    with hub_errors(source, "the student"):
-        try:
-            hf_hub_download(str(source), CONFIG_NAME)
-        except RemoteEntryNotFoundError:
-            return False
-        except LocalEntryNotFoundError:
-            if not isinstance(try_to_load_from_cache(str(source), INDEX), str):
-                raise
-            return False
-    return True
-
-
-def read_student(source: str | Path) -> StudentConfig:
-    """Read `rmd_config.json` of a folder or a repository on the Hub.
-
-    Raises:
-        RMDError: there is none, RMD did not write it, or the files beside it belong to another kind of student.
-    """
-    folder = Path(source)
-    if not folder.exists():
-        with hub_errors(source, "the student"):
-            folder = Path(hf_hub_download(str(source), CONFIG_NAME)).parent
-    if not (folder / CONFIG_NAME).is_file():
-        raise RMDError(f"{source} holds no student: it has no {CONFIG_NAME}")
-    config = read_model(folder / CONFIG_NAME, StudentConfig)
-    config._source = str(source)
-    family_class(config.family)
-    needed = INDEX if config.mode == "full" else LORA_NAME
-    if Path(source).exists() and not (folder / needed).is_file():
-        raise RMDError(f"{source} should hold a {config.mode} student, says its {CONFIG_NAME}, but it has no {needed}")
-    return config
 
 
 def apply_student(backbone: Backbone, config: StudentConfig) -> None:

@@ -102,9 +102,7 @@ def test_folding_keeps_the_product_of_both_matrices() -> None:
         ("sd3", "lora", "khoya", f"unknown format 'khoya' (did you mean 'kohya'?): use one of {', '.join(FORMATS)}"),
     ],
 )
-def test_a_format_that_does_not_suit_the_student_is_refused(
-    family: str, mode: str, to: str, sentence: str, tmp_path: Path
-) -> None:
+def test_a_format_that_does_not_suit_is_refused(family: str, mode: str, to: str, sentence: str, tmp_path: Path) -> None:
     student = make_student(tmp_path, family, mode)
     with pytest.raises(RMDError) as error:
         export_student(student, to, tmp_path / "out")

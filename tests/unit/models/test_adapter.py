@@ -268,9 +268,7 @@ def test_another_scale_is_a_warning_with_that_scale(family: str, students: Calla
 
 
 @with_loras
-def test_a_base_with_fused_adapters_is_refused_until_they_are_unloaded(
-    family: str, students: Callable[[str], Path]
-) -> None:
+def test_a_base_with_fused_adapters_is_refused(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     add_style(pipe)
@@ -326,7 +324,7 @@ def test_other_settings_in_the_header_are_refused(
 
 
 @pytest.mark.parametrize("header", ["[]", "{", None])
-def test_a_header_that_is_no_object_is_refused(
+def test_a_header_without_settings_is_refused(
     header: str | None, students: Callable[[str], Path], tmp_path: Path
 ) -> None:
     student = changed(students("pixart"), tmp_path, header=lambda _: header)

@@ -7,7 +7,6 @@ from typing import Literal
 import pytest
 import torch
 from helpers import LinearBackbone, Mixer, assert_same, copy_state, tiny_denoiser
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -91,7 +90,7 @@ def test_a_loss_reaches_its_role_alone(mode: Mode, role: Literal["student", "fak
 
 @both_modes
 def test_gradients_survive_other_roles_running_between_forward_and_backward(mode: Mode) -> None:
-    """PEFT's set_adapter turns requires_grad off for the adapter it deactivates, which loses gradients of older graphs."""
+    """PEFT's set_adapter turns requires_grad off for the other adapter, which loses the gradients of older graphs."""
     roles = make(mode)
     perturb(roles, *TRAINED)
     roles.backward("student", output(roles, "student").square().mean())
@@ -351,113 +350,3 @@ def test_load_state_refuses_another_network(mode: Mode) -> None:
         with pytest.raises(RMDError, match="the weights for the fake belong to another network"):
             roles.load_state("fake", bad)
     assert_same(roles.state("fake"), state)
-
-
-def half(mode: Mode) -> Roles:
-    return build_roles(Mixer().bfloat16(), mode=mode, targets=LinearBackbone.lora_targets, rank=2, alpha=4.0)
-
-
-def half_output(roles: Roles, role: Role) -> Tensor:
-    with roles.use(role) as network:
-        result: Tensor = network(X.bfloat16(), TIME, CONTEXT.bfloat16())
-    return result
-
-
-@both_modes
-def test_half_precision_trains_float32_masters(mode: Mode) -> None:
-    roles = half(mode)
-    for role in TRAINED:
-        assert {p.dtype for p in roles.in_network(role).values()} == {torch.bfloat16}
-        assert {p.dtype for p in roles.trainable(role)} == {torch.float32}
-        for name, parameter in roles.in_network(role).items():
-            assert torch.equal(parameter.float(), roles.named_trainable(role)[name])
-    assert half_output(roles, "student").dtype == torch.bfloat16
-
-
-@both_modes
-@each_trained
-def test_gradients_reach_the_masters_and_leave_the_network(mode: Mode, role: Literal["student", "fake"]) -> None:
-    roles = half(mode)
-    roles.backward(role, half_output(roles, role).float().square().mean())
-    assert all(p.grad is None for p in roles.in_network(role).values())
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in roles.trainable(role))
-    assert max(float(p.grad.abs().max()) for p in roles.trainable(role)) > 0  # type: ignore[union-attr]
-    roles.zero_grad()
-    assert all(p.grad is None for p in roles.trainable(role))
-
-
-@both_modes
-def test_updates_too_small_for_bfloat16_add_up(mode: Mode) -> None:
-    roles = half(mode)
-    master = roles.trainable("student")[0]
-    name = next(iter(roles.in_network("student")))
-    start = roles.in_network("student")[name].detach().clone()
-    largest = start.float().abs() >= start.float().abs().max() / 2
-    update = 1e-4 * start.float().abs().max()  # bfloat16 rounds away changes below 2^-9 of a number
-    with torch.no_grad():
-        for count in range(200):
-            master += update
-            roles.sync("student")
-            if count == 0:
-                assert torch.equal(roles.in_network("student")[name][largest], start[largest])
-    moved = roles.in_network("student")[name].float() - start.float()
-    torch.testing.assert_close(moved, torch.full_like(moved, float(200 * update)), rtol=0.3, atol=0)
-
-
-@both_modes
-def test_a_loaded_state_is_in_the_network_too(mode: Mode) -> None:
-    source, target = half(mode), half(mode)
-    with torch.no_grad():
-        for parameter in source.trainable("student"):
-            parameter += 0.5
-    target.load_state("student", source.state("student"))
-    source.sync("student")
-    for name, parameter in target.in_network("student").items():
-        assert torch.equal(parameter, source.in_network("student")[name])
-        assert torch.equal(target.named_trainable("student")[name], source.named_trainable("student")[name])
-
-
-def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"to_q": nn.Linear(4, 4)}))
-
-
-def trained(denoiser: nn.Module, mode: Mode) -> None:
-    build_roles(denoiser, mode=mode, targets=["to_q"], rank=2, alpha=2.0)
-
-
-@both_modes
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # raised by imports of torch.compile
-def test_a_network_that_is_compiled_or_carries_an_adapter_is_refused(mode: Mode) -> None:
-    with pytest.raises(RMDError, match=r"^the teacher's network is compiled \(torch\.compile\)"):
-        trained(torch.compile(network()), mode)  # type: ignore[arg-type]  # it is a module, although its annotation does not say so
-    styled = network()
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), styled, adapter_name="style")
-    with pytest.raises(RMDError, match=r"^the teacher's network carries an adapter \(style\): merge it with pipe"):
-        trained(styled, mode)
-
-
-def test_a_quantised_network_is_refused_if_it_cannot_be_trained() -> None:
-    packed = network()
-    layer = packed[1]["to_q"]  # type: ignore[index]  # a sequence of modules
-    layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\), and roles"):
-        trained(packed, "full")
-    with pytest.raises(RMDError, match=r"^the teacher's weight 1\.to_q\.weight is packed into whole numbers"):
-        trained(packed, "lora")
-
-
-def test_a_network_without_layers_for_adapters_is_refused() -> None:
-    with pytest.raises(RMDError, match=r"^adapters cannot be put on the teacher's network: "):
-        trained(nn.Sequential(nn.Linear(2, 2)), "lora")
-
-
-def test_tensors_of_quantising_libraries_are_recognised_by_their_class() -> None:
-    class Packed(nn.Parameter):
-        pass
-
-    packed = network()
-    packed[1]["to_q"].weight = Packed(torch.zeros(4, 4))  # type: ignore[index]  # a sequence of modules
-    trained(packed, "full")
-    Packed.__module__ = "torchao.quantization"
-    with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\)"):
-        trained(packed, "full")
