@@ -22,8 +22,8 @@ DAMAGED = {
     "pointer": (POINTER, r"is a git-LFS pointer and not the file itself: run `git lfs pull`"),
     "empty": (b"", "is empty: download it again"),
     "page": (b"<!DOCTYPE html><html>404</html>", "is a web page and not weights"),
-    "cut": (None, "is not a whole safetensors file"),
-    "noise": (bytes(range(256)), "is not a whole safetensors file"),
+    "cut": (None, "is not a complete safetensors file"),
+    "noise": (bytes(range(256)), "is not a complete safetensors file"),
 }
 """Contents of damaged weight files (None: the file without its end), and the errors that they cause."""
 

@@ -27,7 +27,7 @@ from rmd.common.files import parse_model
 from rmd.common.typed import Strict
 from rmd.core.finite import check_tensors
 from rmd.models.base import Backbone
-from rmd.models.hub import check_weights
+from rmd.models.hub import check_weights, first_line
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER = "rmd"
@@ -87,8 +87,7 @@ def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
                 f"the pipeline carries another student already: put {source} on a pipeline that is loaded afresh"
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
+        raise RMDError(f"the LoRA of {source} does not fit this base: {first_line(error)}") from error
     _activate(network, [*before, ADAPTER])
 
 

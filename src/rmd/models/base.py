@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, one_of
 from rmd.core.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.core.plan import Stage, StepPlan
 from rmd.core.sampling import guided
@@ -340,11 +340,5 @@ class Backbone(ABC):
 
 def _prediction(scheduler: Mapping[str, object]) -> Prediction:
     """Return what a network with a variance-preserving schedule predicts."""
-    name = scheduler.get("prediction_type", "epsilon")
-    if name == "epsilon":
-        return "epsilon"
-    if name == "v_prediction":
-        return "v_prediction"
-    if name == "sample":
-        return "sample"
-    raise RMDError(f"the scheduler's prediction_type {name!r} is not supported: use epsilon, v_prediction or sample")
+    known: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+    return one_of("prediction_type of the scheduler", scheduler.get("prediction_type", "epsilon"), known)

@@ -1,4 +1,4 @@
-"""Encoded prompts, and the picture size that a network is told beside them."""
+"""Encoded prompts, and the picture size that a network is given with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Cond:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The picture size that the network is told at a low-resolution stage, both in training and in inference.
+    """The picture size that the network is given at a low-resolution stage, both in training and in inference.
 
     original: SDXL's `original_size`. target: SDXL's `target_size`; PixArt-alpha's resolution and aspect ratio.
     pos_rescale: spread the positions of the final size over a smaller stage, instead of cutting its positions out of

@@ -36,7 +36,7 @@ def model_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     if not path.is_file():
-        raise RMDError(f"{folder} is no diffusers pipeline: it has no {INDEX}")
+        raise RMDError(f"{folder} is not a diffusers pipeline: it has no {INDEX}")
     index = read_object(path)
     check_index(index, str(path))
     return index
@@ -48,7 +48,7 @@ def check_index(index: Mapping[str, Any], where: str) -> None:
         raise RMDError(f"{where} is not readable as a diffusers model index: it has no _class_name")
     if not isinstance(index["_class_name"], str):
         raise RMDError(
-            f"{where} names the pipeline {shown(index['_class_name'])}, which is no class of diffusers: RMD runs no "
+            f"{where} names the pipeline {shown(index['_class_name'])}, which is not a class of diffusers: RMD runs no "
             "code that comes with weights"
         )
     for part, entry in index.items():
@@ -77,7 +77,7 @@ def check_folder(
             if used is not None and chosen not in (None, used):
                 raise RMDError(
                     f"{folder / part} holds weights in the variant {used} alone, and another part in {chosen} alone: "
-                    "save the pipeline anew with one of them"
+                    "save the pipeline again with one of them"
                 )
             chosen = chosen or used
     return chosen
@@ -118,7 +118,7 @@ def weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
         names = sorted(set(places.values()))
         for name in names:
             if Path(name).name != name:
-                raise RMDError(f"{index} names {shown(name)}, which is no file beside it: download it again")
+                raise RMDError(f"{index} names {shown(name)}, which is not a file beside it: download it again")
             if not (folder / name).is_file():
                 raise RMDError(f"{index} names {name}, and there is no such file beside it: download it again")
         return [folder / name for name in names]
@@ -138,13 +138,13 @@ def _class_of(entry: list[Any], where: str) -> type | None:
         if isinstance(kind, type):
             return kind
     raise RMDError(
-        f"{where} is {shown(entry)}, which is no class of the installed diffusers or transformers: RMD runs no code "
+        f"{where} is {shown(entry)}, which is not a class of the installed diffusers or transformers: RMD runs no code "
         "that comes with weights"
     )
 
 
 def _check_part(folder: Path) -> None:
-    """Raise RMDError if a part's folder is missing, holds git-LFS pointers, or asks for code of its own."""
+    """Raise RMDError if a part's folder is missing, contains git-LFS pointers, or asks for code of its own."""
     if not folder.is_dir():
         raise RMDError(f"there is no folder {folder}, which {INDEX} beside it names: download the pipeline again")
     for path in sorted(folder.iterdir()):

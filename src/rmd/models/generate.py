@@ -26,7 +26,7 @@ def predictor(
     Args:
         null: the prompts of the unconditional branch; without them there is no guidance.
         guidance: scale of classifier-free guidance.
-        final: the stage whose size the network is told as that of the finished picture; by default the plan's last.
+        final: the stage whose size the network is given as that of the finished picture; by default the plan's last.
     """
     final = plan.stages[-1] if final is None else final
     both = cond if null is None else Cond.cat([cond, null])

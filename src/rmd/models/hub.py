@@ -66,10 +66,10 @@ def hub_errors(source: str | Path, what: str) -> Iterator[None]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object and was written by another program.
+    """Read a JSON file, written by another program, that contains one object.
 
     Raises:
-        RMDError: the file is missing, cannot be read, or holds something else.
+        RMDError: the file is missing, cannot be read, or contains something else.
     """
     try:
         if path.stat().st_size > MAX_JSON:
@@ -121,8 +121,13 @@ def check_weights(path: Path) -> None:
         raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except SafetensorError as error:
         raise RMDError(
-            f"{path} is not a whole safetensors file ({error}): it may have been cut off; download it again"
+            f"{path} is not a complete safetensors file ({error}): it may have been cut off; download it again"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error message, or the error's class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _sentence(source: str, what: str, error: BaseException) -> str:
@@ -133,7 +138,7 @@ def _sentence(source: str, what: str, error: BaseException) -> str:
         return any(isinstance(cause, kinds) for cause in causes)
 
     if Path(source).exists():
-        return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
+        return f"cannot load {what} {source}: {first_line(error)}"
     if not _is_valid(source):
         return f"there is no folder {source}, and a repository on the Hub cannot have this name: check the name"
     if is_of(GatedRepoError):
@@ -150,10 +155,10 @@ def _sentence(source: str, what: str, error: BaseException) -> str:
         )
     if is_of(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or no_connection(error):
         return (
-            f"{source} is no folder and not in the cache of the Hub, which cannot be reached: go online (is "
+            f"{source} is neither a folder nor in the cache of the Hub, and the Hub cannot be reached: go online (is "
             "HF_HUB_OFFLINE set?), or give a folder"
         )
-    return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
+    return f"cannot load {what} {source}: {first_line(error)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

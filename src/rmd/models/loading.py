@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from rmd.common.errors import RMDError
 from rmd.common.files import user_path
 from rmd.models.folder import INDEX, STEMS, check_folder, check_index, model_index, variants
-from rmd.models.hub import hub_errors, read_object
+from rmd.models.hub import first_line, hub_errors, read_object
 from rmd.models.parts import check_tokenizers
 
 _OF_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
@@ -88,7 +88,7 @@ def _from_pretrained(
         # Any exception: the tokenizers library raises Exception itself, and nonsense in configurations makes the
         # networks' constructors raise anything at all. None of RMD's own code runs here.
         except Exception as error:
-            raise RMDError(f"cannot load the pipeline {folder}: {_reason(error)}") from error
+            raise RMDError(f"cannot load the pipeline {folder}: {first_line(error)}") from error
     try:
         check_tokenizers(pipe.components)
     except RMDError as error:
@@ -179,10 +179,10 @@ def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
         except ValueError as error:
             wrong = re.search(r"because (\S+) expected shape \D*(\d[\d, ]*)\D+(\d[\d, ]*)", str(error))
             if wrong is None:
-                raise RMDError(f"cannot load {path}: {_reason(error)}") from error
+                raise RMDError(f"cannot load {path}: {first_line(error)}") from error
             raise _misshapen(Path(path), wrong[1], wrong[3], wrong[2]) from error
         except Exception as error:  # any exception, as in `load_checked`; here the part can be named
-            raise RMDError(f"cannot load {path}: {_reason(error)}") from error
+            raise RMDError(f"cannot load {path}: {first_line(error)}") from error
         refuse_incomplete(Path(path), network, report)
         return network
 
@@ -228,11 +228,6 @@ def superfluous(network: Any, names: Any) -> list[str]:
         and not name.startswith(beside)
         and not any(re.search(pattern, name) for pattern in ignored)
     )
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a library's error message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:

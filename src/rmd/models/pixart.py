@@ -23,7 +23,7 @@ _CONFIG = {
 class PixArtBackbone(Backbone):
     """PixArtAlphaPipeline and PixArtSigmaPipeline.
 
-    PixArt-alpha at 1024 px is told a resolution and an aspect ratio: those of the stage, or of the final picture.
+    PixArt-alpha at 1024 px is given a resolution and an aspect ratio: those of the stage, or of the final picture.
     Sides are used as given, without the pipelines' `use_resolution_binning`. Captions are put in lower case and
     stripped, but HTML is not removed (`clean_caption=False`).
     """

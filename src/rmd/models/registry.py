@@ -76,8 +76,8 @@ def load_backbone(
         options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline, or no family is registered for it; or the repository on the Hub
-            is absent, gated or unreachable.
+        RMDError: the folder is not a diffusers pipeline, or has no registered family; or the repository on the Hub is
+            absent, gated or unreachable.
     """
     folder = user_path(str(source))
     if folder.exists():
@@ -93,9 +93,9 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
             by default the plain files are loaded, or the only variant that is there.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline; the repository on the Hub is absent, gated or unreachable; a part
-            has a class that the family cannot use, or one that is not from diffusers or transformers; or its files are
-            damaged, or do not hold exactly the weights of its network.
+        RMDError: the folder is not a diffusers pipeline; the repository on the Hub is absent, gated or unreachable; a
+            part has a class that the family cannot use, or one that is not from diffusers or transformers; or its files
+            are damaged, or do not hold exactly the weights of its network.
     """
     return load_checked(source, dtype=dtype, check=_check_family, **options)
 

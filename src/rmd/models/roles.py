@@ -40,6 +40,8 @@ class Roles(ABC):
     """The three networks of a distillation: student, teacher and fake score."""
 
     mode: Literal["lora", "full"]
+    _trained: dict[Role, dict[str, nn.Parameter]]
+    _frozen: list[nn.Parameter]
     _masters: dict[Role, dict[str, nn.Parameter]]
 
     @abstractmethod
@@ -50,13 +52,13 @@ class Roles(ABC):
         """Like `use`, for passes without gradients: adapters are merged once, not computed at every call."""
         return self.use(role)
 
-    @abstractmethod
     def in_network(self, role: Role) -> dict[str, nn.Parameter]:
         """Return the trained parameters in a role's network, by names that student and fake score share."""
+        return {} if role == "teacher" else self._trained[role]
 
-    @abstractmethod
     def frozen(self) -> list[nn.Parameter]:
         """Return the parameters that no update may change."""
+        return self._frozen
 
     @abstractmethod
     def attach(self, name: str, module: nn.Module) -> None:
@@ -177,18 +179,10 @@ class FullRoles(Roles):
     def use(self, role: Role) -> Iterator[nn.Module]:
         yield self._modules[role]
 
-    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        return {} if role == "teacher" else self._trained[role]
-
     def find_parameters(self) -> None:
-        self._trained: dict[Role, dict[str, nn.Parameter]] = {
-            role: dict(self._modules[role].named_parameters()) for role in TRAINED
-        }
+        self._trained = {role: dict(self._modules[role].named_parameters()) for role in TRAINED}
         self._frozen = list(self._modules["teacher"].parameters())
         super().find_parameters()
-
-    def frozen(self) -> list[nn.Parameter]:
-        return self._frozen
 
     def attach(self, name: str, module: nn.Module) -> None:
         self._modules["fake"].add_module(name, module)
@@ -262,12 +256,6 @@ class LoraRoles(Roles):
             for weight, value in zip(weights, kept, strict=True):
                 weight.data = value
 
-    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        return {} if role == "teacher" else self._trained[role]
-
-    def frozen(self) -> list[nn.Parameter]:
-        return self._frozen
-
     def attach(self, name: str, module: nn.Module) -> None:
         # Its parameters are found by ".fake." in their names, as those of the adapter are.
         self._base.add_module(name, nn.ModuleDict({"fake": module}))
@@ -277,7 +265,7 @@ class LoraRoles(Roles):
         return [(self._base, False)]
 
     def find_parameters(self) -> None:
-        self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        self._trained = {name: self._adapter(name) for name in TRAINED}
         ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
         self._frozen = [p for p in self._base.parameters() if id(p) not in ours]
         for role in TRAINED:

@@ -28,7 +28,7 @@ def _kohya(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SDXLBackbone(Backbone):
-    """StableDiffusionXLPipeline. `Conditioning` chooses the sizes that the network is told at low-resolution stages."""
+    """StableDiffusionXLPipeline. `Conditioning` chooses the sizes that it is given at low-resolution stages."""
 
     family = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
@@ -65,12 +65,12 @@ class SDXLBackbone(Backbone):
         check_channels("UNet", unet, configs.get("vae"), _OTHER_INPUTS)
         if unet.get("time_cond_proj_dim") is not None:
             raise RMDError(
-                "this UNet is told the guidance (time_cond_proj_dim), as distilled models such as LCM are: give the "
-                "model that it was distilled from"
+                "this UNet takes the guidance scale as an input (time_cond_proj_dim), as distilled models such as LCM "
+                "do: give the model that it was distilled from"
             )
         if unet.get("addition_embed_type") != "text_time" or unet.get("encoder_hid_dim_type") is not None:
             raise RMDError(
-                "this UNet is not told the pooled text and the picture's size as SDXL's is (addition_embed_type "
+                "this UNet does not take the pooled text and the picture's size as SDXL's does (addition_embed_type "
                 f"{unet.get('addition_embed_type')}, encoder_hid_dim_type {unet.get('encoder_hid_dim_type')}): give an "
                 "SDXL text-to-image model"
             )
@@ -81,7 +81,7 @@ class SDXLBackbone(Backbone):
             return
         if told == pooled + 5 * each:
             raise RMDError(
-                "this UNet is SDXL's refiner, which is told an aesthetic score and improves pictures: give the base "
+                "this UNet is SDXL's refiner, which is given an aesthetic score and improves pictures: give the base "
                 "model"
             )
         if told != pooled + 6 * each:

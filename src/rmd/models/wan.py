@@ -28,7 +28,7 @@ _ORIGINAL_NAMES = (
 """Parts of the layers' names in diffusers, and in Wan's own code."""
 
 _TWO_EXPERTS = (
-    "this is a Wan2.2 pipeline of two experts, one for high and one for low noise, which are two teachers: "
+    "this is a Wan2.2 pipeline with two experts, one for high and one for low noise, which are two teachers: "
     "give a Wan2.1 text-to-video pipeline"
 )
 
@@ -84,9 +84,7 @@ class WanBackbone(Backbone):
         if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.boundary_ratio is not None:
             raise RMDError(_TWO_EXPERTS)
         if pipe.config.expand_timesteps:
-            raise RMDError(
-                "this Wan2.2 pipeline gives every token a time of its own: give a Wan2.1 text-to-video pipeline"
-            )
+            raise RMDError("this Wan2.2 pipeline gives each token its own time: give a Wan2.1 text-to-video pipeline")
         super().__init__(pipe, conditioning)
 
     @classmethod
@@ -96,8 +94,8 @@ class WanBackbone(Backbone):
         wan = configs.get("transformer", {})
         if wan.get("image_dim") is not None or wan.get("added_kv_proj_dim") is not None:
             raise RMDError(
-                "this transformer is given a picture to begin with (image_dim, added_kv_proj_dim), as image-to-video "
-                "models are: give a Wan2.1 text-to-video model"
+                "this transformer is given a first picture (image_dim, added_kv_proj_dim), as image-to-video models "
+                "are: give a Wan2.1 text-to-video model"
             )
         check_channels(
             "transformer", wan, configs.get("vae"),

@@ -123,5 +123,5 @@ def test_foreign_classes_are_refused_before_anything_runs(
             (place / name).write_text(SPY)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.chdir(folder)
-    refused(folder, r"which is no class of .*: RMD runs no code that comes with weights$")
+    refused(folder, r"which is not a class of .*: RMD runs no code that comes with weights$")
     assert not list(folder.rglob("ran"))

@@ -45,8 +45,8 @@ ABSENT = (
     "with `hf auth login` if it is private"
 )
 UNREACHED = (
-    "a/model is no folder and not in the cache of the Hub, which cannot be reached: go online (is HF_HUB_OFFLINE "
-    "set?), or give a folder"
+    "a/model is neither a folder nor in the cache of the Hub, and the Hub cannot be reached: go online (is "
+    "HF_HUB_OFFLINE set?), or give a folder"
 )
 
 
@@ -203,7 +203,8 @@ def test_repositories_load_as_a_whole_or_in_their_only_variant_and_never_with_co
     said = process.stdout.strip().splitlines()
     assert said[:2] == [f"vp PixArtBackbone owner/{name}" for name in ("whole", "half")]
     assert re.match(
-        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is no class of the", said[2]
+        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is not a class of the",
+        said[2],
     )
     home = tmp_path / "home"
     assert not list(home.rglob("my_module.py")) and not list(tmp_path.rglob("ran"))

@@ -88,7 +88,7 @@ def test_a_missing_weight_of_sharded_files_is_named(teacher: Callable[[str], Pat
         place.unlink()
         refused(folder, rf"index\.json names {place.name}, and there is no such file beside it")
         index.write_text(text.replace(place.name, "../../elsewhere.safetensors"))
-        refused(folder, r"index\.json names '\.\./\.\./elsewhere\.safetensors', which is no file beside it")
+        refused(folder, r"index\.json names '\.\./\.\./elsewhere\.safetensors', which is not a file beside it")
         shutil.rmtree(folder / part)
         network.save_pretrained(folder / part)
 
@@ -152,20 +152,20 @@ def test_no_option_lets_code_run(teacher: Callable[[str], Path]) -> None:
 
 
 OTHER = [
-    ("sdxl", "unet", {"in_channels": 9}, r"this UNet takes 9 channels: it is an inpainting model"),
-    ("sdxl", "unet", {"in_channels": 8}, r"this UNet takes 8 channels: it is an InstructPix2Pix model"),
-    ("sdxl", "unet", {"in_channels": 5}, r"this UNet takes 5 channels and the latents of its VAE have 4"),
-    ("sdxl", "unet", {"out_channels": 8}, r"this UNet gives 8 channels and takes 4"),
+    ("sdxl", "unet", {"in_channels": 9}, r"this UNet has 9 input channels: it is an inpainting model"),
+    ("sdxl", "unet", {"in_channels": 8}, r"this UNet has 8 input channels: it is an InstructPix2Pix model"),
+    ("sdxl", "unet", {"in_channels": 5}, r"this UNet has 5 input channels and the latents of its VAE have 4"),
+    ("sdxl", "unet", {"out_channels": 8}, r"this UNet has 4 input channels and 8 output channels"),
     ("sdxl", "unet", {"projection_class_embeddings_input_dim": 56}, r"this UNet is SDXL's refiner"),
     ("sdxl", "unet", {"projection_class_embeddings_input_dim": 80}, r"this UNet takes 80 numbers of pooled text"),
-    ("sdxl", "unet", {"time_cond_proj_dim": 32}, r"this UNet is told the guidance \(time_cond_proj_dim\)"),
-    ("sdxl", "unet", {"addition_embed_type": "text"}, r"this UNet is not told the pooled text and the picture's size"),
+    ("sdxl", "unet", {"time_cond_proj_dim": 32}, r"this UNet takes the guidance scale as an input \(time_cond"),
+    ("sdxl", "unet", {"addition_embed_type": "text"}, r"this UNet does not take the pooled text and the picture's si"),
     ("sdxl", "unet", {"in_channels": "four"}, r"the configuration's in_channels must be an integer, got 'four'"),
-    ("pixart", "transformer", {"in_channels": 8}, r"this transformer takes 8 channels and the latents of its VAE"),
-    ("pixart", "transformer", {"out_channels": 12}, r"this transformer gives 12 channels and takes 4"),
-    ("sd3", "transformer", {"in_channels": 33}, r"this transformer takes 33 channels: it is an inpainting model"),
-    ("wan", "transformer", {"in_channels": 36}, r"this transformer takes 36 channels: it is an image-to-video model"),
-    ("wan", "transformer", {"image_dim": 8}, r"this transformer is given a picture to begin with \(image_dim"),
+    ("pixart", "transformer", {"in_channels": 8}, r"this transformer has 8 input channels and the latents of its VAE"),
+    ("pixart", "transformer", {"out_channels": 12}, r"this transformer has 4 input channels and 12 output channels"),
+    ("sd3", "transformer", {"in_channels": 33}, r"this transformer has 33 input channels: it is an inpainting model"),
+    ("wan", "transformer", {"in_channels": 36}, r"this transformer has 36 input channels: it is an image-to-video mod"),
+    ("wan", "transformer", {"image_dim": 8}, r"this transformer is given a first picture \(image_dim"),
 ]  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def test_a_network_of_another_kind_is_refused_before_its_weights_are_read(
 def test_a_network_of_another_kind_is_refused_in_a_loaded_pipeline() -> None:
     pipe = tiny_pipeline()
     pipe.unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 9})
-    with pytest.raises(RMDError, match=r"^this pipeline: this UNet takes 9 channels: it is an inpainting model"):
+    with pytest.raises(RMDError, match=r"^this pipeline: this UNet has 9 input channels: it is an inpainting model"):
         wrap(pipe)
     pipe.unet = torch.nn.Linear(2, 2)
     with pytest.raises(RMDError, match=r"^this pipeline: the unet is of the class Linear, and sdxl works with UNet2DC"):
@@ -218,7 +218,7 @@ def test_two_experts_are_refused_before_their_weights_are_read(teacher: Callable
     shutil.copytree(wan / "transformer", wan / "transformer_2")
     (wan / "transformer" / STEM).unlink()
     edit(wan / "model_index.json", transformer_2=["diffusers", "WanTransformer3DModel"], boundary_ratio=0.9)
-    refused(wan, r"this is a Wan2\.2 pipeline of two experts")
+    refused(wan, r"this is a Wan2\.2 pipeline with two experts")
 
 
 @pytest.mark.parametrize("family", ["sdxl", "pixart", "sd3"])

@@ -87,7 +87,7 @@ def test_a_teacher_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     for teacher, sentence in {
         str(tmp_path): r"there is no file .*scheduler_config\.json",
         "~/no/such/folder": "there is no folder .*/no/such/folder",
-        "no/model": "no/model is no folder and not in the cache of the Hub, which cannot be reached: go online",
+        "no/model": "no/model is neither a folder nor in the cache of the Hub, and the Hub cannot be reached",
         "no/such/thing": "there is no folder no/such/thing",
     }.items():
         recipe = load_recipe("sd35", [f"teacher={teacher}", "noise=teacher"])

@@ -233,7 +233,7 @@ def test_anything_but_a_student_is_refused(recipes: dict[str, Recipe], tmp_path:
     backbone = tiny_sdxl()
     state = distilled(backbone, recipes["lora"]).state("student")
     folder = save_student(backbone, state, recipes["lora"], tmp_path / "student")
-    with pytest.raises(RMDError, match=r"^tiny is no folder and not in the cache"):
+    with pytest.raises(RMDError, match=r"^tiny is neither a folder nor in the cache"):
         load_student(folder)
     for text, sentence in (
         ("{", r"rmd_config\.json is not valid JSON: "),

@@ -80,9 +80,9 @@ def test_the_null_prompt_is_the_empty_one() -> None:
 
 
 def test_wan22_is_refused() -> None:
-    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline of two experts, .*: give a Wan2\.1"):
+    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline with two experts, .*: give a Wan2\.1"):
         tiny_wan(transformer_2=tiny_wan().denoiser, boundary_ratio=0.875)
-    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline of two experts"):
+    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline with two experts"):
         tiny_wan(boundary_ratio=0.9)
-    with pytest.raises(RMDError, match=r"^this Wan2\.2 pipeline gives every token a time of its own"):
+    with pytest.raises(RMDError, match=r"^this Wan2\.2 pipeline gives each token its own time"):
         tiny_wan(expand_timesteps=True)
