@@ -165,6 +165,8 @@ class Backbone(ABC):
     def features(self, network: nn.Module) -> tuple[nn.Module, int]:
         """Return the hidden layer that an adversarial head reads, and the number of its output channels.
 
+        If the layer returns several tensors, the last must be that of the picture.
+
         Args:
             network: a denoiser of this family.
 

@@ -55,17 +55,16 @@ def test_a_class_of_this_process_is_registered_by_the_decorator(installed: list[
 @pytest.mark.parametrize(
     ("name", "pipelines", "sentence"),
     [
-        ("sdxl", ("MyPipeline",), "the name 'sdxl' is taken by another model family: register yours by another name"),
-        ("mine", ("WanPipeline",), "pipelines of the class WanPipeline belong to the family wan: leave it out"),
+        ("sdxl", ("MyPipeline",), "^the name 'sdxl' .* another model family: register yours"),
+        ("mine", ("WanPipeline",), "^pipelines of the class WanPipeline belong to the family wan: leave it out$"),
     ],
 )
 def test_a_name_or_a_pipeline_of_another_family_is_refused(
     name: str, pipelines: tuple[str, ...], sentence: str, installed: list[EntryPoint]
 ) -> None:
     mine = type("Mine", (LinearBackbone,), {"family": name, "pipeline_classes": pipelines})
-    with pytest.raises(RMDError) as error:
+    with pytest.raises(RMDError, match=sentence):
         register(mine)
-    assert str(error.value) == sentence
 
 
 def test_a_pipeline_without_a_family_is_refused_with_those_that_have_one(installed: list[EntryPoint]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import TINY
+from helpers import LinearBackbone
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -106,3 +107,16 @@ def test_a_vae_without_scale_factors_is_refused(tmp_path: Path) -> None:
 def test_a_configuration_that_builds_no_denoiser_is_refused() -> None:
     with pytest.raises(RMDError, match="no sd3 denoiser can be built from this configuration"):
         untrained_backbone(family_class("sd3"), Architecture({"no_such_key": 1}))
+
+
+def test_a_family_that_does_not_state_its_sizes_is_refused() -> None:
+    class Mine(LinearBackbone):
+        family = "mine"
+        pipeline_classes = ("StableDiffusionPipeline",)
+        denoiser_name = "unet"
+
+    architecture = Architecture({"in_channels": 4})
+    with pytest.raises(RMDError, match=r"^the family mine does not name its denoiser's class in diffusers"):
+        untrained_backbone(Mine, architecture)
+    with pytest.raises(RMDError, match=r"^the family mine does not tell the sizes of its encoded prompts"):
+        Mine.cond_shapes(architecture)
