@@ -49,6 +49,7 @@ def shared_prompts(prompts: str) -> str:
 
 
 def _is_valid(name: str) -> bool:
+    """Return whether the Hub allows a repository of this name, with or without an owner."""
     try:
         validate_repo_id(name)
     except HFValidationError:

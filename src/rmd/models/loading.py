@@ -128,6 +128,7 @@ def fetch_pipeline(
 
 
 def _download(repository: str, variant: str | None, fetching: Mapping[str, Any], options: Mapping[str, Any]) -> Path:
+    """Fetch a repository's pipeline from the Hub, or find it in the cache."""
     given = {name: value for name, value in options.items() if name != "quantization_config"}
     with hub_errors(repository, "the pipeline"):
         return Path(DiffusionPipeline.download(repository, variant=variant, **fetching, **given))
@@ -231,6 +232,7 @@ def superfluous(network: Any, names: Any) -> list[str]:
 
 
 def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:
+    """Return the error for a weight whose stored shape is not the one that the network needs."""
     return RMDError(
         f"{path} holds the weight {name} in the shape ({stored}), where its config.json asks for ({wanted}): its "
         "config.json and weights belong to different models"
@@ -238,4 +240,5 @@ def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:
 
 
 def _and_others(names: list[str]) -> str:
+    """Return how many names there are beyond the first, as a part of a sentence."""
     return f" and {len(names) - 1} more" if len(names) > 1 else ""

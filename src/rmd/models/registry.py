@@ -144,6 +144,7 @@ def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
 
 
 def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tuple[str, ...], where: str) -> None:
+    """Raise RMDError if a part's class is known and not among those that a family works with."""
     if name is not None and name not in kinds:
         raise RMDError(
             f"{where}: the {part} is of the class {name}, and {family.family} works with {' or '.join(kinds)}: give a "
@@ -172,6 +173,7 @@ def _owner(class_name: str) -> type[Backbone] | None:
 
 
 def _family_of(class_name: str) -> type[Backbone]:
+    """Return the family of pipelines of a class; raise RMDError if there is none."""
     family = _owner(class_name)
     if family is None:
         known = ", ".join(sorted(each for name in MODELS.names() for each in family_class(name).pipeline_classes))

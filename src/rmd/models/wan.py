@@ -46,6 +46,7 @@ def _original(name: str) -> str:
 
 
 def _published(*, heads: int, layers: int, ffn: int) -> Architecture:
+    """Return the architecture of a published Wan2.1 text-to-video model."""
     config = {
         "num_attention_heads": heads, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16,
         "text_dim": 4096, "freq_dim": 256, "ffn_dim": ffn, "num_layers": layers, "cross_attn_norm": True,
