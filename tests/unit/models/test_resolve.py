@@ -52,7 +52,7 @@ def test_the_packaged_recipes_have_their_teachers_noise(name: str) -> None:
     recipe = load_recipe(name)
     assert resolve_noise(recipe) is recipe
     left = load_recipe(name, ["noise=teacher"])
-    with pytest.raises(RMDError, match=r"has not been read"):
+    with pytest.raises(RMDError, match=r"has not been read: resolve_noise\(recipe\) returns"):
         left.build_plan()
     assert resolve_noise(left) == recipe
     assert run_hash(resolve_noise(left)) == run_hash(recipe)
