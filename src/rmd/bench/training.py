@@ -7,35 +7,24 @@ there are no text encoders.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    PixArtAlphaPipeline,
-    StableDiffusion3Pipeline,
-    StableDiffusionXLPipeline,
-    WanPipeline,
-)
-from torch import nn
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, Step
 from rmd.core.randomness import generator
-from rmd.models.architectures import Architecture, architecture_of
-from rmd.models.base import Backbone, Cond, Conditioning
-from rmd.models.registry import wrap
+from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.registry import family_class
+from rmd.models.resolve import teacher_source
 from rmd.models.roles import Role
+from rmd.models.untrained import architecture_of, untrained_backbone
 from rmd.recipes.methods import CascadeConfig
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 from rmd.sample.timing import wait_for
@@ -133,7 +122,7 @@ class RandomEncoder:
 
     def _drawn(self, rows: int) -> Cond:
         g = generator(self.seed, "encoded", next(self._calls))
-        shapes = self.architecture.cond_shapes()
+        shapes = self.backbone.cond_shapes(self.architecture)
         drawn = {name: torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
         if "mask" in drawn:
             drawn["mask"] = torch.ones_like(drawn["mask"])
@@ -157,46 +146,13 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
         RMDError: RMD does not know the architecture of the recipe's teacher, or the recipe leaves its noise schedule to
             the teacher.
     """
-    architecture = architecture_of(recipe.teacher, recipe.family)
-    network = _with_random_weights(architecture.build(dtype), device)
-    parts: dict[str, Any] = {
-        "vae": _small_vae(architecture).to(device),
-        "text_encoder": None,
-        "tokenizer": None,
-        "scheduler": _scheduler(recipe),
-    }
-    if architecture.family == "sdxl":
-        pipe = StableDiffusionXLPipeline(
-            unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts
-        )
-    elif architecture.family == "wan":
-        pipe = WanPipeline(transformer=network, **parts)
-    elif architecture.family == "pixart":
-        pipe = PixArtAlphaPipeline(transformer=network, **parts)
-    else:
-        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
-        pipe = StableDiffusion3Pipeline(transformer=network, **parts, **absent)
-    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump())), architecture
-
-
-def _small_vae(architecture: Architecture) -> AutoencoderKL | AutoencoderKLWan:
-    """Return a VAE with an architecture's compression and latent channels, and as few weights as possible."""
-    levels = round(math.log2(architecture.vae_factor)) + 1
-    channels = architecture.config["in_channels"]
-    if architecture.family == "wan":
-        return AutoencoderKLWan(
-            base_dim=4, z_dim=channels, dim_mult=[1] * levels, num_res_blocks=1,
-            temperal_downsample=[False] + [True] * (levels - 2),
-            scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
-        )  # fmt: skip
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels,
-        latent_channels=channels,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
+    family = family_class(recipe.family)
+    architecture = architecture_of(teacher_source(recipe.teacher), family)
+    conditioning = Conditioning(**recipe.conditioning.model_dump())
+    backbone = untrained_backbone(
+        family, architecture, scheduler=_scheduler(recipe), device=device, dtype=dtype, conditioning=conditioning
     )
+    return backbone, architecture
 
 
 def _scheduler(recipe: Recipe) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
@@ -334,16 +290,3 @@ def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:
             iterations.append(iteration)
         iteration += 1
     return iterations
-
-
-@torch.no_grad()
-def _with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
-    """Materialise a network from the meta device with small random weights; its norms are the identity."""
-    network = network.to_empty(device=device).eval()
-    g = torch.Generator(device).manual_seed(0)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim > 1:
-            tensor.normal_(0, 0.02, generator=g)
-        else:
-            tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    return network

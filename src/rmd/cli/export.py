@@ -51,8 +51,9 @@ def export(
     from rmd.common.files import write_text
     from rmd.export.formats import FORMATS, check_out, export_student
     from rmd.export.run import find_checkpoint, student_of
-    from rmd.models.share import check_hub_id, required_teacher, shared_values
-    from rmd.models.student import CONFIG_NAME, read_student, upload
+    from rmd.models.hub import check_hub_id
+    from rmd.models.share import required_teacher, shared_values, upload
+    from rmd.models.student import CONFIG_NAME, read_student
 
     one_of("format", to, (*FORMATS, "student"))
     for what, name in (("the base model", base_model), ("the repository", push)):

@@ -23,15 +23,15 @@ from rmd.data.captions import check_prompts
 from rmd.models.adapter import LORA_NAME, check_active, lora_file
 from rmd.models.base import Backbone, Cond
 from rmd.models.generate import predictor
+from rmd.models.hub import check_hub_id
 from rmd.models.registry import wrap
-from rmd.models.share import check_hub_id, required_teacher
+from rmd.models.share import required_teacher, upload
 from rmd.models.student import (
     StudentConfig,
     apply_student,
     load_student,
     read_student,
     student_folder,
-    upload,
     write_config,
 )
 

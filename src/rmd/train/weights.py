@@ -28,16 +28,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from rmd.common.errors import RMDError
 from rmd.models.base import Backbone
+from rmd.models.folder import INDEX, STEMS, check_folder, model_index, weight_files
 from rmd.models.hub import read_object
-from rmd.models.loading import (
-    INDEX,
-    STEMS,
-    check_folder,
-    fetch_pipeline,
-    model_index,
-    refuse_incomplete,
-    weight_files,
-)
+from rmd.models.loading import fetch_pipeline, refuse_incomplete
 from rmd.models.registry import class_of_pipeline
 from rmd.models.teacher import DTYPES, load_teacher, teacher_source
 from rmd.recipes.schema import Recipe

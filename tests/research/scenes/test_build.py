@@ -240,7 +240,7 @@ def test_errors_leave_nothing_behind(tmp_path: Path, built: tuple[Path, list[str
         build_references(out, **usual)
     with pytest.raises(RMDError, match=r"there is no teacher .*/out/teacher: build one"):
         build_references(out, judge=built[0] / "out", **usual)
-    with pytest.raises(RMDError, match="is no diffusers pipeline"):
+    with pytest.raises(RMDError, match="is not a diffusers pipeline"):
         build_references(out, judge=built[0] / "out", teacher=tmp_path, **usual)
     assert names(tmp_path) == []
 

@@ -25,8 +25,9 @@ from rmd.bench.training import (
 )
 from rmd.cli.app import main
 from rmd.core.plan import Step
-from rmd.models.architectures import architecture_of
+from rmd.models.registry import family_class
 from rmd.models.roles import TRAINED
+from rmd.models.untrained import architecture_of
 from rmd.recipes.schema import Recipe, to_yaml
 
 CPU = torch.device("cpu")
@@ -58,7 +59,8 @@ def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: st
 @families
 def test_the_encoded_prompts_have_the_names_and_widths_of_real_ones(family: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, family)
-    shapes = architecture_of(recipe.teacher, family).cond_shapes()
+    kind = family_class(family)
+    shapes = kind.cond_shapes(architecture_of(recipe.teacher, kind))
     real = TINY[family]().encode(PROMPTS[:1]).tensors
     assert shapes.keys() == real.keys()
     for name, shape in shapes.items():

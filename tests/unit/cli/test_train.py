@@ -134,7 +134,7 @@ def test_what_is_shown_of_an_iteration(capsys: Captured) -> None:
 WRONG = [
     (["train.iteration=3"], "there is no key train.iteration; did you mean train.iterations?"),
     (["data.prompts=none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
-    (["teacher=FOLDER"], "is no diffusers pipeline: it has no model_index.json"),
+    (["teacher=FOLDER"], "is not a diffusers pipeline: it has no model_index.json"),
     (["teacher=no/such/thing"], "there is no folder no/such/thing, and "),
     (["family=sdxl"], "family is sdxl, but the teacher"),
     (["noise.rescale_betas_zero_snr=true"], "noise.rescale_betas_zero_snr is True, and the teacher's is False"),

@@ -88,7 +88,7 @@ def test_real_vaes_encode_to_latents_of_the_networks_shape() -> None:
     for family in sorted(set(TINY) - {"wan"}):
         backbone = TINY[family]()
         assert backbone.encode_images(torch.zeros(2, 3, 16, 24)).shape == backbone.latent_shape(2, 16, 24)
-    with pytest.raises(RMDError, match=r"^wan makes clips: real images are of no use to it$"):
+    with pytest.raises(RMDError, match=r"^wan generates videos: it cannot learn from real images$"):
         TINY["wan"]().encode_images(torch.zeros(1, 3, 16, 16))
 
 

@@ -118,7 +118,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
         (
             ["a ball", "--model", "nowhere/at-all"],
-            "nowhere/at-all is no folder and not in the cache",
+            "nowhere/at-all is neither a folder nor in the cache",
         ),
         (["a ball", "--model", "MODEL", "--height", "30"], "the final size, 30x32, is not divisible by 4"),
     ],
