@@ -214,24 +214,22 @@ def build_plan(
 ) -> StepPlan:
     """Divide a teacher's schedule into the stages of a cascade (Sec. 3.1, "Trajectory division").
 
-    The teacher times t_1 > ... > t_N are uniform in the scheduler's own time. Step i belongs to stage k if
-    Lambda_{k-1} < logsnr(t_i) <= Lambda_k. The first step, pure noise, always belongs to stage 1.
+    Step i belongs to stage k if Lambda_{k-1} < logsnr(t_i) <= Lambda_k. The first, pure noise, belongs to stage 1.
 
     Args:
         schedule: the teacher's noise schedule.
         steps: number of student steps N, at least one for each stage.
         sides: (height, width) of each stage in pixels, increasing; the last is the teacher's.
-        thresholds: the logSNR thresholds Lambda between the stages, strictly increasing, one fewer than the stages.
+        thresholds: the logSNR thresholds Lambda between the stages, strictly increasing.
         time_map: the resolution shift of the steps below the final resolution; see `map_time`.
         crossing: how states move between steps when sampling.
         training_crossing: the same for the roll-outs of training; `crossing` by default.
-        grid_end: end of the time grid, exclusive, in [0, 1) as a fraction of the scheduler's time.
+        grid_end: exclusive end of the time grid, in [0, 1), as a fraction of the scheduler's time.
         multiple: number of pixels by which all sides must be divisible.
-        frames: number of frames of a video; 1 for images.
+        frames: frames of a video; 1 for images.
 
     Raises:
-        RMDError: these are not the settings of a cascade: for example, sides do not grow or are not divisible,
-            thresholds do not increase, or a stage gets no step.
+        RMDError: the settings do not make a cascade; for example, a stage gets no step.
     """
     stages = tuple(Stage(i, *_side_pair(pair, i)) for i, pair in enumerate(sides, start=1))
     check_stages(stages)

@@ -1,4 +1,4 @@
-"""The step plan: the paper's tables, the maps in closed form, round trips, sizes and every error."""
+"""The step plan against the paper's tables: the maps in closed form, JSON round trips, sizes and every refusal."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ THREE = ((256, 256), (512, 512), (1024, 1024))
 
 
 def split(plan: StepPlan) -> list[int]:
-    """Number of steps in each stage, as the paper writes 2+2."""
+    """Return the number of steps in each stage, which the paper writes as 2+2."""
     return [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
 
 
 def example(schedule: NoiseSchedule = SDXL, **changes: object) -> StepPlan:
-    """A 2+2 plan of 512 -> 1024."""
+    """Return a 2+2 plan of 512 -> 1024."""
     arguments: dict[str, object] = {"steps": 4, "sides": IMAGE, "thresholds": (-2.5,)}
     return build_plan(schedule, **(arguments | changes))  # type: ignore[arg-type]
 
@@ -194,7 +194,7 @@ def test_one_stage_is_a_plan() -> None:
 
 @st.composite
 def cascades(draw: st.DrawFn) -> StepPlan:
-    """A plan of any number of stages, any aspect ratio and any schedule; every stage gets a step."""
+    """Draw a plan of any number of stages, any aspect ratio and any schedule, in which every stage has a step."""
     schedule = SCHEDULES[draw(st.sampled_from(sorted(SCHEDULES)))]
     count = draw(st.integers(1, 5))
     heights = sorted(draw(st.lists(st.integers(1, 64), min_size=count, max_size=count)))
@@ -278,7 +278,7 @@ def test_resized_examples() -> None:
         ((64.0, 64), 8, "a height must be an integer, got 64.0"),
     ],
 )
-def test_a_size_that_cannot_be_is_a_clear_error(size: tuple[int, int], multiple: int, message: str) -> None:
+def test_an_impossible_size_is_refused(size: tuple[int, int], multiple: int, message: str) -> None:
     with pytest.raises(RMDError, match=message):
         example().resized(*size, multiple)
 
@@ -320,7 +320,7 @@ def test_a_size_that_cannot_be_is_a_clear_error(size: tuple[int, int], multiple:
         ),
     ],
 )
-def test_what_is_no_cascade_is_a_clear_error(changes: dict[str, object], message: str) -> None:
+def test_settings_that_make_no_cascade_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(RMDError, match=message):
         example(**changes)
 
@@ -333,12 +333,12 @@ def test_what_is_no_cascade_is_a_clear_error(changes: dict[str, object], message
         (2.0, "up", "unknown time map 'up'"),
     ],
 )
-def test_what_is_no_map_is_a_clear_error(ratio: float, time_map: TimeMap, message: str) -> None:
+def test_an_invalid_map_is_refused(ratio: float, time_map: TimeMap, message: str) -> None:
     with pytest.raises(RMDError, match=message):
         map_time(SDXL, 500.0, ratio, time_map)
 
 
-def test_text_that_is_no_json_is_a_clear_error() -> None:
+def test_text_that_is_not_a_json_plan_is_refused() -> None:
     with pytest.raises(RMDError, match=r"^the plan: not valid JSON \(EOF"):
         StepPlan.from_json("{")
     with pytest.raises(RMDError, match=r"^the plan: should be a group of keys, but is \[\]$"):
@@ -371,12 +371,14 @@ def test_json_is_strict_and_pure_noise_is_null() -> None:
         (Crossing(upsample="nearest"), Crossing(), "sampling uses nearest upsampling, but training uses bilinear"),
     ],
 )
-def test_a_mismatch_of_training_and_sampling_is_a_warning(sampled: Crossing, trained: Crossing, message: str) -> None:
+def test_a_mismatch_of_training_and_sampling_causes_a_warning(
+    sampled: Crossing, trained: Crossing, message: str
+) -> None:
     (warning,) = example(crossing=sampled, training_crossing=trained).warnings()
     assert message in warning
 
 
-def test_what_is_known_to_be_harmless_is_no_warning() -> None:
+def test_harmless_settings_cause_no_warning() -> None:
     assert example(crossing=Crossing(beta=0.2)).warnings() == []
     block = Crossing(rule="block", beta=0.5)
     assert example(crossing=replace(block, beta=1.0), training_crossing=block).warnings() == []

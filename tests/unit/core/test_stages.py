@@ -1,4 +1,4 @@
-"""The parts of a plan: a crossing, stages and steps that are not valid are refused, wherever they come from."""
+"""Invalid crossings, stages and steps are refused, in code and in JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmd.core.plan import Crossing, Stage, StepPlan, build_plan
 
 
 def example() -> StepPlan:
-    """A 2+2 plan of 512 -> 1024 on the schedule of SD3.5."""
+    """Return a 2+2 plan of 512 -> 1024 on the schedule of SD3.5."""
     return build_plan(FlowSchedule(3.0), steps=4, sides=((512, 512), (1024, 1024)), thresholds=(-2.5,))
 
 
@@ -29,13 +29,13 @@ def example() -> StepPlan:
         ({"upsample": "area"}, "unknown upsample 'area'.*: use one of bilinear, nearest, bicubic"),
     ],
 )
-def test_what_is_no_crossing_is_a_clear_error(arguments: dict[str, object], message: str) -> None:
+def test_an_invalid_crossing_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RMDError, match=message):
         Crossing(**arguments)  # type: ignore[arg-type]
 
 
 def edited(path: Sequence[str | int], value: object) -> dict[str, object]:
-    """The example as a dict with the entry at `path` replaced, or removed if `value` is `...`."""
+    """Return the example as a dict in which the entry at `path` is replaced, or removed if `value` is `...`."""
     data: dict[str, object] = json.loads(example().to_json())
     place: object = data
     for key in path[:-1]:
@@ -80,7 +80,7 @@ def edited(path: Sequence[str | int], value: object) -> dict[str, object]:
         (["thresholds", 0], None, r"thresholds\[0\] should be a number, but is empty$"),
         (["steps", 1, "model_time"], 1000.0, None),
         (["steps", 3, "model_time"], 800.0, "times must fall within a stage, but those of stage 2 are 750, 800$"),
-        (["steps", 2, "model_time"], 990.0, None),  # across stages they may rise, as the map has moved the lower one's
+        (["steps", 2, "model_time"], 990.0, None),  # may rise between stages: the map shifts only the lower
         (["steps", 2, "logsnr"], -30.0, "logSNRs must rise as teacher times fall, got -inf, -4.394, -30, 0$"),
         (["steps", 2, "logsnr"], None, "logSNRs must rise as teacher times fall"),
         (["steps", 3, "logsnr"], math.nan, "logSNRs must rise as teacher times fall"),
@@ -102,7 +102,7 @@ def test_a_saved_plan_is_checked_when_it_is_read(path: Sequence[str | int], valu
         StepPlan.from_dict(data)
 
 
-def test_a_plan_cannot_be_made_invalid_by_hand() -> None:
+def test_a_plan_cannot_be_replaced_by_an_invalid_one() -> None:
     plan = example()
     with pytest.raises(RMDError, match="visit stages 1 to 1 in order"):
         replace(plan, stages=(Stage(1, 8, 8),), thresholds=())

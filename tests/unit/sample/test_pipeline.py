@@ -301,12 +301,12 @@ def test_what_is_not_finite_makes_no_black_pictures(family: str, make: Make) -> 
     first = next(iter(denoiser(pipe.pipe).parameters()))
     before = first.detach().clone()
     first.data[0] = float("nan")
-    with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) gave values that are not finite: "):
+    with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) returned values that are not finite: "):
         pipe(PROMPTS[:2], generator=seeds(2))
     first.data.copy_(before)
     for parameter in pipe.pipe.vae.decoder.conv_out.parameters():
         parameter.data.fill_(float("inf"))
-    with pytest.raises(RMDError, match=r"^the VAE gave values that are not finite: "):
+    with pytest.raises(RMDError, match=r"^the VAE returned values that are not finite: "):
         pipe(PROMPTS[:1], generator=seeds(1))
     assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent").images.isfinite().all()
 
