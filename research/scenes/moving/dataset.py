@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmd.common.pictures import to_uint8
 from rmd.worlds.moving.path import FRAMES, Path
 from rmd.worlds.moving.render import render_clips, sample_clips
-from rmd.worlds.still.dataset import to_uint8
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def make_clips(count: int, *, seed: int, training: bool, size: int = 64, frames:
     videos, attributes, captions, paths = [], [], list[str](), []
     for start in range(0, count, 64):
         clips = sample_clips(range(start, min(start + 64, count)), seed=seed, training=training)
-        videos.append(to_uint8(render_clips(clips, size, frames=frames)))
+        videos.append(to_uint8(render_clips(clips, size, frames=frames), low=0))
         attributes.append(clips.attributes)
         captions += clips.captions
         paths.append(clips.path(frames))

@@ -1,1 +1,1 @@
-"""The mathematics of the paper: noise schedules, step plans, crossings, sampling, losses, random numbers and metrics."""
+"""The mathematics of the paper: schedules, plans, crossings, sampling, losses, random numbers and metrics."""

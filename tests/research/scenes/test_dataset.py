@@ -11,7 +11,7 @@ import torch
 from research.scenes import dataset
 from research.scenes.dataset import BatchOrder, batches
 from rmd.common.errors import RMDError
-from rmd.worlds.still.dataset import SceneSet, make_scenes, to_uint8
+from rmd.worlds.still.dataset import SceneSet, make_scenes
 
 
 def assert_equal(found: SceneSet, expected: SceneSet) -> None:
@@ -71,12 +71,6 @@ def test_pixels_are_in_the_range_of_diffusers(fresh: SceneSet) -> None:
     scene = SceneSet(levels, torch.zeros(1, 9), [""], torch.zeros(1, 2, 3))
     assert scene.pixels(torch.tensor([0])).unique().tolist() == pytest.approx([-1, -0.6, 1])
     assert torch.equal(fresh.pixels(torch.tensor([4, 1])), fresh.images[[4, 1]].float() / 127.5 - 1)
-
-
-def test_uint8_rounds_and_clamps() -> None:
-    assert to_uint8(torch.tensor([-0.1, 0.0, 0.5, 0.999, 1.0, 2.0])).tolist() == [0, 0, 128, 255, 255, 255]
-    every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(every.float() / 255), every)
 
 
 def test_an_epoch_of_batches_is_a_permutation() -> None:
