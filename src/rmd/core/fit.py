@@ -2,11 +2,11 @@
 
 The paper finds its thresholds by trial. This module, which is not in the paper, predicts which splits are worth trying,
 from one measurement of the teacher. A step at a low resolution is cheap, but it cannot create detail above that
-resolution. When the cascade leaves the stage, the remaining steps have to create this detail from the noise level that
-is left. The teacher has worked at full resolution all along, so it knows part of the detail by then. By the capacity
-formula of the Gaussian channel, a mode of its clean latents with power P, observed at the signal-to-noise ratio SNR of
-that level, carries log2(1 + P SNR) / 2 bits. Summed over the modes that a stage lacks, this is the information that the
-later steps have to make up for.
+resolution. When the cascade leaves the stage, the remaining steps have to create this detail at the lower noise levels.
+The teacher has worked at full resolution all along, so its state already contains part of the detail at that point. By
+the capacity formula of the Gaussian channel, a mode of its clean latents with power P, observed at the signal-to-noise
+ratio SNR of that level, carries log2(1 + P SNR) / 2 bits. Summed over the modes that a stage lacks, this is the
+information that the later steps have to make up for.
 """
 
 from __future__ import annotations

@@ -199,8 +199,8 @@ def make_album(
         Number of new pictures.
 
     Raises:
-        RMDError: a file exists and is another picture, a file cannot be written, or samples are not finite or do not
-            fit into the device's memory.
+        RMDError: a file exists and is another picture, a file cannot be written, or samples are not finite or
+            exceed the device's memory.
     """
     settings, stages = dict(sampler.settings), sampler.stage_count
     missing = [i for i, picture in enumerate(pictures) if not _exists(picture, settings | _own(picture), stages)]

@@ -111,7 +111,7 @@ class RMDPipeline:
                 `device_map` or `revision`.
 
         Raises:
-            RMDError: there is no student, it does not fit its teacher, or its weights are not finite.
+            RMDError: there is no student, it does not match its teacher, or its weights are not finite.
         """
         if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
             raise RMDError(f"dtype is {dtype} and torch_dtype is {torch_dtype}, which mean the same: give one of them")
@@ -130,7 +130,7 @@ class RMDPipeline:
             student: folder of the student, or its repository on the Hub.
 
         Raises:
-            RMDError: the student is a full one (use `from_pretrained`), does not fit the pipeline, or cannot be
+            RMDError: the student is a full one (use `from_pretrained`), does not match the pipeline, or cannot be
                 combined with what the pipeline carries: another student, or fused adapters.
         """
         config = read_student(student)
@@ -215,8 +215,8 @@ class RMDPipeline:
             negative_prompt, guidance_scale: ignored with a warning, because guidance is distilled into the student.
 
         Raises:
-            RMDError: the arguments do not fit each other or the model, the student's adapter is not active, or a step
-                or the VAE returned values that are not finite.
+            RMDError: the arguments contradict each other or do not suit the model, the student's adapter is not active,
+                or a step or the VAE returned values that are not finite.
         """
         one_of("output_type", output_type, OUTPUTS)
         if self.config.mode == "lora":

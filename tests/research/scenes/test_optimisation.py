@@ -50,7 +50,9 @@ def regression(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
     return network, x, x @ torch.randn(4, 2, generator=g)
 
 
-def fitted(network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpoint: Path | None = None) -> list[float]:
+def losses_of(
+    network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpoint: Path | None = None
+) -> list[float]:
     seen = []
 
     def loss(step: int) -> Tensor:
@@ -70,17 +72,17 @@ def fitted(network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpo
 
 def test_muon_lowers_the_loss_and_ends_with_a_rate_of_zero() -> None:
     network, x, y = regression()
-    seen = fitted(network, x, y, iterations=200)
+    seen = losses_of(network, x, y, iterations=200)
     assert seen[-1] < 0.05 * seen[0]
     assert abs(seen[-1] - seen[-2]) < 0.01 * seen[-1]
 
 
 def test_an_interrupted_training_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     whole, x, y = regression()
-    fitted(whole, x, y, iterations=20)
+    losses_of(whole, x, y, iterations=20)
     checkpoint = tmp_path / "it.pt"
     killed, again = regression()[0], regression(seed=1)[0]
     with pytest.raises(KeyboardInterrupt):
-        fitted(killed, x, y, iterations=20, checkpoint=checkpoint)
-    assert len(fitted(again, x, y, iterations=20, checkpoint=checkpoint)) == 10
+        losses_of(killed, x, y, iterations=20, checkpoint=checkpoint)
+    assert len(losses_of(again, x, y, iterations=20, checkpoint=checkpoint)) == 10
     assert_same(again.state_dict(), whole.state_dict())

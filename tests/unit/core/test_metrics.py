@@ -98,7 +98,7 @@ def leave_out(x: Tensor, index: int, run: int = 1) -> Tensor:
     return torch.cat([x[: index * run], x[(index + 1) * run :]])
 
 
-def spread(values: list[float]) -> float:
+def jackknife_variance(values: list[float]) -> float:
     """Return the jackknife variance of the leave-one-out values of one set."""
     return (len(values) - 1) * mean([(value - mean(values)) ** 2 for value in values])
 
@@ -112,8 +112,8 @@ def scaled(value: float, variance: float) -> list[float]:
 def test_kernel_distance_is_the_naive_jackknife(a: int, b: int) -> None:
     x, y = normal(4 * a, 3), normal(5 * b, 3, seed=1) + 0.7
     result = kernel_distance(x, y, per_prompt=(a, b))
-    variance = spread([naive_mmd(leave_out(x, i, a), y, a, b) for i in range(4)])
-    variance += spread([naive_mmd(x, leave_out(y, i, b), a, b) for i in range(5)])
+    variance = jackknife_variance([naive_mmd(leave_out(x, i, a), y, a, b) for i in range(4)])
+    variance += jackknife_variance([naive_mmd(x, leave_out(y, i, b), a, b) for i in range(5)])
     expected = scaled(naive_mmd(x, y, a, b), variance)
     assert [result.value, result.low, result.high] == pytest.approx(expected, rel=1e-10)
 
@@ -124,7 +124,7 @@ def test_paired_kernel_distance_is_the_naive_jackknife_over_pairs(a: int) -> Non
     y = 0.9 * x + 0.4 * normal(5 * a, 3, seed=1)
     result = kernel_distance(x, y, per_prompt=(a, a), paired=True)
     left = [(leave_out(x, i, a), leave_out(y, i, a)) for i in range(5)]
-    variance = spread([naive_mmd(p, q, a, a, paired=True) for p, q in left])
+    variance = jackknife_variance([naive_mmd(p, q, a, a, paired=True) for p, q in left])
     expected = scaled(naive_mmd(x, y, a, a, paired=True), variance)
     assert [result.value, result.low, result.high] == pytest.approx(expected, rel=1e-10)
 

@@ -361,7 +361,7 @@ def test_a_folder_with_the_name_of_a_picture_is_kept(pipe: RMDPipeline, tmp_path
 
 
 class Hungry:
-    """A sampler whose batch does not fit into any memory."""
+    """A sampler whose batch exceeds any memory."""
 
     moving, stage_count = False, 0
     settings: Mapping[str, Any] = {"version": "1", "model": "hungry"}

@@ -85,8 +85,8 @@ def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(bui
     assert high.shape == (16, CLIP_CHANNELS, 5, 16, 16) and low.shape == (12, CLIP_CHANNELS, 5, 8, 8)
     assert high.dtype == torch.float16
     assert result.high.captions == make_clips(16, seed=1, training=True).captions
-    spread = high.float().transpose(0, 1).flatten(1).std(1)
-    assert float(spread.min()) > 0.8 and float(spread.max()) < 1.2
+    deviation = high.float().transpose(0, 1).flatten(1).std(1)
+    assert float(deviation.min()) > 0.8 and float(deviation.max()) < 1.2
     assert float(high.float().mean().abs()) < 0.1
     again = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
     assert torch.equal(again.low.values, low) and again.low.captions == result.low.captions

@@ -1,6 +1,6 @@
-"""The power spectrum of a teacher's latents, from which `rmd plan --fit` predicts what a split lacks.
+"""The power spectrum of a teacher's latents, from which `rmd plan --fit` predicts what a split of the steps lacks.
 
-See `rmd.core.fit` for how the spectrum is used, and `rmd.sample.timing` for the cost of a step at each resolution.
+`rmd.core.fit` explains how the spectrum is used; `rmd.sample.timing` measures the other side, the cost of a step.
 """
 
 from __future__ import annotations
