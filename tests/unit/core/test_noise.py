@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -46,32 +45,6 @@ SCHEDULES: dict[str, NoiseSchedule] = {
     "flow_5": FlowSchedule(5.0),
 }
 names = st.sampled_from(sorted(SCHEDULES))
-
-
-@pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler])
-@pytest.mark.parametrize("config", [PIXART, SDXL, COSINE, ZERO_SNR, {**COSINE, "rescale_betas_zero_snr": True}])
-def test_table_is_that_of_diffusers_to_the_last_bit(scheduler: type, config: Mapping[str, object]) -> None:
-    theirs = scheduler(**config)
-    ours = schedule_from_config(theirs.config)
-    assert isinstance(ours, VPSchedule)
-    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod.double())
-
-
-def test_table_is_that_of_euler_with_rescaled_betas() -> None:
-    theirs = EulerDiscreteScheduler(**ZERO_SNR)
-    ours = schedule_from_config(theirs.config)
-    assert isinstance(ours, VPSchedule)
-    # Euler puts 2^-24 in place of the last zero.
-    assert torch.equal(ours.alphas_cumprod[:-1], theirs.alphas_cumprod[:-1].double())
-    assert abs(float(ours.alphas_cumprod[-1] - theirs.alphas_cumprod[-1])) <= 2**-24
-
-
-def test_trained_betas_are_used_as_given() -> None:
-    betas = [0.1, 0.2, 0.5]
-    schedule = VPSchedule.from_config({"trained_betas": betas})
-    torch.testing.assert_close(schedule.alphas_cumprod, torch.tensor([0.9, 0.72, 0.36], dtype=torch.float64))
-    tensor = VPSchedule.from_config({"trained_betas": torch.tensor(betas)})
-    assert torch.equal(tensor.alphas_cumprod, schedule.alphas_cumprod)
 
 
 @pytest.mark.parametrize(
