@@ -9,7 +9,6 @@ from itertools import count
 from rich import box
 from rich.table import Table
 
-from rmd.bench.splits import BATCH, teacher_spectrum
 from rmd.cli.console import table_console
 from rmd.cli.device import find_device, prepare_cpu
 from rmd.cli.progress import progress_bar
@@ -19,6 +18,7 @@ from rmd.data.prompts import load_prompts
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe
 from rmd.report.tables import significant
+from rmd.sample.spectrum import BATCH, teacher_spectrum
 from rmd.sample.timing import side_seconds
 
 REPEATS = 3

@@ -15,7 +15,7 @@ from rmd.common.errors import RMDError, check_text, finite, one_of
 if TYPE_CHECKING:
     from rmd.models import Backbone
     from rmd.sample.album import Album
-    from rmd.sample.makers import PipelineMaker, StudentMaker
+    from rmd.sample.samplers import PipelineSampler, StudentSampler
 
 
 def generate(
@@ -82,8 +82,8 @@ def generate(
     from rmd.models.registry import family_class, load_pipeline
     from rmd.models.student import base_of, holds_student, read_student
     from rmd.sample.album import make_album, plan_album, writing
-    from rmd.sample.makers import Maker, PipelineMaker, StudentMaker
     from rmd.sample.pipeline import RMDPipeline
+    from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
 
     if bool(prompt) == (prompts is not None):
         raise RMDError("give prompts either as arguments or in a file with --prompts FILE")
@@ -114,7 +114,7 @@ def generate(
             check_fps(suffix, fps)
         return plan_album(texts, out, count=count, seed=seed, suffix=suffix)
 
-    maker: Maker
+    maker: Sampler
     with ExitStack() as stack:
         if student:
             config = read_student(model)
@@ -123,15 +123,15 @@ def generate(
             stack.enter_context(writing(pictures))
             pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher, variant=variant).to(where)
             pipe.pipe.set_progress_bar_config(disable=True)
-            maker = StudentMaker(pipe, **size, stages=stages)
+            maker = StudentSampler(pipe, **size, stages=stages)
         else:
             found = load_pipeline(model, dtype=dtype, variant=variant).to(where)
-            maker = PipelineMaker(found, model, steps=steps, guidance=guidance, **size)
+            maker = PipelineSampler(found, model, steps=steps, guidance=guidance, **size)
             pictures = plan(maker.moving)
             stack.enter_context(writing(pictures))
         report = stack.enter_context(progress_bar())
         made = make_album(maker, pictures, batch_size=batch_size, progress=counter(report, "pictures", len(pictures)))
-        if isinstance(maker, StudentMaker) and compare_teacher:
+        if isinstance(maker, StudentSampler) and compare_teacher:
             official = load_backbone(base, dtype=dtype, variant=variant)
             official.pipe.to(where)
             teachers = _teacher_maker(maker, official, str(base), teacher_steps)
@@ -142,13 +142,13 @@ def generate(
     typer.echo(f"{made} {what} in {out}" + (f" ({there} were there already)" if there else ""))
 
 
-def _teacher_maker(student: StudentMaker, teacher: Backbone, source: str, steps: int) -> PipelineMaker:
+def _teacher_maker(student: StudentSampler, teacher: Backbone, source: str, steps: int) -> PipelineSampler:
     """Return a maker of the teacher's samples at the student's size, with the guidance distilled into the student."""
-    from rmd.sample.makers import PipelineMaker
+    from rmd.sample.samplers import PipelineSampler
 
     config, plan = student.pipe.config, student.pipe.plan
     final, length = plan.stages[-1], student.frames or plan.frames
-    return PipelineMaker(
+    return PipelineSampler(
         teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
         height=student.height or final.height, width=student.width or final.width,
         frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),

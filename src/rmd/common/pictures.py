@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -83,9 +84,12 @@ def comparison_picture(
     return canvas
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """(n, 3, H, W) in [-1, 1] to uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def to_uint8(images: Tensor, *, low: Literal[-1, 0] = -1) -> Tensor:
+    """Convert images of any shape from the range [low, 1] to uint8, clamping and rounding to the nearest value.
+
+    Decoded images are in [-1, 1], the range of VAEs; rendered ones in [0, 1].
+    """
+    return ((images.clamp(low, 1) - low) * (255 / (1 - low))).round().to(torch.uint8)
 
 
 def to_image(picture: Tensor) -> Image.Image:

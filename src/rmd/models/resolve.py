@@ -66,7 +66,8 @@ def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
     Raises:
         RMDError: the scheduler is neither variance preserving nor a flow, or it lists its betas one by one.
     """
-    from rmd.core.noise import BETA_SCHEDULES, schedule_from_config
+    from rmd.core.betas import BETA_SCHEDULES
+    from rmd.core.noise import schedule_from_config
 
     schedule = schedule_from_config(scheduler)
     if schedule.kind == "flow":

@@ -99,7 +99,7 @@ def test_a_logsnr_of_minus_infinity_is_null() -> None:
 
 def test_standard_output_is_the_json_alone() -> None:
     result = run("sdxl", "--json")
-    assert result.stderr.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with 0.2")
+    assert result.stderr.startswith("rmd: warning: sampling uses plain noise with beta 1, but training uses beta 0.2")
     assert result.stdout.startswith("{") and result.stdout.endswith("}\n")
 
 

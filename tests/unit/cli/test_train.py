@@ -117,7 +117,7 @@ def test_warnings_of_the_plan(recipe: Path, capsys: Captured) -> None:
     unlike = ["crossing.rule=plain", "crossing.beta=1.0", "crossing.train_beta=0.2"]
     settings = [part for setting in unlike for part in ("--set", setting)]
     assert main(["train", str(recipe), "--dry-run", *settings]) == 0
-    assert capsys.readouterr().err.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with")
+    assert capsys.readouterr().err.startswith("rmd: warning: sampling uses plain noise with beta 1, but training uses")
 
 
 def test_what_is_shown_of_an_iteration(capsys: Captured) -> None:

@@ -101,3 +101,10 @@ def test_minus_one_to_one_becomes_0_to_255() -> None:
     values = to_uint8(torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]))
     assert values.dtype == torch.uint8
     assert values.tolist() == [0, 0, 128, 191, 255, 255]
+
+
+def test_0_to_1_becomes_0_to_255() -> None:
+    values = torch.tensor([-0.1, 0.0, 0.5, 0.999, 1.0, 2.0])
+    assert to_uint8(values, low=0).tolist() == [0, 0, 128, 255, 255, 255]
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(every.float() / 255, low=0), every)
