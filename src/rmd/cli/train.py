@@ -133,12 +133,11 @@ def plan_line(plan: StepPlan) -> str:
 
 def prompts_line(data: DataConfig) -> str:
     """How many prompts there are, and what was left out: `120 prompts of p.txt (left out: 3 too long)`."""
-    from rmd.data.prompts import MOVING, SCENES, source_of
-    from rmd.data.sources import read_source
+    from rmd.data.prompts import MOVING, SCENES, read_source
 
     if data.prompts in (SCENES, MOVING):
         return f"prompts: the grammar of {data.prompts}"
-    found = read_source(source_of(data))
+    found = read_source(data)
     left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
     return f"prompts: {len(found.texts)} of {data.prompts}" + (f" (left out: {left})" if left else "")
 

@@ -14,7 +14,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, JsonValue, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from rmd.common.errors import RMDError, shown
@@ -269,8 +269,10 @@ class DataConfig(Strict):
     """Source of the prompts, and of images for methods that need them."""
 
     prompts: Annotated[str, Field(min_length=1)]
-    """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset of the
-    Hub, or `scenes` or `moving-scenes`."""
+    """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset on the
+    Hub, `scenes` or `moving-scenes`, or NAME or NAME:ARGUMENT of an installed prompt source."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of an installed prompt source, which defines their keys."""
     column: str | None = None
     """Column that holds the prompts, if the file has records; empty: prompt, caption or text."""
     split: str = "train"

@@ -76,7 +76,7 @@ def test_an_interrupted_build_that_goes_on_equals_one_in_one_go(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "write_shard", fail)
         built(backbone, tmp_path / "parts")
-    with pytest.raises(RMDError, match=r"is not complete: run its `rmd cache` command again$"):
+    with pytest.raises(RMDError, match=r"is not complete: run the cache's `rmd cache` command again$"):
         PromptCache(tmp_path / "parts")
     first = (tmp_path / "parts" / "shard-00000.safetensors").stat().st_mtime_ns
     built(backbone, tmp_path / "parts")
@@ -116,7 +116,7 @@ def test_a_flipped_byte_is_found_and_named(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"shard-00001\.safetensors is damaged: remove it and run"):
         verify_cache(tmp_path)
     path.unlink()
-    with pytest.raises(RMDError, match=r"lacks shard-00001\.safetensors: run its `rmd cache` command again$"):
+    with pytest.raises(RMDError, match=r"lacks shard-00001\.safetensors: run the cache's `rmd cache` command again$"):
         verify_cache(tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     backbone = TINY["sdxl"]()
     cache = built(backbone, tmp_path / "cache")
     cache.check(TINY["sdxl"]())
-    with pytest.raises(RMDError, match=r"is of the family sdxl, not sd3$"):
+    with pytest.raises(RMDError, match=r"belongs to the family sdxl, not to sd3: build one with"):
         cache.check(TINY["sd3"]())
     other = TINY["sdxl"]()
     before = encoders_key(other)
@@ -135,19 +135,17 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
         RMDError, match=r"was made by other text encoders than this teacher's: build one with `rmd cache`"
     ):
         cache.check(other)
-    with pytest.raises(RMDError, match=r"holds the cache of other prompts or other encoders: choose another --out$"):
+    with pytest.raises(RMDError, match=r"holds a cache of other prompts or other encoders: choose another --out$"):
         build_cache(other, PROMPTS, tmp_path / "cache", shard_prompts=2)
-    with pytest.raises(
-        RMDError, match=r"^the prompt 'a cat' is not in the cache .*: build the cache of these prompts$"
-    ):
+    with pytest.raises(RMDError, match=r"^the prompt 'a cat' is not in the cache .*: build a cache of these prompts$"):
         cache.encode(["a cat"])
 
 
 def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=r"is no cache of prompts: it has no meta\.json; build one with `rmd cache`$"):
+    with pytest.raises(RMDError, match=r"is not a cache of prompts, since it has no meta\.json: build one with"):
         PromptCache(tmp_path)
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RMDError, match=r"is not empty and no cache: choose another --out$"):
+    with pytest.raises(RMDError, match=r"is neither empty nor a cache: choose another --out$"):
         build_cache(TINY["sdxl"](), PROMPTS, tmp_path)
     (tmp_path / META).write_text("{", encoding="utf-8")
     with pytest.raises(RMDError, match=r"meta\.json is not valid JSON"):
@@ -186,7 +184,7 @@ def test_a_run_from_the_cache_is_the_run(
         (["p.txt"], "give PROMPTS and --teacher ID, or --recipe RECIPE"),
         (["p.txt", "--teacher", "t", "--worker", "2/2"], "--worker should be I/N with I from 0 to N - 1, but is '2/2'"),
         (["p.txt", "--teacher", "t"], "there is no prompt file p.txt"),
-        (["--verify", "--out", "none"], "none is no cache of prompts"),
+        (["--verify", "--out", "none"], "none is not a cache of prompts"),
     ],
 )
 def test_one_sentence(

@@ -103,7 +103,7 @@ def test_two_processes_for_the_same_shards_are_refused(other: tuple[int, int], t
 
 def test_a_second_build_of_other_prompts_is_refused(cache: Path, tmp_path: Path) -> None:
     before = contents(cache)
-    with pytest.raises(RMDError, match=r"holds the cache of other prompts or other encoders: choose another --out$"):
+    with pytest.raises(RMDError, match=r"holds a cache of other prompts or other encoders: choose another --out$"):
         build(cache, prompts=PROMPTS[1:])
     assert contents(cache) == before
     assert build(cache) and contents(cache) == before
@@ -111,7 +111,7 @@ def test_a_second_build_of_other_prompts_is_refused(cache: Path, tmp_path: Path)
 
 def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RMDError, match="is not empty and no cache"):
+    with pytest.raises(RMDError, match="is neither empty nor a cache"):
         build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -222,8 +222,8 @@ def test_values_that_are_not_finite_are_refused_by_the_prompts_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("prompts", "sentence"),
     [
-        (["a fox \ud83e"], r"the prompt 'a fox \\ud83e' cannot be used: the caption holds half of a character"),
-        (["a\0b"], "cannot be used: the caption holds the control character"),
+        (["a fox \ud83e"], r"the prompt 'a fox \\ud83e' cannot be used: the caption contains half of a character"),
+        (["a\0b"], "cannot be used: the caption contains the control character"),
         ([], "there is no prompt: give at least one"),
     ],
     ids=range(3),
@@ -237,14 +237,14 @@ def test_prompts_that_no_file_can_hold_are_refused(prompts: list[str], sentence:
 def test_prompts_that_are_not_in_the_cache_are_told_before_a_run(cache: Path) -> None:
     found = PromptCache(cache)
     found.check(Encoding(), PROMPTS)
-    with pytest.raises(RMDError, match=r"^2 of 42 prompts are not in the cache .*, the first of them 'x': build the"):
+    with pytest.raises(RMDError, match=r"^2 of 42 prompts are not in the cache .*, the first of them 'x': build a"):
         found.check(Encoding(), [*PROMPTS, "x", "y"])
 
 
 def test_a_home_folder_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(cache.parent))
     assert len(PromptCache(Path("~/cache"))) == len(PROMPTS)
-    with pytest.raises(RMDError, match=r"^'~nobody-of-this-name/cache' is no path: "):
+    with pytest.raises(RMDError, match=r"^'~nobody-of-this-name/cache' is not a path: "):
         PromptCache(Path("~nobody-of-this-name/cache"))
 
 

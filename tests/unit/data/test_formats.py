@@ -11,7 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from rmd.common.errors import RMDError
-from rmd.data.sources import Source, read_source
+from rmd.data.prompts import read_source
+from rmd.recipes.schema import DataConfig
 
 FILES = {
     "txt": b"a cat\nb \xf0\x9f\x90\xb1 dog\n",
@@ -50,7 +51,7 @@ def test_any_damage_ends_in_one_sentence_or_in_prompts(kind: str, tmp_path: Path
     for turn in range(250):
         path.write_bytes(changed(content, draw))
         try:
-            for text in read_source(Source(str(path), skip_invalid=turn % 2 == 1)).texts:
+            for text in read_source(DataConfig(prompts=str(path), skip_invalid=turn % 2 == 1)).texts:
                 text.encode()
                 assert "\0" not in text
         except RMDError as error:

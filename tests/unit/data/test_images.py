@@ -115,14 +115,17 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
     prompts, plain = write_prompts(tmp_path), {**GAN, "adversarial": 0.0}
     for recipe, sentence in (
         (recipe_of(None, prompts), "method.adversarial needs real images: set data.images to a folder of them"),
-        (recipe_of(folder, prompts, method=plain), "data.images are of no use to this method: set method.adversarial"),
+        (
+            recipe_of(folder, prompts, method=plain),
+            "data.images has no effect with this method: set",
+        ),
         (
             recipe_of(folder, prompts, method={**GAN, "name": "tdm"}),
-            "method.adversarial is DMD2's, but the method is tdm",
+            "method.adversarial belongs to dmd2, but the method is tdm",
         ),
         (
             recipe_of(folder, prompts, train={"gradient_checkpointing": True}),
-            "method.adversarial does not go with recomputed",
+            "method.adversarial does not work with recomputed",
         ),
         (recipe_of(tmp_path / "none", prompts), f"data.images: there is no folder {tmp_path / 'none'}"),
         (recipe_of(tmp_path, prompts), f"data.images: there is no picture (.png, .jpg, .jpeg, .webp) in {tmp_path}"),
@@ -136,5 +139,5 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ImageFolder.read(folder)
     (folder / "1.txt").write_text("a", encoding="utf-8")
     (folder / "0.png").write_text("no picture")
-    with pytest.raises(RMDError, match=r"0\.png is no picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
         ImageFolder.read(folder)

@@ -133,7 +133,7 @@ def test_names_in_capitals_and_files_of_macos(tmp_path: Path) -> None:
 def test_pictures_of_other_formats_are_not_left_out_unsaid(name: str, tmp_path: Path) -> None:
     save(tmp_path / "a", picture())
     (tmp_path / "a" / name).touch()
-    with pytest.raises(RMDError, match=rf"{name} is of a format that is not read: make it a PNG, or remove it$"):
+    with pytest.raises(RMDError, match=rf"RMD does not read the format of .*{name}: convert it to PNG, or remove it$"):
         ImageFolder.read(tmp_path / "a")
 
 
@@ -142,7 +142,7 @@ def test_a_format_that_hides_behind_another_name_is_refused(tmp_path: Path) -> N
     picture().save(path, format="WEBP")  # as browsers save them: this one is read
     ImageFolder.read(path.parent)
     picture().save(path, format="GIF")
-    with pytest.raises(RMDError, match=r"0\.png is no picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
         ImageFolder.read(path.parent)
 
 
@@ -153,7 +153,7 @@ def test_a_format_that_hides_behind_another_name_is_refused(tmp_path: Path) -> N
         (b" \n\t\n", "0.txt is empty: write the caption of its picture to it"),
         (b"B\xe4r", "0.txt is not UTF-8 (byte 1): save it as UTF-8 text"),
         ("a ball".encode("utf-16-le"), "0.txt is UTF-16 without its byte-order mark"),
-        (b"a\0ball", "0.txt: the caption holds the control character U+0000"),
+        (b"a\0ball", "0.txt: the caption contains the control character U+0000"),
         (b"x" * 200_000, "0.txt: the caption has 200000 characters"),
         (b"x" * 2_000_000, "0.txt is too large for a caption: at most 1 MB"),
     ],
@@ -187,7 +187,7 @@ def test_a_decompression_bomb_is_refused_by_name(side: int, tmp_path: Path) -> N
     path.write_bytes(png_of_any_size(side, side))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RMDError, match=r"0\.png .*too large.*: scale it down$|0\.png is no picture"):
+        with pytest.raises(RMDError, match=r"0\.png .*too large.*: scale it down$|0\.png is not a picture"):
             ImageFolder.read(path.parent)
 
 
@@ -205,7 +205,7 @@ def test_a_picture_that_is_cut_short_is_refused_before_a_run(name: str, tmp_path
     whole = path.read_bytes()
     for part in (0.02, 0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * part)])
-        with pytest.raises(RMDError, match=rf"{name} is no picture, or a damaged one"):
+        with pytest.raises(RMDError, match=rf"{name} is not a picture, or a damaged one"):
             ImageFolder.read(path.parent)
     path.write_bytes(whole + bytes(100_000))  # padding is no damage
     ImageFolder.read(path.parent)

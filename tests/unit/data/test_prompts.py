@@ -51,7 +51,7 @@ def test_samples_are_numbered_through_the_run() -> None:
 def test_lines_are_stripped_and_kept_once_in_order(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffzwei Bälle \r\n\n  ein Ball\nzwei Bälle\n\t\n".encode())
-    assert read_prompts(path) == ["zwei Bälle", "ein Ball"]
+    assert read_prompts(str(path)) == ["zwei Bälle", "ein Ball"]
     assert load_prompts(DataConfig(prompts=str(path)), seed=4) == Prompts(["zwei Bälle", "ein Ball"], 4)
 
 
@@ -93,9 +93,9 @@ def bad_file(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("missing", "there is no prompt file {path}: give a text file with one prompt a line"),
-        ("empty", "{path} gives no prompts (it is empty): look at the file, or change data's filters"),
-        ("blank", "{path} gives no prompts (3 empty): look at the file, or change data's filters"),
+        ("missing", "there is no prompt file {path}: give a text file with one prompt per line"),
+        ("empty", "{path} gives no prompts (it is empty): check its content and the filters of data"),
+        ("blank", "{path} gives no prompts (3 empty): check its content and the filters of data"),
         ("latin", "{path} is not UTF-8 (byte 5): save it as UTF-8 text"),
         ("directory", "{path} is a folder: give a file in it, or a pattern such as {path}/*.txt"),
     ],

@@ -115,7 +115,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ([], "give prompts either as arguments or in a file with --prompts FILE"),
         (["a ball", "--prompts", "x.txt"], "give prompts either as arguments or in a file with --prompts FILE"),
-        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt per line"),
         (
             ["a ball", "--model", "nowhere/at-all"],
             "nowhere/at-all is no folder and not in the cache",
@@ -355,9 +355,9 @@ def test_an_album_lists_nothing_that_it_can_count(tmp_path: Path) -> None:
         (["a"], {"seed": 2**64}, r"^seeds are numbers from 0 to "),
         (["a", "b"], {"seed": 2**64 - 1}, rf", got {2**64 - 1} to {2**64}$"),
         (["a"], {"seed": 10**100}, r", got a number of 333 bits$"),
-        (["a", "b\ud83d"], {}, r"cannot be used: the caption holds half of a character"),
-        (["a\0"], {}, r"cannot be used: the caption holds the control character U.0000"),
-        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, more than the 100000"),
+        (["a", "b\ud83d"], {}, r"cannot be used: the caption contains half of a character"),
+        (["a\0"], {}, r"cannot be used: the caption contains the control character U.0000"),
+        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, but at most 100000"),
     ],
 )
 def test_what_is_no_album(prompts: list[str], changes: dict[str, int], sentence: str, tmp_path: Path) -> None:
