@@ -40,7 +40,7 @@ def test_mp4_plays_as_long_as_it_should(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RMDError, match=r"^x\.avi is no name for a clip: let it end in \.mp4, \.webp, \.gif$"):
+    with pytest.raises(RMDError, match=r"^a clip cannot be written to x\.avi: give a name that ends in \.mp4, \.webp, \.gif$"):
         check_suffix(Path("x.avi"))
     monkeypatch.setattr(clips, "find_spec", lambda name: None)
     with pytest.raises(RMDError, match=r"^x\.mp4: writing MP4 needs `pip install 'rmd\[video\]'`"):
@@ -61,9 +61,9 @@ def test_a_gif_lasts_as_long_as_it_should_though_it_counts_hundredths_of_a_secon
 
 @pytest.mark.parametrize(("suffix", "fps", "most"), [(".gif", 51, 50), (".webp", 10**9, 1000), (".mp4", 0, 1000)])
 def test_a_speed_that_no_clip_has(suffix: str, fps: int, most: int, tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=rf"^a clip in {suffix} plays 1 to {most} frames a second, not {fps}$"):
+    with pytest.raises(RMDError, match=rf"^a clip in {suffix} can play 1 to {most} frames per second, but not {fps}$"):
         check_fps(suffix, fps)
-    with pytest.raises(RMDError, match="frames a second"):
+    with pytest.raises(RMDError, match="frames per second"):
         save_clip(frames(2), tmp_path / f"clip{suffix}", fps=fps)
     assert not list(tmp_path.iterdir())
 
