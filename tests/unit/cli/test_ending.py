@@ -115,19 +115,19 @@ LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a
         ),
         (
             RecursionError("maximum recursion depth exceeded"),
-            "something that was read is nested too deeply: look at the files and settings that were given",
+            "a file or setting is nested too deeply: check those that were given",
         ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), None),
-        (OSError(errno.EIO, "Input/output error"), "cannot read or write something: Input/output error"),
-        (OSError("no file named x"), "cannot read or write something: no file named x"),
+        (OSError(errno.EIO, "Input/output error"), "a file cannot be read or written: Input/output error"),
+        (OSError("no file named x"), "a file cannot be read or written: no file named x"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), "a file is not UTF-8 text (at byte 0): save it as UTF-8"),
         (
             UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "x"),
-            "'\\udce9' cannot be written: use names of plain characters",
+            "'\\udce9' cannot be encoded: use names without it",
         ),
         (
             ValueError("embedded null byte"),
-            "a name or path that was given holds a NUL character: leave that out",
+            "a name or path contains a NUL character: remove it",
         ),
         (
             ModuleNotFoundError("No module named 'x'"),

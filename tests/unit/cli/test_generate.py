@@ -56,7 +56,7 @@ INPUTS = [
     (["a", "--model", "x\0"], 1, "--model contains a NUL character"),
     (["a", "--model", ""], 1, "the name of the model is empty"),
     (["a", "--teacher", "x\udce9"], 1, "--teacher contains a character that is not valid Unicode"),
-    (["a", "--device", "mps"], 1, "torch sees no mps here, the GPU of an Apple computer: use --device cpu"),
+    (["a", "--device", "mps"], 1, "torch finds no mps, the GPU of an Apple computer: use --device cpu"),
     (
         ["a", "--device", "cuda:99999999999999999999"],
         1,

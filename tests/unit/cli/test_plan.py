@@ -248,6 +248,6 @@ def test_fit_weighs_every_split() -> None:
 def test_fit_needs_a_step_for_every_side_and_a_teacher(tmp_path: Path) -> None:
     few = run("scenes", "--fit", "--sides=16,32,64", "--steps=2")
     assert isinstance(few.exception, RMDError)
-    assert str(few.exception) == "3 sides need at least 3 steps, and plan.steps is 2"
+    assert str(few.exception) == "3 sides need at least 3 steps, but plan.steps is 2: set it higher"
     absent = run("sdxl", "--fit", "--set", f"teacher={tmp_path / 'none'}", "--set", "data.prompts=scenes")
     assert isinstance(absent.exception, RMDError) and "\n" not in str(absent.exception)

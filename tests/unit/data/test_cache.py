@@ -163,7 +163,7 @@ def test_a_run_from_the_cache_is_the_run(
     assert main(arguments) == 0
     assert capsys.readouterr().out == "4 prompts in cache; use it with data.cache=cache\n"
     assert main(["cache", "--verify", "--out", "cache"]) == 0
-    assert capsys.readouterr().out == "cache: 2 shards are as they were written\n"
+    assert capsys.readouterr().out == "cache: 2 shards match their checksums\n"
     losses = []
     for cached in (None, "cache"):
         recipe = recipe_of(family, Path("teacher"), "lora")

@@ -107,7 +107,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = tmp_path / "prompts.txt"
     lines.write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
     assert main(["generate", "--prompts", str(lines), *options]) == 0
-    assert capsys.readouterr().out == f"0 pictures in {out} (4 were there already)\n"
+    assert capsys.readouterr().out == f"0 pictures in {out} (4 existed already)\n"
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_what_a_pipeline_does_not_take(
 ) -> None:
     for model, more, sentence in (
         (plain, ["--frames", "3"], f"{plain} is a StableDiffusionXLPipeline, which takes no frames: leave it out"),
-        (plain, ["--stages"], f"--stages is of students, but {plain} is a diffusers pipeline: leave it out"),
-        (plain, ["--compare-teacher"], "--compare-teacher is of students"),
-        (plain, ["--format", "gif"], f"--format is of clips, but {plain} makes single pictures: leave it out"),
-        (student, ["--steps", "3"], f"--steps is of diffusers pipelines, but {student} is a student with its own plan"),
-        (student, ["--guidance", "3"], "--guidance is of diffusers pipelines"),
+        (plain, ["--stages"], f"--stages is for students, but {plain} is an ordinary diffusers pipeline: leave it out"),
+        (plain, ["--compare-teacher"], "--compare-teacher is for students"),
+        (plain, ["--format", "gif"], f"--format is for clips, but {plain} makes single pictures: leave it out"),
+        (student, ["--steps", "3"], f"--steps is for ordinary pipelines, but {student} is a student with its own plan"),
+        (student, ["--guidance", "3"], "--guidance is for ordinary pipelines"),
         (tmp_path, [], f"{tmp_path} holds neither a student nor a diffusers pipeline: it has no rmd_config.json"),
     ):
         assert main(["generate", "a ball", "--model", str(model), "--out", str(tmp_path / "out"), *more]) == 1
@@ -242,7 +242,7 @@ def test_a_format_of_clips_is_nothing_to_a_family_of_pictures(
 ) -> None:
     arguments = ["a ball", "--model", str(student), "--out", str(tmp_path / "out")]
     for more, sentence in (
-        (["--format", "gif"], "--format is of clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
+        (["--format", "gif"], "--format is for clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
     ):  # fmt: skip
         assert main(["generate", *arguments, *more]) == 1
         assert sentence in capsys.readouterr().err
