@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and training cost on this machine.")
 
-BatchSize = Annotated[int, typer.Option(min=1, max=65536, help="Number of pictures that are sampled at once.")]
-Repeats = Annotated[int, typer.Option(min=1, max=10_000, help="Number of timed repeats, after one to warm up.")]
-TeacherSteps = Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps of the guided teacher.")]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", min=1, max=65536, help="Number of pictures that are sampled at once.")
+]
+Repeats = Annotated[
+    int, typer.Option(metavar="N", min=1, max=10_000, help="Number of timed repeats, after one to warm up.")
+]
+TeacherSteps = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Sampling steps of the guided teacher.")]
 Iterations = Annotated[
     int,
     typer.Option(
+        metavar="N",
         min=0,
         max=10_000,
         help="Number of timed iterations per step, after one to warm up. With 0, only the warm-up is run, to measure "

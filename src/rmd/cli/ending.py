@@ -102,9 +102,7 @@ def _of(error: Exception, message: str) -> str:
         case UnicodeDecodeError():
             return f"a file is not UTF-8 text (at byte {error.start}): save it as UTF-8"
         case UnicodeEncodeError():
-            return (
-                f"{ascii(error.object[error.start : error.end])[:60]} cannot be encoded: use names without it"
-            )
+            return f"{ascii(error.object[error.start : error.end])[:60]} cannot be encoded: use names without it"
         case ValueError() if "embedded null" in message:
             return "a name or path contains a NUL character: remove it"
         case ImportError():

@@ -24,7 +24,9 @@ Format = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or an earlier export to replace.")]
-CheckDevice = Annotated[str, typer.Option(help="The device on which the export is loaded back and checked.")]
+CheckDevice = Annotated[
+    str, typer.Option(metavar="DEVICE", help="The device on which the export is loaded back and checked.")
+]
 BaseModel = Annotated[
     str | None,
     typer.Option(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rmd.sample.job import Request
 
-Prompt = Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="One or more prompts.")]
+Prompt = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="One or more prompts.")]
 Model = Annotated[
     str,
     typer.Option(
@@ -31,11 +31,16 @@ PromptFile = Annotated[
         ".tar.",
     ),
 ]
-Count = Annotated[int, typer.Option("-n", "--count", min=1, max=10**6, help="The number of pictures per prompt.")]
+Count = Annotated[
+    int, typer.Option("-n", "--count", metavar="N", min=1, max=10**6, help="The number of pictures per prompt.")
+]
 Seed = Annotated[
     int,
     typer.Option(
-        min=0, max=2**64 - 1, help="The seed of the first picture; each further picture gets the next number."
+        metavar="N",
+        min=0,
+        max=2**64 - 1,
+        help="The seed of the first picture; each further picture gets the next number.",
     ),
 ]
 Out = Annotated[
@@ -45,27 +50,36 @@ Out = Annotated[
         help="The folder for the pictures, or a file for a single clip. Pictures that it already contains are kept.",
     ),
 ]
-Height = Annotated[int | None, typer.Option(min=1, max=16384, help="Height in pixels. By default, the model's own.")]
-Width = Annotated[int | None, typer.Option(min=1, max=16384, help="Width in pixels. By default, the model's own.")]
-Frames = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Number of frames of a clip. By default, the model's own.")
+Height = Annotated[
+    int | None, typer.Option(metavar="N", min=1, max=16384, help="Height in pixels. By default, the model's own.")
 ]
-Fps = Annotated[int, typer.Option(min=1, max=1000, help="Frames per second at which clips play.")]
+Width = Annotated[
+    int | None, typer.Option(metavar="N", min=1, max=16384, help="Width in pixels. By default, the model's own.")
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=10_000, help="Number of frames of a clip. By default, the model's own."),
+]
+Fps = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Frames per second at which clips play.")]
 ClipFormat = Annotated[
     str | None,
     typer.Option(
-        "--format", help="File format of clips: mp4, webp or gif. By default, it is as --out ends, or else mp4."
+        "--format",
+        metavar="FORMAT",
+        help="File format of clips: mp4, webp or gif. By default, it is as --out ends, or else mp4.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Number of pictures that are made at once.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Number of pictures that are made at once.")]
 Stages = Annotated[bool, typer.Option("--stages", help="Also save the result of every stage of a student's cascade.")]
 CompareTeacher = Annotated[
     bool, typer.Option("--compare-teacher", help="Also make each picture with the student's teacher.")
 ]
-TeacherSteps = Annotated[int, typer.Option(min=1, max=10_000, help="The teacher's sampling steps.")]
+TeacherSteps = Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The teacher's sampling steps.")]
 AnyDevice = Annotated[
     str | None,
-    typer.Option(help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one."),
+    typer.Option(
+        metavar="DEVICE", help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one."
+    ),
 ]
 Half = Annotated[bool, typer.Option("--half", help="Compute in bfloat16 instead of float32.")]
 

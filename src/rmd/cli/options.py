@@ -22,10 +22,14 @@ Column = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="The device to compute on: cpu, cuda, or cuda:1. By default, it is the GPU if there is one."),
+    typer.Option(
+        metavar="DEVICE",
+        help="The device to compute on: cpu, cuda, or cuda:1. By default, it is the GPU if there is one.",
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="The number of CPU threads. By default, torch chooses it.")
+    int | None,
+    typer.Option(metavar="N", min=1, max=4096, help="The number of CPU threads. By default, torch chooses it."),
 ]
 Variant = Annotated[
     str | None,
@@ -42,12 +46,17 @@ Teacher = Annotated[
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1000, help="Sampling steps of an ordinary pipeline. A student takes those of its own plan."
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Sampling steps of an ordinary pipeline. A student takes those of its own plan.",
     ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(min=0, help="Guidance scale of an ordinary pipeline. In a student, guidance is distilled."),
+    typer.Option(
+        metavar="N", min=0, help="Guidance scale of an ordinary pipeline. In a student, guidance is distilled."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rmd.recipes.schema import Recipe
 
 
-Steps = Annotated[int | None, typer.Option(help="Change the number of steps of the student.")]
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Change the number of steps of the student.")]
 Thresholds = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="Change the logSNR thresholds between stages, as in --thresholds=-6.0,-2.5."),
@@ -47,13 +47,15 @@ Plot = Annotated[
 ShowMemory = Annotated[
     bool, typer.Option("--memory", help="Also print the memory that training needs; no weights are loaded for this.")
 ]
-Gpus = Annotated[int, typer.Option(min=1, max=65536, help="With --memory: the number of GPUs that share the weights.")]
+Gpus = Annotated[
+    int, typer.Option(metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the weights.")
+]
 Fit = Annotated[
     bool,
-    typer.Option("--fit", help="Compare all ways of splitting the steps over --sides, by their measured cost instead."),
+    typer.Option("--fit", help="Instead, compare all ways of splitting the steps over --sides by their measured cost."),
 ]
 Samples = Annotated[
-    int, typer.Option(min=2, max=4096, help="With --fit: the number of pictures that the teacher makes.")
+    int, typer.Option(metavar="N", min=2, max=4096, help="With --fit: the number of pictures that the teacher makes.")
 ]
 
 
