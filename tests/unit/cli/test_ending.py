@@ -1,4 +1,4 @@
-"""How a process of the command ends where its output, its folder or its memory fails: quietly, or in one sentence."""
+"""The command ends quietly, or in one sentence, when its output, its folder or its memory fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RMD = f"{sys.executable} -m rmd"
 
 
 def shell(command: str, **variables: str) -> tuple[int, str, str]:
-    """Status and outputs of a command line of bash, in which `rmd` is the command."""
+    """Return the status and the outputs of a bash command line, in which `rmd` is the command."""
     script = f'set -o pipefail; rmd() {{ {RMD} "$@"; }}; {command}'
     ended = subprocess.run(
         ["bash", "-c", script], capture_output=True, env={**os.environ, **variables}, timeout=120
@@ -91,7 +91,7 @@ import rmd.__main__
 
 
 class OutOfMemoryError(RuntimeError):
-    """Called as torch's own."""
+    """Has the name of torch's own exception."""
 
 
 LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a machine with more memory"
@@ -136,6 +136,6 @@ LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a
     ],
 )  # fmt: skip
 def test_one_sentence(error: Exception, said: str | None) -> None:
-    found = sentence(error)
-    assert len(found) < 500 and "unexpected" not in found
-    assert found == said or said is None
+    text = sentence(error)
+    assert len(text) < 500 and "unexpected" not in text
+    assert text == said or said is None

@@ -1,4 +1,4 @@
-"""How the `rmd` command ends: exit status, one sentence on standard error, a traceback only on request."""
+"""The `rmd` command: exit status, errors as one sentence, tracebacks on request, and what it imports."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_every_verb_has_a_help_line() -> None:
 
 
 def test_the_installed_command_is_main() -> None:
-    (found,) = entry_points(group="console_scripts", name="rmd")
-    assert found.load() is main
+    (script,) = entry_points(group="console_scripts", name="rmd")
+    assert script.load() is main
 
 
 def test_a_process_that_fails(run_python) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What `rmd generate`, `rmd eval` and `--device` do not take: told in one sentence, before weights are loaded."""
+"""Inputs that `rmd generate`, `rmd eval` and `--device` refuse in one sentence, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rmd.common.errors import RMDError
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Students without their weights: what is refused before these are loaded does not miss them."""
-    found = {family: make_student(tmp_path_factory.mktemp(family), family, "lora") for family in ("sdxl", "wan")}
-    for student in found.values():
+    """Return students without weights, which are not needed to refuse an input before weights are loaded."""
+    students = {family: make_student(tmp_path_factory.mktemp(family), family, "lora") for family in ("sdxl", "wan")}
+    for student in students.values():
         for path in student.parent.rglob("*model*.safetensors"):
             path.unlink()
-    return found
+    return students
 
 
 INPUTS = [

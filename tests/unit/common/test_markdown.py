@@ -1,4 +1,4 @@
-"""Text in Markdown is shown as it is: in a paragraph, a heading, a cell, as code."""
+"""Text is put on one line, and into Markdown so that it is shown literally: in paragraphs, headings, cells and code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ texts = st.one_of(st.text(), st.text(alphabet="`*_[]()<>&|~$@#-+=.\\:!\"'1a/ \n"
 
 
 def inlines(markdown: str) -> list[Token]:
-    """The inline parts of a text, with HTML and GitHub's tables and struck text."""
+    """Return the inline tokens of Markdown, including HTML and GitHub's tables and strikethrough."""
     return [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) if token.type == "inline"]
 
 
 def words(token: Token) -> str:
-    """What is read; fails on anything that is not plain text."""
+    """Return the text that readers see; fail if it contains anything but plain text."""
     assert {child.type for child in token.children or ()} <= {"text", "text_special"}
     return "".join(child.content for child in token.children or ())
 

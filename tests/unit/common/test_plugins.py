@@ -14,10 +14,10 @@ from rmd.common.plugins import Registry
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """Entry points that tests add to."""
-    found: list[EntryPoint] = []
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [each for each in found if each.group == group])
-    return found
+    """Return a list of entry points, to which a test adds those of its packages."""
+    points: list[EntryPoint] = []
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [each for each in points if each.group == group])
+    return points
 
 
 def registry() -> Registry[type]:

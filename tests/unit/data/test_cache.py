@@ -1,4 +1,4 @@
-"""The cache of encoded prompts: what the encoders gave, whole after any interruption, and only for its own teacher."""
+"""The cache of encoded prompts returns what the encoders returned, survives kills, and belongs to one teacher."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def built(backbone: Backbone, folder: Path, **options: Any) -> PromptCache:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a cache; locks, and what a killed process leaves, are hidden."""
+    """Return the files of a cache; locks and the leftovers of killed processes are hidden files."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
@@ -39,13 +39,13 @@ def test_a_network_reads_the_same_from_the_cache(family: str, tmp_path: Path) ->
     backbone = TINY[family]()
     cache = built(backbone, tmp_path / "cache")
     asked = [PROMPTS[3], PROMPTS[0], PROMPTS[3]]
-    found, expected = cache.encode(asked), backbone.encode(asked)
-    assert found.tensors.keys() == expected.tensors.keys()
+    cached, expected = cache.encode(asked), backbone.encode(asked)
+    assert cached.tensors.keys() == expected.tensors.keys()
     x = torch.randn(backbone.latent_shape(3, 32, 32, frames_of(backbone)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = [
             backbone.predict(backbone.denoiser, x, 500.0, backbone.stage_cond(cond, FULL, FULL))[0]
-            for cond in (found, expected)
+            for cond in (cached, expected)
         ]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
     for name, tensor in backbone.null(2).tensors.items():
@@ -141,7 +141,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
         cache.encode(["a cat"])
 
 
-def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
+def test_what_is_no_cache_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"is not a cache of prompts, since it has no meta\.json: build one with"):
         PromptCache(tmp_path)
     (tmp_path / "mine.txt").touch()

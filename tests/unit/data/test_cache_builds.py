@@ -1,4 +1,4 @@
-"""How a cache is built: killed at any moment, on full disks, by several processes, and of what it may be."""
+"""Building a cache: kills at any moment, full disks, several processes, and prompts that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., Any]]:
-    """Start processes that end with the test."""
+    """Return a function that starts processes, which are killed at the end of the test."""
     running = []
 
     def start(target: Callable[..., object], *arguments: object, **options: object) -> Any:
@@ -208,11 +208,11 @@ def test_a_cache_may_move_and_so_may_its_prompts_and_its_teacher(
 def test_values_that_are_not_finite_are_refused_by_the_prompts_name(tmp_path: Path) -> None:
     class Overflowing(Encoding):
         def encode(self, prompts: Sequence[str]) -> Cond:
-            found = super().encode(prompts)
+            cond = super().encode(prompts)
             for number, prompt in enumerate(prompts):
                 if prompt == PROMPTS[7]:
-                    found.tensors["letters"][number, 3, 1] = float("inf")
-            return found
+                    cond.tensors["letters"][number, 3, 1] = float("inf")
+            return cond
 
     with pytest.raises(RMDError, match=rf"not finite for the prompt '{PROMPTS[7]}': encode in float32"):
         build_cache(Overflowing(), PROMPTS, tmp_path / "cache", shard_prompts=3, batch_size=2)
@@ -234,11 +234,11 @@ def test_prompts_that_no_file_can_hold_are_refused(prompts: list[str], sentence:
     assert not (tmp_path / "cache").exists()
 
 
-def test_prompts_that_are_not_in_the_cache_are_told_before_a_run(cache: Path) -> None:
-    found = PromptCache(cache)
-    found.check(Encoding(), PROMPTS)
+def test_prompts_that_are_not_in_the_cache_are_reported_before_a_run(cache: Path) -> None:
+    reader = PromptCache(cache)
+    reader.check(Encoding(), PROMPTS)
     with pytest.raises(RMDError, match=r"^2 of 42 prompts are not in the cache .*, the first of them 'x': build a"):
-        found.check(Encoding(), [*PROMPTS, "x", "y"])
+        reader.check(Encoding(), [*PROMPTS, "x", "y"])
 
 
 def test_a_home_folder_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_a_home_folder_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         PromptCache(Path("~nobody-of-this-name/cache"))
 
 
-def test_tokenizers_without_a_vocabulary_are_told_apart() -> None:
+def test_tokenizers_without_a_vocabulary_are_distinguished() -> None:
     class Processor:
         def __init__(self, step: int) -> None:
             self.tokenizer = lambda text: {"input_ids": [step * ord(c) for c in text]}

@@ -1,4 +1,4 @@
-"""One caption or none: whatever else a row holds is refused by file, row and type, or left out and counted."""
+"""A row is one caption, or it is refused by file, row and type, or skipped and counted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ UNFIT = [
 
 
 def records(folder: Path, kind: str, *values: str) -> Path:
-    """A file of records whose captions are the given JSON."""
+    """Write a file of records whose captions are the given JSON values."""
     path = folder / f"x.{kind}"
     lines = [f'{{"id": {i}, "caption": {value}}}' for i, value in enumerate(values)]
     path.write_text("\n".join(lines) if kind == "jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
@@ -57,8 +57,8 @@ def test_what_is_not_one_caption_is_refused_or_counted(
     message = str(caught.value)
     assert message.startswith(f"{path}, {place}{sentence}") and message.endswith(ADVICE) and len(message) < 400
     assert message.encode()  # no half of a character comes into the message
-    found = read_source(DataConfig(prompts=str(path), skip_invalid=True))
-    assert found.texts == ["a dog", "a cow"] and found.left_out == {reason: 1}
+    reading = read_source(DataConfig(prompts=str(path), skip_invalid=True))
+    assert reading.texts == ["a dog", "a cow"] and reading.left_out == {reason: 1}
 
 
 def test_a_list_of_exactly_one_text_is_that_text(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_value_is_text_or_said_to_be_none(value: Any) -> None:
-    found = caption_of(value)
-    if isinstance(found, Unfit):
-        assert found.reason and found.sentence.startswith(": the caption ")
-        found.sentence.encode()
+    caption = caption_of(value)
+    if isinstance(caption, Unfit):
+        assert caption.reason and caption.sentence.startswith(": the caption ")
+        caption.sentence.encode()
     else:
-        found.encode()
-        assert value is None or found in (value, *(value if isinstance(value, list) else ()))
+        caption.encode()
+        assert value is None or caption in (value, *(value if isinstance(value, list) else ()))
 
 
 def test_a_file_of_one_column_never_mixes_it_with_another(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_the_prompts_line_of_a_run_counts_what_is_left_out(tmp_path: Path) -> No
 )
 def test_text_columns_of_parquet_are_read(column: pa.Array, tmp_path: Path) -> None:
     parquet.write_table(pa.table({"id": [1, 2, 3], "caption": column}), tmp_path / "x.parquet")
-    found = read_source(DataConfig(prompts=str(tmp_path / "x.parquet")))
-    assert found.texts == ["a", "b"] and found.left_out == {"empty": 1}
+    reading = read_source(DataConfig(prompts=str(tmp_path / "x.parquet")))
+    assert reading.texts == ["a", "b"] and reading.left_out == {"empty": 1}
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,6 @@ _WORDS = st.sampled_from(["a cat", "--ar", "3:2", "—v 5", "--no", "text,", "::
 
 @given(st.lists(_WORDS, max_size=8).map(" ".join))
 def test_nothing_of_a_command_is_left(text: str) -> None:
-    found = strip_commands(text)
-    assert "--" not in found and "::" not in found and "http" not in found
-    assert strip_commands(found) == found
+    plain = strip_commands(text)
+    assert "--" not in plain and "::" not in plain and "http" not in plain
+    assert strip_commands(plain) == plain

@@ -1,4 +1,4 @@
-"""Tars as they come: made on a Mac, packed, cut short, damaged, or meant to do harm; members are only read."""
+"""Tar archives: made on a Mac, compressed, truncated, damaged, or malicious; their members are only read."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_a_broken_member_is_named_or_counted(
         with pytest.raises(RMDError) as caught:
             texts(path, column)
         assert str(caught.value).startswith(f"{path}, {sentence}")
-        found = read_source(DataConfig(prompts=str(path), column=column, skip_invalid=True))
-        assert found.texts == ["a dog"] and found.left_out == {reason: 1}
+        reading = read_source(DataConfig(prompts=str(path), column=column, skip_invalid=True))
+        assert reading.texts == ["a dog"] and reading.left_out == {reason: 1}
 
 
 def test_text_members_may_be_of_any_encoding_with_a_mark(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text files as they come: encodings, line ends, and what is no text file at all."""
+"""Text files: encodings, line ends, limits, names, and files that are not text at all."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_encodings_with_a_mark_and_line_ends_of_all_systems(encoding: str, end: 
 def test_lines_do_not_depend_on_where_a_piece_ends(texts: list[str], end: str, encoding: str, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", chunk + 4)  # a mark lies within the first piece
-        found = decode(end.join(texts).encode(encoding), "x")
-    assert found == "\n".join(texts)
+        text = decode(end.join(texts).encode(encoding), "x")
+    assert text == "\n".join(texts)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_marks_inside_a_file_are_taken_off(tmp_path: Path) -> None:
 
 def test_text_of_invisible_characters_alone_is_empty(tmp_path: Path) -> None:
     path = written(tmp_path, "\u200b\n\u200e\u200d \u2060\na 👩\u200d🎨\n".encode())
-    found = read_source(DataConfig(prompts=str(path)))
-    assert found.texts == ["a 👩\u200d🎨"] and found.left_out == {"empty": 2}
+    reading = read_source(DataConfig(prompts=str(path)))
+    assert reading.texts == ["a 👩\u200d🎨"] and reading.left_out == {"empty": 2}
 
 
 def test_packed_text_is_unpacked(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_file_without_line_ends_is_not_read_whole(name: str, tmp_path: Path, m
         read_source(DataConfig(prompts=str(path)))
 
 
-def test_a_json_file_too_large_to_be_read_whole_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_json_file_too_large_to_be_read_whole_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WHOLE", 100)
     with pytest.raises(RMDError, match=r"p\.json is larger than .*: write it as \.jsonl"):
         read_source(DataConfig(prompts=str(written(tmp_path, b'["a"]' + b" " * 100, "p.json"))))
@@ -206,7 +206,7 @@ def test_a_pipe_as_standard_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b.txt", "a\ud83e.txt", "x" * 300 + ".txt", "y/" * 3000 + "p.txt"])
-def test_a_name_that_no_file_can_have_is_told(name: str) -> None:
+def test_a_name_that_no_file_can_have_is_reported(name: str) -> None:
     with pytest.raises(RMDError, match=r"is not a path: |^there is no prompt file|cannot read") as caught:
         read_source(DataConfig.model_construct(prompts=name))
     assert "\0" not in str(caught.value)

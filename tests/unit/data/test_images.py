@@ -1,4 +1,4 @@
-"""Real images: their order, their captions, how they come to a size, and a run that is trained with them."""
+"""Real images: their order, captions and scaling, and a training run that uses them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures of one colour each, wider than high."""
-    found = tmp_path / "pictures"
-    found.mkdir()
+    """Return a folder of three pictures, each of one colour and wider than it is high."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for i, (colour, suffix) in enumerate(zip(COLOURS, ("png", "jpg", "webp"), strict=True)):
-        Image.new("RGB", (80, 40), colour).save(found / f"{i}.{suffix}", quality=100)
-        (found / f"{i}.txt").write_text(PROMPTS[i] + "\n", encoding="utf-8")
-    return found
+        Image.new("RGB", (80, 40), colour).save(pictures / f"{i}.{suffix}", quality=100)
+        (pictures / f"{i}.txt").write_text(PROMPTS[i] + "\n", encoding="utf-8")
+    return pictures
 
 
 def recipe_of(folder: Path | str | None, prompts: Path, mode: str = "full", **changes: dict[str, object]) -> Recipe:
@@ -63,7 +63,7 @@ def test_scenes_are_rendered_at_the_size(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_encoding_undoes_decoding() -> None:
-    """With a VAE that changes nothing, the rules of its config are inverse to each other."""
+    """With a VAE that changes nothing, the scaling on encoding is the inverse of that on decoding."""
     vae = SimpleNamespace(
         dtype=torch.float32,
         config=SimpleNamespace(

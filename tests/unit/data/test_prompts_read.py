@@ -1,4 +1,4 @@
-"""Prompt sources: every format gives the same prompts, filters say what they left out, errors say what is wrong."""
+"""Reading prompts: every format gives the same ones, filters count what they leave out, errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def write(folder: Path, kind: str, texts: list[str] = TEXTS, column: str = "prom
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same_prompts(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind)
-    found = read_source(DataConfig(prompts=str(path), column="prompt" if kind == "json.tar" else None))
-    assert found.texts == TEXTS and found.left_out == {}
+    reading = read_source(DataConfig(prompts=str(path), column="prompt" if kind == "json.tar" else None))
+    assert reading.texts == TEXTS and reading.left_out == {}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -96,21 +96,21 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     ]
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(texts), encoding="utf-8")
-    found = read_source(DataConfig(prompts=str(path), min_chars=3, max_chars=20, exclude=[str(benchmark)]))
-    assert found.texts == ["good one", "another good"]
-    assert found.left_out == {"empty": 1, "too short": 1, "too long": 1, "in a benchmark": 1, "duplicate": 1}
+    reading = read_source(DataConfig(prompts=str(path), min_chars=3, max_chars=20, exclude=[str(benchmark)]))
+    assert reading.texts == ["good one", "another good"]
+    assert reading.left_out == {"empty": 1, "too short": 1, "too long": 1, "in a benchmark": 1, "duplicate": 1}
     with pytest.raises(RMDError, match=r"gives no prompts \(1 empty, 6 too short\): check its content"):
         read_source(DataConfig(prompts=str(path), min_chars=99))
 
 
 @given(st.lists(st.text(alphabet="aB !\n\tß", max_size=8), max_size=12))
 def test_clean_keeps_each_prompt_once_in_order_and_counts_the_rest(texts: list[str]) -> None:
-    found = clean(texts)
-    keys = [key(text) for text in found.texts]
+    reading = clean(texts)
+    keys = [key(text) for text in reading.texts]
     assert len(set(keys)) == len(keys)
-    assert len(found.texts) + sum(found.left_out.values()) == len(texts)
+    assert len(reading.texts) + sum(reading.left_out.values()) == len(texts)
     assert set(keys) == {key(" ".join(text.split())) for text in texts if text.split()}
-    assert clean(found.texts) == type(found)(found.texts, {})
+    assert clean(reading.texts) == type(reading)(reading.texts, {})
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_clean_keeps_each_prompt_once_in_order_and_counts_the_rest(texts: list[s
         ("x.docx", b"", "has no known format: give a file that ends in .txt, .json"),
     ],
 )
-def test_a_damaged_file_is_told_in_a_sentence(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_in_a_sentence(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RMDError) as caught:
         read_source(DataConfig(prompts=str(tmp_path / name)))
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_told_in_a_sentence(name: str, content: bytes, sentenc
 
 
 @pytest.mark.parametrize("kind", ["txt", "parquet", "tar", "csv"])
-def test_a_missing_file_is_told(kind: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"^there is no prompt file .*: give a text file with one prompt per line$"):
         read_source(DataConfig(prompts=str(tmp_path / f"none.{kind}")))
 
@@ -191,7 +191,7 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
         read_source(DataConfig(prompts="hf:owner/bug"))
 
 
-def test_damage_inside_a_parquet_file_is_told(tmp_path: Path) -> None:
+def test_damage_inside_a_parquet_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.table({"text": [f"a prompt {i}" for i in range(5000)]}), path, compression="snappy")
     content = bytearray(path.read_bytes())
@@ -224,7 +224,7 @@ def test_any_name_of_a_file_is_a_name(tmp_path: Path) -> None:
     ("txt", r"is text with one prompt per line and has no columns: leave data\.column out$"),
     ("tar", r"has no \.json members with captions: leave data\.column out to read \.txt and \.caption$"),
 ])  # fmt: skip
-def test_a_column_without_effect_is_told(kind: str, sentence: str, tmp_path: Path) -> None:
+def test_a_column_without_effect_is_reported(kind: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / f"x.{kind}"
     path.write_text("a cat", encoding="utf-8")
     if kind == "tar":
@@ -249,7 +249,7 @@ def test_names_out_of_files_cannot_break_a_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b/c", "hf:../x", "hf:/x", "hf:" + "x/" * 10_000])
-def test_what_is_no_name_on_the_hub_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_name_on_the_hub_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
     with pytest.raises(RMDError, match=r" does not name a dataset of the Hub: write hf:OWNER/NAME$") as caught:
         read_source(DataConfig(prompts=name))

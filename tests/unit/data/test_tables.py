@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and scripts write them; what joins or splits their rows is refused, never read."""
+"""Tables as spreadsheets and scripts write them; anything that would join or split rows is refused."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_quotes_in_a_file_of_tabs_are_obeyed_if_all_of_them_pair(tmp_path: Path)
     ],
     ids=range(10),
 )
-def test_what_is_wrong_in_a_table_is_told(content: str, sentence: str | None, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_table_is_reported(content: str, sentence: str | None, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     if sentence is None:
         assert texts(path) == ["a"]
@@ -118,9 +118,9 @@ def test_rows_that_are_not_as_long_as_the_header_are_refused_or_counted(row: str
         RMDError, match=rf"p\.csv, line 4 has {fields} fields?, but the header has 2 \(prompt, x\): put"
     ):
         texts(path)
-    found = read_source(DataConfig(prompts=str(path), skip_invalid=True))
-    assert found.texts == ["a dog", "a cow"]
-    assert found.left_out == {"with another number of fields than the header": 1}
+    reading = read_source(DataConfig(prompts=str(path), skip_invalid=True))
+    assert reading.texts == ["a dog", "a cow"]
+    assert reading.left_out == {"with another number of fields than the header": 1}
 
 
 def test_a_caption_with_a_comma_in_a_table_of_one_column_is_never_cut(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_what_a_writer_of_csv_writes_comes_back(rows: list[tuple[str, str]], del
     writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL if every else csv.QUOTE_MINIMAL)
     writer.writerows([("id", "prompt"), *rows])
     lines = iter(file.getvalue().replace("\r\n", "\n").split("\n"))
-    found = list(tables._quoted_rows(lines, delimiter, Path("x")))[1:]
+    read = list(tables._quoted_rows(lines, delimiter, Path("x")))[1:]
     # Spaces at the beginning of a field mean nothing to a caption.
-    assert [[field.strip() for field in row] for _, row in found] == [[field.strip() for field in row] for row in rows]
+    assert [[field.strip() for field in row] for _, row in read] == [[field.strip() for field in row] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv"])
