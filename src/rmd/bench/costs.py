@@ -22,7 +22,7 @@ from rmd.sample.timing import Timing, time_sampling
 from rmd.train.loop import Trainer
 
 Progress = Callable[[str, int, int], None]
-"""Told the name of a piece of work, how much of it is done, and its total."""
+"""Called with the name of a piece of work, how much of it is done, and its total."""
 
 
 def time_samplers(
@@ -36,7 +36,7 @@ def time_samplers(
         batch: number of pictures that are sampled at once.
         repeats: number of timed repeats after one to warm up.
         teacher_steps: the teacher's sampling steps.
-        progress: told how many repeats are done.
+        progress: called with the name of a row, the number of repeats that are done, and their total.
 
     Returns:
         The timings of the teacher, of the full-resolution steps, and of the cascade.
@@ -157,7 +157,7 @@ def training_costs(trainer: Trainer, *, untrained: bool, repeats: int, progress:
         trainer: the trainer (`bench_trainer`).
         untrained: whether its weights are random.
         repeats: number of timed iterations per step after one to warm up; 0: only the warm-up, to measure memory.
-        progress: told how many iterations are done.
+        progress: called with a name, the number of iterations that are done, and their total.
     """
     recipe, plan, method = trainer.recipe, trainer.plan, trainer.method
     advance = _counted(progress, "iterations", len(plan.steps) * (repeats + 1))

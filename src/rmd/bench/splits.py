@@ -37,7 +37,7 @@ def teacher_spectrum(
         seed: the seed of the samples.
         guidance: the guidance scale.
         frames: the number of video frames of a sample.
-        progress: told the number of samples that are done.
+        progress: called with the number of samples that are done.
     """
     plan = build_plan(backbone.schedule, steps=TEACHER_STEPS, sides=[side], thresholds=[], frames=frames)
     made: list[Tensor] = []
@@ -59,7 +59,7 @@ def weigh_splits(
         backbone: the recipe's teacher, on the device to measure.
         recipe: the recipe, whose thresholds are ignored.
         prompts: the prompts, of each of which the teacher makes one sample.
-        progress: told the name of a piece of work, how much of it is done, and its total.
+        progress: called with the name of a piece of work, how much of it is done, and its total.
     """
     sides, timed = list(recipe.plan.sides), count(1)
     power = teacher_spectrum(
