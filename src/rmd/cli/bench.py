@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from rmd.cli.options import Device, Json, RecipeName, Settings, Threads
 
 if TYPE_CHECKING:
     from rmd.bench.costs import TrainingCosts
+    from rmd.recipes.schema import Recipe
     from rmd.sample.timing import Timing
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what sampling and training cost on this machine.")
@@ -57,7 +59,7 @@ def sample(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    from rmd.bench.costs import time_samplers, timing_values
+    from rmd.bench.costs import time_samplers
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.models.teacher import load_teacher, resolve_noise
@@ -73,7 +75,7 @@ def sample(
             backbone, loaded, batch=batch, repeats=repeats, teacher_steps=teacher_steps, progress=report
         )
     if as_json:
-        typer.echo(json.dumps([timing_values(timing) for timing in timings], indent=1))
+        typer.echo(json.dumps([{**asdict(timing), "overhead": timing.overhead} for timing in timings], indent=1))
     else:
         _print_sampling(loaded.name, timings)
 
@@ -103,11 +105,11 @@ def train(
     changes = [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])]
     trainer = bench_trainer(resolve_noise(load_recipe(recipe, changes)), where, untrained=untrained)
     with progress_bar() as report:
-        costs = training_costs(trainer, untrained=untrained, repeats=repeats, progress=report)
+        costs = training_costs(trainer, repeats=repeats, progress=report)
     if as_json:
         typer.echo(json.dumps(costs.values(), indent=1))
     else:
-        _print_training(costs)
+        _print_training(trainer.recipe, costs)
 
 
 def _print_sampling(name: str, timings: list[Timing]) -> None:
@@ -134,44 +136,33 @@ def _print_sampling(name: str, timings: list[Timing]) -> None:
     typer.echo(f"the cascade's denoiser is {full.network / cascade.network:.2f}x as fast as {full.name}")
 
 
-def _print_training(costs: TrainingCosts) -> None:
+def _print_training(recipe: Recipe, costs: TrainingCosts) -> None:
     from rich.table import Table
 
     from rmd.cli.console import table_console
 
-    recipe = costs.recipe
-    weights = "random weights" if costs.untrained else "the teacher's weights"
+    weights = "random weights" if costs.facts["untrained"] else "the teacher's weights"
     settings = f"{recipe.roles.mode}, batch {recipe.train.batch_size}, {recipe.train.dtype}"
-    title = f"{recipe.name}: {settings}, {weights}; {costs.device}"
-    peaks = ["" if t.peak_bytes is None else f"{t.peak_bytes / 1e9:.2f}" for t in costs.timings]
-    seconds = [f"{t.seconds:.3f}" for t in costs.timings]
-    steps = [str(t.step.index) for t in costs.timings]
-    if costs.passes is None:
-        table = Table("step that is trained", "side", "seconds, the first time", "peak, GB", title=title)
-        for row in zip(steps, costs.sizes, seconds, peaks, strict=True):
-            table.add_row(*row)
-        table_console().print(table)
-        return
-    table = Table(title=title)
-    for column in ("step that is trained", "side", "seconds per iteration", "bare passes", "ratio", "peak, GB"):
-        table.add_column(column, justify="right")
-    bare = [f"{passes:.3f}" for passes in costs.passes]
-    ratios = [f"{t.seconds / passes:.2f}x" for t, passes in zip(costs.timings, costs.passes, strict=True)]
-    for row in zip(steps, costs.sizes, seconds, bare, ratios, peaks, strict=True):
-        table.add_row(*row)
+    table = Table(title=f"{recipe.name}: {settings}, {weights}; {costs.facts['device']}")
+    timed = costs.tdm_seconds is not None
+    headings = ("seconds per iteration", "bare passes", "ratio") if timed else ("seconds, the first time",)
+    for heading in ("step that is trained", "side", *headings, "peak, GB"):
+        table.add_column(heading, justify="right")
+    for step in costs.steps:
+        seconds, peak = step.timing.seconds, step.timing.peak_bytes
+        bare = [] if step.passes is None else [f"{step.passes:.3f}", f"{seconds / step.passes:.2f}x"]
+        memory = "" if peak is None else f"{peak / 1e9:.2f}"
+        table.add_row(str(step.timing.step.index), step.size, f"{seconds:.3f}", *bare, memory)
     table_console().print(table)
-    _print_means(costs)
-
-
-def _print_means(costs: TrainingCosts) -> None:
-    mean, tdm = costs.mean_seconds, costs.tdm_seconds or 0.0
-    final = costs.recipe.build_plan().stages[-1].size
+    if costs.tdm_seconds is None:
+        return
+    mean, tdm = costs.mean_seconds, costs.tdm_seconds
     typer.echo(
         f"{mean:.3f} s per iteration on average over the steps as they are drawn, which is "
         f"{mean / costs.mean_passes:.2f}x the bare forward and backward passes of its networks"
     )
     typer.echo(
         f"network evaluations per student update: {costs.evaluations:.4g}; TDM's public schedule makes "
-        f"{costs.tdm_evaluations:.4g}, all at {final} ({tdm:.3f} s of bare passes): "
+        f"{costs.tdm_evaluations:.4g}, all at {costs.steps[-1].size} ({tdm:.3f} s of bare passes): "
         f"{costs.evaluations / costs.tdm_evaluations:.2f} of its evaluations, {mean / tdm:.2f} of its time"
     )

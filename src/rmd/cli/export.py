@@ -56,22 +56,23 @@ def export(
 
     quiet_libraries()
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.export.run import STUDENT, Export, run_export
-    from rmd.models.student import upload
+    from rmd.export.run import STUDENT, run_export
+    from rmd.models.student import read_student, upload
 
-    wanted = Export(student, to, out, teacher, variant, base_model, push)
-    wanted.check()
     prepare_cpu()
-    result = run_export(wanted, device=str(find_device(device)))
+    checkpoint = run_export(
+        student, to, out, teacher=teacher, variant=variant, device=str(find_device(device)), base_model=base_model,
+        push=push,
+    )  # fmt: skip
     if to == STUDENT:
-        typer.echo(f"student: {result.folder} (of {result.checkpoint})")
+        typer.echo(f"student: {out} (of {checkpoint})")
     else:
-        typer.echo(f"{to}: {result.folder} (loaded back: the same samples; its card is README.md)")
-        if not result.names_teacher:
+        typer.echo(f"{to}: {out} (loaded back: the same samples; its card is README.md)")
+        if read_student(out).teacher is None:
             typer.echo(
                 "the teacher is a folder of this machine, so the export does not name it; to name its repository on "
                 "the Hub, add --base-model OWNER/NAME",
                 err=True,
             )
     if push is not None:
-        typer.echo(f"uploaded: {upload(result.folder, push, base_model=base_model)}")
+        typer.echo(f"uploaded: {upload(out, push, base_model=base_model)}")

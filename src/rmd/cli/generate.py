@@ -163,10 +163,10 @@ def _precision(device: str | None, *, half: bool) -> tuple[torch.device, torch.d
 def _make(request: Request) -> None:
     """Carry out the request, showing its progress, and print what was made."""
     from rmd.cli.progress import counter, progress_bar
-    from rmd.sample.job import prepared
+    from rmd.sample.job import make, prepared
 
-    with prepared(request) as job, progress_bar() as report:
-        made = job.run(partial(counter, report))
-    existed = len(job.album) - made
-    what = ("clip" if job.maker.moving else "picture") + "s" * (made != 1)
+    with prepared(request) as (maker, album), progress_bar() as report:
+        made = make(request, maker, album, partial(counter, report))
+    existed = len(album) - made
+    what = ("clip" if maker.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {request.out}" + (f" ({existed} existed already)" if existed else ""))

@@ -266,17 +266,10 @@ def _matching_files(name: str) -> Sequence[Path]:
 
 @dataclass(frozen=True)
 class Prompts:
-    """A list of prompts, and the order into which a seed puts them: the prompt of position p depends on (seed, p) only.
-
-    Attributes:
-        texts: the prompts.
-        seed: the seed of the order.
-        left_out: how many prompts of the source were left out, by reason.
-    """
+    """Prompts, and the order into which a seed puts them: the prompt at position p depends on (seed, p) only."""
 
     texts: Sequence[str]
     seed: int
-    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> str:
@@ -315,8 +308,7 @@ def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Pr
         if data.options:
             raise RMDError(f"data.options have no effect on the prompts of {data.prompts}: leave them out")
         return Prompts(WORLDS[data.prompts](_WORLD_PROMPTS, seed=seed, training=True), seed)
-    reading = read_source(data, seed=seed, keys=keys)
-    return Prompts(reading.texts, seed, reading.left_out)
+    return Prompts(read_source(data, seed=seed, keys=keys).texts, seed)
 
 
 def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:

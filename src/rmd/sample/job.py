@@ -84,44 +84,9 @@ class Request:
         return self.out.suffix.lower() if self.out.suffix.lower() in SUFFIXES else SUFFIXES[0]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A request whose model is loaded and whose folder is locked.
-
-    Attributes:
-        request: the request.
-        maker: the model.
-        album: the samples to make.
-    """
-
-    request: Request
-    maker: Maker
-    album: Album
-
-    def run(self, counter: Counter) -> int:
-        """Make the samples that do not exist yet, and return their number.
-
-        Args:
-            counter: counts the samples that are done.
-
-        Raises:
-            RMDError: a file cannot be written or belongs to another sample, or the samples are not finite.
-        """
-        made = make_album(
-            self.maker, self.album, batch_size=self.request.batch_size, progress=counter("pictures", len(self.album))
-        )
-        if self.request.teacher_steps is not None and isinstance(self.maker, StudentMaker):
-            beside = replace(self.album, beside="teacher")
-            teacher = _teacher_maker(self.maker, self.request, self.request.teacher_steps)
-            make_album(teacher, beside, batch_size=1, progress=counter("teacher", len(beside)))
-        return made
-
-
 @contextmanager
-def prepared(request: Request) -> Iterator[Job]:
-    """Check a request, lock its folder and load its model, and yield the job.
-
-    What can be checked before the weights are loaded is checked first.
+def prepared(request: Request) -> Iterator[tuple[Maker, Album]]:
+    """Check a request, lock its folder and load its model; what can be checked before the weights is checked first.
 
     Raises:
         RMDError: the model cannot be loaded, does not fit the request, or the folder cannot be written to.
@@ -137,13 +102,32 @@ def prepared(request: Request) -> Iterator[Job]:
                 request.model, dtype=request.dtype, teacher=request.teacher, variant=request.variant
             ).to(request.device)
             pipe.pipe.set_progress_bar_config(disable=True)
-            yield Job(request, StudentMaker(pipe, **size, stages=request.stages), album)
+            yield StudentMaker(pipe, **size, stages=request.stages), album
         return
     pipeline = load_pipeline(request.model, dtype=request.dtype, variant=request.variant).to(request.device)
     maker = PipelineMaker(pipeline, request.model, steps=request.steps, guidance=request.guidance, **size)
     album = request.plan(moving=maker.moving)
     with writing(album):
-        yield Job(request, maker, album)
+        yield maker, album
+
+
+def make(request: Request, maker: Maker, album: Album, counter: Counter) -> int:
+    """Make the samples of a request that do not exist yet, and return their number.
+
+    Args:
+        request: the request.
+        maker, album: what `prepared` yielded for it.
+        counter: counts the samples that are done.
+
+    Raises:
+        RMDError: a file cannot be written or belongs to another sample, or the samples are not finite.
+    """
+    made = make_album(maker, album, batch_size=request.batch_size, progress=counter("pictures", len(album)))
+    if request.teacher_steps is not None and isinstance(maker, StudentMaker):
+        teacher = _teacher_maker(maker, request, request.teacher_steps)
+        beside = replace(album, beside="teacher")
+        make_album(teacher, beside, batch_size=1, progress=counter("teacher", len(beside)))
+    return made
 
 
 def _teacher_maker(student: StudentMaker, request: Request, steps: int) -> PipelineMaker:
