@@ -113,12 +113,12 @@ class HubDataset(PromptSource):
             RMDError: the `datasets` library is missing, or the dataset is absent, gated, unreachable or damaged.
         """
         name, source = self.argument, f"{HUB}{self.argument}"
+        if len(name) > 200 or name.count("/") != 1 or not all(name.split("/")) or name.startswith((".", "~")):
+            raise RMDError(f"{shown(source)} does not name a dataset of the Hub: write hf:OWNER/NAME")
         try:
             import datasets
         except ImportError as error:
             raise RMDError(f"{source}: reading datasets of the Hub needs `pip install 'rmd[data]'`") from error
-        if len(name) > 200 or name.count("/") != 1 or not all(name.split("/")) or name.startswith((".", "~")):
-            raise RMDError(f"{shown(source)} does not name a dataset of the Hub: write hf:OWNER/NAME")
         if Path(name).exists():  # the library would load it instead, with any loading script in it
             raise RMDError(
                 f"{source} is also a folder here, which would be read instead: name its files, or run from another "
