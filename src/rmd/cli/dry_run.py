@@ -8,8 +8,7 @@ from datetime import timedelta
 from rmd.bench.memory import recipe_memory
 from rmd.bench.training import mean_seconds, time_training
 from rmd.common.errors import RMDError
-from rmd.data.prompts import MOVING, SCENES, source_of
-from rmd.data.sources import read_source
+from rmd.data.prompts import MOVING, SCENES, read_source
 from rmd.methods import Method
 from rmd.methods.base import draw_shares
 from rmd.recipes.schema import DataConfig, Recipe
@@ -47,7 +46,7 @@ def prompts_line(data: DataConfig) -> str:
     """Return the number of prompts, and what was left out: `120 prompts of p.txt (left out: 3 too long)`."""
     if data.prompts in (SCENES, MOVING):
         return f"prompts: the grammar of {data.prompts}"
-    source = read_source(source_of(data))
+    source = read_source(data)
     left_out = ", ".join(f"{count} {reason}" for reason, count in source.left_out.items())
     return f"prompts: {len(source.texts)} of {data.prompts}" + (f" (left out: {left_out})" if left_out else "")
 

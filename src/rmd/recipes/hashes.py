@@ -37,7 +37,8 @@ def run_hash(recipe: Recipe) -> str:
 
 
 _CONTENTS = (
-    "prompts", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache", "skip_invalid",
+    "prompts", "options", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache",
+    "skip_invalid",
 )  # fmt: skip
 """Settings of `data` that only decide which prompts and images there are."""
 

@@ -148,7 +148,7 @@ def test_the_command(weights: list[str], tmp_path: Path, capsys: pytest.CaptureF
     assert (printed["evaluations"], printed["public_tdm"]["evaluations"]) == (2.5 + 2 + 1 + 2, 4 + 1 + 2 + 1 + 2 * 3)
     assert main(["bench", "train", str(path), "--repeats", "1", *weights]) == 0
     shown = capsys.readouterr().out
-    assert "16x16" in shown and "32x32" in shown and "s an iteration on average" in shown
+    assert "16x16" in shown and "32x32" in shown and "s per iteration on average" in shown
     assert "x the bare forward and backward passes of its networks" in shown
     assert "network evaluations per student update: 7.5; TDM's public schedule makes 14, all at 32x32 (" in shown
 
@@ -171,7 +171,7 @@ def test_without_repeats_every_step_is_trained_once(tmp_path: Path, capsys: pyte
     [
         ("nowhere", "there is no device 'nowhere': use cpu, cuda"),
         ("mps", "this command cannot compute on mps: use cpu or cuda"),
-        ("cuda:99", "there is no cuda:99 here, torch sees "),
+        ("cuda:99", "there is no cuda:99, since torch finds "),
     ],
 )
 def test_a_device_that_is_not_there(device: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def test_what_is_shown_of_an_iteration(capsys: Captured) -> None:
 # Every row: what is changed in the recipe, and what the one sentence must say.
 WRONG = [
     (["train.iteration=3"], "there is no key train.iteration; did you mean train.iterations?"),
-    (["data.prompts=none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+    (["data.prompts=none.txt"], "there is no prompt file none.txt: give a text file with one prompt per line"),
     (["teacher=FOLDER"], "is not a diffusers pipeline: it has no model_index.json"),
     (["teacher=no/such/thing"], "there is no folder no/such/thing, and "),
     (["family=sdxl"], "family is sdxl, but the teacher"),
@@ -167,8 +167,8 @@ def test_one_sentence_and_nothing_written(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "gives no prompts (it is empty): look at the file, or change data's filters"),
-        (b"\n \n", "gives no prompts (2 empty): look at"),
+        (b"", "gives no prompts (it is empty): check its content and the filters of data"),
+        (b"\n \n", "gives no prompts (2 empty): check its"),
         ("a caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1"), "is not UTF-8 (byte 5): save it as UTF-8 text"),
     ],
 )
@@ -361,7 +361,7 @@ def test_a_checkpoint_is_exported_as_the_finished_run_is(mode: str, form: str, r
     assert read_student("again").teacher == "someone/teacher"
     capsys.readouterr()
     assert main(["export", "runs", "--to", "student", "--out", "none"]) == 1
-    assert "rmd: runs is no checkpoint, nor the folder of a run that has one" in capsys.readouterr().err
+    assert "rmd: runs is neither a checkpoint nor the folder of a run that has one" in capsys.readouterr().err
     Path("runs/tiny/recipe.yaml").unlink()
     assert main(["export", "runs/tiny", "--to", "student", "--out", "none"]) == 1
     assert "recipe.yaml: give a checkpoint that lies in its run's folder" in capsys.readouterr().err

@@ -271,7 +271,7 @@ def test_the_command_says_that_the_teacher_is_not_named(
         ({"--base-model": "no repository"}, "the base model must be the name of a repository of the Hub, as OWNER/"),
         ({"--push": "me"}, "the repository must be the name of a repository of the Hub, as OWNER/NAME, got 'me'"),
         ({"--teacher": "gone/away/x"}, "there is no folder gone/away/x"),
-        ({"--to": "student"}, "student is no checkpoint, nor the folder of a run that has one"),
+        ({"--to": "student"}, "student is neither a checkpoint nor the folder of a run that has one"),
     ],
 )
 def test_every_mistake_is_one_sentence(

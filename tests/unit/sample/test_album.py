@@ -106,7 +106,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = tmp_path / "prompts.txt"
     lines.write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
     assert main(["generate", "--prompts", str(lines), *options]) == 0
-    assert capsys.readouterr().out == f"0 pictures in {out} (4 were there already)\n"
+    assert capsys.readouterr().out == f"0 pictures in {out} (4 existed already)\n"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ([], "give prompts either as arguments or in a file with --prompts FILE"),
         (["a ball", "--prompts", "x.txt"], "give prompts either as arguments or in a file with --prompts FILE"),
-        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt per line"),
         (
             ["a ball", "--model", "nowhere/at-all"],
             "nowhere/at-all is neither a folder nor in the cache",
@@ -189,7 +189,7 @@ def test_clip_options_are_refused_for_models_of_pictures(
 ) -> None:
     arguments = ["a ball", "--model", str(student), "--out", str(tmp_path / "out")]
     for more, sentence in (
-        (["--format", "gif"], "--format is of clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
+        (["--format", "gif"], "--format is for clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
     ):  # fmt: skip
         assert main(["generate", *arguments, *more]) == 1
         assert sentence in capsys.readouterr().err
@@ -302,9 +302,9 @@ def test_an_album_computes_its_pictures_on_access(tmp_path: Path) -> None:
         (["a"], {"seed": 2**64}, r"^seeds are numbers from 0 to "),
         (["a", "b"], {"seed": 2**64 - 1}, rf", got {2**64 - 1} to {2**64}$"),
         (["a"], {"seed": 10**100}, r", got a number of 333 bits$"),
-        (["a", "b\ud83d"], {}, r"cannot be used: the caption holds half of a character"),
-        (["a\0"], {}, r"cannot be used: the caption holds the control character U.0000"),
-        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, more than the 100000"),
+        (["a", "b\ud83d"], {}, r"cannot be used: the caption contains half of a character"),
+        (["a\0"], {}, r"cannot be used: the caption contains the control character U.0000"),
+        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, but at most 100000"),
     ],
 )
 def test_impossible_albums_are_refused(
