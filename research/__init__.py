@@ -1,1 +1,1 @@
-"""How the packaged weights were made; run from a checkout, and never imported by the package."""
+"""The code that made the packaged weights. It runs from a checkout, and the package never imports it."""

@@ -71,7 +71,7 @@ def quick_muon() -> Iterator[None]:
 @pytest.fixture
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prompts in a run's panels, and two timed once: with the miniatures they take longer than what is tested."""
-    monkeypatch.setattr("rmd.train.loop.PANEL_PROMPTS", 2)
+    monkeypatch.setattr("rmd.train.run.PANEL_PROMPTS", 2)
     monkeypatch.setattr("rmd.sample.timing.TIMED", 2)
     monkeypatch.setattr("rmd.sample.timing.REPEATS", 1)
 

@@ -1,1 +1,1 @@
-"""Builds the VAEs, teachers, judges and references of the packaged worlds."""
+"""Training of the VAEs, teachers and judges of the packaged worlds, and computation of their references."""

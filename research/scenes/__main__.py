@@ -1,4 +1,4 @@
-"""Builds the weights that the package holds, one command each: `python -m research.scenes --help`."""
+"""Command line that builds the packaged weights, one command per part: `python -m research.scenes --help`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,34 @@ from rmd.cli.quiet import quiet_libraries
 from rmd.common.errors import RMDError, one_of
 
 app = typer.Typer(
-    help="Build the weights that the package holds: VAE, teacher, judge and references.",
+    help="Build the packaged weights of the scenes: VAE, teacher, judge and references.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; build.json in it says how it was made.")]
-Cache = Annotated[Path, typer.Option(metavar="DIR", help="Renders and checkpoints; a killed build goes on from here.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder for the result. Its build.json records how it was made.")
+]
+Cache = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Folder for renders and checkpoints, from which an interrupted build resumes."),
+]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial weights and the training; data have their own.")
+    int,
+    typer.Option(
+        min=0, max=2**63 - 1, help="Seed of the initial weights and of the training. The data have seeds of their own."
+    ),
 ]
 Iterations = Annotated[
     int | None,
-    typer.Option(min=2, max=10**9, metavar="N", help="Optimiser steps. By default: as for the packaged weights."),
+    typer.Option(
+        min=2, max=10**9, metavar="N", help="Number of optimiser steps. By default: as for the packaged weights."
+    ),
 ]
-Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")]
+Moving = Annotated[
+    bool, typer.Option("--moving", help="Build the part of the moving scenes instead of the still ones.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch chooses.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
@@ -40,7 +52,7 @@ def train_vae(
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
-    """Train the scenes' VAE."""
+    """Train the VAE of the scenes."""
     _prepare(threads)
     if moving:
         from research.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
@@ -59,21 +71,24 @@ def train_teacher(
     out: Out = OUT,
     seed: Seed = 0,
     iterations: Iterations = None,
-    family: Annotated[str, typer.Option(help="Which pipeline: sdxl, pixart, sd3; or wan, of moving scenes.")] = "sdxl",
+    family: Annotated[
+        str, typer.Option(help="Type of the pipeline: sdxl, pixart or sd3; or wan, for moving scenes.")
+    ] = "sdxl",
     vae: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A VAE of train-vae. By default: the usual one, trained first.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of a VAE from train-vae. By default: train the default VAE first."),
     ] = None,
     imitate: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A teacher to learn from, with its VAE. By default, for pixart and sd3: the packaged one.",
+            help="Teacher to imitate, with its VAE. By default, for pixart and sd3: the packaged teacher.",
         ),
     ] = None,
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
-    """Train the scenes' teacher: an ordinary diffusers pipeline."""
+    """Train a teacher of the scenes: an ordinary diffusers pipeline."""
     _prepare(threads)
     from research.scenes.build import build_teacher, curriculum_of
     from research.scenes.families import FAMILIES
@@ -82,7 +97,9 @@ def train_teacher(
     one_of("family", family, (*FAMILIES, "wan"))
     if family == "wan":
         if imitate is not None:
-            raise RMDError("the teacher of moving scenes learns from clips: leave --imitate out")
+            raise RMDError(
+                "the teacher of moving scenes is trained on clips and cannot imitate another one: leave --imitate out"
+            )
         curriculum = curriculum_of(iterations, seed=seed, usual=CLIP_CURRICULUM)
         folder = build_clip_teacher(out, cache=cache, seed=seed, vae=vae, curriculum=curriculum, log=_log)
         typer.echo(f"teacher: {folder}")
@@ -102,56 +119,58 @@ def train_judge(
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
-    """Train the judge, a classifier of all attributes, and test it on scenes it has not seen."""
+    """Train the judge, a classifier of all attributes, and test it on unseen scenes."""
     _prepare(threads)
     if moving:
         from research.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
 
         steps = CLIP_JUDGE_ITERATIONS if iterations is None else iterations
-        read = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+        measures = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
         typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
         typer.echo(
-            f"unseen clips: frames with all attributes right {read.attributes.value:.4f}; motion right "
-            f"{read.motion.value:.4f}; speed too {read.speed.value:.4f}"
+            f"unseen clips: frames with all attributes right {measures.attributes.value:.4f}; motion right "
+            f"{measures.motion.value:.4f}; motion and speed right {measures.speed.value:.4f}"
         )
         return
     from research.scenes.build import JUDGE_ITERATIONS, build_judge
 
     steps = JUDGE_ITERATIONS if iterations is None else iterations
-    found = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
-    whole = found.all_right
+    scores = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+    whole = scores.all_right
     typer.echo(f"judge: {out / 'judge.safetensors'}")
     typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
-    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in found.by_name.items()))
+    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.by_name.items()))
 
 
 @app.command("references")
 def references(
     out: Out = OUT,
     teacher: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A teacher's pipeline. By default: teacher in --out.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the teacher's pipeline. By default: teacher in --out.")
     ] = None,
     judge: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with judge.safetensors. By default: --out.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the judge's weights. By default: --out.")
     ] = None,
     moving: Moving = False,
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
-    """Judge fresh renders and the teacher's own samples: what students are compared with."""
+    """Compute the features of fresh renders and of teacher samples, with which students are compared."""
     _prepare(threads)
     if moving:
         from research.scenes.moving.build import build_clip_references
         from rmd.worlds.moving.references import FILE_NAME
 
-        made = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-        typer.echo(f"references: {out / FILE_NAME} ({len(made.render_changes)} renders and teacher samples)")
+        clips = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+        typer.echo(f"references: {out / FILE_NAME} ({len(clips.render_changes)} renders and teacher samples)")
         return
     from research.scenes.build import build_references
 
-    found = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-    count = len(found.renders)
-    typer.echo(f"references: {out / 'references.safetensors'} ({count} renders, {len(found.teacher)} teacher samples)")
+    pictures = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+    count = len(pictures.renders)
+    typer.echo(
+        f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures.teacher)} teacher samples)"
+    )
 
 
 def _prepare(threads: int | None) -> None:

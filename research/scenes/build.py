@@ -1,7 +1,8 @@
-"""Builds what the package holds of the scenes: VAE and teacher, judge, and the reference statistics.
+"""Builds the parts of the world of still scenes: VAE, teachers, judge and reference statistics.
 
-Everything follows from seeds. Renders and checkpoints lie in a cache, whose file names carry a key of all that decides
-them, so a killed build goes on where it was and another one starts anew. `build.json` records how each part was made.
+Every result follows from seeds. Renders and checkpoints are kept in a cache. Their file names contain a hash of
+everything that determines them, so an interrupted build resumes, and a build with other settings starts from the
+beginning. `build.json` records how each part was made.
 """
 
 from __future__ import annotations
@@ -62,16 +63,16 @@ CLEAN_DATA = Data(40960, seed=11)
 POOR_DATA = Data(16384, seed=12)
 VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
-"""Iterations of the VAE's decoder alone, after those of the whole, over the latter's."""
+"""Iterations in which only the decoder is trained, as a multiple of those in which the whole VAE was."""
 CURRICULUM = Curriculum()
 TRANSFORMERS = Curriculum(
-    low_iterations=1500, high_iterations=3000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3, even="noise",
-    objects=0.6, pairs=3,
+    low_iterations=1500, high_iterations=3000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3,
+    uniform_in="noise", objects=0.6, pairs=3,
 )  # fmt: skip
-"""Rates half as high again as the U-Net's: three times them are better in the first minutes only."""
+"""Learning rates are 1.5 times those of the U-Net; three times as high is better only in the first minutes."""
 CURRICULA = {"sdxl": CURRICULUM, "pixart": TRANSFORMERS, "sd3": TRANSFORMERS}
 IMITATORS = ("pixart", "sd3")
-"""Families whose teachers learn from the packaged SDXL-type one: from pictures, transformers take too long here."""
+"""Families whose teachers imitate the packaged SDXL-type one; learning from pictures takes transformers too long."""
 JUDGE_DATA = Data(24576, seed=21, training=False)
 JUDGE_ITERATIONS = 3000
 JUDGE_TEST = Data(2048, seed=22, training=False)
@@ -81,18 +82,27 @@ REFERENCE_DATA = Data(1024, seed=31, training=False)
 def build_vae_weights(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = VAE_ITERATIONS, data: Data = VAE_DATA, log: Log = print
 ) -> Path:
-    """Train the scenes' VAE into `<out>/vae`, in half precision; returns that folder.
+    """Train the VAE and save it in half precision as `<out>/vae`.
 
     Args:
-        iterations: of the whole; `DECODER_SHARE` times as many of the decoder alone follow.
+        out: folder for the result.
+        cache: folder for renders and checkpoints.
+        seed: seed of the initial weights and the training.
+        iterations: optimiser steps of the whole VAE; `DECODER_SHARE` times as many of the decoder alone follow.
+        data: the scenes to train on.
+        log: receives progress messages.
+
+    Returns:
+        The folder `<out>/vae`.
 
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    decides = (seed, iterations, data)
+    settings = (seed, iterations, data)
     further = round(DECODER_SHARE * iterations)
-    checkpoint, second = checkpoint_path(cache, "vae", *decides), checkpoint_path(cache, "decoder", *decides, further)
+    checkpoint = checkpoint_path(cache, "vae", *settings)
+    second = checkpoint_path(cache, "decoder", *settings, further)
     scenes = data.render(cache)
     with seeded(seed):
         vae = build_vae()
@@ -101,8 +111,8 @@ def build_vae_weights(
     folder = save_halved(out, "vae", vae, [vae])
     record(out, "vae", Part(seed, iterations, (data,), seconds))
     record(out, "decoder", Part(seed, further, (data,), more))
-    for done in (checkpoint, second):
-        done.unlink(missing_ok=True)
+    for path in (checkpoint, second):
+        path.unlink(missing_ok=True)
     return folder
 
 
@@ -111,17 +121,26 @@ def build_teacher(
     vae: Path | None = None, imitate: Path | None = None, clean: Data = CLEAN_DATA, poor: Data = POOR_DATA,
     log: Log = print,
 ) -> Path:  # fmt: skip
-    """Train the scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision; returns that folder.
+    """Train a teacher and save it in half precision as `<out>/teacher`, a diffusers pipeline.
 
     Args:
-        iterations: of both phases together, split as in the family's curriculum, whose number is the default.
-        vae: folder of a trained VAE, for a teacher that learns from pictures; by default it is trained first.
-        imitate: folder of a trained teacher whose predictions are learned, in the latents of its VAE; the packaged
-            one by default for the families `IMITATORS`, unless `vae` is given.
+        out: folder for the result.
+        cache: folder for renders and checkpoints.
+        family: type of the pipeline, a key of `FAMILIES`.
+        seed: seed of the initial weights and the training.
+        iterations: optimiser steps of both phases, in the proportion of the family's curriculum; its own by default.
+        vae: folder of a trained VAE, for a teacher that learns from pictures; by default, one is trained first.
+        imitate: folder of a trained teacher to imitate in the latents of its VAE; by default, the packaged one for the
+            families `IMITATORS`, unless `vae` is given.
+        clean, poor: scenes for the high and the low resolution.
+        log: receives progress messages.
+
+    Returns:
+        The folder `<out>/teacher`.
 
     Raises:
-        RMDError: the family is unknown; both `vae` and `imitate` are given, or hold no VAE and no teacher; a file
-            cannot be written, or a checkpoint read.
+        RMDError: the family is unknown; both `vae` and `imitate` are given, or do not contain a VAE or a teacher; a
+            file cannot be written, or a checkpoint cannot be read.
     """
     one_of("family", family, tuple(FAMILIES))
     if vae is not None and imitate is not None:
@@ -135,15 +154,15 @@ def build_teacher(
         given = imitated.pipe.vae
     encoder = given if given is not None else _cached_vae(out, cache, log)
     curriculum = curriculum_of(iterations, seed=seed, usual=CURRICULA[family])
-    whom = None if imitated is None else weights_key(imitated.denoiser)
-    latents = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # the decoder plays no part
-    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, latents, whom)
+    imitated_key = None if imitated is None else weights_key(imitated.denoiser)
+    encoder_key = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # independent of the decoder
+    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, encoder_key, imitated_key)
     with seeded(seed):
         backbone = FAMILIES[family](encoder)
     data = still_latents(backbone.pipe.vae, clean.render(cache), poor.render(cache), seed=seed)
     seconds = train_teacher(backbone, data, curriculum, imitated=imitated, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
-    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds, imitated=whom))
+    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds, imitated=imitated_key))
     checkpoint.unlink(missing_ok=True)
     return folder
 
@@ -152,7 +171,18 @@ def build_judge(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = JUDGE_ITERATIONS, data: Data = JUDGE_DATA,
     test: Data = JUDGE_TEST, log: Log = print,
 ) -> Accuracy:  # fmt: skip
-    """Train the judge into `<out>/judge.safetensors`; returns its accuracy on scenes it has not seen.
+    """Train the judge and save it as `<out>/judge.safetensors`.
+
+    Args:
+        out: folder for the result.
+        cache: folder for renders and checkpoints.
+        seed: seed of the initial weights and the training.
+        iterations: optimiser steps.
+        data, test: scenes to train on, and unseen ones to test on.
+        log: receives progress messages.
+
+    Returns:
+        The accuracy on the unseen scenes.
 
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
@@ -167,61 +197,63 @@ def build_judge(
         save_judge(judge, out)
     unseen = test.render(cache)
     right, _ = load_judge(out).assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
-    found = accuracy(right, unseen.attributes)
-    results = {"all_right": found.all_right.value, **found.by_name}
+    scores = accuracy(right, unseen.attributes)
+    results = {"all_right": scores.all_right.value, **scores.by_name}
     record(out, "judge", Part(seed, iterations, (data, test), seconds, results))
     checkpoint.unlink(missing_ok=True)
-    return found
+    return scores
 
 
 def build_references(
     out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None,
     data: Data = REFERENCE_DATA, steps: int = TEACHER_STEPS, log: Log = print,
 ) -> References:  # fmt: skip
-    """Judge fresh renders and the teacher's own samples; writes `<out>/references.safetensors`.
-
-    The teacher samples the captions of `data.seed` in `steps` steps at its full resolution, with the guidance of its
-    family's recipe.
+    """Compute the features of fresh renders and of teacher samples, and save them as `<out>/references.safetensors`.
 
     Args:
-        teacher: the pipeline, `<out>/teacher` by default.
-        judge: the folder of its weights, `out` by default.
+        out: folder for the result.
+        cache: folder for renders.
+        teacher: folder of the teacher's pipeline; `<out>/teacher` by default.
+        judge: folder of the judge's weights; `out` by default.
+        data: the renders; the teacher samples captions of the same seed.
+        steps: sampling steps of the teacher, at its full resolution and with the guidance of its recipe.
+        log: receives progress messages.
 
     Raises:
-        RMDError: teacher or judge are not there, or the file cannot be written.
+        RMDError: the teacher or the judge does not exist, or the file cannot be written.
     """
     began = time.perf_counter()
-    knows = load_judge(out if judge is None else judge)
+    network = load_judge(out if judge is None else judge)
     backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
     check_writable(out)
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
     captions = scene_captions(data.count, seed=data.seed, training=data.training)
-    recipes = {family: name for name, family in TEACHERS.items()}
-    guidance = load_recipe(recipes[one_of("family of scenes", backbone.family, tuple(recipes))]).method.guidance
+    guidance = _guidance(backbone)
     samples = sample_images(
-        backbone,
-        backbone.denoiser,
-        full_plan(backbone, HIGH, steps),
-        captions,
-        seed=data.seed,
-        guidance=guidance,
+        backbone, backbone.denoiser, full_plan(backbone, HIGH, steps), captions, seed=data.seed, guidance=guidance,
         progress=log_samples(data.count, log),
-    )
-    renders_right, renders = knows.assess(pixels, scenes.attributes)
-    samples_right, features = knows.assess(samples, _attributes(captions))
-    found = References(renders, features, high_frequency(pixels))
+    )  # fmt: skip
+    renders_right, renders = network.assess(pixels, scenes.attributes)
+    samples_right, features = network.assess(samples, _attributes(captions))
+    references = References(renders, features, high_frequency(pixels))
     with disk_errors(out):
-        save_references(found, out)
+        save_references(references, out)
     shares = {"renders_right": renders_right, "teacher_right": samples_right}
     results = {name: float(right.all(1).float().mean()) for name, right in shares.items()}
     seconds = time.perf_counter() - began
     record(out, "references", Part(data.seed, 0, (data,), seconds, results | {"steps": steps, "guidance": guidance}))
-    return found
+    return references
+
+
+def _guidance(backbone: Backbone) -> float:
+    """Return the guidance scale of the recipe of a teacher's family."""
+    recipes = {family: name for name, family in TEACHERS.items()}
+    return load_recipe(recipes[one_of("family of scenes", backbone.family, tuple(recipes))]).method.guidance
 
 
 def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum = CURRICULUM) -> Curriculum:
-    """The usual curriculum, or one of that many iterations (at least 2) with its phases in proportion."""
+    """Return the usual curriculum, or one of `iterations` steps (at least 2) with the phases in the same proportion."""
     usual = replace(usual, seed=seed)
     if iterations is None:
         return usual
@@ -230,7 +262,7 @@ def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum = CURR
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """A trained VAE in float32, frozen; RMDError when the folder holds none."""
+    """Load a trained VAE, frozen and in float32; raise RMDError if the folder contains none."""
     if not (folder / "config.json").is_file():
         raise RMDError(f"{folder} holds no VAE: give the folder that `python -m research.scenes train-vae` wrote")
     try:
@@ -241,7 +273,7 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 def load_imitated(folder: Path) -> Backbone:
-    """A trained teacher in float32, frozen; RMDError when the folder holds none."""
+    """Load a trained teacher, frozen and in float32; raise RMDError if the folder contains none."""
     backbone = load_backbone(teacher_folder_at(folder))
     for module in (backbone.denoiser, backbone.pipe.vae, *backbone.text_encoders):
         module.eval().requires_grad_(False)
@@ -249,7 +281,7 @@ def load_imitated(folder: Path) -> Backbone:
 
 
 def teacher_folder_at(teacher: Path) -> Path:
-    """The folder itself; a name that is no folder would be looked for on the Hub."""
+    """Return the folder; raise RMDError if it does not exist, since its name would then be looked up on the Hub."""
     if not teacher.is_dir():
         raise RMDError(
             f"there is no teacher {teacher}: build one with `python -m research.scenes train-teacher`, "
@@ -259,23 +291,23 @@ def teacher_folder_at(teacher: Path) -> Path:
 
 
 def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
-    """The default VAE, trained once for a cache; its record goes to `out` too."""
+    """Return the default VAE, which is trained once per cache; its record is copied to `out`."""
     folder = cache / f"vae-{build_key(VAE_ITERATIONS, VAE_DATA)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
-    made = read_record(folder)
-    record(out, "vae", made.vae)
-    record(out, "decoder", made.decoder)
+    cached = read_record(folder)
+    record(out, "vae", cached.vae)
+    record(out, "decoder", cached.decoder)
     return load_vae(folder / "vae")
 
 
 def _attributes(captions: Sequence[str]) -> Tensor:
-    """(n, 9) attributes that captions of the grammar name."""
-    return torch.tensor([found.to_tuple() for text in captions if (found := parse(text)) is not None])
+    """Return the attributes (n, 9) that captions of the grammar name."""
+    return torch.tensor([scene.to_tuple() for text in captions if (scene := parse(text)) is not None])
 
 
 def log_samples(total: int, log: Log) -> Callable[[int], None]:
-    """A progress function that logs how many of `total` samples there are."""
+    """Return a progress function that logs the number of samples so far."""
     done, began = 0, time.perf_counter()
 
     def count(more: int) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and where a training of the scenes' own models goes on after a kill."""
+"""Checkpoints from which an interrupted training resumes, and atomic files of tensors."""
 
 from __future__ import annotations
 
@@ -23,44 +23,53 @@ class Stateful(Protocol):
 
 
 def write_whole(state: Mapping[str, object], path: Path) -> None:
-    """Save tensors, numbers and texts to `path`, which is replaced when all is written.
+    """Save tensors, numbers and strings to a file, which is replaced atomically.
 
     Raises:
-        RMDError: nothing could be written (full disk, no permission); an earlier file is untouched.
+        RMDError: the file cannot be written, for example because the disk is full; an earlier file is kept.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, partial.open("wb") as file:  # given a path, torch would hide the cause
+        with (
+            replacing(path) as partial,
+            partial.open("wb") as file,
+        ):  # torch hides the cause of an error if it opens the file itself
             torch.save(dict(state), file)
     except OSError as error:
         raise RMDError(f"cannot save {path}: {reason(error)}; put that right and run the command again") from error
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """Read what `write_whole` saved: tensors, numbers and texts, and nothing that could run code.
+    """Read a file of `write_whole`: tensors, numbers and strings, and nothing that could run code.
 
     Raises:
-        RMDError: the file cannot be read, is damaged, or holds something else.
+        RMDError: the file cannot be read, is damaged, or contains anything else.
     """
     try:
-        found: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True)
     except OSError as error:
         raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise RMDError(f"{path} is damaged: remove it and run the command again") from error
-    return found
+    return state
 
 
 class Checkpoint:
-    """The state of a training in one file, and the time that the training has taken; no path, no file."""
+    """The state of a training in one file, and the time that the training has taken.
+
+    Without a path, nothing is saved.
+    """
 
     def __init__(self, path: Path | None, every: int, **parts: Stateful) -> None:
-        """Keep `parts` in `path`, after every `every` steps."""
+        """Save `parts` to `path` every `every` steps."""
         self.path, self.every, self.parts = path, every, parts
         self._earlier, self._began = 0.0, time.perf_counter()
 
     def restore(self) -> int:
-        """Load what was kept into the parts; returns the step to begin with, 0 when nothing was kept.
+        """Load the saved state into the parts.
+
+        Returns:
+            The step to begin with; 0 if there is no saved state.
 
         Raises:
             RMDError: the file is damaged, or belongs to another training.
@@ -81,11 +90,11 @@ class Checkpoint:
 
     @property
     def seconds(self) -> float:
-        """Time the training has taken, that before a kill included."""
+        """Seconds of training, including those before an interruption."""
         return self._earlier + time.perf_counter() - self._began
 
     def after(self, done: int) -> None:
-        """Keep the state when `done` steps are a multiple of `every`."""
+        """Save the state if the number of completed steps is a multiple of `every`."""
         if self.path is not None and done % self.every == 0:
-            kept = {name: part.state_dict() for name, part in self.parts.items()}
-            write_whole({"step": done, "seconds": self.seconds, **kept}, self.path)
+            states = {name: part.state_dict() for name, part in self.parts.items()}
+            write_whole({"step": done, "seconds": self.seconds, **states}, self.path)

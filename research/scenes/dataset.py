@@ -1,4 +1,4 @@
-"""Rendered scenes for training: kept on disk, so that each picture is rendered once, and served in batches."""
+"""Training data: scenes that are rendered once and kept on disk, and random batches of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from rmd.worlds.still.dataset import SceneSet, make_scenes
 
 
 def renderer_key() -> str:
-    """Twelve hexadecimal digits that change with the sources of grammar and renderer."""
+    """Return a hash (12 hexadecimal digits) of the source code of the grammar and the renderer."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, render))
     return hashlib.blake2b(sources, digest_size=6).hexdigest()
 
 
 def batches(count: int, batch_size: int, *, seed: int) -> Iterator[Tensor]:
-    """Endless batches of indices below `count`: a fresh permutation every epoch, its last few dropped.
+    """Yield batches of indices below `count` without end.
+
+    Every epoch is a new permutation; its last, incomplete batch is dropped.
 
     Raises:
         RMDError: there are fewer scenes than a batch needs.
@@ -38,15 +40,15 @@ def batches(count: int, batch_size: int, *, seed: int) -> Iterator[Tensor]:
 
 
 class BatchOrder:
-    """Random access to `batches`, cheap when positions grow."""
+    """Random access to `batches`; fast for increasing positions."""
 
     def __init__(self, count: int, batch_size: int, *, seed: int) -> None:
-        """As `batches`."""
+        """Take the arguments of `batches`."""
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._start()
 
     def at(self, position: int) -> Tensor:
-        """The batch at a position, from 0."""
+        """Return the batch at a position, counted from 0."""
         if position < self._position:
             self._start()
         while self._position < position:
@@ -61,10 +63,10 @@ class BatchOrder:
 
 
 def cached_scenes(count: int, *, seed: int, training: bool, size: int = 64, cache: Path | None = None) -> SceneSet:
-    """Render `count` scenes of a seed, or read them back from `cache` if the renderer has not changed.
+    """Render `count` scenes, or read them from the cache if the renderer has not changed.
 
     Raises:
-        RMDError: the cache cannot be written, or what it holds is damaged.
+        RMDError: the cache cannot be written, or a file in it is damaged.
     """
     if cache is None:
         return make_scenes(count, seed=seed, training=training, size=size)

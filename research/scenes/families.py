@@ -1,4 +1,4 @@
-"""The scenes' teachers before training: tiny pipelines of stock diffusers classes, one a model family."""
+"""The untrained teachers of the still scenes: one tiny pipeline of stock diffusers classes per model family."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TEXT_WIDTH = 96
 
 
 def build_text_encoder(width: int = _TEXT_WIDTH) -> CLIPTextModelWithProjection:
-    """Three layers of CLIP for the scenes' tokenizer, untrained."""
+    """Return an untrained CLIP text encoder of three layers."""
     tokenizer = build_tokenizer()
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -53,7 +53,7 @@ def build_text_encoder(width: int = _TEXT_WIDTH) -> CLIPTextModelWithProjection:
 
 
 def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
-    """Three layers of T5's encoder, untrained."""
+    """Return an untrained T5 encoder of three layers."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer), d_model=_TEXT_WIDTH, d_kv=24, d_ff=3 * _TEXT_WIDTH, num_layers=3, num_heads=4,
@@ -64,7 +64,7 @@ def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 
 def build_pixart(vae: AutoencoderKL) -> Backbone:
-    """An untrained PixArt-Sigma-type pipeline: T5, zero terminal SNR with v-prediction, no learned variance."""
+    """Return an untrained PixArt-Sigma-type pipeline: T5, v-prediction, zero terminal SNR, no learned variance."""
     tokenizer = build_t5_tokenizer()
     denoiser = PixArtTransformer2DModel(
         sample_size=LATENT_SIDE,
@@ -80,7 +80,7 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
         norm_num_groups=8,
     )
     layers = [block.attn1 for block in denoiser.transformer_blocks]
-    look_around(denoiser.pos_embed, layers, [(*CROSS, CENTRE), (*CORNERS, CENTRE)])
+    attend_to_neighbours(denoiser.pos_embed, layers, [(*CROSS, CENTRE), (*CORNERS, CENTRE)])
     scheduler = DDIMScheduler(
         beta_start=0.0001,
         beta_end=0.02,
@@ -98,7 +98,7 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
 
 
 def build_sd3(vae: AutoencoderKL) -> Backbone:
-    """An untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIP encoders and T5, dual attention."""
+    """Return an untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIPs and T5, dual attention."""
     width = _TEXT_WIDTH // 2
     first, second = build_text_encoder(width), build_text_encoder(width)
     tokenizer = build_t5_tokenizer()
@@ -118,7 +118,7 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
         qk_norm="rms_norm",
     )
     layers = [block.attn2 for block in denoiser.transformer_blocks if block.attn2 is not None]
-    look_around(denoiser.pos_embed, layers, [(*CROSS, *CORNERS, CENTRE)])
+    attend_to_neighbours(denoiser.pos_embed, layers, [(*CROSS, *CORNERS, CENTRE)])
     return SD3Backbone(
         StableDiffusion3Pipeline(
             transformer=denoiser,
@@ -135,7 +135,7 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
 
 
 def build_sdxl(vae: AutoencoderKL) -> Backbone:
-    """An untrained SDXL-type pipeline around a trained VAE: v-prediction, zero terminal SNR, one CLIP encoder."""
+    """Return an untrained SDXL-type pipeline: v-prediction, zero terminal SNR, one CLIP encoder."""
     text = build_text_encoder()
     denoiser = UNet2DConditionModel(
         sample_size=LATENT_SIDE,
@@ -146,7 +146,7 @@ def build_sdxl(vae: AutoencoderKL) -> Backbone:
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=_TEXT_WIDTH,
-        attention_head_dim=(2, 4, 6, 6),  # SDXL's configs put the number of heads here
+        attention_head_dim=(2, 4, 6, 6),  # as in the configs of SDXL, this is the number of heads
         norm_num_groups=8,
         use_linear_projection=True,
         transformer_layers_per_block=1,
@@ -179,29 +179,32 @@ def build_sdxl(vae: AutoencoderKL) -> Backbone:
 
 
 SHARPNESS = 4.0
-"""Of the heads that look around: their queries' and keys' size, in units of the position embedding's."""
+"""Size of the queries and keys of heads that attend to neighbours, relative to the position embedding."""
 NORMED_SHARPNESS = 2.5
-"""The same where queries and keys are normalised."""
+"""The same for layers that normalise queries and keys."""
 Offset = tuple[int, int]
+"""Steps to the right and down, in tokens."""
 CENTRE: Offset = (0, 0)
 CROSS: tuple[Offset, ...] = ((-1, 0), (1, 0), (0, -1), (0, 1))
 CORNERS: tuple[Offset, ...] = ((-1, -1), (1, -1), (-1, 1), (1, 1))
 
 
 @torch.no_grad()
-def look_around(patches: PatchEmbed, layers: Sequence[Attention], in_turn: Sequence[Sequence[Offset]]) -> None:
-    """Give heads of an untrained transformer a neighbour each to look at.
+def attend_to_neighbours(patches: PatchEmbed, layers: Sequence[Attention], in_turn: Sequence[Sequence[Offset]]) -> None:
+    """Initialise heads of a transformer so that each attends to one neighbour of its token.
 
-    A head's query is its token's position embedding, turned to that of the neighbour: sines and cosines of a few
-    frequencies, which the patches' own embedding leaves free. A head can unlearn it; but to find it takes a small
-    transformer much longer than to use it (compare Zheng et al. 2024, arXiv 2404.01139, on images to be classified).
+    A head's query is the position embedding of its token, rotated to that of the neighbour. It uses the sines and
+    cosines of a few frequencies, which the embedding of the patches leaves free. Training can change all of this, but a
+    small transformer takes much longer to find such heads than to use them (compare Zheng et al. 2024, arXiv
+    2404.01139, for image classification).
 
     Args:
-        patches: with sinusoidal position embeddings; a token's side is one step of them.
-        in_turn: where the first heads of a layer look, (right, down) in tokens; layer after layer, then from the first.
+        patches: patch embedding with sinusoidal positions, one step per token.
+        layers: the attention layers to initialise.
+        in_turn: offsets to which the first heads of a layer attend, for one layer after another, cyclically.
     """
     width = patches.proj.out_channels
-    quarter = width // 4  # sines and cosines of x, then of y
+    quarter = width // 4  # the embedding: sines and cosines of x, then of y
     for layer, offsets in zip(layers, cycle(in_turn), strict=False):
         size = width // layer.heads
         frequencies = range(0, 2 * (size // 4), 2)
@@ -217,9 +220,9 @@ def look_around(patches: PatchEmbed, layers: Sequence[Attention], in_turn: Seque
                     key[row, sine] = key[row + 1, cosine] = 1.0
                     row += 2
         rows = slice(0, len(offsets) * size)
-        for linear, norm, turned in ((layer.to_q, layer.norm_q, query), (layer.to_k, layer.norm_k, key)):
+        for linear, norm, rotation in ((layer.to_q, layer.norm_q, query), (layer.to_k, layer.norm_k, key)):
             linear.weight[rows] *= 0.3
-            linear.weight += SHARPNESS * turned
+            linear.weight += SHARPNESS * rotation
             if norm is not None:
                 norm.weight.fill_(NORMED_SHARPNESS)
         patches.proj.weight[[part * quarter + k for part in range(4) for k in frequencies]] = 0.0

@@ -1,5 +1,7 @@
-"""Hints (Romero et al. 2015, arXiv 1412.6550): an inner layer learns, through a linear map that is thrown away, what is
-known of its input. They tell a network far more of each sample than its own loss does, and move no optimum of that.
+"""Hints: a hidden layer of the network in training learns, through a linear map, to predict labels of its input.
+
+The linear map is discarded in the end. Hints (Romero et al. 2015, arXiv 1412.6550) say far more about each sample than
+the denoising loss does, and do not change the optimum of that loss.
 """
 
 from __future__ import annotations
@@ -15,37 +17,42 @@ from rmd.core.randomness import generator
 from rmd.models.base import Backbone
 
 
-class Knowledge:
-    """Hints from what is known of a picture or clip; a context, in which a hook keeps what the learner's layer holds.
+class LabelHints:
+    """Hints from labels of every token. As a context manager, it records the output of the network's hidden layer.
 
     Args:
-        width: numbers known of each token.
+        learner: the network in training.
+        width: number of labels per token.
+        seed: seed of the linear map.
     """
 
     def __init__(self, learner: Backbone, width: int, *, seed: int) -> None:
-        self._layer = Kept(*hidden_layer(learner))
+        self._layer = OutputRecorder(*hidden_layer(learner))
         self.head = Head(self._layer.width, width, generator(seed, "knowledge"))
-        """What maps the layer to what is known; trained with the learner."""
+        """Linear map from the layer to the labels; trained with the network."""
 
-    def __enter__(self) -> Knowledge:
-        self._layer.watch()
+    def __enter__(self) -> LabelHints:
+        self._layer.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._layer.leave()
+        self._layer.detach()
 
-    def hint_loss(self, known: Tensor) -> Tensor:
-        """Mean squared error of `known` (B, tokens, width), each number of unit variance, as the layer last saw it."""
-        wanted = normalised(known.float().flatten(0, 1))
-        return F.mse_loss(self.head(self._layer.tokens().flatten(0, 1)), wanted)
+    def loss(self, labels: Tensor) -> Tensor:
+        """Return the mean squared error of the labels (B, tokens, width) of the layer's last input.
+
+        Every label is standardised over the tokens of the batch.
+        """
+        target = normalised(labels.float().flatten(0, 1))
+        return F.mse_loss(self.head(self._layer.tokens().flatten(0, 1)), target)
 
 
 def hidden_layer(backbone: Backbone) -> tuple[nn.Module, int]:
-    """The layer whose output says what is where, at half the latents' side, and its width.
+    """Return the layer that gets hints, at half the resolution of the latents, and its width.
 
-    Of the U-Net it is the last with text in it; of the transformers, the one before the last third of their depth.
+    In the U-Net, it is the last layer with text; in transformers, the one before the last third of their depth.
     """
     denoiser: Any = backbone.denoiser
     if backbone.family == "sdxl":
@@ -57,47 +64,48 @@ def hidden_layer(backbone: Backbone) -> tuple[nn.Module, int]:
     return denoiser.get_submodule(f"{blocks}.{depth - depth // 3 - 1}"), width
 
 
-class Kept:
-    """What a layer last put out."""
+class OutputRecorder:
+    """Records the last output of a layer by a forward hook."""
 
     def __init__(self, layer: nn.Module, width: int) -> None:
         self.layer, self.width = layer, width
         self._output: Tensor | None = None
 
-    def watch(self) -> None:
-        """Begin to keep it."""
+    def attach(self) -> None:
+        """Add the hook."""
 
-        def keep(module: nn.Module, given: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            self._output = output[-1] if isinstance(output, tuple) else output  # an MMDiT's: text, then picture
+        def record(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            self._output = output[-1] if isinstance(output, tuple) else output  # an MMDiT returns text, then picture
 
-        self._hook = self.layer.register_forward_hook(keep)
+        self._hook = self.layer.register_forward_hook(record)
 
-    def leave(self) -> None:
-        """Leave the layer as it was."""
+    def detach(self) -> None:
+        """Remove the hook and the recorded output."""
         self._hook.remove()
         self._output = None
 
     def tokens(self) -> Tensor:
-        """(B, tokens, width), frame by frame and row by row."""
+        """Return the last output as (B, tokens, width), frame by frame and row by row."""
         if self._output is None:
-            raise RuntimeError("the layer has put out nothing yet")
+            raise RuntimeError("the layer has no output yet")
         return self._output if self._output.ndim == 3 else self._output.flatten(2).transpose(1, 2)
 
 
 class Head(nn.Module):
-    """A linear map; its name tells the optimisers that it is an output (research.scenes.fitting.Optimizers)."""
+    """A linear map. The name `proj_out` makes `Optimizers` treat it as an output layer."""
 
-    def __init__(self, ours: int, theirs: int, g: torch.Generator) -> None:
+    def __init__(self, inputs: int, outputs: int, g: torch.Generator) -> None:
         super().__init__()
-        self.proj_out = nn.utils.skip_init(nn.Linear, ours, theirs)
+        self.proj_out = nn.utils.skip_init(nn.Linear, inputs, outputs)
         nn.init.xavier_uniform_(self.proj_out.weight, generator=g)
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.proj_out(tokens)
-        return found
+        """Map tokens (..., inputs) to (..., outputs)."""
+        mapped: Tensor = self.proj_out(tokens)
+        return mapped
 
 
 def normalised(states: Tensor) -> Tensor:
-    """(n, width) states with each channel of zero mean and unit variance."""
+    """Return states (n, width) with every channel at zero mean and unit variance."""
     return (states - states.mean(0)) / (states.std(0) + 1e-3)

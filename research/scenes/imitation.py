@@ -1,8 +1,9 @@
-"""How a teacher of the scenes learns from another one that has the same VAE.
+"""Imitation: a teacher learns from another one that has the same VAE, instead of from pictures.
 
-At every noisy latent it learns that one's prediction, which is the mean of what the pictures themselves ask for,
-without their scatter. Two of its inner states learn what that one's hold there (research.scenes.hints): a layer of the
-denoiser, and the text encoder's words, which know what belongs to which object.
+At every noisy latent, the target is the other teacher's prediction. This is the mean of the targets that the pictures
+themselves would give, without their variance, so it takes far fewer iterations. In addition, two hidden states get
+hints (`research.scenes.hints`) from the other teacher: a layer of the denoiser, and the words of the text encoder,
+which say what belongs to which object.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from research.scenes.hints import Head, Kept, hidden_layer, normalised
+from research.scenes.hints import Head, OutputRecorder, hidden_layer, normalised
 from research.scenes.tokenizer import MAX_LENGTH
 from rmd.core.noise import NoiseSchedule, per_sample
 from rmd.core.plan import Stage
@@ -23,13 +24,17 @@ from rmd.models.base import Backbone, Cond
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Noisy latents that a network is given, and with what.
+class Query:
+    """The input of the network in training.
 
-    Args:
-        x_t: (B, C, h, w), made with `times` (B,) in 0..1000 of `schedule`.
-        cond: the captions as the network itself encodes them.
-        keep: (B,), false where the network is asked without its caption.
+    Attributes:
+        x_t: noisy latents (B, C, h, w).
+        cond: the captions, encoded by the network in training.
+        schedule: its noise schedule.
+        times: times (B,) on this schedule, in 0 to 1000.
+        captions: the captions.
+        keep: (B,), false where the caption is dropped.
+        stage, final: resolution of the latents, and the full resolution.
     """
 
     x_t: Tensor
@@ -43,68 +48,75 @@ class Asked:
 
 
 class Imitation:
-    """One teacher as another's example; a context, in which hooks on both keep what their layers hold."""
+    """Imitation of one teacher by another. As a context manager, it records a hidden layer of both.
+
+    Args:
+        imitated: the trained teacher.
+        learner: the one in training, with the same VAE.
+        seed: seed of the linear maps of the hints.
+    """
 
     def __init__(self, imitated: Backbone, learner: Backbone, *, seed: int) -> None:
         self.imitated = imitated
-        self._theirs, self._ours = Kept(*hidden_layer(imitated)), Kept(*hidden_layer(learner))
+        self._theirs = OutputRecorder(*hidden_layer(imitated))
+        self._ours = OutputRecorder(*hidden_layer(learner))
         g = generator(seed, "imitation")
-        widths = [words(backbone, backbone.null(1)).shape[-1] for backbone in (learner, imitated)]
+        widths = [word_states(backbone, backbone.null(1)).shape[-1] for backbone in (learner, imitated)]
         self.head = nn.ModuleList([Head(self._ours.width, self._theirs.width, g), Head(widths[0], widths[1], g)])
-        """What maps the learner's layer, and its words, to the imitated one's; trained with the learner."""
+        """Linear maps from the learner's layer and words to those of the imitated teacher; trained with the learner."""
         self._learner = learner
-        self._said: tuple[Tensor, Tensor] | None = None
+        self._words: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> Imitation:
-        for kept in (self._theirs, self._ours):
-            kept.watch()
+        for recorder in (self._theirs, self._ours):
+            recorder.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for kept in (self._theirs, self._ours):
-            kept.leave()
-        self._said = None
+        for recorder in (self._theirs, self._ours):
+            recorder.detach()
+        self._words = None
 
-    def x0(self, asked: Asked) -> Tensor:
-        """The x0 that the imitated teacher predicts, of the shape of `x_t`; no gradient.
+    def x0(self, query: Query) -> Tensor:
+        """Return the imitated teacher's prediction of x0, of the shape of `x_t` and without gradient.
 
-        It is asked at its own time of the same signal-to-noise ratio, with the latents scaled to that time's size.
+        It is evaluated at the time of its own schedule with the same logSNR, with the latents rescaled accordingly.
         """
         schedule = self.imitated.schedule
-        theirs = schedule.time(asked.schedule.logsnr(asked.times))
-        scale = per_sample(_size(schedule, theirs) / _size(asked.schedule, asked.times), asked.x_t)
+        theirs = schedule.time(query.schedule.logsnr(query.times))
+        scale = per_sample(_size(schedule, theirs) / _size(query.schedule, query.times), query.x_t)
         with torch.no_grad():
-            cond = encode_some(self.imitated, asked.captions, asked.keep)
-            spoken = said(self.imitated, asked.captions) & asked.keep[:, None]
+            cond = encode_some(self.imitated, query.captions, query.keep)
+            present = word_mask(self.imitated, query.captions) & query.keep[:, None]
             x0, _ = self.imitated.predict(
                 self.imitated.denoiser,
-                asked.x_t * scale,
+                query.x_t * scale,
                 theirs,
-                self.imitated.stage_cond(cond, asked.stage, asked.final),
+                self.imitated.stage_cond(cond, query.stage, query.final),
             )
-        self._said = words(self._learner, asked.cond)[spoken], words(self.imitated, cond)[spoken]
+        self._words = word_states(self._learner, query.cond)[present], word_states(self.imitated, cond)[present]
         return x0
 
     def hint_loss(self) -> Tensor:
-        """Mean squared errors of the imitated layer and of its words, each channel of unit variance, added.
+        """Return the sum of the mean squared errors of the hidden layer and of the words for the last query.
 
-        Of what both networks last saw; captions that were left out have no words.
+        Every channel is standardised over the batch. Dropped captions have no words.
         """
-        if self._said is None:
-            raise RuntimeError("the imitated teacher has been asked nothing yet")
+        if self._words is None:
+            raise RuntimeError("there is no query yet")
         layer, text = self.head
-        ours, theirs = self._said
-        wanted = self._theirs.tokens().detach().flatten(0, 1)
-        loss = F.mse_loss(layer(self._ours.tokens().flatten(0, 1)), normalised(wanted))
+        ours, theirs = self._words
+        target = self._theirs.tokens().detach().flatten(0, 1)
+        loss = F.mse_loss(layer(self._ours.tokens().flatten(0, 1)), normalised(target))
         return loss if len(ours) < 2 else loss + F.mse_loss(text(ours), normalised(theirs))
 
 
-def words(backbone: Backbone, cond: Cond) -> Tensor:
-    """(B, n, width) states of a caption's words, and of its end mark after the last, in the words' order.
+def word_states(backbone: Backbone, cond: Cond) -> Tensor:
+    """Return the encoder's states (B, n, width) of the words of each caption in order, with the end token last.
 
-    T5 has no start mark, CLIP has one; where a family has both encoders, their states lie side by side.
+    CLIP's start token, which T5 does not have, is left out. States of several encoders are concatenated.
     """
     embeds = cond.tensors["embeds"]
     if backbone.family == "sdxl":
@@ -115,15 +127,15 @@ def words(backbone: Backbone, cond: Cond) -> Tensor:
     return torch.cat([clip[:, 1:], t5[:, :-1]], -1)
 
 
-def said(imitated: Backbone, captions: list[str]) -> Tensor:
-    """(B, n) bool, true at a caption's words and its end mark, as `words` has them."""
-    found = imitated.pipe.tokenizer_2(captions, padding="max_length", max_length=MAX_LENGTH, return_tensors="pt")
-    mask: Tensor = found.attention_mask[:, 1:].bool()
+def word_mask(imitated: Backbone, captions: list[str]) -> Tensor:
+    """Return which entries of `word_states` are words or the end token; (B, n), bool."""
+    tokens = imitated.pipe.tokenizer_2(captions, padding="max_length", max_length=MAX_LENGTH, return_tensors="pt")
+    mask: Tensor = tokens.attention_mask[:, 1:].bool()
     return mask
 
 
 def encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
-    """The captions where `keep` (B,) is true, no caption elsewhere."""
+    """Encode captions; where `keep` (B,) is false, the empty caption takes their place."""
     cond, null = backbone.encode(captions), backbone.null(len(captions))
     return Cond(
         {k: torch.where(keep.view(-1, *[1] * (v.ndim - 1)), v, null.tensors[k]) for k, v in cond.tensors.items()}
@@ -131,5 +143,5 @@ def encode_some(backbone: Backbone, captions: list[str], keep: Tensor) -> Cond:
 
 
 def _size(schedule: NoiseSchedule, times: Tensor) -> Tensor:
-    """Root mean square of noisy latents whose clean ones are of unit variance."""
+    """Return the root mean square of noisy latents if the clean ones have unit variance."""
     return torch.hypot(schedule.alpha(times), schedule.sigma(times))

@@ -1,4 +1,4 @@
-"""Trains the judge of still scenes."""
+"""Training of the judge of still scenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from research.scenes.dataset import BatchOrder
-from research.scenes.fitting import fit
+from research.scenes.optimisation import train_adamw
 from rmd.core.randomness import generator
 from rmd.worlds.still.dataset import SceneSet
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
@@ -22,13 +22,17 @@ def train_judge(
     judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Cross-entropy over the attributes a scene has; clean renders with a little noise against overfitting.
+    """Train the judge to classify the attributes of renders, with a little noise on them against overfitting.
 
     Args:
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+        judge: the network to train.
+        scenes: the training data.
+        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
+        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
+        log: receives progress messages.
 
     Returns:
-        Seconds the training took, those before a kill included.
+        Seconds of training, including those before an interruption.
     """
     judge.train()
     order = BatchOrder(len(scenes), batch_size, seed=seed)
@@ -39,13 +43,15 @@ def train_judge(
         images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
         return attribute_loss(judge(images)[0], scenes.attributes[chosen])
 
-    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
+    seconds = train_adamw(
+        judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log
+    )
     judge.eval()
     return seconds
 
 
 def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
-    """Sum over attributes of the mean cross-entropy, ignoring scenes that lack the attribute."""
+    """Return the sum over the attributes of the mean cross-entropy over the scenes that have the attribute."""
     total = torch.zeros(())
     for column, name in enumerate(ATTRIBUTE_NAMES):
         truth = attributes[:, column]
@@ -55,7 +61,7 @@ def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
 
 
 def save_judge(judge: Judge, folder: Path) -> None:
-    """Write judge.safetensors in half precision; an earlier one is replaced when all is written."""
+    """Save the judge in half precision as judge.safetensors; an earlier file is replaced atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".judge.partial"
     save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)

@@ -1,4 +1,4 @@
-"""How the scenes' parts were made: `build.json`, and writing that ends in whole files or in one sentence."""
+"""The record of a build, `build.json`, and helpers to save models and to name checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Data:
-    """Scenes to render: how many, from which seed, and whether held-out combinations are left out (`training`)."""
+    """A set of scenes to render.
+
+    Attributes:
+        count: number of scenes.
+        seed: seed of the scenes.
+        training: whether the held-out combinations of attributes are left out.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -38,14 +44,22 @@ class Data:
     training: bool = True
 
     def render(self, cache: Path | None) -> SceneSet:
+        """Render the scenes, or read them from the cache."""
         return cached_scenes(self.count, seed=self.seed, training=self.training, cache=cache)
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one part was made; `seconds` is the training's wall time, `results` what was measured of it.
+    """How a part was made.
 
-    `imitated` is the `weights_key` of the denoiser whose predictions a teacher learned, if it did not learn pictures.
+    Attributes:
+        seed: seed of the initial weights and the training.
+        iterations: optimiser steps.
+        data: the scenes that were used.
+        seconds: wall time of the training.
+        results: measurements of the result.
+        torch_version, threads: the software and the number of CPU threads.
+        imitated: `weights_key` of the denoiser that a teacher imitated; None if it learned from pictures.
     """
 
     __pydantic_config__ = _STRICT
@@ -61,7 +75,7 @@ class Part:
 
 
 class Record(Strict):
-    """The content of `build.json`: how each part of a folder was made."""
+    """Contents of `build.json`: how each part in a folder was made."""
 
     vae: Part | None = None
     decoder: Part | None = None
@@ -71,10 +85,10 @@ class Record(Strict):
 
 
 def read_record(folder: Path) -> Record:
-    """Read a folder's `build.json`; return an empty record if there is no such file.
+    """Return the record of a folder, which is empty if there is no `build.json`.
 
     Raises:
-        RMDError: the file cannot be read, or is not the record of a build.
+        RMDError: the file cannot be read, or is not a record.
     """
     path = folder / RECORD_NAME
     if not path.exists():
@@ -86,7 +100,7 @@ def read_record(folder: Path) -> Record:
 
 
 def check_writable(out: Path) -> None:
-    """Find out before a long training, not after it, that its result could not be written."""
+    """Raise RMDError if a result could not be written to a folder; to be called before a long training."""
     read_record(out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -96,32 +110,32 @@ def check_writable(out: Path) -> None:
 
 
 def record(folder: Path, name: PartName, part: Part | None) -> None:
-    """Set a part in a folder's `build.json`; None removes it."""
+    """Set one part in the `build.json` of a folder; None removes it."""
     changed = read_record(folder).model_copy(update={name: part})
     with disk_errors(folder):
         write_text(folder / RECORD_NAME, changed.model_dump_json(indent=1, exclude_none=True) + "\n")
 
 
-def build_key(*decides: object) -> str:
-    """Twelve hexadecimal digits of everything that decides a result, the renderer included."""
-    return hashlib.blake2b(repr((renderer_key(), *decides)).encode(), digest_size=6).hexdigest()
+def build_key(*settings: object) -> str:
+    """Return a hash (12 hexadecimal digits) of everything that determines a result, including the renderer's source."""
+    return hashlib.blake2b(repr((renderer_key(), *settings)).encode(), digest_size=6).hexdigest()
 
 
-def checkpoint_path(cache: Path, name: str, *decides: object) -> Path:
-    """Where a training keeps its state, by all that decides its result."""
-    return cache / f"{name}-{build_key(*decides)}.pt"
+def checkpoint_path(cache: Path, name: str, *settings: object) -> Path:
+    """Return the file for the checkpoint of a training that is determined by these settings."""
+    return cache / f"{name}-{build_key(*settings)}.pt"
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initial weights come from torch's global generator: seed it, and leave it as it was."""
+    """Seed torch's global generator, from which initial weights are drawn, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def to_half(*modules: object) -> None:
-    """Cast networks to float16, all of each (diffusers' own `to` warns of parts that it would keep in float32)."""
+    """Cast networks to float16 as a whole; unlike diffusers' own `to`, this leaves no part in float32."""
     for module in modules:
         if isinstance(module, nn.Module):
             nn.Module.to(module, torch.float16)
@@ -133,21 +147,21 @@ class Savable(Protocol):
     def save_pretrained(self, save_directory: Path, /) -> object: ...
 
 
-def save_halved(out: Path, name: str, made: Savable, networks: Iterable[object]) -> Path:
-    """Write a trained model or pipeline into `<out>/<name>` with its networks in half precision; return that folder.
+def save_halved(out: Path, name: str, model: Savable, networks: Iterable[object]) -> Path:
+    """Save a trained model or pipeline in half precision as `<out>/<name>`, and return this folder.
 
-    The configurations do not record from which local folders networks were loaded, as diffusers' own would. Those of
-    transformers say float32: transformers loads a network in the precision that its configuration names, diffusers in
-    float32, and a pipeline with parts in different precisions cannot sample.
+    The local folders that networks were loaded from are removed from the configurations. The configurations of
+    transformers are set to float32: transformers loads a network in the precision that its configuration names, but
+    diffusers in float32, and a pipeline with parts in different precisions cannot sample.
     """
     with new_folder(out / name) as partial:
         to_half(*networks)
-        made.save_pretrained(partial)
+        model.save_pretrained(partial)
         for path in partial.rglob("config.json"):
             config = json.loads(path.read_text(encoding="utf-8"))
-            told = config.copy()
+            original = config.copy()
             config.pop("_name_or_path", None)
             config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
-            if config != told:
+            if config != original:
                 path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out / name

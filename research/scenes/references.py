@@ -1,4 +1,4 @@
-"""Writes reference statistics, as `rmd.worlds.references` reads them."""
+"""Saving of reference statistics in the format that `rmd.worlds.references` reads."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from rmd.worlds.references import FILE_NAME, References
 
 
 def save_references(references: References, folder: Path) -> None:
-    """Write `references.safetensors`: each dimension in 256 levels between its extremes (a byte a number).
-
-    An earlier file is replaced when all is written.
-    """
+    """Save the references as `references.safetensors`; an earlier file is replaced atomically."""
     features = {"renders": references.renders, "teacher": references.teacher}
     save_features(features, references.high_frequency, folder / FILE_NAME)
 
 
 def save_features(features: Mapping[str, Tensor], high_frequency: float, path: Path) -> None:
-    """Write named features (n, d), each dimension in 256 levels between its extremes, and a number."""
+    """Save named features (n, d), quantised to one byte between the extremes of each dimension, and a number."""
     tensors = {"high_frequency": torch.tensor([high_frequency])}
     for name, values in features.items():
         low, high = values.amin(0), values.amax(0)

@@ -1,11 +1,11 @@
-"""The curriculum that trains the scenes' teachers, whatever their family.
+"""Training of the teachers of the scenes, of every family.
 
-The curriculum imitates that of large models (paper, Sec. 1 and Fig. 2): first many low-resolution pictures of
-uneven quality, then mostly clean high-resolution ones with a minority of low-resolution batches. The same network
-so has a visibly worse distribution at the low resolution, which is the gap that cross-resolution matching closes.
+The curriculum follows that of large models (paper, Sec. 1 and Fig. 2): first many low-resolution pictures of uneven
+quality, then mostly clean high-resolution ones with a minority of low-resolution batches. As a result, the network's
+distribution at the low resolution is visibly worse, which is the gap that cross-resolution matching closes.
 
-A teacher that shares its VAE with one that is there can imitate it instead of learning from the pictures
-(research.scenes.imitation).
+A teacher can also imitate a trained one that has the same VAE, instead of learning from pictures; see
+`research.scenes.imitation`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from research.scenes.checkpoint import Checkpoint
 from research.scenes.dataset import BatchOrder
-from research.scenes.fitting import Optimizers
-from research.scenes.hints import Knowledge
-from research.scenes.imitation import Asked, Imitation, encode_some
+from research.scenes.hints import LabelHints
+from research.scenes.imitation import Imitation, Query, encode_some
+from research.scenes.optimisation import Optimizers
 from research.scenes.vae import encode
 from rmd.core.noise import NoiseSchedule, Prediction, per_sample
 from rmd.core.plan import Stage
@@ -39,97 +39,101 @@ from rmd.worlds.still.render import object_masks
 LOW = Stage(1, 32, 32)
 HIGH = Stage(2, 64, 64)
 WRONG_CAPTIONS = 0.15
-"""Share of the low-resolution pictures that are shown with another one's caption."""
+"""Fraction of the low-resolution pictures that get the caption of another one."""
 IMITATED_BELOW = 4.0
-"""Log signal-to-noise ratio above which the pictures themselves are learned: little is hidden there, and a small error
-of the imitated prediction would be a large one of the noise."""
+"""logSNR below which a teacher imitates. Above, it learns from the pictures themselves: little of them is hidden there,
+and a small error of the imitated prediction of x0 would be a large error of the noise."""
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """How long and on what the teacher trains; an iteration is one optimiser step."""
+    """Settings of a teacher's training; an iteration is one optimiser step."""
 
     low_iterations: int = 3000
     high_iterations: int = 7500
     low_batch: int = 64
     high_batch: int = 32
     low_share: float = 0.12
-    """Share of low-resolution batches in the second phase."""
+    """Fraction of low-resolution batches in the second phase."""
     still_batch: int = 64
     still_share: float = 0.0
-    """Share of batches of clips' first frames in the second phase: what things look like is learned from them too, and
-    a frame costs a fraction of a clip."""
+    """Fraction of batches of first frames of clips in the second phase. They teach what things look like, and a frame
+    costs a fraction of a clip."""
     drop_caption: float = 0.1
-    """Share of samples trained without a caption, for guidance."""
-    even: Literal["time", "noise"] = "time"
-    """Times are drawn evenly in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
+    """Fraction of samples without a caption, for classifier-free guidance."""
+    uniform_in: Literal["time", "noise"] = "time"
+    """Whether times are uniform in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
     hint: float = 0.2
-    """Weight of an imitated teacher's hidden states in the loss; it falls with the learning rate."""
+    """Weight of the hints (`research.scenes.hints`) in the loss; it falls with the learning rate."""
     objects: float = 0.0
-    """Share of the loss that is spread over the pictures' objects alone; it needs to be known where they are."""
+    """Fraction of the loss that is concentrated on the objects, if their positions are known."""
     pairs: int = 1
-    """How often a picture of two objects is shown for each time that one of a single object is."""
+    """Number of times that a picture of two objects appears per epoch; one of a single object appears once."""
     lr: float = 1e-3
-    """Of AdamW, for embeddings, norms, biases, and the network's first and last convolution."""
+    """Learning rate of AdamW, for embeddings, norms, biases, and the first and last layers of the network."""
     matrix_lr: float = 2e-3
-    """Of Muon, for all other matrices and kernels, scaled to match the size of AdamW's updates."""
+    """Learning rate of Muon, for all other matrices and kernels, scaled to match the size of AdamW's updates."""
     warmup: int = 200
     decay: float = 0.3
-    """Last share of the run over which the learning rate falls to zero."""
+    """Fraction of the run, at the end, in which the learning rate falls to zero."""
     ema: float = 0.999
     seed: int = 0
 
     @property
     def iterations(self) -> int:
+        """Iterations of both phases."""
         return self.low_iterations + self.high_iterations
 
     def times(self, schedule: NoiseSchedule, u: Tensor) -> Tensor:
-        """Times of the schedule, 0..1000, at fractions u in (0, 1) of the way from data to noise."""
-        return 1000 * u if self.even == "time" else schedule.time(2 * torch.log((1 - u) / u))
+        """Return times in 0 to 1000 for fractions u in (0, 1) of the way from data to noise."""
+        return 1000 * u if self.uniform_in == "time" else schedule.time(2 * torch.log((1 - u) / u))
 
     def lr_factor(self, step: int) -> float:
-        """Warm up, hold, then fall linearly."""
+        """Return the learning rate's factor at a step: it warms up, holds, and falls linearly."""
         left = (self.iterations - step) / (self.decay * self.iterations)
         return min(1.0, (step + 1) / self.warmup, max(left, 0.0))
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Scaled latents of one resolution in half precision, each with its caption.
+    """Scaled latents of one resolution.
 
-    `objects` (n, 1, h, w), bool, says where the objects are, if that is known; `known` (n, tokens, k), what else is
-    known of the picture at every token of its network, for hints.
+    Attributes:
+        values: the latents, in half precision.
+        captions: one caption per latent.
+        objects: masks of the objects (n, 1, h, w), bool, if known.
+        labels: labels of every token of the network (n, tokens, k) for hints, if known.
     """
 
     values: Tensor
     captions: list[str]
     objects: Tensor | None = None
-    known: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is taught in one step: latents in float32, and what is known of them as in `Latents`."""
+    """The training data of one step: latents in float32, their stage, and the rest as in `Latents`."""
 
     latents: Tensor
     captions: list[str]
     stage: Stage
     objects: Tensor | None = None
-    known: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class LatentSets:
-    """What a teacher learns from."""
+    """The training data of a teacher: latents of both resolutions."""
 
     high: Latents
     low: Latents
     still: Latents | None = None
-    """First frames of clips at the high resolution, as clips of one frame."""
+    """First frames of clips, at the high resolution and as clips of one frame."""
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
-    """Encode pictures: `clean` for the high resolution, as they are; `poor` for the low one, degraded here."""
+    """Encode the clean pictures at the high resolution, and the poor ones, which are degraded here, at the low one."""
     high, low = [], []
     for index in torch.arange(len(clean)).split(512):
         high.append(encode(vae, clean.pixels(index)).half())
@@ -143,7 +147,7 @@ def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
 
 
 def partly_wrong(captions: list[str], g: torch.Generator) -> list[str]:
-    """The captions, a share of `WRONG_CAPTIONS` of them replaced by another's."""
+    """Return the captions, of which a fraction of `WRONG_CAPTIONS` is replaced by the caption of another picture."""
     wrong = torch.rand(len(captions), generator=g) < WRONG_CAPTIONS
     order = torch.randperm(len(captions), generator=g)
     return [captions[int(order[i]) if wrong[i] else i] for i in range(len(captions))]
@@ -153,36 +157,38 @@ def train_teacher(
     backbone: Backbone, data: LatentSets, curriculum: Curriculum, *, imitated: Backbone | None = None,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Train denoiser and text encoder together; the backbone holds the averaged weights at the end.
+    """Train the denoiser and the text encoder together; in the end, the backbone has the averaged weights.
 
     Args:
-        backbone: an untrained backbone around a trained VAE, which made the latents of `data`.
-        imitated: a trained teacher with the same VAE, whose predictions are learned instead of the pictures.
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+        backbone: an untrained backbone with a trained VAE, which encoded `data`.
+        data: the training data.
+        curriculum: settings of the training.
+        imitated: a trained teacher with the same VAE to imitate, instead of learning from the pictures.
+        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
+        log: receives progress messages.
 
     Returns:
-        Seconds the training took, those before a kill included.
+        Seconds of training, including those before an interruption.
     """
     trained = nn.ModuleList([backbone.denoiser, *backbone.text_encoders])
-    imitation = knowledge = None
+    imitation = hints = None
     if imitated is not None:
         imitation = Imitation(imitated, backbone, seed=curriculum.seed)
         trained.append(imitation.head)
-    elif data.high.known is not None:
-        knowledge = Knowledge(backbone, data.high.known.shape[-1], seed=curriculum.seed)
-        trained.append(knowledge.head)
+    elif data.high.labels is not None:
+        hints = LabelHints(backbone, data.high.labels.shape[-1], seed=curriculum.seed)
+        trained.append(hints.head)
     averaged = deepcopy(trained).requires_grad_(False)
     optimizers = Optimizers(trained, lr=curriculum.lr, matrix_lr=curriculum.matrix_lr)
-    order = _Order(data, curriculum)
+    batches = BatchSchedule(data, curriculum)
     state = Checkpoint(
         checkpoint, every, trained=trained, averaged=averaged, muon=optimizers.muon, adamw=optimizers.adamw
     )
-    start = state.restore()
     trained.train()
-    with imitation or knowledge or nullcontext():
-        for step in range(start, curriculum.iterations):
+    with imitation or hints or nullcontext():
+        for step in range(state.restore(), curriculum.iterations):
             loss = denoising_loss(
-                backbone, order.batch(step), step=step, curriculum=curriculum, imitation=imitation, knowledge=knowledge
+                backbone, batches.batch(step), step=step, curriculum=curriculum, imitation=imitation, hints=hints
             )
             trained.zero_grad()
             loss.backward()
@@ -201,15 +207,18 @@ def train_teacher(
 
 def denoising_loss(
     backbone: Backbone, batch: Batch, *, step: int, curriculum: Curriculum, imitation: Imitation | None = None,
-    knowledge: Knowledge | None = None,
+    hints: LabelHints | None = None,
 ) -> Tensor:  # fmt: skip
-    """Mean squared error of the network's own prediction target at stratified times.
+    """Return the mean squared error of the network's own prediction target at stratified times, plus hints.
 
     Args:
-        batch: the curriculum's share of the loss for objects is spread where it says that they are.
-        imitation: where it is given, x0 is what that teacher predicts from the same noisy latents, not the batch's own,
-            and the errors of its hidden states are added.
-        knowledge: where it is given, the error of what is known of the batch is added.
+        backbone: the teacher in training.
+        batch: the data of the step.
+        step: the step, which determines all random numbers.
+        curriculum: settings of the training.
+        imitation: if given, the target x0 is what the imitated teacher predicts from the same noisy latents, and the
+            errors of hidden states are added.
+        hints: if given, the error of the hidden layer's prediction of the batch's labels is added.
     """
     latents, captions, stage = batch.latents, batch.captions, batch.stage
     g = generator(curriculum.seed, "teacher", step)
@@ -226,14 +235,14 @@ def denoising_loss(
     sigma = per_sample(backbone.schedule.sigma(times), latents)
     weight, hint = curriculum.hint * curriculum.lr_factor(step), latents.new_zeros(())
     if imitation is not None:
-        found = imitation.x0(Asked(x_t, cond, backbone.schedule, times, captions, keep, stage, HIGH))
-        hidden = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
-        latents = torch.where(hidden, found, latents)
-        eps = torch.where(hidden, (x_t - alpha * found) / sigma, eps)
+        predicted = imitation.x0(Query(x_t, cond, backbone.schedule, times, captions, keep, stage, HIGH))
+        imitated = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
+        latents = torch.where(imitated, predicted, latents)
+        eps = torch.where(imitated, (x_t - alpha * predicted) / sigma, eps)
         if weight:
             hint = weight * imitation.hint_loss()
-    if knowledge is not None and batch.known is not None and weight:
-        hint = weight * knowledge.hint_loss(batch.known)
+    if hints is not None and batch.labels is not None and weight:
+        hint = weight * hints.loss(batch.labels)
     error = (output - prediction_target(latents, eps, alpha, sigma, backbone.prediction)).square()
     if batch.objects is not None and curriculum.objects:
         error = error * emphasis(batch.objects, curriculum.objects)
@@ -241,25 +250,28 @@ def denoising_loss(
 
 
 def emphasis(objects: Tensor, share: float) -> Tensor:
-    """Weights (B, 1, h, w) of mean one for each sample, of which `share` lies on its objects alone.
+    """Return weights (B, 1, h, w) with a mean of one per sample, of which a fraction `share` is on the objects alone.
 
-    Where targets are exact, as an imitated teacher's are, what is learned in the end does not depend on weights.
+    With exact targets, such as the predictions of an imitated teacher, weights do not change what is learned in the
+    end.
     """
     inside = objects.float()
     return 1 - share + share * inside / inside.mean((-1, -2), keepdim=True).clamp_min(1e-6)
 
 
 def prediction_target(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-    """What a network of the given kind should output for a known (x0, eps)."""
+    """Return the correct output of a network with this kind of prediction for a known x0 and eps."""
     targets = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0, "flow": eps - x0}
     return targets[prediction]
 
 
 def degrade(images: Tensor, g: torch.Generator, *, each: int = 1) -> Tensor:
-    """Uneven quality for (n, 3, s, s) images in [-1, 1]: each is blurred, recoloured or made noisy by chance.
+    """Blur, recolour and add noise to images (n, 3, s, s) in [-1, 1], each at random and by random amounts.
 
     Args:
-        each: so many images in a row are frames of one clip, and share everything but the noise itself.
+        images: the images.
+        g: source of the random numbers.
+        each: number of consecutive images that are frames of one clip; they share everything but the noise itself.
     """
     n = images.shape[0] // each
 
@@ -278,18 +290,19 @@ def degrade(images: Tensor, g: torch.Generator, *, each: int = 1) -> Tensor:
     return (images + chance(0.4) * noise).clamp(-1, 1)
 
 
-class _Order:
-    """The batch of a step as a function of the step alone."""
+class BatchSchedule:
+    """The batch of every step, as a function of the step alone."""
 
     def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
         self.curriculum = curriculum
-        self._low = _Shown(data.low, LOW, curriculum.low_batch, curriculum)
-        self._high = _Shown(data.high, HIGH, curriculum.high_batch, curriculum)
+        self._low = _Stream(data.low, LOW, curriculum.low_batch, curriculum)
+        self._high = _Stream(data.high, HIGH, curriculum.high_batch, curriculum)
         if curriculum.still_share and data.still is None:
             raise ValueError("the curriculum has a share of first frames, but there are none in the data")
-        self._still = None if data.still is None else _Shown(data.still, HIGH, curriculum.still_batch, curriculum)
+        self._still = None if data.still is None else _Stream(data.still, HIGH, curriculum.still_batch, curriculum)
 
     def batch(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0."""
         drawn = float(torch.rand((), generator=generator(self.curriculum.seed, "phase", step)))
         first_phase = step < self.curriculum.low_iterations
         if first_phase or drawn < self.curriculum.low_share:
@@ -299,17 +312,17 @@ class _Order:
         return self._high.batch(step)
 
 
-class _Shown:
-    """The pictures of one resolution, in batches."""
+class _Stream:
+    """Random batches of the pictures of one resolution."""
 
     def __init__(self, data: Latents, stage: Stage, size: int, curriculum: Curriculum) -> None:
         self.data, self.stage = data, stage
-        often = [curriculum.pairs if (found := parse(text)) and found.is_pair else 1 for text in data.captions]
-        self._entries = torch.arange(len(often)).repeat_interleave(torch.tensor(often))
+        repeats = [curriculum.pairs if (scene := parse(text)) and scene.is_pair else 1 for text in data.captions]
+        self._entries = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats))
         self._order = BatchOrder(len(self._entries), size, seed=curriculum.seed)
 
     def batch(self, step: int) -> Batch:
         index = self._entries[self._order.at(step)]
         captions = [self.data.captions[int(i)] for i in index]
-        objects, known = (None if part is None else part[index] for part in (self.data.objects, self.data.known))
-        return Batch(self.data.values[index].float(), captions, self.stage, objects, known)
+        objects, labels = (None if part is None else part[index] for part in (self.data.objects, self.data.labels))
+        return Batch(self.data.values[index].float(), captions, self.stage, objects, labels)

@@ -1,4 +1,4 @@
-"""The scenes' tokenizers, of stock classes: every word of the grammar is one token."""
+"""The tokenizers of the teachers: stock classes of transformers, in which every word of the grammar is one token."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from rmd.worlds.still.grammar import vocabulary
 
 MAX_LENGTH = 20
-"""Tokens of the longest caption with its start and end marks, rounded up."""
+"""Number of tokens of the longest caption with its start and end tokens, rounded up."""
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Learn the merges from the grammar's vocabulary; the same tokenizer every time."""
+    """Return a CLIP tokenizer whose merges are learned from the grammar's vocabulary; it is the same every time."""
     words = vocabulary()
     letters = sorted({c for w in words for c in w})
     learner = Tokenizer(models.BPE())
@@ -26,7 +26,7 @@ def build_tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix="</w>",
         initial_alphabet=letters,
-        # named here, last letters get the same numbers every time, which also decide which of two merges comes first
+        # Listing the final letters fixes their numbers, which decide the order of merges with equal counts.
         special_tokens=[f"{letter}</w>" for letter in letters],
         show_progress=False,
     )
@@ -40,7 +40,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_t5_tokenizer(words: Sequence[str] | None = None) -> T5Tokenizer:
-    """A stock T5Tokenizer with a piece for every word (by default: of the grammar), and letters for the others."""
+    """Return a T5 tokenizer with one piece per word (by default, of the grammar), and letters for all other words."""
     words = vocabulary() if words is None else words
     letters = sorted({c for word in words for c in word})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]

@@ -1,4 +1,8 @@
-"""The scenes' small AutoencoderKL: 64 px to 32 x 32 latents of 4 channels, and how it is trained, in two phases."""
+"""The VAE of the still scenes, an AutoencoderKL from 64 px to 32 x 32 latents of 4 channels, and its two trainings.
+
+The first trains the whole VAE. The second trains the decoder alone, which improves the pictures and leaves the latents,
+and so teachers that were trained in them, as they are.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from research.scenes.dataset import BatchOrder
-from research.scenes.fitting import fit
+from research.scenes.optimisation import train_adamw
 from rmd.core.randomness import generator
 from rmd.worlds.still.dataset import SceneSet
 
@@ -20,9 +24,9 @@ LATENT_SIDE = 32
 
 
 def build_vae() -> AutoencoderKL:
-    """An untrained stock AutoencoderKL, convolutions only, downsampling by two.
+    """Return an untrained AutoencoderKL that downsamples by two, with convolutions only.
 
-    Fine textures stay smooth in its latents; with a factor of four a network of this size did not learn them.
+    A network of this size does not learn the fine textures if it downsamples by four.
     """
     return AutoencoderKL(
         in_channels=3,
@@ -34,7 +38,7 @@ def build_vae() -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=64,
-        shift_factor=0.0,  # none; the stock pipeline of SD3's type takes it for granted
+        shift_factor=0.0,  # no shift; the pipeline of SD3 requires the field
         mid_block_add_attention=False,
     )
 
@@ -43,17 +47,22 @@ def train_vae(
     vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Train on random half-size crops at both scales (the VAE is convolutional), then set its scaling factor.
+    """Train the whole VAE on random crops of half the size, at two scales, and set its scaling factor.
 
-    The loss is L1 on pixels and on their differences (edges matter in fine textures), a light KL term, and, on
-    half of the batch, reconstruction of the averaged picture from the averaged latent: it makes the latent space
-    commute with a change of scale, as the large VAEs roughly do and as a cascade that upsamples latents needs.
+    The loss has three terms: L1 on pixels and on their differences, because edges matter in fine textures; a small KL
+    term; and, on half of the batch, the reconstruction of the averaged picture from the averaged latent. The last one
+    makes the latent space commute with a change of scale, as that of large VAEs roughly does, and as a cascade that
+    upsamples latents needs it.
 
     Args:
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+        vae: the VAE to train.
+        scenes: the training data.
+        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
+        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
+        log: receives progress messages.
 
     Returns:
-        Seconds the training took, those before a kill included.
+        Seconds of training, including those before an interruption.
     """
     vae.train()
     order = BatchOrder(len(scenes), batch_size, seed=seed)
@@ -63,10 +72,10 @@ def train_vae(
         images = _crops(scenes.pixels(order.at(step)), g)
         posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
-        light: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
-        return _loss_at_two_scales(vae, latents, images) + light
+        kl: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
+        return _loss_at_two_scales(vae, latents, images) + kl
 
-    seconds = fit(
+    seconds = train_adamw(
         vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
         checkpoint=checkpoint, every=every, log=log,
     )  # fmt: skip
@@ -80,13 +89,9 @@ def train_decoder(
     vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Go on with the decoder alone, on the same crops and losses: latents, and so teachers trained in them, stay.
+    """Train the decoder alone, with the crops and losses of `train_vae`; the latents do not change.
 
-    Args:
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
-
-    Returns:
-        Seconds the training took, those before a kill included.
+    Arguments and result are those of `train_vae`.
     """
     trained = nn.ModuleList([vae.post_quant_conv, vae.decoder])
     vae.requires_grad_(False)
@@ -101,7 +106,7 @@ def train_decoder(
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
         return _loss_at_two_scales(vae, latents, images)
 
-    seconds = fit(
+    seconds = train_adamw(
         trained, loss, name="decoder", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
         checkpoint=checkpoint, every=every, log=log,
     )  # fmt: skip
@@ -110,7 +115,7 @@ def train_decoder(
 
 
 def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> Tensor:
-    """Reconstruction of the images and, lightly, of half of them at half the size from averaged latents."""
+    """Return the reconstruction loss, plus a small one of half of the images at half the size from averaged latents."""
     half = len(images) // 2
     small = vae.decode(F.avg_pool2d(latents[half:], 2)).sample
     loss = reconstruction_loss(vae.decode(latents).sample, images)
@@ -118,13 +123,13 @@ def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> 
 
 
 def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute error of the pixels and of their horizontal and vertical differences."""
+    """Return the mean absolute error of the pixels plus those of their horizontal and vertical differences."""
     error = decoded - images
     return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
 def _crops(images: Tensor, g: torch.Generator) -> Tensor:
-    """One random 32 px window for the batch; for a quarter of it the whole picture at 32 px instead."""
+    """Return random 32 px crops at one position for the batch, of which a quarter is scaled to 32 px instead."""
     top, left = (int(v) for v in torch.randint(0, images.shape[-1] - 31, (2,), generator=g))
     quarter = images.shape[0] // 4
     whole = F.avg_pool2d(images[:quarter], images.shape[-1] // 32)
@@ -133,6 +138,6 @@ def _crops(images: Tensor, g: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor, *, scale: bool = True, chunk: int = 128) -> Tensor:
-    """Posterior means of (n, 3, H, W) images in [-1, 1] as (n, 4, H/2, W/2), times the scaling factor."""
+    """Return the posterior means (n, 4, H/2, W/2) of images (n, 3, H, W) in [-1, 1], times the scaling factor."""
     factor = vae.config.scaling_factor if scale else 1.0
     return torch.cat([vae.encode(part).latent_dist.mean * factor for part in pixels.split(chunk)])

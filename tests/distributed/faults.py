@@ -1,4 +1,4 @@
-"""What test_train.py starts in each process: `rmd train` with something going wrong in the second process.
+"""What test_train.py starts in each process: `rmd train` with a fault in one of two processes.
 
 torchrun --nproc-per-node 2 faults.py FAULT ARGUMENTS...
 """
@@ -16,17 +16,18 @@ import torch
 
 from rmd.cli.app import main
 from rmd.data.prompts import Prompts
-from rmd.train import loop
-from rmd.train.checkpoint import CheckpointWriter, Meta, Trained
+from rmd.train import run
+from rmd.train.checkpoint import Meta, Trained
 from rmd.train.loop import Trainer
-from rmd.train.tracking import Tracker
+from rmd.train.tracking import LocalFiles
+from rmd.train.writer import CheckpointWriter
 
 AT = 3
-"""The iteration, from 0, that it happens in."""
+"""The iteration, from 0, in which it happens."""
 
 
 def nan_loss() -> None:
-    """A loss that is not a number; whoever steps an optimiser afterwards says so."""
+    """Make a loss NaN in the second process; a process that steps an optimiser afterwards prints so."""
     usual, step = Trainer.iterate, torch.optim.AdamW.step
     happened = []
 
@@ -53,7 +54,7 @@ def nan_loss() -> None:
 
 
 def pre_emption() -> None:
-    """SIGTERM to one process."""
+    """Send SIGTERM to the second process."""
     usual = Trainer.iterate
 
     def iterate(self: Trainer, iteration: int) -> Any:
@@ -65,7 +66,7 @@ def pre_emption() -> None:
 
 
 def full_disk() -> None:
-    """No file of more than 2,000 bytes can be written from the second checkpoint on; the first lies there whole."""
+    """Limit the second process to files of 2,000 bytes from the second checkpoint on; the first one is complete."""
     usual = CheckpointWriter.save
 
     def save(self: CheckpointWriter, trained: Trained, meta: Meta) -> Any:
@@ -78,27 +79,27 @@ def full_disk() -> None:
 
 
 def full_metrics() -> None:
-    """The first process, which alone writes metrics, has no room for those of an iteration."""
-    usual = Tracker.metrics
+    """Leave the first process, which alone writes metrics, no room for those of an iteration."""
+    usual = LocalFiles.log_metrics
 
-    def metrics(self: Tracker, iteration: int, values: Any) -> None:
+    def log_metrics(self: LocalFiles, iteration: int, values: Any) -> None:
         if iteration > AT:
             self.path.unlink()
             self.path.symlink_to("/dev/full")
         usual(self, iteration, values)
 
-    mock.patch.object(Tracker, "metrics", metrics).start()
+    mock.patch.object(LocalFiles, "log_metrics", log_metrics).start()
 
 
 def other_prompts() -> None:
-    """The second process reads other prompts than the first, as from a file of its own machine."""
-    usual = loop.load_prompts
+    """Let the second process read other prompts than the first, as from a file on its own machine."""
+    usual = run.load_prompts
 
     def load(*arguments: Any, **options: Any) -> Prompts:
-        found = usual(*arguments, **options)
-        return Prompts(found.texts[1:], found.seed) if os.environ["RANK"] == "1" else found
+        prompts = usual(*arguments, **options)
+        return Prompts(prompts.texts[1:], prompts.seed) if os.environ["RANK"] == "1" else prompts
 
-    mock.patch.object(loop, "load_prompts", load).start()
+    mock.patch.object(run, "load_prompts", load).start()
 
 
 if __name__ == "__main__":

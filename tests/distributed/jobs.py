@@ -1,4 +1,4 @@
-"""Runs that are made once by one process and once by two, and compared."""
+"""Runs that are made by one process and by two, and compared."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rmd.models.roles import TRAINED
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe
 from rmd.train.loop import Trainer
-from rmd.train.parallel import Parallel, own
+from rmd.train.parallel import Parallel, local
 from rmd.train.tracking import MACHINE
-from rmd.train.weights import load_spread_teacher
+from rmd.train.weights import load_sharded_teacher
 
 
 @dataclass(frozen=True)
 class Job:
-    """Some iterations of a tiny run, by whoever takes part."""
+    """Some iterations of a tiny run, by any number of processes."""
 
     name: str
     family: str = "sdxl"
@@ -36,7 +36,7 @@ class Job:
     context_parallel: int = 1
     iterations: int = 2
     slow: bool = False
-    """What it shows, others show for another mode or family: it takes part in the slow tests."""
+    """Only among the slow tests, because other jobs show the same for another mode or family."""
 
     def recipe(self, prompts: Path) -> Recipe:
         train = {
@@ -88,39 +88,40 @@ RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:
-    """Weights, average and optimiser states of all processes together; all must ask."""
-    found = {f"average/{name}": value for name, value in trainer.trained.average.items()}
+    """Return the full weights, average and optimiser states; all processes must call this."""
+    state = {f"average/{name}": value for name, value in trainer.trained.average.items()}
     for role in TRAINED:
         optimizer = trainer.trained.optimizers[role]
         for name, parameter in trainer.roles.named_trainable(role).items():
-            found[f"{role}/{name}"] = parameter.detach()
-            found.update({f"{role}/{name}/{key}": value for key, value in optimizer.state[parameter].items()})
-    return joined(found)
+            state[f"{role}/{name}"] = parameter.detach()
+            state.update({f"{role}/{name}/{key}": value for key, value in optimizer.state[parameter].items()})
+    return joined(state)
 
 
 def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors that may be spread by their first dimension; at once, since one by one takes seconds.
+    """Return full copies of tensors that may be sharded along their first dimension.
 
-    They travel as arrays: a pickled tensor is a file of its own, and there are hundreds.
+    They are gathered together, which one by one would take seconds, and as arrays: each of hundreds of pickled tensors
+    would be a file of its own.
     """
-    mine = {name: own(tensor).detach().clone().numpy() for name, tensor in tensors.items()}
+    mine = {name: local(tensor).detach().clone().numpy() for name, tensor in tensors.items()}
     parts = [mine]
     if dist.is_initialized():
         parts = [mine] * dist.get_world_size()
         dist.all_gather_object(parts, mine)
-    found = {}
+    full = {}
     for name, tensor in tensors.items():
-        of_all = [torch.from_numpy(part[name]) for part in (parts if is_spread(tensor) else [mine])]
-        found[name] = torch.cat(of_all) if len(of_all) > 1 else of_all[0]
-    return found
+        of_all = [torch.from_numpy(part[name]) for part in (parts if is_sharded(tensor) else [mine])]
+        full[name] = torch.cat(of_all) if len(of_all) > 1 else of_all[0]
+    return full
 
 
-def is_spread(tensor: Tensor) -> bool:
-    """Whether the processes hold parts of it; a mesh's own `mesh["shards"]` would be made anew for every tensor."""
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is sharded. A mesh's own `mesh["dp_shard"]` would be made anew for every tensor."""
     if not isinstance(tensor, DTensor):
         return False
     mesh = tensor.device_mesh
-    return mesh.size((mesh.mesh_dim_names or ()).index("shards")) > 1
+    return mesh.size((mesh.mesh_dim_names or ()).index("dp_shard")) > 1
 
 
 def of_the_run(values: dict[str, float]) -> dict[str, float]:
@@ -128,14 +129,14 @@ def of_the_run(values: dict[str, float]) -> dict[str, float]:
 
 
 def run(job: Job, prompts: Path, folder: Path, parallel: Parallel) -> dict[str, Any]:
-    """The numbers of every iteration, and everything trained."""
+    """Return the metrics of every iteration, and everything that is trained."""
     trainer = Trainer(job.recipe(prompts), job.backbone(), folder, parallel=parallel)
     values = [of_the_run(trainer.iterate(iteration)[0]) for iteration in range(job.iterations)]
     return {"values": values, "state": gathered(trainer)}
 
 
 def go_on(job: Job, prompts: Path, folder: Path, parallel: Parallel, *, until: int) -> dict[str, Tensor]:
-    """Begin a run, or go on with the one in the folder, to iteration `until`; everything trained."""
+    """Start a run or resume the one in the folder, up to iteration `until`; return everything that is trained."""
     recipe = job.recipe(prompts)
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": until})})
     trainer = Trainer(recipe, job.backbone(), folder, parallel=parallel)
@@ -144,11 +145,11 @@ def go_on(job: Job, prompts: Path, folder: Path, parallel: Parallel, *, until: i
 
 
 def load_in_parts(job: Job, prompts: Path, teacher: Path, parallel: Parallel) -> dict[str, Any]:
-    """An iteration with a teacher loaded as usual, and one with a teacher that each process reads its part of."""
+    """Compare an iteration whose teacher is loaded as usual with one whose teacher each process reads its shards of."""
     recipe = job.recipe(prompts).model_copy(update={"teacher": str(teacher)})
     usual = Trainer(recipe, load_teacher(recipe), teacher.parent, parallel=parallel)
-    backbone, weights = load_spread_teacher(recipe)
-    spread = Trainer(recipe, backbone, teacher.parent, parallel=parallel, weights=weights)
-    held = [own(parameter).numel() / parameter.numel() for parameter in backbone.denoiser.parameters()]
-    found = [(of_the_run(trainer.iterate(0)[0]), gathered(trainer)) for trainer in (usual, spread)]
-    return {"values": [values for values, _ in found], "states": [state for _, state in found], "held": held}
+    backbone, weights = load_sharded_teacher(recipe)
+    sharded = Trainer(recipe, backbone, teacher.parent, parallel=parallel, weights=weights)
+    held = [local(parameter).numel() / parameter.numel() for parameter in backbone.denoiser.parameters()]
+    results = [(of_the_run(trainer.iterate(0)[0]), gathered(trainer)) for trainer in (usual, sharded)]
+    return {"values": [values for values, _ in results], "states": [state for _, state in results], "held": held}

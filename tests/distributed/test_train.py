@@ -1,4 +1,4 @@
-"""`rmd train` by two processes: a run that changes its number of processes, and one end for all of them."""
+"""`rmd train` in two processes: a run that changes its number of processes, and faults that end all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Launcher = Callable[..., "CompletedProcess[str]"]
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    TINY["pixart"]().pipe.save_pretrained(folder / "teacher")  # of all families it has the fewest tensors to spread
+    TINY["pixart"]().pipe.save_pretrained(folder / "teacher")  # of all families it has the fewest tensors to shard
     train = {"iterations": 6, "checkpoint_every": 2, "batch_size": 4, "keep_last": 9}
     made = recipe_of("pixart", folder / "teacher", "full", train=train, data={"prompts": str(write_prompts(folder))})
     path = folder / "tiny.yaml"
@@ -45,10 +45,10 @@ def student(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_near(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    """Equal but for float32's rounding, which may turn AdamW's step round where a gradient is near zero.
+    """Check equality up to float32's rounding, which may reverse AdamW's step where a gradient is near zero.
 
-    Six steps go up to 6e-3 far. How many weights that concerns depends on the processor: up to 1.1 in a thousand
-    were seen. A gradient that is wrong moves nearly all of them.
+    Six steps move a weight by up to 6e-3. The number of weights concerned depends on the processor: up to 1.1 in a
+    thousand were seen. A wrong gradient moves nearly all of them.
     """
     assert left.keys() == right.keys()
     apart = torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
@@ -57,16 +57,18 @@ def assert_near(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
 
 @pytest.fixture(scope="module")
 def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run by one process."""
+    """Make the run in a single process."""
     folder: Path = tmp_path_factory.mktemp("alone") / "run"
     assert main(command(recipe, folder)) == 0
     return folder
 
 
 def test_accelerate_launch_sets_what_torchrun_sets(accelerate_launch: Launcher, tmp_path: Path) -> None:
-    """And so what `run_ranks` sets, which needs no new processes that import everything."""
+    """So `run_ranks`, which sets the same, may stand for it without starting processes that import everything."""
     script = tmp_path / "said.py"
-    script.write_text(f"import os\nprint(*[os.environ[name] for name in {RANK_VARIABLES!r}], flush=True)\n")
+    line = f"' '.join(os.environ[name] for name in {RANK_VARIABLES!r})"
+    # In one write: processes that write word by word would mix their lines.
+    script.write_text(f"import os, sys\nsys.stdout.write({line} + '\\n')\n")
     done = accelerate_launch(str(script))
     assert done.returncode == 0, done.stderr
     ranks = sorted(line.split() for line in done.stdout.splitlines())

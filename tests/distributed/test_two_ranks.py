@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same numbers for the same batch, however weights and batch are spread."""
+"""Two processes compute what one does for the same batch, however weights and batch are divided."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def jobs(all_of_them: list[Job]) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By two processes, the jobs that this session's tests are about."""
+    """Run in two processes the jobs of the tests that were selected."""
     folder: Path = tmp_path_factory.mktemp("two")
     tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     names = {item.callspec.params["job"].name for item in tests}
@@ -54,16 +54,16 @@ def test_two_processes_equal_one(job: Job, made: Path, tmp_path: Path) -> None:
 
 @jobs(UNLOADED)
 def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) -> None:
-    found = torch.load(made / f"{job.name}.pt")
-    assert found["values"][0] == found["values"][1]
-    assert_same(*found["states"])
+    results = torch.load(made / f"{job.name}.pt")
+    assert results["values"][0] == results["values"][1]
+    assert_same(*results["states"])
     if job.dp_replicate == 1:
-        assert sum(found["held"]) / len(found["held"]) < 0.6  # a half, but for rows that do not divide
+        assert sum(results["held"]) / len(results["held"]) < 0.6  # a half, but for rows that do not divide
 
 
 @pytest.fixture(scope="module")
 def resharded(made: Path) -> Path:
-    """Runs that two processes began, one went on with, and two finished."""
+    """Make runs that two processes start, one resumes, and two finish."""
     for job in RESHARDED:
         go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=2)
     done = run_ranks(
@@ -75,10 +75,10 @@ def resharded(made: Path) -> Path:
 
 @jobs(RESHARDED)
 def test_a_run_of_two_then_one_then_two_processes_equals_that_of_one(job: Job, resharded: Path, tmp_path: Path) -> None:
-    found = torch.load(resharded / f"{job.name}.pt")
+    state = torch.load(resharded / f"{job.name}.pt")
     wanted = go_on(job, resharded / "prompts.txt", tmp_path / "run", Parallel(), until=3)
-    assert found.keys() == wanted.keys()
-    worst = {name: float((found[name] - tensor).abs().max()) for name, tensor in wanted.items()}
+    assert state.keys() == wanted.keys()
+    worst = {name: float((state[name] - tensor).abs().max()) for name, tensor in wanted.items()}
     assert not {name: value for name, value in worst.items() if value > 1e-5}
     assert (
         max(

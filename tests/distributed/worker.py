@@ -1,6 +1,8 @@
-"""What test_two_ranks.py starts in each process: jobs by two processes, the results written by the first.
+"""What test_two_ranks.py starts in each of two processes: runs jobs, whose results the first process writes.
 
-torchrun --nproc-per-node 2 worker.py PROMPTS OUT UNTIL JOB ...; runs that change their processes go to iteration UNTIL.
+torchrun --nproc-per-node 2 worker.py PROMPTS OUT UNTIL JOB ...
+
+Runs that change their number of processes go to iteration UNTIL.
 """
 
 from __future__ import annotations
@@ -26,24 +28,24 @@ def asked(jobs: list[Job]) -> list[Job]:
 if __name__ == "__main__":
     prompts, out, until = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
-    # diffusers divides by it where it shares tokens, and a CPU counts as none
+    # diffusers divides by this number where processes share tokens, and torch counts no CPU
     torch.accelerator.device_count = lambda: 1
     cpu = torch.device("cpu")
     with processes(ParallelConfig(), cpu) as started:
         for job in asked(JOBS):
             parallel = place(ParallelConfig(dp_replicate=job.dp_replicate, context_parallel=job.context_parallel), cpu)
-            found = run(job, prompts, out / "run", parallel)
+            results = run(job, prompts, out / "run", parallel)
             if started.main:
-                torch.save(found, out / f"{job.name}.pt")
+                torch.save(results, out / f"{job.name}.pt")
         for job in asked(UNLOADED):
             parallel = place(ParallelConfig(dp_replicate=job.dp_replicate), cpu)
             teacher = out / f"teacher-{job.family}"
             if started.main and not teacher.exists():
                 TINY[job.family]().pipe.save_pretrained(teacher, max_shard_size="20KB")
             started.any(False)  # until it is written
-            found = load_in_parts(job, prompts, teacher, parallel)
+            results = load_in_parts(job, prompts, teacher, parallel)
             if started.main:
-                torch.save(found, out / f"{job.name}.pt")
+                torch.save(results, out / f"{job.name}.pt")
         for job in asked(RESHARDED):
             state = go_on(job, prompts, out / f"{job.name}-run", started, until=until)
             if started.main:

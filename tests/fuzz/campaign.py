@@ -1,4 +1,4 @@
-"""Runs damaged inputs through the command line in one process, and judges how each run ended.
+"""Runs damaged inputs through the command line, in one process, and judges how each run ended.
 
 A case is a line such as `plan/recipe/alias-bomb/123`: verb, kind of input, damage, and the seed of its random choices.
 The same line is the same case on every machine.
@@ -60,7 +60,7 @@ class Hang(BaseException):
 def cases(count: int, seed: int, only: str = "") -> list[str]:
     """Return the cases of a seed; `only` selects those whose verb and kind of input contain it."""
     wanted = [target for target in TARGETS if only in f"{target.verb}/{target.what}"]
-    found = []
+    drawn = []
     for index in range(count):
         rng = random.Random(f"{seed}/{index}")
         target = draw(rng, wanted)
@@ -68,17 +68,17 @@ def cases(count: int, seed: int, only: str = "") -> list[str]:
             damage = rng.choice(sorted(target.mutations))
         else:
             damage = rng.choice(("fatal", "open") if target.open else ("fatal",))
-        found.append(f"{target.verb}/{target.what}/{damage}/{rng.randrange(10**9)}")
-    return found
+        drawn.append(f"{target.verb}/{target.what}/{damage}/{rng.randrange(10**9)}")
+    return drawn
 
 
 def undamaged() -> list[str]:
     """Return cases with valid input that are accepted quickly; without them, a command could refuse everything."""
-    found = []
+    valid = []
     for target in TARGETS:
         if isinstance(target, Target) and not all(mutation.fatal for mutation in target.mutations.values()):
-            found.append(f"{target.verb}/{target.what}/{NONE}/0")
-    return found
+            valid.append(f"{target.verb}/{target.what}/{NONE}/0")
+    return valid
 
 
 def run_case(case: str, world: Path, folder: Path) -> Result:
@@ -254,12 +254,12 @@ def _judge(status: int | None, err: str, *, fatal: bool) -> str:
 
 def _contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Return size and time of every file below a folder; folders alone do not count."""
-    found = {}
+    contents = {}
     for path in folder.rglob("*"):
         if not path.is_dir() or path.is_symlink():
             about = path.lstat()
-            found[str(path.relative_to(folder))] = about.st_size, about.st_mtime_ns
-    return found
+            contents[str(path.relative_to(folder))] = about.st_size, about.st_mtime_ns
+    return contents
 
 
 def _left_behind(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], *, keeps: bool) -> list[str]:

@@ -10,15 +10,12 @@ import json
 import math
 import random
 import shutil
-import struct
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import load_file, save_file
 
 Change = Callable[[Path, random.Random], None]
 
@@ -188,9 +185,9 @@ def set_number(path: Path, rng: random.Random) -> None:
     """Replace the number of a key by another number."""
 
     def change(tree: Tree) -> Tree:
-        found = [(h, k) for h, k in places(tree) if isinstance(h[k], int | float)]
-        if found:
-            holder, key = rng.choice(found)
+        numbers = [(h, k) for h, k in places(tree) if isinstance(h[k], int | float)]
+        if numbers:
+            holder, key = rng.choice(numbers)
             holder[key] = rng.choice(NUMBERS)
         return tree
 
@@ -336,111 +333,6 @@ RECIPE = {
     "date": Mutation(_append("evil: 2001-99-99\n"), fatal=True),
     "sexagesimal": Mutation(_append("evil: 190:20:30:99999999999\n"), fatal=True),
 }  # fmt: skip
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def _header(path: Path) -> tuple[dict[str, Any], bytes]:
-    content = path.read_bytes()
-    length = struct.unpack("<Q", content[:8])[0]
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def _edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    metadata = _header(path)[0].get("__metadata__")
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    change(tensors)
-    save_file(tensors, path, metadata=metadata)
-
-
-def not_finite(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = rng.choice([name for name in sorted(tensors) if tensors[name].is_floating_point()])
-        tensors[name].view(-1)[0] = rng.choice((math.nan, math.inf, -math.inf))
-
-    _edit_weights(path, change)
-
-
-def missing_tensor(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        del tensors[rng.choice(sorted(tensors))]
-
-    _edit_weights(path, change)
-
-
-def extra_tensor(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        tensors[rng.choice(("extra", "unet.extra.lora_A.weight", "", "a/../b"))] = torch.zeros(2, 2)
-
-    _edit_weights(path, change)
-
-
-def wrong_shape(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = rng.choice(sorted(tensors))
-        shape = tuple(tensors[name].shape)
-        tensors[name] = torch.zeros(rng.choice(((*shape, 3), tuple(side + 1 for side in shape) or (7,), (0,))))
-
-    _edit_weights(path, change)
-
-
-def renamed_tensor(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = rng.choice(sorted(tensors))
-        tensors[f"{name}x"] = tensors.pop(name)
-
-    _edit_weights(path, change)
-
-
-def another_dtype(path: Path, rng: random.Random) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = rng.choice(sorted(tensors))
-        tensors[name] = tensors[name].to(rng.choice((torch.int8, torch.float64, torch.float16, torch.bool)))
-
-    _edit_weights(path, change)
-
-
-def no_tensors(path: Path, rng: random.Random) -> None:
-    save_file({}, path)
-
-
-def huge_header(path: Path, rng: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(struct.pack("<Q", rng.choice((2**63, 2**40, 10**8, len(content)))) + content[8:])
-
-
-def wild_header(path: Path, rng: random.Random) -> None:
-    """Write a header with arbitrary offsets, shapes and metadata."""
-    header, rest = _header(path)
-    name = rng.choice([name for name in sorted(header) if name != "__metadata__"])
-    key = rng.choice(("data_offsets", "shape", "dtype"))
-    header[name][key] = rng.choice(([0, 2**60], [-1, 5], [5, 0], "F33", [2**40], None, []))
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + rest)
-
-
-def wild_metadata(path: Path, rng: random.Random) -> None:
-    """Change the metadata of a LoRA file, which say which layers are adapted."""
-    tensors = load_file(path)
-    values = ("", "5", "[]", "{", '{"unet.r": "x"}', '{"unet.r": -1}', "null", "[" * 20_000, '{"unet.nonsense": 1}')
-    save_file(tensors, path, metadata={"format": "pt", "lora_adapter_metadata": rng.choice(values)})
-
-
-WEIGHTS = {
-    **{name: FILE[name] for name in FILE if name not in ("twice", "utf-16")},
-    "utf-16": Mutation(utf16, fatal=True),
-    "swapped": Mutation(swap, fatal=True),
-    "not-finite": Mutation(not_finite, fatal=True),
-    "missing-tensor": Mutation(missing_tensor, fatal=True),
-    "extra-tensor": Mutation(extra_tensor),
-    "wrong-shape": Mutation(wrong_shape, fatal=True),
-    "renamed-tensor": Mutation(renamed_tensor, fatal=True),
-    "another-dtype": Mutation(another_dtype),
-    "no-tensors": Mutation(no_tensors, fatal=True),
-    "huge-header": Mutation(huge_header, fatal=True),
-    "wild-header": Mutation(wild_header, fatal=True),
-}
-ADAPTER = {**WEIGHTS, "wild-metadata": Mutation(wild_metadata)}
 
 
 def lenient(mutations: dict[str, Mutation]) -> dict[str, Mutation]:

@@ -39,29 +39,29 @@ def main() -> int:
         wanted = [case for case in wanted if asked.only in case]
     else:
         wanted = cases(asked.count, asked.seed, asked.only)
-    found: list[Result] = []
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="rmd-fuzz-world-") as folder:
         world = in_child(Path(folder) / "world")
         began = time.monotonic()
         for number, result in enumerate(run_cases(wanted, world), start=1):
-            found.append(result)
+            results.append(result)
             if result.outcome not in GOOD or asked.replay is not None or asked.valid:
                 print(f"[{number}] {result.outcome}: {result.case}: {result.said.strip()[-400:]!r}", flush=True)
-    print(f"\n{len(found)} cases in {time.monotonic() - began:.0f} s")
-    print(table(found))
-    bad = [result for result in found if result.outcome not in GOOD]
+    print(f"\n{len(results)} cases in {time.monotonic() - began:.0f} s")
+    print(table(results))
+    bad = [result for result in results if result.outcome not in GOOD]
     if bad and asked.replay is None:
         asked.save.write_text(json.dumps([asdict(result) for result in bad], indent=1), encoding="utf-8")
         print(f"{len(bad)} ended badly; run them again with --replay {asked.save}")
     return bool(bad)
 
 
-def table(found: list[Result]) -> str:
+def table(results: list[Result]) -> str:
     """Return counts of outcomes by verb and kind of input, and in total."""
     rows: dict[str, Counter[str]] = {}
-    for result in found:
+    for result in results:
         rows.setdefault("/".join(result.case.split("/")[:2]), Counter())[result.outcome] += 1
-    total = Counter(result.outcome for result in found)
+    total = Counter(result.outcome for result in results)
     columns = [outcome for outcome in OUTCOMES if total[outcome]]
     width = max(map(len, rows), default=0) + 2
     lines = [" " * width + "  ".join(columns)]

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fuzz.mutations import (
-    ADAPTER,
     FILE,
     JSON,
     NUMBERS,
@@ -18,11 +17,11 @@ from fuzz.mutations import (
     RECIPE,
     TEXT,
     TEXTS,
-    WEIGHTS,
     Mutation,
     fatal_only,
     lenient,
 )
+from fuzz.weights import ADAPTER, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,6 @@ _DMD2 = (*_DRY, *(word for setting in (
     "plan.sides=[32]", "plan.thresholds=[]",
 ) for word in ("--set", setting)))  # fmt: skip
 _MAKE = ("generate", "a red ball", *_OUT)
-_FORMATS = ("txt", "json", "jsonl", "csv", "tsv", "parquet", "tar")
 _PROMPTS = {
     "txt": {**TEXT, "emptied": FILE["emptied"]},
     "json": {**JSON, "utf-16": FILE["utf-16"]},  # prompts may be in UTF-16, with a mark
@@ -107,91 +105,95 @@ def _present(mutations: Mapping[str, Mutation]) -> dict[str, Mutation]:
     return {name: change for name, change in mutations.items() if name not in ("removed", "dangling-link", "loop-link")}
 
 
-def _targets() -> list[Target]:
-    found = [
-        Target("plan", "recipe", ("recipe",), "recipe/r.yaml", ("plan", _RECIPE), RECIPE, 14),
-        Target("plan", "recipe that is extended", ("parent",), "parent/r.yaml", ("plan", "{case}/parent/child.yaml"),
-               {**RECIPE, "truncated": Mutation(FILE["truncated"].change)}, 6),
-        Target("plan", "plot of a recipe", ("recipe",), "recipe/r.yaml",
-               ("plan", _RECIPE, "--plot", "{case}/p.svg"), RECIPE, 1),
-        Target("plan", "memory: config.json", ("teacher",), "teacher/*/config.json",
-               ("plan", "{world}/recipe/r.yaml", "--memory", "--set", "teacher={case}/teacher"), lenient(_CONFIG), 2),
-        Target("train", "recipe", ("recipe",), "recipe/r.yaml",
-               ("train", _RECIPE, "--threads", "1", "--dry-run", *_OUT), RECIPE, 3),
-        Target("train", "checkpoint", ("run",), "run/checkpoints/*/*",
-               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(JSON) | FILE, 3,
-               keeps=False),
-        Target("train", "checkpoint's meta.json", ("run",), "run/checkpoints/*/meta.json",
-               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), JSON, 2, keeps=False),
-        Target("train", "other files of a run", ("run",), "run/*.*",
-               (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(FILE), 1,
-               keeps=False),
-        Target("train", "cache", ("cache",), "cache/*",
-               (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), lenient(FILE), 2,
-               keeps=False),
-        Target("train", "cache's meta.json", ("cache",), "cache/meta.json",
-               (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), _OURS, 2,
-               keeps=False),
-        Target("train", "images", ("images",), "images/*",
-               (*_DMD2, "--set", "data.images={case}/images"), lenient(FILE), 2),
-        Target("cache", "cache to verify", ("cache",), "cache/shard-*",
-               ("cache", "--verify", "--out", "{case}/cache"), {**FILE, "bits-flipped": FILE["bits-flipped"]}, 4),
-        Target("cache", "meta.json to verify", ("cache",), "cache/meta.json",
-               ("cache", "--verify", "--out", "{case}/cache"), _OURS, 4),
-        Target("cache", "cache to go on with", ("cache",), "cache/*",
-               ("cache", "--recipe", "{world}/recipe/r.yaml", "--shard", "2", "--out", "{case}/cache"),
-               lenient(JSON), 2, keeps=False),
-        Target("generate", "rmd_config.json", ("lora",), "lora/rmd_config.json",
-               (*_MAKE, "--model", "{case}/lora"), _OURS, 6),
-        Target("generate", "adapter", ("lora",), "lora/*.safetensors", (*_MAKE, "--model", "{case}/lora"), ADAPTER, 4),
-        Target("generate", "full student", ("full",), "full/*/*.safetensors",
-               (*_MAKE, "--model", "{case}/full"), WEIGHTS, 2),
-        Target("generate", "album", ("album",), "album/*",
-               ("generate", "a red ball", "--model", "{world}/lora", "--out", "{case}/album"), lenient(FILE), 2,
-               keeps=False),
-        Target("generate", "clip's sidecar", ("clips",), "clips/*.json",
-               ("generate", "a red ball", "--model", "{world}/wan", "--format", "webp", "--out", "{case}/clips"),
-               lenient(JSON), 2, keeps=False),
-        Target("eval", "rows beside", ("rows",), "rows/*.json",
-               ("eval", "{world}/lora", "--samples", "6", "--name", "new", "--out", "{case}/rows"),
-               {**lenient(JSON), "word-for-number": JSON["word-for-number"]}, 1, keeps=False),
-        Target("eval", "rmd_config.json", ("lora",), "lora/rmd_config.json",
-               ("eval", "{case}/lora", "--samples", "6", *_OUT), _OURS, 1),
-        Target("export", "rmd_config.json", ("lora",), "lora/rmd_config.json",
-               ("export", "{case}/lora", "--to", "diffusers-lora", *_OUT), _OURS, 3),
-        Target("export", "adapter", ("lora",), "lora/*.safetensors",
-               ("export", "{case}/lora", "--to", "kohya", *_OUT), ADAPTER, 2),
-        Target("export", "checkpoint", ("run",), "run/checkpoints/*/*",
-               ("export", "{case}/run", "--to", "student", *_OUT), lenient(FILE), 2),
-        Target("export", "earlier export", ("exported",), "exported/*",
-               ("export", "{world}/lora", "--to", "diffusers-lora", "--out", "{case}/exported"), lenient(JSON), 1,
-               keeps=False),
-        Target("export", "recipe of a run", ("run",), "run/recipe.yaml",
-               ("export", "{case}/run", "--to", "student", *_OUT), RECIPE, 1),
-        Target("compare", "tables beside", ("tables",), "tables/roles.json",
-               ("compare", "main", "--budget", "small", "--out", "{case}/tables"), _present(fatal_only(_OURS)), 2),
-        Target("bench", "recipe to sample", ("recipe",), "recipe/r.yaml",
-               ("bench", "sample", _RECIPE, "--batch", "1", "--repeats", "1", "--teacher-steps", "1"), RECIPE, 2),
-        Target("bench", "recipe to train", ("recipe",), "recipe/r.yaml",
-               ("bench", "train", _RECIPE, "--repeats", "0"), RECIPE, 2),
-        Target("scenes", "build.json", ("build",), "build/build.json",
-               ("scenes", "train-vae", "--iterations", "2", "--out", "{case}/build", "--cache", "{case}/cache"),
-               _present(fatal_only(JSON)), 1),
-    ]  # fmt: skip
+_FILES = [
+    Target("plan", "recipe", ("recipe",), "recipe/r.yaml", ("plan", _RECIPE), RECIPE, 14),
+    Target("plan", "recipe that is extended", ("parent",), "parent/r.yaml", ("plan", "{case}/parent/child.yaml"),
+           {**RECIPE, "truncated": Mutation(FILE["truncated"].change)}, 6),
+    Target("plan", "plot of a recipe", ("recipe",), "recipe/r.yaml",
+           ("plan", _RECIPE, "--plot", "{case}/p.svg"), RECIPE, 1),
+    Target("plan", "memory: config.json", ("teacher",), "teacher/*/config.json",
+           ("plan", "{world}/recipe/r.yaml", "--memory", "--set", "teacher={case}/teacher"), lenient(_CONFIG), 2),
+    Target("train", "recipe", ("recipe",), "recipe/r.yaml",
+           ("train", _RECIPE, "--threads", "1", "--dry-run", *_OUT), RECIPE, 3),
+    Target("train", "checkpoint", ("run",), "run/checkpoints/*/*",
+           (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(JSON) | FILE, 3,
+           keeps=False),
+    Target("train", "checkpoint's meta.json", ("run",), "run/checkpoints/*/meta.json",
+           (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), JSON, 2, keeps=False),
+    Target("train", "other files of a run", ("run",), "run/*.*",
+           (*_TRAIN, "--resume", "--set", "train.iterations=3", "--out", "{case}/run"), lenient(FILE), 1,
+           keeps=False),
+    Target("train", "cache", ("cache",), "cache/*",
+           (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), lenient(FILE), 2,
+           keeps=False),
+    Target("train", "cache's meta.json", ("cache",), "cache/meta.json",
+           (*_TRAIN, "--set", "data.cache={case}/cache", "--set", "train.iterations=1", *_OUT), _OURS, 2,
+           keeps=False),
+    Target("train", "images", ("images",), "images/*",
+           (*_DMD2, "--set", "data.images={case}/images"), lenient(FILE), 2),
+    Target("cache", "cache to verify", ("cache",), "cache/shard-*",
+           ("cache", "--verify", "--out", "{case}/cache"), {**FILE, "bits-flipped": FILE["bits-flipped"]}, 4),
+    Target("cache", "meta.json to verify", ("cache",), "cache/meta.json",
+           ("cache", "--verify", "--out", "{case}/cache"), _OURS, 4),
+    Target("cache", "cache to go on with", ("cache",), "cache/*",
+           ("cache", "--recipe", "{world}/recipe/r.yaml", "--shard", "2", "--out", "{case}/cache"),
+           lenient(JSON), 2, keeps=False),
+    Target("generate", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+           (*_MAKE, "--model", "{case}/lora"), _OURS, 6),
+    Target("generate", "adapter", ("lora",), "lora/*.safetensors", (*_MAKE, "--model", "{case}/lora"), ADAPTER, 4),
+    Target("generate", "full student", ("full",), "full/*/*.safetensors",
+           (*_MAKE, "--model", "{case}/full"), WEIGHTS, 2),
+    Target("generate", "album", ("album",), "album/*",
+           ("generate", "a red ball", "--model", "{world}/lora", "--out", "{case}/album"), lenient(FILE), 2,
+           keeps=False),
+    Target("generate", "clip's sidecar", ("clips",), "clips/*.json",
+           ("generate", "a red ball", "--model", "{world}/wan", "--format", "webp", "--out", "{case}/clips"),
+           lenient(JSON), 2, keeps=False),
+    Target("eval", "rows beside", ("rows",), "rows/*.json",
+           ("eval", "{world}/lora", "--samples", "6", "--name", "new", "--out", "{case}/rows"),
+           {**lenient(JSON), "word-for-number": JSON["word-for-number"]}, 1, keeps=False),
+    Target("eval", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+           ("eval", "{case}/lora", "--samples", "6", *_OUT), _OURS, 1),
+    Target("export", "rmd_config.json", ("lora",), "lora/rmd_config.json",
+           ("export", "{case}/lora", "--to", "diffusers-lora", *_OUT), _OURS, 3),
+    Target("export", "adapter", ("lora",), "lora/*.safetensors",
+           ("export", "{case}/lora", "--to", "kohya", *_OUT), ADAPTER, 2),
+    Target("export", "checkpoint", ("run",), "run/checkpoints/*/*",
+           ("export", "{case}/run", "--to", "student", *_OUT), lenient(FILE), 2),
+    Target("export", "earlier export", ("exported",), "exported/*",
+           ("export", "{world}/lora", "--to", "diffusers-lora", "--out", "{case}/exported"), lenient(JSON), 1,
+           keeps=False),
+    Target("export", "recipe of a run", ("run",), "run/recipe.yaml",
+           ("export", "{case}/run", "--to", "student", *_OUT), RECIPE, 1),
+    Target("compare", "tables beside", ("tables",), "tables/roles.json",
+           ("compare", "main", "--budget", "small", "--out", "{case}/tables"), _present(fatal_only(_OURS)), 2),
+    Target("bench", "recipe to sample", ("recipe",), "recipe/r.yaml",
+           ("bench", "sample", _RECIPE, "--batch", "1", "--repeats", "1", "--teacher-steps", "1"), RECIPE, 2),
+    Target("bench", "recipe to train", ("recipe",), "recipe/r.yaml",
+           ("bench", "train", _RECIPE, "--repeats", "0"), RECIPE, 2),
+]  # fmt: skip
+
+
+def _teacher_files() -> Iterator[Target]:
+    """Yield targets for the files of a teacher: checks of a run, and sampling with it as an ordinary pipeline."""
     for what, file, mutations in _TEACHER:
-        heavy = (*_DRY, "--set", "teacher={case}/teacher")
-        found.append(Target("train", f"teacher: {what}", ("teacher",), f"teacher/{file}", heavy, mutations, 0.8))
-        whole = (*_MAKE, "--model", "{case}/teacher", "--steps", "1", "--height", "32", "--width", "32")
-        found.append(Target("generate", f"pipeline: {what}", ("teacher",), f"teacher/{file}", whole, mutations, 0.8))
-    for suffix in _FORMATS:
-        named, mutations = f"prompts/p.{suffix}", _PROMPTS[suffix]
-        cached = ("cache", f"{{case}}/{named}", "--teacher", "{world}/teacher", *_OUT)
-        found.append(Target("cache", f"prompts .{suffix}", ("prompts",), named, cached, mutations, 0.6, keeps=False))
-        dry = (*_DRY, "--set", f"data.prompts={{case}}/{named}")
-        found.append(Target("train", f"prompts .{suffix}", ("prompts",), named, dry, mutations, 0.4))
-        made = ("generate", "--prompts", f"{{case}}/{named}", "--model", "{world}/lora", *_OUT)
-        found.append(Target("generate", f"prompts .{suffix}", ("prompts",), named, made, mutations, 0.4, keeps=False))
-    return found
+        part, path = ("teacher",), f"teacher/{file}"
+        dry = (*_DRY, "--set", "teacher={case}/teacher")
+        yield Target("train", f"teacher: {what}", part, path, dry, mutations, 0.8)
+        made = (*_MAKE, "--model", "{case}/teacher", "--steps", "1", "--height", "32", "--width", "32")
+        yield Target("generate", f"pipeline: {what}", part, path, made, mutations, 0.8)
+
+
+def _prompt_files() -> Iterator[Target]:
+    """Yield targets for the files of prompts, with every command that reads them."""
+    for suffix, mutations in _PROMPTS.items():
+        part, path = ("prompts",), f"prompts/p.{suffix}"
+        cached = ("cache", f"{{case}}/{path}", "--teacher", "{world}/teacher", *_OUT)
+        yield Target("cache", f"prompts .{suffix}", part, path, cached, mutations, 0.6, keeps=False)
+        dry = (*_DRY, "--set", f"data.prompts={{case}}/{path}")
+        yield Target("train", f"prompts .{suffix}", part, path, dry, mutations, 0.4)
+        made = ("generate", "--prompts", f"{{case}}/{path}", "--model", "{world}/lora", *_OUT)
+        yield Target("generate", f"prompts .{suffix}", part, path, made, mutations, 0.4, keeps=False)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -242,78 +244,74 @@ def _settings() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return fatal, accepted | {key: lists for key in _OTHER_KEYS}
 
 
-def _words() -> list[Words]:
-    fatal, accepted = _settings()
-    sets = {f"--set {key}": values for key, values in fatal.items()}
-    free = {f"--set {key}": values for key, values in accepted.items()}
-    no_recipe = {"": _NO_RECIPES}
-    return [
-        Words("plan", "settings", ("plan", "scenes"), sets, free, 14),
-        Words("plan", "options", ("plan", "scenes"),
-              {"--steps": _WRONG_COUNTS, "--thresholds": ("x", "1,2", "[", "'", "nan", "1,1,1"), "--map": _WORDS[5:],
-               "--sides": ("x", "0", "64,32", "64,64", "-1,5", "1e9,2e9", "[[", "32x,64"),
-               "--size": ("x", "", "0x0", "7x9", "-8", "1e3", "9" * 5000), "--gpus": _WRONG_COUNTS[:-2],
-               "--samples": _WRONG_COUNTS[:-2], "--fit --device": _WRONG_DEVICES,
-               "--plot": ("", "{case}/x", "{case}/x.gif", "{case}/no/x.svg", "/dev/full/x.png", "{case}",
-                          "{case}/a\0.png", "{case}/" + "x" * 300 + ".png")},
-              {"--set plan.steps": ("1000", "100000"), "--size": ("128", "65536x65536", "1000000000x1000000000")}, 10),
-        Words("plan", "recipe's name", ("plan",), no_recipe, {"": ("--help", "scenes", "sdxl")}, 4),
-        Words("train", "settings", (*_DRY, "--set", "train.batch_size=1"), sets, free, 4),
-        Words("train", "options", _DRY,
-              {"--threads": _WRONG_COUNTS[:-2], "--device": _WRONG_DEVICES, "--profile": _WRONG_COUNTS[:-2],
-               "--reset-optimizer!": ("",)}, weight=2),
-        Words("train", "folder", (*_TRAIN, "--set", "train.iterations=1"),
-              {"--out": _WRONG_OUTS, "--resume --out": ("{case}/none", "{world}/recipe")}, weight=1),
-        Words("train", "recipe's name", ("train", "--dry-run", *_OUT), no_recipe, weight=1),
-        Words("cache", "options", ("cache", "--recipe", "{world}/recipe/r.yaml", *_OUT),
-              {"--batch-size": _WRONG_COUNTS, "--shard": _WRONG_COUNTS, 
-               "--worker": ("", "x", "1/1", "-1/2", "0/0", "²/3"),
-               "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--teacher": _WORDS, "--recipe": _NO_RECIPES},
-              {"--worker": ("0/1000000000", "999999999/1000000000"), "--shard": ("1000000000",),
-               "--batch-size": ("1000000000",)}, weight=3, keeps=False),
-        Words("generate", "options", (*_MAKE, "--model", "{world}/lora"),
-              {"-n": (*_WRONG_COUNTS, "1000000000"), "--seed": _WRONG_SEEDS[:4], "--width": _WRONG_COUNTS,
-               "--height": (*_WRONG_COUNTS, "1000000000"),
-               "--frames": (*_WRONG_COUNTS, "5"), "--batch-size": _WRONG_COUNTS, "--format": _WORDS,
-               "--device": _WRONG_DEVICES, "--steps": ("4",), "--out": _WRONG_OUTS, "--teacher": _WORDS,
-               "--model": _WORDS, "--prompts": (*_WORDS, "{world}/prompts/p.txt"), "--guidance": ("nan", "x", "1"),
-               "--height 7!": ("",), "--fps": _WRONG_COUNTS[:5]},
-              {"--batch-size": ("1000000000",),
-               "": _WORDS}, weight=8),
-        Words("generate", "pipeline's options",
-              (*_MAKE, "--model", "{world}/teacher", "--height", "32", "--width", "32"),
-              {"--guidance": ("nan", "inf", "x"), "--steps": _WRONG_COUNTS, "--stages!": ("",),
-               "--seed": _WRONG_SEEDS[:4],
-               "--compare-teacher!": ("",)}, {"--steps": ("1000000000", "1001")}, weight=2),
-        Words("eval", "options", ("eval", "{world}/lora", "--samples", "6", *_OUT),
-              {"--samples": ("0", "-1", "5", "x"), "--seed": _WRONG_SEEDS,
-               "--name": ("a/b", "", ".", "..", "a\nb", "é\0"),
-               "--teacher": _WORDS, "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--steps": ("5",),
-               "--batch-size": _WRONG_COUNTS}, {"--samples": ("1000000000", "7"), "--name": ("x" * 300, "\udce9")},
-              weight=2),
-        Words("export", "options", ("export", "{world}/lora", "--to", "diffusers-lora", *_OUT),
-              {"--to": _WORDS, "--out": _WRONG_OUTS, "--teacher": _WORDS, "--device": _WRONG_DEVICES}, weight=3),
-        Words("export", "student", ("export", "--to", "diffusers-lora", *_OUT), {"": _NO_RECIPES}, weight=1),
-        Words("compare", "options", ("compare", "--budget", "small", *_OUT),
-              {"": _NO_RECIPES, "main --budget": _WORDS, "main --backbone": _WORDS, "main --threads": ("0", "x"),
-               "main --backbone x --out": _WRONG_OUTS}, weight=2),
-        Words("bench", "options", ("bench", "sample", "--batch", "1"),
-              {"--batch": _WRONG_COUNTS, "--repeats": _WRONG_COUNTS, "--teacher-steps": _WRONG_COUNTS,
-               "--device": _WRONG_DEVICES, "--threads": _WRONG_COUNTS}, weight=2),
-        Words("bench", "recipe's name", ("bench", "train", "--repeats", "0"), no_recipe, weight=1),
-        Words("demo", "options", ("demo", "--quick", *_OUT),
-              {"--recipe": _NO_RECIPES, "--threads": ("0", "x", ""), "--out": _WRONG_OUTS,
-               "--set": ("x", "plan.steps=x", "=", "train.iterations=0", "nonsense=1")}, weight=2),
-        Words("scenes", "options of render", ("scenes", "render", "--count", "2", *_OUT),
-              {"--count": _WRONG_COUNTS, "--seed": _WRONG_SEEDS, "--size": ("7", "1025", "x"), "--text": _WORDS,
-               "--out": _WRONG_OUTS}, {"--count": ("1000000000",), "--size": ("8", "65")}, weight=4),
-        Words("scenes", "options of training", ("scenes", "train-teacher", "--iterations", "2", *_OUT),
-              {"--family": _WORDS, "--iterations": ("0", "1", "x"), "--seed": _WRONG_SEEDS, "--vae": _WORDS,
-               "--threads": ("0", "x", "1" + "0" * 30)}, weight=1),
-    ]  # fmt: skip
+_FATAL, _ACCEPTED = _settings()
+_SETS = {f"--set {key}": values for key, values in _FATAL.items()}
+_FREE = {f"--set {key}": values for key, values in _ACCEPTED.items()}
+_NO_RECIPE = {"": _NO_RECIPES}
+_OPTIONS = [
+    Words("plan", "settings", ("plan", "scenes"), _SETS, _FREE, 14),
+    Words("plan", "options", ("plan", "scenes"),
+          {"--steps": _WRONG_COUNTS, "--thresholds": ("x", "1,2", "[", "'", "nan", "1,1,1"), "--map": _WORDS[5:],
+           "--sides": ("x", "0", "64,32", "64,64", "-1,5", "1e9,2e9", "[[", "32x,64"),
+           "--size": ("x", "", "0x0", "7x9", "-8", "1e3", "9" * 5000), "--gpus": _WRONG_COUNTS[:-2],
+           "--samples": _WRONG_COUNTS[:-2], "--fit --device": _WRONG_DEVICES,
+           "--plot": ("", "{case}/x", "{case}/x.gif", "{case}/no/x.svg", "/dev/full/x.png", "{case}",
+                      "{case}/a\0.png", "{case}/" + "x" * 300 + ".png")},
+          {"--set plan.steps": ("1000", "100000"), "--size": ("128", "65536x65536", "1000000000x1000000000")}, 10),
+    Words("plan", "recipe's name", ("plan",), _NO_RECIPE, {"": ("--help", "scenes", "sdxl")}, 4),
+    Words("train", "settings", (*_DRY, "--set", "train.batch_size=1"), _SETS, _FREE, 4),
+    Words("train", "options", _DRY,
+          {"--threads": _WRONG_COUNTS[:-2], "--device": _WRONG_DEVICES, "--profile": _WRONG_COUNTS[:-2],
+           "--reset-optimizer!": ("",)}, weight=2),
+    Words("train", "folder", (*_TRAIN, "--set", "train.iterations=1"),
+          {"--out": _WRONG_OUTS, "--resume --out": ("{case}/none", "{world}/recipe")}, weight=1),
+    Words("train", "recipe's name", ("train", "--dry-run", *_OUT), _NO_RECIPE, weight=1),
+    Words("cache", "options", ("cache", "--recipe", "{world}/recipe/r.yaml", *_OUT),
+          {"--batch-size": _WRONG_COUNTS, "--shard": _WRONG_COUNTS, 
+           "--worker": ("", "x", "1/1", "-1/2", "0/0", "²/3"),
+           "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--teacher": _WORDS, "--recipe": _NO_RECIPES},
+          {"--worker": ("0/1000000000", "999999999/1000000000"), "--shard": ("1000000000",),
+           "--batch-size": ("1000000000",)}, weight=3, keeps=False),
+    Words("generate", "options", (*_MAKE, "--model", "{world}/lora"),
+          {"-n": (*_WRONG_COUNTS, "1000000000"), "--seed": _WRONG_SEEDS[:4], "--width": _WRONG_COUNTS,
+           "--height": (*_WRONG_COUNTS, "1000000000"),
+           "--frames": (*_WRONG_COUNTS, "5"), "--batch-size": _WRONG_COUNTS, "--format": _WORDS,
+           "--device": _WRONG_DEVICES, "--steps": ("4",), "--out": _WRONG_OUTS, "--teacher": _WORDS,
+           "--model": _WORDS, "--prompts": (*_WORDS, "{world}/prompts/p.txt"), "--guidance": ("nan", "x", "1"),
+           "--height 7!": ("",), "--fps": _WRONG_COUNTS[:5]},
+          {"--batch-size": ("1000000000",),
+           "": _WORDS}, weight=8),
+    Words("generate", "pipeline's options",
+          (*_MAKE, "--model", "{world}/teacher", "--height", "32", "--width", "32"),
+          {"--guidance": ("nan", "inf", "x"), "--steps": _WRONG_COUNTS, "--stages!": ("",),
+           "--seed": _WRONG_SEEDS[:4],
+           "--compare-teacher!": ("",)}, {"--steps": ("1000000000", "1001")}, weight=2),
+    Words("eval", "options", ("eval", "{world}/lora", "--samples", "6", *_OUT),
+          {"--samples": ("0", "-1", "5", "x"), "--seed": _WRONG_SEEDS,
+           "--name": ("a/b", "", ".", "..", "a\nb", "é\0"),
+           "--teacher": _WORDS, "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--steps": ("5",),
+           "--batch-size": _WRONG_COUNTS}, {"--samples": ("1000000000", "7"), "--name": ("x" * 300, "\udce9")},
+          weight=2),
+    Words("export", "options", ("export", "{world}/lora", "--to", "diffusers-lora", *_OUT),
+          {"--to": _WORDS, "--out": _WRONG_OUTS, "--teacher": _WORDS, "--device": _WRONG_DEVICES}, weight=3),
+    Words("export", "student", ("export", "--to", "diffusers-lora", *_OUT), {"": _NO_RECIPES}, weight=1),
+    Words("compare", "options", ("compare", "--budget", "small", *_OUT),
+          {"": _NO_RECIPES, "main --budget": _WORDS, "main --backbone": _WORDS, "main --threads": ("0", "x"),
+           "main --backbone x --out": _WRONG_OUTS}, weight=2),
+    Words("bench", "options", ("bench", "sample", "--batch", "1"),
+          {"--batch": _WRONG_COUNTS, "--repeats": _WRONG_COUNTS, "--teacher-steps": _WRONG_COUNTS,
+           "--device": _WRONG_DEVICES, "--threads": _WRONG_COUNTS}, weight=2),
+    Words("bench", "recipe's name", ("bench", "train", "--repeats", "0"), _NO_RECIPE, weight=1),
+    Words("demo", "options", ("demo", "--quick", *_OUT),
+          {"--recipe": _NO_RECIPES, "--threads": ("0", "x", ""), "--out": _WRONG_OUTS,
+           "--set": ("x", "plan.steps=x", "=", "train.iterations=0", "nonsense=1")}, weight=2),
+    Words("scenes", "options of render", ("scenes", "render", "--count", "2", *_OUT),
+          {"--count": _WRONG_COUNTS, "--seed": _WRONG_SEEDS, "--size": ("7", "1025", "x"), "--text": _WORDS,
+           "--out": _WRONG_OUTS}, {"--count": ("1000000000",), "--size": ("8", "65")}, weight=4),
+]  # fmt: skip
 
 
-TARGETS: Sequence[Target | Words] = (*_targets(), *_words())
+TARGETS: Sequence[Target | Words] = (*_FILES, *_teacher_files(), *_prompt_files(), *_OPTIONS)
 
 
 def draw(rng: random.Random, targets: Sequence[Target | Words]) -> Target | Words:

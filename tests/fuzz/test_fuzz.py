@@ -1,4 +1,4 @@
-"""Feeds damaged inputs of every kind to every verb: each run must end in one sentence and leave no partial files."""
+"""Damaged inputs of every kind, for every verb: each run must end in one sentence and leave no partial files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(wanted: Sequence[str], world: Path) -> None:
-    """Fail with the output of all cases that ended badly."""
-    found = [f"{r.outcome}: {r.case}: {r.said[-500:]}" for r in run_cases(wanted, world) if r.outcome not in GOOD]
-    if found:
-        pytest.fail("\n".join([f"{len(found)} of {len(wanted)} ended badly", *found[:30]]), pytrace=False)
+    """Run cases, and fail with the output of those that ended badly."""
+    bad = [f"{r.outcome}: {r.case}: {r.said[-500:]}" for r in run_cases(wanted, world) if r.outcome not in GOOD]
+    if bad:
+        pytest.fail("\n".join([f"{len(bad)} of {len(wanted)} ended badly", *bad[:30]]), pytrace=False)
 
 
 def test_a_case_is_the_same_wherever_it_is_drawn() -> None:

@@ -53,14 +53,12 @@ def build_world(folder: Path) -> None:
     _run(["eval", str(folder / "lora"), "--samples", "6", "--out", str(folder / "rows")])
     _run(["export", str(folder / "lora"), "--to", "diffusers-lora", "--out", str(folder / "exported")])
     _table(folder / "tables")
-    (folder / "build").mkdir()
-    (folder / "build" / "build.json").write_text('{"vae": {"seed": 0, "iterations": 2}}\n', encoding="utf-8")
 
 
 def _run(arguments: list[str]) -> None:
     status = main(arguments)
     if status != 0:
-        raise RuntimeError(f"a command that is to work ended with {status}: rmd {' '.join(arguments)}")
+        raise RuntimeError(f"a command that should work ended with status {status}: rmd {' '.join(arguments)}")
 
 
 def _prompts(folder: Path) -> None:
@@ -124,7 +122,7 @@ def in_child(folder: Path) -> Path:
 
 
 def _build_aloud(folder: Path, said: Path) -> None:
-    """Build the world; output goes to the file `said`."""
+    """Build the world, and redirect all output to the file `said`."""
     with said.open("w", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

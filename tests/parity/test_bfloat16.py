@@ -1,4 +1,4 @@
-"""In bfloat16 a one-stage plan stays as near to the float32 result as the official pipeline in bfloat16 does."""
+"""In bfloat16, a plan of one stage is as close to the float32 result as the official pipeline in bfloat16."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FAMILIES: dict[str, Callable[[], Backbone]] = {
 
 
 def cast(backbone: Backbone, dtype: torch.dtype) -> Backbone:
-    """The backbone with its networks in a dtype; diffusers' own `to` warns of modules that these do not have."""
+    """Cast a backbone's networks to a dtype; diffusers' own `to` would warn about modules that these lack."""
     for part in backbone.pipe.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(part, dtype)
     return backbone
 
 
-def error(found: Tensor, truth: Tensor) -> float:
-    return float((found.float() - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+def error(actual: Tensor, truth: Tensor) -> float:
+    return float((actual.float() - truth).square().mean().sqrt() / truth.square().mean().sqrt())
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -43,11 +43,11 @@ def test_as_near_to_float32_as_the_official_pipeline(family: str, size: tuple[in
             backbone = cast(backbone, dtype)
         return sample(backbone, size, guidance).float()
 
-    # the truth has weights rounded to bfloat16 too, so that what is left is the rounding of the computation
+    # The reference has weights rounded to bfloat16, too, so that only the rounding of the computation remains.
     truth = run(official, torch.bfloat16, torch.float32)
-    theirs, found = run(official, torch.bfloat16), run(ours, torch.bfloat16)
+    theirs, actual = run(official, torch.bfloat16), run(ours, torch.bfloat16)
     rounding = error(theirs, truth)
     assert 0 < rounding < 0.1
-    assert error(found, truth) < 1.25 * rounding
-    assert error(found, theirs) < 2 * rounding
+    assert error(actual, truth) < 1.25 * rounding
+    assert error(actual, theirs) < 2 * rounding
     assert error(run(ours, torch.bfloat16, torch.float32), truth) < 1e-5

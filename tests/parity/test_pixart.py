@@ -1,4 +1,4 @@
-"""A one-stage plan is the official PixArt pipeline with DDIM: same noise, same latents and pictures, to 1e-5."""
+"""A plan of one stage gives the latents and pictures of the official PixArt pipeline with DDIM, to 1e-5."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ kinds = pytest.mark.parametrize(
 def test_latents_equal_the_official_pipelines(kind: dict[str, Any], guidance: float, size: tuple[int, int]) -> None:
     backbone = tiny_pixart(**kind)
     expected = official(backbone, size, guidance)
-    scale = float(expected.abs().max())  # epsilon divides by a small alpha: a random network's x0 is large
+    scale = float(expected.abs().max())  # x0 is large: the prediction of a random network is divided by a small alpha
     torch.testing.assert_close(ours(backbone, size, guidance) / scale, expected / scale, rtol=0, atol=1e-5)
     assert not torch.equal(expected[0], expected[1])
 

@@ -1,4 +1,4 @@
-"""A one-stage plan is the official SD3 pipeline on the plan's own sigmas: same latents and pictures, to 1e-5."""
+"""A plan of one stage gives the latents and pictures of the official SD3 pipeline on the plan's sigmas, to 1e-5."""
 
 from __future__ import annotations
 

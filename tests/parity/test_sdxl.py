@@ -1,4 +1,4 @@
-"""A one-stage plan is the official SDXL pipeline with DDIM: same noise, same pictures, to the last bit."""
+"""A plan of one stage gives the latents of the official SDXL pipeline with DDIM, to the last bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_parts_and_zeros_of_sdxl_itself_equal_the_official_pipeline(guidance
 @guidances
 def test_the_empty_prompt_equals_the_official_pipelines_too(guidance: float) -> None:
     backbone = tiny_sdxl(two_encoders=True, zero_prompt=False)
-    # Not to the last bit with guidance: the empty prompt is encoded once here, and once a sample there.
+    # With guidance not to the last bit: RMD encodes the empty prompt once, the pipeline once per sample.
     torch.testing.assert_close(
         ours(backbone, (32, 24), guidance), official(backbone, (32, 24), guidance), rtol=0, atol=1e-5
     )
@@ -51,7 +51,7 @@ def test_pictures_equal_the_official_pipelines(guidance: float) -> None:
     plan = one_stage(backbone, size)
     pictures = sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=SEED, guidance=guidance, batch_size=3)
     expected = official(backbone, size, guidance, output_type="pt")
-    torch.testing.assert_close(pictures / 2 + 0.5, expected, rtol=0, atol=1e-5)  # in other batches
+    torch.testing.assert_close(pictures / 2 + 0.5, expected, rtol=0, atol=1e-5)  # the VAE runs on other batches
 
 
 def test_the_comparison_notices_another_guidance_and_another_time() -> None:

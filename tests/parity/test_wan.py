@@ -1,4 +1,4 @@
-"""A one-stage plan is the official Wan pipeline on the plan's own sigmas: same latents and videos, to 1e-5."""
+"""A plan of one stage gives the latents and videos of the official Wan pipeline on the plan's sigmas, to 1e-5."""
 
 from __future__ import annotations
 

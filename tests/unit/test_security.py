@@ -16,9 +16,10 @@ from families import TINY
 
 import rmd
 from rmd.common.errors import RMDError
-from rmd.data.sources import Source, read_source
+from rmd.data.prompts import read_source
 from rmd.models.student import LORA_NAME, apply_lora_file
 from rmd.recipes.layers import read_layers
+from rmd.recipes.schema import DataConfig
 
 SOURCES = sorted(Path(rmd.__file__).parent.rglob("*.py"))
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
@@ -106,7 +107,7 @@ def test_members_of_an_archive_are_read_and_never_extracted(tmp_path: Path) -> N
         link = tarfile.TarInfo("link.txt")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         shard.addfile(link)
-    assert "inside.txt" in read_source(Source(str(work / "shard.tar"))).texts
+    assert "inside.txt" in read_source(DataConfig(prompts=str(work / "shard.tar"))).texts
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["shard.tar", "work"]
 
 

@@ -1,1 +1,1 @@
-"""Builds the parts of the world of moving scenes."""
+"""Training of the models of the world of moving scenes, and computation of its references."""

@@ -1,4 +1,4 @@
-"""Builds the VAE, teacher, judge and references of the world of moving scenes."""
+"""Builds the parts of the world of moving scenes: VAE, teacher, judge and reference statistics."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ CLIP_JUDGE_ITERATIONS = 2000
 CLIP_JUDGE_TEST = Data(512, seed=62, training=False)
 CLIP_REFERENCES = Data(384, seed=71, training=False)
 CLIP_CURRICULUM = Curriculum(
-    low_iterations=2000, high_iterations=7000, low_batch=32, high_batch=16, still_share=0.4, even="noise", lr=1.5e-3,
-    matrix_lr=3e-3,
+    low_iterations=2000, high_iterations=7000, low_batch=32, high_batch=16, still_share=0.4, uniform_in="noise",
+    lr=1.5e-3, matrix_lr=3e-3,
 )  # fmt: skip
 
 
 def renderer_key() -> str:
-    """Twelve hexadecimal digits that change with the sources of grammar, paths, renderer and maps."""
+    """Return a hash (12 hexadecimal digits) of the source code of the grammar, the paths, the renderer and the maps."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, path, render, maps))
     return hashlib.blake2b(sources, digest_size=6).hexdigest()
 
@@ -63,7 +63,9 @@ def build_clip_vae_weights(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_VAE_ITERATIONS, data: Data = CLIP_VAE_DATA,
     log: Log = print,
 ) -> Path:  # fmt: skip
-    """Train the moving scenes' VAE into `<out>/vae`, in half precision; returns that folder.
+    """Train the VAE of moving scenes and save it in half precision as `<out>/vae`.
+
+    Arguments and result are those of `research.scenes.build.build_vae_weights`.
 
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
@@ -81,7 +83,7 @@ def build_clip_vae_weights(
 
 
 def load_clip_vae(folder: Path) -> AutoencoderKLWan:
-    """A trained VAE of moving scenes in float32, frozen; RMDError when the folder holds none."""
+    """Load a trained VAE of moving scenes, frozen and in float32; raise RMDError if the folder contains none."""
     if not (folder / "config.json").is_file():
         raise RMDError(
             f"{folder} holds no VAE: give the folder that `python -m research.scenes train-vae --moving` wrote"
@@ -94,25 +96,35 @@ def build_clip_teacher(
     out: Path, *, cache: Path, seed: int = 0, vae: Path | None = None, curriculum: Curriculum = CLIP_CURRICULUM,
     clean: Data = CLEAN_CLIPS, poor: Data = POOR_CLIPS, still: Data = STILL_CLIPS, log: Log = print,
 ) -> Path:  # fmt: skip
-    """Train the moving scenes' teacher into `<out>/teacher`, a diffusers pipeline in half precision.
+    """Train the teacher of moving scenes and save it in half precision as `<out>/teacher`, a diffusers pipeline.
 
     Args:
-        vae: folder of a trained VAE; without one, the default VAE is trained into `<out>/vae` first.
+        out: folder for the result.
+        cache: folder for encoded clips and checkpoints.
+        seed: seed of the initial weights and of the degradation of clips.
+        vae: folder of a trained VAE; by default, one is trained first and saved as `<out>/vae`.
+        curriculum: settings of the training.
+        clean, poor: clips for the high and the low resolution.
+        still: clips of which only the first frames are used.
+        log: receives progress messages.
+
+    Returns:
+        The folder `<out>/teacher`.
 
     Raises:
-        RMDError: `vae` holds no VAE, a file cannot be written, or a checkpoint cannot be read.
+        RMDError: `vae` contains no VAE, a file cannot be written, or a checkpoint cannot be read.
     """
     if vae is not None:
         encoder = load_clip_vae(vae)
     check_writable(out)
     if vae is None:
         encoder = load_clip_vae(build_clip_vae_weights(out, cache=cache, seed=seed, log=log))
-    latents_of = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))
-    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, still, latents_of)
+    encoder_key = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))
+    checkpoint = checkpoint_path(cache, "clip-teacher", renderer_key(), curriculum, clean, poor, still, encoder_key)
     with seeded(seed):
         backbone = build_wan(encoder)
-    stored = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, still, latents_of)
-    latents = _latents(stored, encoder, clean, poor, still, seed=seed, log=log)
+    path = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, still, encoder_key)
+    latents = _latents(path, encoder, clean, poor, still, seed=seed, log=log)
     seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor, still), seconds))
@@ -124,7 +136,12 @@ def build_frame_judge(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_JUDGE_ITERATIONS, data: Data = CLIP_JUDGE_DATA,
     test: Data = CLIP_JUDGE_TEST, log: Log = print,
 ) -> ClipMeasures:  # fmt: skip
-    """Train the judge of moving scenes into `out`; returns what it says of clips it has not seen, all of them right.
+    """Train the judge of moving scenes and save it in `out`.
+
+    Arguments are those of `research.scenes.build.build_judge`.
+
+    Returns:
+        The judge's measurements of unseen renders, all of which are correct.
 
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
@@ -139,27 +156,25 @@ def build_frame_judge(
         save_frame_judge(judge, out)
     unseen = make_clips(test.count, seed=test.seed, training=test.training)
     videos = unseen.pixels(torch.arange(len(unseen)))
-    found = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)
-    record(out, "judge", Part(seed, iterations, (data, test), seconds, _shares(found)))
+    measures = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)
+    record(out, "judge", Part(seed, iterations, (data, test), seconds, _values(measures)))
     checkpoint.unlink(missing_ok=True)
-    return found
+    return measures
 
 
 def build_clip_references(
     out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None, data: Data = CLIP_REFERENCES,
     steps: int = TEACHER_STEPS, log: Log = print,
 ) -> ClipReferences:  # fmt: skip
-    """Judge fresh renders and the teacher's own samples; writes `<out>/clip-references.safetensors`.
+    """Compute features of fresh renders and of teacher samples, and save them as `<out>/clip-references.safetensors`.
 
-    Args:
-        teacher: the pipeline, `<out>/teacher` by default.
-        judge: the folder of its weights, `out` by default.
+    Arguments are those of `research.scenes.build.build_references`.
 
     Raises:
-        RMDError: teacher or judge are not there, or the file cannot be written.
+        RMDError: the teacher or the judge does not exist, or the file cannot be written.
     """
     began = time.perf_counter()
-    knows = load_frame_judge(out if judge is None else judge)
+    network = load_frame_judge(out if judge is None else judge)
     backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
     check_writable(out)
     clips = make_clips(data.count, seed=data.seed, training=data.training)
@@ -171,52 +186,49 @@ def build_clip_references(
         backbone, backbone.denoiser, plan, captions, seed=data.seed, guidance=recipe.method.guidance, batch_size=16,
         progress=log_samples(data.count, log),
     )  # fmt: skip
-    renders, made = knows.follow(videos), knows.follow(samples)
-    found = ClipReferences(
-        frame_features(renders),
-        change_features(renders),
-        frame_features(made),
-        change_features(made),
+    render_tracks, sample_tracks = network.follow(videos), network.follow(samples)
+    references = ClipReferences(
+        frame_features(render_tracks),
+        change_features(render_tracks),
+        frame_features(sample_tracks),
+        change_features(sample_tracks),
         high_frequency(videos.transpose(1, 2).flatten(0, 1)),
     )
     with disk_errors(out):
-        save_clip_references(found, out)
-    asked = torch.tensor([c.to_tuple() for text in captions if (c := parse_clip(text)) is not None])
-    said = {
-        **{
-            f"renders_{name}": value
-            for name, value in _shares(measure_clips(videos, renders, clips.attributes)).items()
-        },
-        **{f"teacher_{name}": value for name, value in _shares(measure_clips(samples, made, asked)).items()},
-    }
-    settings = {"steps": steps, "guidance": recipe.method.guidance}
-    record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, said | settings))
-    return found
+        save_clip_references(references, out)
+    requested = torch.tensor([clip.to_tuple() for text in captions if (clip := parse_clip(text)) is not None])
+    renders = _values(measure_clips(videos, render_tracks, clips.attributes))
+    teachers = _values(measure_clips(samples, sample_tracks, requested))
+    results: dict[str, int | float] = {f"renders_{name}": value for name, value in renders.items()}
+    results |= {f"teacher_{name}": value for name, value in teachers.items()}
+    results |= {"steps": steps, "guidance": recipe.method.guidance}
+    record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, results))
+    return references
 
 
 def save_clip_references(references: ClipReferences, folder: Path) -> None:
-    """Write `clip-references.safetensors`; an earlier file is replaced when all is written."""
+    """Save the references as `clip-references.safetensors`; an earlier file is replaced atomically."""
     features = {name: getattr(references, name) for name in FEATURES}
     save_features(features, references.high_frequency, folder / FILE_NAME)
 
 
 def _latents(
-    stored: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data, *, seed: int, log: Log
+    path: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data, *, seed: int, log: Log
 ) -> LatentSets:  # fmt: skip
-    """Encoded clips, from the cache where they are there: encoding takes minutes."""
-    if stored.exists():
-        return LatentSets(**{name: Latents(**kept) for name, kept in read_whole(stored).items()})
+    """Return the encoded clips, from the cache if possible, because encoding takes minutes."""
+    if path.exists():
+        return LatentSets(**{name: Latents(**parts) for name, parts in read_whole(path).items()})
     log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
-    found = clip_latents(vae, clean, poor, still, seed=seed)
-    write_whole({name: vars(latents) for name, latents in vars(found).items()}, stored)
-    return found
+    sets = clip_latents(vae, clean, poor, still, seed=seed)
+    write_whole({name: vars(latents) for name, latents in vars(sets).items()}, path)
+    return sets
 
 
-def _shares(found: ClipMeasures) -> dict[str, float]:
+def _values(measures: ClipMeasures) -> dict[str, float]:
     return {
-        "attributes": found.attributes.value,
-        "motion": found.motion.value,
-        "speed": found.speed.value,
-        "flicker": found.flicker,
-        "dynamics": found.dynamics,
+        "attributes": measures.attributes.value,
+        "motion": measures.motion.value,
+        "speed": measures.speed.value,
+        "flicker": measures.flicker,
+        "dynamics": measures.dynamics,
     }

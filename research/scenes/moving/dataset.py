@@ -1,4 +1,4 @@
-"""Rendered clips in memory, with what is known of them."""
+"""Rendered clips in memory, with their attributes, captions and the paths of their objects."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmd.common.pictures import to_uint8
 from rmd.worlds.moving.path import FRAMES, Path
 from rmd.worlds.moving.render import render_clips, sample_clips
-from rmd.worlds.still.dataset import to_uint8
 
 
 @dataclass(frozen=True)
 class ClipSet:
-    """n rendered clips: videos (n, 3, T, side, side) uint8, attributes (n, 5) int64, captions, and the true paths."""
+    """n rendered clips.
+
+    Attributes:
+        videos: (n, 3, T, side, side), uint8.
+        attributes: (n, 5), int64; columns as in `CLIP_ATTRIBUTES`.
+        captions: one caption per clip.
+        path: the true paths of the objects.
+    """
 
     videos: Tensor
     attributes: Tensor
@@ -25,16 +32,16 @@ class ClipSet:
         return len(self.captions)
 
     def pixels(self, index: Tensor) -> Tensor:
-        """Videos at the given indices as float32 in [-1, 1]."""
+        """Return the videos at the given indices as float32 in [-1, 1]."""
         return self.videos[index].float() / 127.5 - 1
 
 
 def make_clips(count: int, *, seed: int, training: bool, size: int = 64, frames: int = FRAMES) -> ClipSet:
-    """Render `count` clips of a seed."""
+    """Render `count` clips of a seed; `training` leaves out the held-out combinations of attributes."""
     videos, attributes, captions, paths = [], [], list[str](), []
     for start in range(0, count, 64):
         clips = sample_clips(range(start, min(start + 64, count)), seed=seed, training=training)
-        videos.append(to_uint8(render_clips(clips, size, frames=frames)))
+        videos.append(to_uint8(render_clips(clips, size, frames=frames), low=0))
         attributes.append(clips.attributes)
         captions += clips.captions
         paths.append(clips.path(frames))

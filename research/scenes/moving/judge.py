@@ -1,4 +1,4 @@
-"""Trains the judge of moving scenes."""
+"""Training of the judge of moving scenes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from research.scenes.dataset import BatchOrder
-from research.scenes.fitting import fit
 from research.scenes.moving.dataset import ClipSet
+from research.scenes.optimisation import train_adamw
 from rmd.core.randomness import generator
 from rmd.worlds.moving.grammar import FRAME_ATTRIBUTES, SYMMETRY
 from rmd.worlds.moving.judge import CENTRE, FILE_NAME, RADIUS, SCALE, FrameJudge
@@ -22,13 +22,17 @@ def train_frame_judge(
     judge: FrameJudge, clips: ClipSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
     checkpoint: FilePath | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Train on single frames, one of each clip of a batch, with a little noise against overfitting.
+    """Train the judge on single frames, one per clip of a batch, with a little noise against overfitting.
 
     Args:
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+        judge: the network to train.
+        clips: the training data.
+        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
+        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
+        log: receives progress messages.
 
     Returns:
-        Seconds the training took, those before a kill included.
+        Seconds of training, including those before an interruption.
     """
     judge.train()
     order = BatchOrder(len(clips), batch_size, seed=seed)
@@ -40,13 +44,15 @@ def train_frame_judge(
         logits, place, _ = judge.read(frames + 0.03 * torch.randn(frames.shape, generator=g))
         return frame_loss(logits, place, clips, chosen, time)
 
-    seconds = fit(judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log)
+    seconds = train_adamw(
+        judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log
+    )
     judge.eval()
     return seconds
 
 
 def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: Tensor, time: Tensor) -> Tensor:
-    """Cross-entropies of the attributes, and squared errors of place, size and (where it can be seen) turning."""
+    """Return the cross-entropies of the attributes plus squared errors of position, size and, if visible, rotation."""
     attributes = clips.attributes[index]
     loss = sum(
         (F.cross_entropy(logits[name], attributes[:, i]) for i, name in enumerate(FRAME_ATTRIBUTES)), place.sum() * 0
@@ -55,14 +61,14 @@ def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: 
     size = (clips.path.radius[index, time] / RADIUS).log()
     fold = torch.tensor(SYMMETRY)[attributes[:, 1]]
     phase = fold * clips.path.angle[index, time]
-    seen = (fold > 0).float()
-    turned = (place[:, 3] - phase.cos()) ** 2 + (place[:, 4] - phase.sin()) ** 2
-    still = 4 * F.mse_loss(place[:, :2], centre) + 4 * F.mse_loss(place[:, 2], size)
-    return loss + still + (seen * turned).sum() / seen.sum().clamp(min=1)
+    visible = (fold > 0).float()
+    rotation = (place[:, 3] - phase.cos()) ** 2 + (place[:, 4] - phase.sin()) ** 2
+    geometry = 4 * F.mse_loss(place[:, :2], centre) + 4 * F.mse_loss(place[:, 2], size)
+    return loss + geometry + (visible * rotation).sum() / visible.sum().clamp(min=1)
 
 
 def save_frame_judge(judge: FrameJudge, folder: FilePath) -> None:
-    """Write frame-judge.safetensors in half precision; an earlier one is replaced when all is written."""
+    """Save the judge in half precision as frame-judge.safetensors; an earlier file is replaced atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{FILE_NAME}.partial"
     save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)

@@ -1,4 +1,4 @@
-"""What is to be seen where in a clip, token by token: what a network of moving scenes gets as a hint."""
+"""Labels of every token of a clip, from which the teacher of moving scenes gets hints."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from rmd.worlds.still.grammar import BACKGROUNDS, COLOURS, SHAPES
 from rmd.worlds.still.render import CANVAS
 
 TIMES = 2
-"""Frames to a frame of the latents, but for the first, which stands for one."""
+"""Frames per latent frame, except the first latent frame, which stands for one."""
 
 
 def clip_maps(attributes: Tensor, path: Path, side: int) -> Tensor:
-    """Maps (n, t * side * side, 40) of clips of 2 t - 1 frames, in half precision.
+    """Return the labels of clips with 2 t - 1 frames.
 
-    Within the object: its shape, its colour, and its motion with its speed, each as ones and zeros; that it is there;
-    its size; how it is turned, as far as its symmetry lets one see it; where it goes next; where in it the token lies.
-    Outside these are zero. Everywhere: the background.
+    Inside the object, they are: its shape, its colour, and its motion and speed, one-hot; a one; the logarithm of its
+    size; its rotation, up to its symmetry; the step to its next position; and the position of the token in the object.
+    Outside the object, these are zero. The background, one-hot, is given everywhere.
 
     Args:
-        attributes: (n, 5), columns as `CLIP_ATTRIBUTES`.
-        path: of the objects, frame by frame.
-        side: tokens to a side.
+        attributes: (n, 5); columns as in `CLIP_ATTRIBUTES`.
+        path: path of each object, frame by frame.
+        side: number of tokens per side.
+
+    Returns:
+        (n, t * side * side, 40), in half precision.
     """
     centre, radius, angle = (part[:, ::TIMES] for part in (path.centre, path.radius, path.angle))
     cell = CANVAS / side
@@ -42,15 +45,15 @@ def clip_maps(attributes: Tensor, path: Path, side: int) -> Tensor:
         1,
     ).float()
     fold = torch.tensor(SYMMETRY)[shape][:, None]
-    seen = (fold > 0).float()
+    visible = (fold > 0).float()
     step = centre.diff(dim=1)
     step = torch.cat([step, step[:, -1:]], 1)
     state = torch.stack(
         [
             torch.ones_like(radius),
             radius.log(),
-            seen * (fold * angle).cos(),
-            seen * (fold * angle).sin(),
+            visible * (fold * angle).cos(),
+            visible * (fold * angle).sin(),
             *step.unbind(-1),
         ],
         -1,

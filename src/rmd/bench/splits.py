@@ -1,32 +1,55 @@
-"""What the choice of a split rests on, measured: the teacher's spectrum, and what steps cost at each resolution."""
+"""Weighs the splits of steps over resolutions by the teacher's spectrum and the measured cost of a step at each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
-import torch
-from torch import Tensor
-
-from rmd.core.fit import Side, power_spectrum
-from rmd.core.plan import build_plan
+from rmd.common.errors import RMDError
+from rmd.core.fit import Split, split_thresholds, splits
 from rmd.models.base import Backbone
-from rmd.models.generate import latent_batches
+from rmd.recipes.schema import Recipe
+from rmd.sample.spectrum import BATCH, teacher_spectrum
+from rmd.sample.timing import side_seconds
 
-BATCH = 8
-TEACHER_STEPS = 25
+REPEATS = 3
+"""Number of timed repeats after one to warm up."""
 
 
-def teacher_spectrum(
-    backbone: Backbone, side: Side, prompts: Sequence[str], *, seed: int, guidance: float, frames: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:  # fmt: skip
-    """Mean power (H, W) of clean latents that the teacher makes of prompts, in 25 steps with its guidance."""
-    plan = build_plan(backbone.schedule, steps=TEACHER_STEPS, sides=[side], thresholds=[], frames=frames)
-    made: list[Tensor] = []
-    for latents in latent_batches(
-        backbone, backbone.denoiser, plan, prompts, seed=seed, guidance=guidance, batch_size=BATCH
-    ):
-        made.append(latents.cpu())
-        if progress is not None:
-            progress(sum(map(len, made)))
-    return power_spectrum(torch.cat(made))
+def weigh_splits(
+    backbone: Backbone, recipe: Recipe, prompts: Sequence[str], progress: Callable[[str, int, int], None]
+) -> list[Split]:
+    """Return all splits of a recipe's steps over its sides with their costs and losses, cheapest first.
+
+    Args:
+        backbone: the recipe's teacher, on the device to measure.
+        recipe: the recipe, whose thresholds are ignored.
+        prompts: the prompts, of each of which the teacher makes one sample.
+        progress: called with the name of a piece of work, how much of it is done, and its total.
+    """
+    sides, timed = list(recipe.plan.sides), count(1)
+    power = teacher_spectrum(
+        backbone, sides[-1], prompts, seed=recipe.train.seed, guidance=recipe.method.guidance,
+        frames=recipe.frames, progress=lambda done: progress("the teacher's pictures", done, len(prompts)),
+    )  # fmt: skip
+    seconds = side_seconds(
+        backbone, sides, prompts[:BATCH], repeats=REPEATS, frames=recipe.frames,
+        progress=lambda: progress("timing", next(timed), REPEATS + 1),
+    )  # fmt: skip
+    return splits(
+        recipe.schedule(), steps=recipe.plan.steps, sides=sides, costs=seconds, power=power,
+        grid_end=recipe.plan.grid_end,
+    )  # fmt: skip
+
+
+def with_any_split(recipe: Recipe) -> Recipe:
+    """Return the recipe with thresholds that suit its sides: one step for each side, and the others for the last.
+
+    Raises:
+        RMDError: there are more sides than steps.
+    """
+    steps, stages = recipe.plan.steps, len(recipe.plan.sides)
+    if steps < stages:
+        raise RMDError(f"{stages} sides need at least {stages} steps, but plan.steps is {steps}: set it higher")
+    thresholds = split_thresholds(recipe.schedule(), (*[1] * (stages - 1), steps - stages + 1))
+    return recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"thresholds": tuple(thresholds)})})

@@ -1,178 +1,185 @@
-"""Times training iterations and measures their memory: on a recipe's teacher, or on its architecture without weights.
+"""Times training iterations and measures their memory, with a recipe's teacher or with its architecture alone.
 
-Without weights everything but the numbers is as in a run: the full-size network, the recipe's roles, plan, losses and
-optimisers. Prompts are random numbers in the shape of encoded ones, and the VAE and text encoders stay out.
+Without the teacher's weights, everything but the values is as in a run: the full-size network, the recipe's roles,
+plan, losses and optimisers. Random numbers in the shape of encoded prompts take their place, the VAE is a tiny one, and
+there are no text encoders.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
-    DDIMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    PixArtAlphaPipeline,
-    StableDiffusion3Pipeline,
-    StableDiffusionXLPipeline,
-    WanPipeline,
-)
-from torch import nn
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, Step
 from rmd.core.randomness import generator
-from rmd.models.architectures import Architecture, architecture_of
-from rmd.models.base import Backbone, Cond, Conditioning
-from rmd.models.registry import wrap
+from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.registry import family_class
+from rmd.models.resolve import teacher_source
 from rmd.models.roles import Role
+from rmd.models.untrained import architecture_of, untrained_backbone
 from rmd.recipes.methods import CascadeConfig
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 from rmd.sample.timing import wait_for
 from rmd.train.loop import Trainer
+from rmd.train.run import Run, build_run
 
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Iterations that train one step of the plan: the median of their seconds, and their memory."""
+    """The cost of iterations that train one step of the plan."""
 
     step: Step
     seconds: float
+    """Median seconds of an iteration."""
     peak_bytes: int | None
-    """The most that torch held on the GPU; None on a CPU."""
+    """Peak memory that torch allocated on the GPU; None on a CPU."""
 
 
 @dataclass(frozen=True)
 class BarePasses:
-    """Seconds of the networks alone, for the batch of an iteration: forward, and forward with backward, by stage.
+    """Seconds of the networks alone for the batch of an iteration, by stage.
 
-    `guided` is the forward pass of both guidance branches, or of one where there is no guidance. Without adapters,
-    roll-outs and teacher need nothing else; what an iteration takes beyond these passes is overhead.
+    Roll-outs and the teacher need no more than these passes, so what an iteration takes beyond them is overhead.
     """
 
     forward: Mapping[int, float]
+    """A forward pass, without adapters."""
     trained: Mapping[int, float]
+    """A forward and a backward pass of the student."""
     guided: Mapping[int, float]
+    """A forward pass of both guidance branches, or of one without guidance."""
 
     def of_iteration(self, steps: Sequence[Step], step: Step, *, fake_updates: int, scored: int) -> float:
-        """An iteration that trains a step: the steps before it, that step, teacher and fake score, and the updates.
+        """Return the seconds of the passes of an iteration: roll-out, trained step, both scores, and fake updates.
 
         Args:
-            scored: the stage at which teacher and fake score look at the step's sample.
+            steps: all steps of the plan.
+            step: the step that is trained.
+            fake_updates: number of the fake score's updates.
+            scored: index of the stage at which teacher and fake score see the step's sample.
         """
         before = sum(self.forward[other.stage] for other in steps if other.index < step.index)
         scores = self.guided[scored] + self.forward[scored] + fake_updates * self.trained[scored]
         return before + self.trained[step.stage] + scores
 
     def of_public_tdm(self, steps: int, *, fake_updates: int) -> float:
-        """TDM's public schedule at the last stage: every step rolled out, and the teacher asked for each update."""
+        """Return the seconds of the passes of TDM's public schedule, all at the last stage.
+
+        It rolls out every step in each iteration, and calls the teacher for each fake update.
+        """
         last = max(self.forward)
         updates = fake_updates * (self.trained[last] + self.guided[last])
         return steps * self.forward[last] + self.trained[last] + self.guided[last] + self.forward[last] + updates
 
 
 def evaluations(mean_student: float, *, fake_updates: int, guidance: bool, adversarial: bool = False) -> float:
-    """Network evaluations of a sample in an iteration, the branches of guidance counted one by one.
+    """Return the network evaluations per sample of an iteration; each branch of guidance counts as one.
 
-    DMD2's adversarial losses look at the student's sample once more in every update, and at a real one in the fake
-    score's.
+    DMD2's adversarial losses evaluate the student's sample once more in every update, and a real one in each update of
+    the fake score.
+
+    Args:
+        mean_student: the student's evaluations, on average over the steps as they are drawn.
+        fake_updates: number of the fake score's updates.
+        guidance: whether the teacher is guided.
+        adversarial: whether DMD2's adversarial losses are used.
     """
     updates = 1 + 3 * fake_updates if adversarial else fake_updates
     return mean_student + (2 if guidance else 1) + 1 + updates
 
 
 def public_tdm_evaluations(steps: int, *, fake_updates: int, guidance: bool) -> float:
-    """As `evaluations`, of TDM's public schedule: a whole roll-out, and a teacher's reading for every fake update."""
+    """Return `evaluations` for TDM's public schedule.
+
+    It rolls out all `steps` in each iteration, and calls the teacher for each fake update.
+    """
     teacher = 2 if guidance else 1
     return steps + 1 + teacher + 1 + fake_updates * (1 + teacher)
 
 
-class EncodedTrainer(Trainer):
-    """A run whose prompts are random numbers in the shape of encoded ones."""
+class RandomEncoder:
+    """Stands in for text encoders: returns random numbers in the shape of encoded prompts."""
 
-    def __init__(self, recipe: Recipe, backbone: Backbone, architecture: Architecture) -> None:
-        super().__init__(recipe, backbone, Path("unused"))
-        self.architecture = architecture
+    def __init__(self, backbone: Backbone, architecture: Architecture, *, seed: int) -> None:
+        self.backbone, self.architecture, self.seed = backbone, architecture, seed
+        self._calls = count()
 
-    def encoded(self, texts: Sequence[str], iteration: int) -> tuple[Cond, Cond]:
-        cond, null = (self._cond(len(texts), iteration, purpose) for purpose in ("cond", "null"))
-        return cond, null
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Return random conditioning for as many prompts, other numbers at every call."""
+        return self._drawn(len(prompts))
 
-    def _cond(self, count: int, iteration: int, purpose: str) -> Cond:
-        g = generator(self.recipe.train.seed, "encoded", purpose, iteration)
-        shapes = self.architecture.cond_shapes()
-        drawn = {name: torch.randn(count, *shape, generator=g) for name, shape in shapes.items()}
+    def null(self, count: int) -> Cond:
+        """Return random conditioning for the unconditional branch."""
+        return self._drawn(count)
+
+    def _drawn(self, rows: int) -> Cond:
+        g = generator(self.seed, "encoded", next(self._calls))
+        shapes = self.backbone.cond_shapes(self.architecture)
+        drawn = {name: torch.randn(rows, *shape, generator=g) for name, shape in shapes.items()}
         if "mask" in drawn:
             drawn["mask"] = torch.ones_like(drawn["mask"])
         dtype = next(self.backbone.denoiser.parameters()).dtype
         return Cond(drawn).to(self.backbone.device, dtype)
 
 
+class EncodedTrainer(Trainer):
+    """A trainer whose prompts are random numbers in the shape of encoded ones; it writes nothing."""
+
+    def __init__(self, recipe: Recipe, backbone: Backbone, architecture: Architecture) -> None:
+        """Build the run of a recipe with the backbone that `untrained` returned for it."""
+        encoder = RandomEncoder(backbone, architecture, seed=recipe.train.seed)
+        super().__init__(build_run(recipe, backbone, folder=Path("unused"), encoder=encoder))
+
+
 def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tuple[Backbone, Architecture]:
-    """A backbone of a recipe's architecture with random weights, and without text encoders.
+    """Return a backbone of a recipe's architecture with random weights, a tiny VAE and no text encoders.
 
     Raises:
-        RMDError: nothing is known of the architecture of the recipe's teacher.
+        RMDError: RMD does not know the architecture of the recipe's teacher, or the recipe leaves its noise schedule to
+            the teacher.
     """
-    architecture = architecture_of(recipe.teacher, recipe.family)
-    network = _with_random_weights(architecture.build(dtype), device)
-    levels = round(math.log2(architecture.vae_factor)) + 1
-    channels = architecture.config["in_channels"]
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8,) * levels,
-        latent_channels=channels,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    ).to(device)
-    parts: dict[str, Any] = {"vae": vae, "text_encoder": None, "tokenizer": None}
+    family = family_class(recipe.family)
+    architecture = architecture_of(teacher_source(recipe.teacher), family)
+    conditioning = Conditioning(**recipe.conditioning.model_dump())
+    backbone = untrained_backbone(
+        family, architecture, scheduler=_scheduler(recipe), device=device, dtype=dtype, conditioning=conditioning
+    )
+    return backbone, architecture
+
+
+def _scheduler(recipe: Recipe) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
+    """Return diffusers' scheduler for the noise that a recipe spells out; raise RMDError if it does not."""
     if isinstance(recipe.noise, FlowNoise):
-        settings = recipe.noise.model_dump(exclude={"kind"})
-        parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**settings)
-    elif isinstance(recipe.noise, VPNoise):
-        # where no signal is left at the start, only v-prediction has a clean sample to go on with
+        return FlowMatchEulerDiscreteScheduler(**recipe.noise.model_dump(exclude={"kind"}))
+    if isinstance(recipe.noise, VPNoise):
+        # With zero terminal SNR, only v-prediction determines the clean sample at the first step.
         prediction = "v_prediction" if recipe.noise.rescale_betas_zero_snr else "epsilon"
-        noise = recipe.noise.model_dump(exclude={"kind"})
-        parts["scheduler"] = DDIMScheduler(**noise, prediction_type=prediction)
-    else:
-        raise RMDError("without a teacher at hand its noise is not known: give the recipe's noise")
-    if architecture.family == "sdxl":
-        pipe = StableDiffusionXLPipeline(
-            unet=network, text_encoder_2=None, tokenizer_2=None, add_watermarker=False, **parts
-        )
-    elif architecture.family == "wan":
-        parts["vae"] = AutoencoderKLWan(
-            base_dim=4, z_dim=channels, dim_mult=[1] * levels, num_res_blocks=1,
-            temperal_downsample=[False] + [True] * (levels - 2),
-            scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
-        ).to(device)  # fmt: skip
-        pipe = WanPipeline(transformer=network, **parts)
-    elif architecture.family == "pixart":
-        pipe = PixArtAlphaPipeline(transformer=network, **parts)
-    else:
-        absent = dict.fromkeys(("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"))
-        pipe = StableDiffusion3Pipeline(transformer=network, **parts, **absent)
-    return wrap(pipe, Conditioning(**recipe.conditioning.model_dump())), architecture
+        return DDIMScheduler(**recipe.noise.model_dump(exclude={"kind"}), prediction_type=prediction)
+    raise RMDError("without a teacher its noise schedule is unknown: spell out the recipe's noise")
 
 
 def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None) -> list[StepTiming]:
     """Run real iterations, `repeats` and one to warm up for every step of the plan, and measure them.
 
-    The trainer's weights change. Without repeats the seconds are those of the warm-up, which takes longer.
+    The trainer's weights change. If `repeats` is 0, the seconds are those of the warm-up, which takes longer.
+
+    Args:
+        trainer: the trainer.
+        repeats: number of timed iterations per step.
+        progress: called after every iteration.
     """
-    found = []
+    device = trainer.backbone.device
+    timings = []
     for step in trainer.plan.steps:
         seconds = []
-        device = trainer.backbone.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for iteration in _iterations(trainer, step, repeats + 1):
@@ -184,65 +191,75 @@ def time_training(trainer: Trainer, *, repeats: int, progress: Callable[[], None
             if progress is not None:
                 progress()
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        found.append(StepTiming(step, median(seconds[1:] or seconds), peak))
-    return found
+        timings.append(StepTiming(step, median(seconds[1:] or seconds), peak))
+    return timings
 
 
-def time_passes(trainer: Trainer, *, repeats: int) -> BarePasses:
-    """Time the bare passes of a trainer's iterations; gradients are dropped.
+def time_passes(run: Run, *, repeats: int) -> BarePasses:
+    """Time the bare passes of a run's iterations; gradients are dropped.
 
-    Medians of `repeats` after one to warm up; without repeats, that one.
+    Roll-outs are timed with the teacher's network, so that the cost of adapters in them shows as overhead.
 
-    Roll-outs are timed with the teacher's network, so that what adapters cost there shows as overhead.
+    Args:
+        run: the run.
+        repeats: number of timed passes, after one to warm up; if it is 0, the warm-up itself is timed.
     """
-    backbone, method = trainer.backbone, trainer.method
-    guided = method.config.guidance != 1.0
-    batches = trainer.batches(0)
+    guided = run.method.config.guidance != 1.0
+    batches = run.batches(0)
 
-    def run(role: Role, stage: Stage, *, train: bool, both: bool = False) -> float:
-        taken = []
+    def seconds_of(role: Role, stage: Stage, *, train: bool, both: bool = False) -> float:
+        seconds = []
         for _ in range(repeats + 1):
-            trainer.roles.zero_grad()
-            seconds = 0.0
-            for batch in batches:
-                cond = Cond.cat([batch.cond, batch.null]) if both else batch.cond
-                shape = method.latent_shape(len(cond), stage)
-                x = torch.randn(shape, generator=generator(0, "bare")).to(backbone.device)
-                t = torch.full((len(cond),), 500.0, device=backbone.device)
-                kwargs = backbone.stage_cond(cond, stage, trainer.plan.match_stage)
-                wait_for(backbone.device)
-                began = time.perf_counter()
-                with trainer.roles.use(role) as network, torch.set_grad_enabled(train):
-                    output = backbone.forward(network, x, t, kwargs)
-                    if train:
-                        output.float().square().mean().backward()
-                wait_for(backbone.device)
-                seconds += time.perf_counter() - began
-            taken.append(seconds)
-        trainer.roles.zero_grad()
-        return median(taken[1:] or taken)
+            run.roles.zero_grad()
+            conds = [Cond.cat([batch.cond, batch.null]) if both else batch.cond for batch in batches]
+            seconds.append(sum(_pass_seconds(run, role, stage, cond, train=train) for cond in conds))
+        run.roles.zero_grad()
+        return median(seconds[1:] or seconds)
 
-    stages = trainer.plan.stages
+    stages = run.plan.stages
     return BarePasses(
-        {stage.index: run("teacher", stage, train=False) for stage in stages},
-        {stage.index: run("student", stage, train=True) for stage in stages},
-        {stage.index: run("teacher", stage, train=False, both=guided) for stage in stages},
+        forward={stage.index: seconds_of("teacher", stage, train=False) for stage in stages},
+        trained={stage.index: seconds_of("student", stage, train=True) for stage in stages},
+        guided={stage.index: seconds_of("teacher", stage, train=False, both=guided) for stage in stages},
     )
+
+
+def _pass_seconds(run: Run, role: Role, stage: Stage, cond: Cond, *, train: bool) -> float:
+    """Time one pass of a role's network on random latents of a stage, with a backward pass if it is trained."""
+    backbone = run.backbone
+    shape = run.method.latent_shape(len(cond), stage)
+    x = torch.randn(shape, generator=generator(0, "bare")).to(backbone.device)
+    t = torch.full((len(cond),), 500.0, device=backbone.device)
+    kwargs = backbone.stage_cond(cond, stage, run.plan.match_stage)
+    wait_for(backbone.device)
+    began = time.perf_counter()
+    with run.roles.use(role) as network, torch.set_grad_enabled(train):
+        output = backbone.forward(network, x, t, kwargs)
+        if train:
+            output.float().square().mean().backward()
+    wait_for(backbone.device)
+    return time.perf_counter() - began
 
 
 def time_in_turn(
     trainer: Trainer, *, repeats: int, progress: Callable[[], None] | None = None
 ) -> tuple[list[StepTiming], BarePasses]:
-    """Iterations and bare passes in rounds, `repeats` and one to warm up: a machine that slows down does so for both.
+    """Time iterations and bare passes in turn, so that a machine that slows down does so for both.
 
-    Medians over the rounds; of the memory, the most.
+    Args:
+        trainer: the trainer, whose weights change.
+        repeats: number of rounds, after one to warm up.
+        progress: called after every iteration.
+
+    Returns:
+        The medians over the rounds, and the largest of the peak memories.
     """
     rounds = [
         (time_training(trainer, repeats=0, progress=progress), time_passes(trainer, repeats=0))
         for _ in range(repeats + 1)
     ]
-    steps = zip(*(timings for timings, _ in rounds), strict=True)
-    found = [
+    steps = zip(*(of_round for of_round, _ in rounds), strict=True)
+    timings = [
         StepTiming(
             of_step[0].step,
             median(timing.seconds for timing in of_step[1:]),
@@ -255,34 +272,21 @@ def time_in_turn(
         values = [getattr(passes, kind) for _, passes in rounds[1:]]
         return {stage: median(value[stage] for value in values) for stage in values[0]}
 
-    return found, BarePasses(middle("forward"), middle("trained"), middle("guided"))
+    return timings, BarePasses(middle("forward"), middle("trained"), middle("guided"))
 
 
 def mean_seconds(timings: Sequence[StepTiming], shares: Sequence[float]) -> float:
-    """Seconds of an iteration on average over the steps as they are drawn (`rmd.methods.base.draw_shares`)."""
+    """Return the mean seconds of an iteration over the steps as they are drawn (`rmd.methods.base.draw_shares`)."""
     return sum(share * timing.seconds for share, timing in zip(shares, timings, strict=True))
 
 
 def _iterations(trainer: Trainer, step: Step, count: int) -> list[int]:
-    """The first iterations after the warm-up that draw a step."""
-    found: list[int] = []
+    """Return the first `count` iterations after the method's warm-up that draw a step."""
+    iterations: list[int] = []
     method = trainer.recipe.method
     iteration = method.warmup_steps if isinstance(method, CascadeConfig) else 0
-    while len(found) < count:
+    while len(iterations) < count:
         if trainer.method.draw_step(iteration) == step:
-            found.append(iteration)
+            iterations.append(iteration)
         iteration += 1
-    return found
-
-
-@torch.no_grad()
-def _with_random_weights(network: nn.Module, device: torch.device) -> nn.Module:
-    """Materialise a network from the meta device: small random weights, and norms that change nothing."""
-    network = network.to_empty(device=device).eval()
-    g = torch.Generator(device).manual_seed(0)
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if tensor.ndim > 1:
-            tensor.normal_(0, 0.02, generator=g)
-        else:
-            tensor.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-    return network
+    return iterations

@@ -1,1 +1,1 @@
-"""The `rmd` command: one file a verb, put together in `app.py`."""
+"""The `rmd` command: one module per verb, which `app.py` puts together."""

@@ -1,7 +1,7 @@
-"""The `rmd` command itself: its verbs, and how an error becomes one sentence and an exit status.
+"""The `rmd` command: its verbs, and how an error becomes one sentence and an exit status.
 
-A verb is a function in a module of its own, registered below. Its module must not import torch at the
-top (import inside the function), so that `rmd --help` and a mistyped option answer at once.
+A verb is a function in a module of its own, which is registered below. Such a module imports torch, and whatever
+imports torch, inside its functions only, so that `rmd --help` and a mistyped option are answered at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+INTERRUPTED = 130  # the status that shells report for a program that Ctrl-C ended
 
 try:
     import typer
@@ -31,12 +31,12 @@ try:
     from rmd.cli.scenes import scenes
     from rmd.cli.train import train
     from rmd.common.errors import RMDError
-except KeyboardInterrupt:  # before there is a `main` that could end the command
+except KeyboardInterrupt:  # `main`, which handles interruptions otherwise, does not exist yet
     sys.exit(INTERRUPTED)
 
 app = typer.Typer(
     name="rmd",
-    help="Distil a diffusion model into a few-step student that starts at low resolution.",
+    help="Distil a diffusion model into a few-step student whose first steps run at low resolution.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +56,7 @@ app.add_typer(scenes, name="scenes")
 
 @dataclass
 class Options:
-    """Options of the command as a whole, kept outside the verbs because errors are reported there."""
+    """Options of the command as a whole; `main` needs them when a verb has failed."""
 
     debug: bool = False
 
@@ -71,20 +71,25 @@ def _print_version(wanted: bool) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, print the whole traceback.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the whole traceback of an error.")] = False,
 ) -> None:
     context.ensure_object(Options).debug = debug
     check_folder()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with `arguments` (default: those of the process) and return its exit status.
+    """Run the command and return its exit status.
 
-    The status is 0 for success, 1 for an error, 2 for a wrong option or verb, 130 for an interruption, and 141 if the
-    reader of the output went away. An error is printed as one sentence on standard error, with `--debug` as a
-    traceback.
+    An error is printed on standard error: as one sentence, or with `--debug` as a traceback.
+
+    Args:
+        arguments: the arguments of the command; None: those of the process.
+
+    Returns:
+        0 for success, 1 for an error, 2 for a wrong option or verb, 130 for an interruption, and 141 if the reader of
+        the output has closed it.
     """
     prepare_streams()
     options = Options()
@@ -99,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except Exception as error:
         if isinstance(error, RMDError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            return FAILED  # only the first process on a machine prints it
+            return FAILED  # only the first process on a machine prints the error
         if options.debug:
             traceback.print_exc()
         else:

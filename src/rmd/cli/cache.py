@@ -3,96 +3,133 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from rmd.cli.options import Device, Variant
-from rmd.common.errors import RMDError, shown
+from rmd.cli.options import Column, Device, Settings, Variant
+from rmd.common.errors import RMDError, check_text, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmd.data.captions import Keys
+    from rmd.recipes.schema import DataConfig
+
+PromptSource = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPTS",
+        help="A file or pattern of files, hf:OWNER/NAME, scenes, or an installed prompt source. By default, the "
+        "recipe's.",
+    ),
+]
+TeacherName = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="The teacher, a diffusers pipeline: a folder, or a repository on the Hub."),
+]
+FromRecipe = Annotated[
+    str | None,
+    typer.Option(metavar="RECIPE", help="Take the teacher, prompts, filters and precision from this recipe."),
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to continue.")]
+Half = Annotated[bool, typer.Option("--half", help="Encode in bfloat16. With --recipe, train.dtype decides.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of prompts that are encoded at once.")]
+ShardSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of prompts in one file of the cache.")]
+Worker = Annotated[
+    str,
+    typer.Option(metavar="I/N", help="Encode one of N shares of the prompts, counted from 0; run N such processes."),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Encode nothing, but compare the files in --out with their checksums.")
+]
+
+
+class _Plan(NamedTuple):
+    """What to encode, with which teacher."""
+
+    data: DataConfig
+    seed: int
+    teacher: str
+    variant: str | None
+    dtype: torch.dtype
+    keys: Keys
 
 
 def cache(
-    prompts: Annotated[
-        str | None, typer.Argument(metavar="[PROMPTS]", help="A file or pattern, hf:OWNER/NAME, scenes, or a recipe's.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(metavar="ID", help="A pipeline: a folder, or its name on the Hub.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="Take teacher, prompts, filters and precision from a recipe.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
-    column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Column of PROMPTS that holds the prompts. By default: prompt, caption or text."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to go on with.")] = Path(
-        "runs/cache"
-    ),
-    half: Annotated[bool, typer.Option("--half", help="Encode in bfloat16 (without a recipe).")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts encoded at once.")] = 32,
-    shard: Annotated[int, typer.Option(min=1, help="Prompts in a file.")] = 1024,
-    worker: Annotated[str, typer.Option(metavar="I/N", help="Which of how many processes this one is.")] = "0/1",
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Only compare the files of --out with their checksums.")
-    ] = False,
+    prompts: PromptSource = None,
+    teacher: TeacherName = None,
+    recipe: FromRecipe = None,
+    overrides: Settings = None,
+    column: Column = None,
+    out: Out = Path("runs/cache"),
+    half: Half = False,
+    batch_size: BatchSize = 32,
+    shard: ShardSize = 1024,
+    worker: Worker = "0/1",
+    verify: Verify = False,
     device: Device = None,
     variant: Variant = None,
 ) -> None:
-    """Encode prompts with a teacher's text encoders into a folder that `data.cache` of a recipe names."""
-    from rmd.data.cache import build_cache, verify_cache
-
-    if verify:
-        typer.echo(f"{out}: {verify_cache(out)} shards are as they were written")
-        return
+    """Encode prompts with a teacher's text encoders, into a folder that a recipe then names as data.cache."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
-    import torch
+    from rmd.data.cache import build_cache, verify_cache
 
+    if verify:
+        typer.echo(f"{out}: {verify_cache(out)} shards match their checksums")
+        return
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.data.captions import Keys
     from rmd.data.prompts import load_prompts
     from rmd.models import load_backbone
-    from rmd.models.teacher import DTYPES, teacher_source
-    from rmd.recipes.schema import DataConfig, load_recipe
+    from rmd.models.teacher import teacher_source
 
-    keys = Keys()
-    if recipe is not None:
-        if half:
-            raise RMDError("--half goes with --teacher alone: a recipe says its precision with train.dtype")
-        loaded = load_recipe(recipe, overrides or ())
-        data, seed, dtype = loaded.data, loaded.train.seed, DTYPES[loaded.train.dtype]
-        data = data.model_copy(
-            update={name: value for name, value in (("prompts", prompts), ("column", column)) if value is not None}
-        )
-        source = loaded.teacher if teacher is None else teacher
-        variant = loaded.variant if variant is None else variant
-    elif prompts and teacher is not None:
-        if overrides:
-            raise RMDError("--set changes a recipe: give --recipe, too")
-        data, seed, source = DataConfig(prompts=prompts, column=column), 0, teacher
-        dtype = torch.bfloat16 if half else torch.float32
-        keys = Keys(column="--column", skip=None)
-    else:
-        raise RMDError("give PROMPTS and --teacher ID, or --recipe RECIPE")
-    which = _worker(worker)
+    plan = _plan(prompts, teacher, recipe, overrides or [], column, variant, half=half)
+    share = _worker(worker)
     prepare_cpu()
-    texts = load_prompts(data, seed=seed, keys=keys).texts
-    backbone = load_backbone(teacher_source(source), dtype=dtype, variant=variant)
+    texts = load_prompts(plan.data, seed=plan.seed, keys=plan.keys).texts
+    backbone = load_backbone(teacher_source(plan.teacher), dtype=plan.dtype, variant=plan.variant)
     backbone.pipe.to(find_device(device))
     with progress_bar() as report:
         complete = build_cache(
-            backbone, texts, out, shard_prompts=shard, batch_size=batch_size, worker=which,
+            backbone, texts, out, shard_prompts=shard, batch_size=batch_size, worker=share,
             progress=lambda done, total: report("prompts", done, total),
         )  # fmt: skip
     rest = f"; use it with data.cache={out}" if complete else "; other workers have not finished yet"
     typer.echo(f"{len(texts)} prompts in {out}{rest}")
+
+
+def _plan(
+    prompts: str | None, teacher: str | None, recipe: str | None, overrides: list[str], column: str | None,
+    variant: str | None, *, half: bool,
+) -> _Plan:  # fmt: skip
+    """Combine the options with those of the recipe, if one is given."""
+    import torch
+
+    from rmd.data.captions import RECIPE_KEYS, Keys
+    from rmd.models.teacher import DTYPES
+    from rmd.recipes.schema import DataConfig, load_recipe
+
+    for option, text in (("PROMPTS", prompts or ""), ("--column", column or "")):
+        check_text(option, text)
+    if recipe is not None:
+        if half:
+            raise RMDError("--half goes with --teacher alone: a recipe sets its precision with train.dtype")
+        loaded = load_recipe(recipe, overrides)
+        changes = {name: value for name, value in (("prompts", prompts), ("column", column)) if value is not None}
+        return _Plan(
+            loaded.data.model_copy(update=changes), loaded.train.seed, loaded.teacher if teacher is None else teacher,
+            loaded.variant if variant is None else variant, DTYPES[loaded.train.dtype], RECIPE_KEYS,
+        )  # fmt: skip
+    if not prompts or teacher is None:
+        raise RMDError("give PROMPTS and --teacher ID, or --recipe RECIPE")
+    if overrides:
+        raise RMDError("--set changes a recipe: give --recipe, too")
+    dtype = torch.bfloat16 if half else torch.float32
+    keys = Keys(column="--column", skip=None)
+    return _Plan(DataConfig(prompts=prompts, column=column), 0, teacher, variant, dtype, keys)
 
 
 def _worker(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The console that tables are printed to."""
+"""The console on which tables are printed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NARROWEST = 40
-"""Smallest width, in columns, at which a table is readable; a terminal that reports less is not believed."""
+"""Smallest width, in columns, at which a table is readable; a terminal that reports less is ignored."""
 
 
 def table_console(otherwise: int | None = None) -> Console:
-    """Return a rich console for standard output; brackets in names are text, not markup.
+    """Return a rich console for standard output that does not treat brackets in names as markup.
 
     Args:
-        otherwise: width in columns if standard output is no terminal; by default rich chooses.
+        otherwise: width in columns if standard output is not a terminal; None: rich chooses it.
     """
     from rich.console import Console
 

@@ -40,6 +40,7 @@ def demo(
     from rmd.cli.progress import progress_bar
     from rmd.evaluate.demo import run_demo
     from rmd.evaluate.demo_moving import run_moving_demo
+    from rmd.models.registry import family_class
     from rmd.models.resolve import resolve_noise
     from rmd.recipes.schema import load_recipe
     from rmd.report import print_table
@@ -50,7 +51,7 @@ def demo(
     with locked(out):
         _clear(out)
         with progress_bar() as report_progress:
-            result = (run_moving_demo if loaded.family == "wan" else run_demo)(
+            result = (run_moving_demo if family_class(loaded.family).moving else run_demo)(
                 loaded, out, quick=quick, progress=report_progress
             )
     if result is None:

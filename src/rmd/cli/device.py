@@ -1,4 +1,4 @@
-"""Which device a command computes on, and how a CPU does."""
+"""Chooses the device on which a command computes, and prepares the CPU."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rmd.common.errors import RMDError, shown
 
 
 def prepare_cpu(threads: int | None = None) -> None:
-    """Set up the whole process for computing on a CPU; to be called before anything is computed.
+    """Set up the process for computing on a CPU. Call it before anything is computed.
 
-    Denormal numbers become zero: sharp attention and small weights under decay are full of them, and a CPU crawls
-    through them. Threads take this over from the one that starts them, so it does not reach those that run already.
+    Denormal numbers are flushed to zero: sharp attention and decaying small weights produce many of them, and CPUs are
+    slow with them. A thread inherits this mode from the one that starts it, so threads that already run keep theirs.
 
     Args:
-        threads: of torch; by default its own choice.
+        threads: the number of torch's threads; None: torch chooses it.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -22,13 +22,15 @@ def prepare_cpu(threads: int | None = None) -> None:
 
 
 def find_device(wanted: str | None, *, kinds: tuple[str, ...] = ("cpu", "cuda")) -> torch.device:
-    """The wanted device, by default the first GPU or else the CPU.
+    """Return the device that the user wants, by default the first GPU, or else the CPU.
 
     Args:
-        kinds: what the command can compute on. Apple's "mps" has no float64, which the losses' noise levels are in.
+        wanted: the name of the device, such as cuda:1; None: the default.
+        kinds: the types of device on which the command can compute. Training excludes Apple's "mps", which has no
+            float64 for the noise levels of the losses.
 
     Raises:
-        RMDError: there is no such device.
+        RMDError: there is no such device, or the command cannot compute on it.
     """
     if wanted is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -43,8 +45,8 @@ def find_device(wanted: str | None, *, kinds: tuple[str, ...] = ("cpu", "cuda"))
     if device.type != "cuda" and device.index:
         raise RMDError(f"there is no {wanted}, only one {device.type}: use --device {device.type}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RMDError("torch sees no mps here, the GPU of an Apple computer: use --device cpu")
-    found = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= found:
-        raise RMDError(f"there is no {wanted} here, torch sees {found} GPUs: use --device cpu, or a torch with CUDA")
+        raise RMDError("torch finds no mps, the GPU of an Apple computer: use --device cpu")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise RMDError(f"there is no {wanted}, since torch finds {count} GPUs: use --device cpu, or a torch with CUDA")
     return device

@@ -1,4 +1,4 @@
-"""Ends a command: reports an error as one sentence, and keeps the standard streams from making it worse."""
+"""Ends a command: prints an error as one sentence, and copes with standard streams that fail."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import TextIO
 from rmd.common.errors import RMDError
 
 FAILED, BROKEN_PIPE = 1, 141
-"""Exit statuses: for an error, and the one that shells report for a program whose reader went away."""
+"""Exit statuses: for an error, and the one that shells report for a program whose output nobody reads any more."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 """Control characters, lone surrogates, and characters that change the reading order of text."""
 _LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a machine with more memory"
 
 
 def prepare_streams() -> None:
-    """Make standard streams exist and accept any text; characters that an encoding lacks are written as escapes.
+    """Make sure that the standard streams exist and accept any text.
 
-    A stream that is closed (`>&-`) is connected to the null device. Otherwise the next file to be opened would get its
-    number, and with it whatever libraries print.
+    Characters that a stream's encoding lacks are written as escapes. A stream that is closed (`>&-`) is connected to
+    the null device; otherwise the next file to be opened would get its number, and with it whatever libraries print.
     """
     for number in range(3):
         try:
@@ -38,7 +38,7 @@ def prepare_streams() -> None:
 
 
 def check_folder() -> None:
-    """Raise RMDError if the current folder no longer exists: libraries that a command loads would end the process."""
+    """Raise RMDError if the current folder no longer exists, which would make libraries end the process."""
     try:
         os.getcwd()
     except OSError as error:
@@ -51,7 +51,7 @@ def check_folder() -> None:
 def complete_output() -> Iterator[None]:
     """Flush what the block printed, so that a failure to write it is an error of the command.
 
-    Python itself flushes when it exits, too late to change the exit status. Output that could not be written is
+    Python itself flushes at exit, which is too late to change the exit status. Output that cannot be written is
     dropped.
     """
     try:
@@ -65,7 +65,7 @@ def complete_output() -> Iterator[None]:
 
 
 def say(error: Exception) -> None:
-    """Print the sentence for an error on standard error, if that can be written to."""
+    """Print the sentence for an error on standard error, if possible."""
     try:
         print(f"rmd: {sentence(error)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def say(error: Exception) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Discard what a stream still buffers; otherwise Python would try to write it again at exit, and fail again."""
+    """Discard what a stream still buffers, which Python would otherwise try to write again at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -82,9 +82,9 @@ def _give_up(stream: TextIO) -> None:
 
 
 def sentence(error: Exception) -> str:
-    """Return what went wrong, as one line of printable characters."""
-    found = " ".join(_of(error, " ".join(str(error).split())).split())
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), found)
+    """Return a sentence on what went wrong, as one line of printable characters."""
+    text = " ".join(_of(error, " ".join(str(error).split())).split())
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _of(error: Exception, message: str) -> str:
@@ -98,25 +98,23 @@ def _of(error: Exception, message: str) -> str:
         case RuntimeError() if _is_out_of_memory(error, message):
             return f"there is not enough memory: {_LESS} ({message[:200].rstrip('. ')})"
         case RecursionError():
-            return "something that was read is nested too deeply: look at the files and settings that were given"
+            return "a file or setting is nested too deeply: check those that were given"
         case UnicodeDecodeError():
             return f"a file is not UTF-8 text (at byte {error.start}): save it as UTF-8"
         case UnicodeEncodeError():
-            return (
-                f"{ascii(error.object[error.start : error.end])[:60]} cannot be written: use names of plain characters"
-            )
+            return f"{ascii(error.object[error.start : error.end])[:60]} cannot be encoded: use names without it"
         case ValueError() if "embedded null" in message:
-            return "a name or path that was given holds a NUL character: leave that out"
+            return "a name or path contains a NUL character: remove it"
         case ImportError():
             return f"a Python package is missing or damaged ({message[:300]}): install RMD again"
     return (
         f"unexpected {type(error).__name__}: {message[:2000]}; "
-        "run again with --debug (rmd --debug ...) for the traceback; please report it"
+        "run again as rmd --debug ... for the traceback, and please report it"
     )
 
 
 def _of_system(error: OSError, message: str) -> str:
-    """Return the sentence for an error of the operating system."""
+    """Return a sentence on an error of the operating system."""
     name = _cut(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
     if error.errno == errno.ENOSPC:
         where = f" for {name}" if name else ""
@@ -125,11 +123,11 @@ def _of_system(error: OSError, message: str) -> str:
         return f"there is not enough memory: {_LESS}"
     if name:
         return f"cannot use {name}: {error.strerror or message}"
-    return f"cannot read or write something: {error.strerror or message[:500] or type(error).__name__}"
+    return f"a file cannot be read or written: {error.strerror or message[:500] or type(error).__name__}"
 
 
 def _is_out_of_memory(error: Exception, message: str) -> bool:
-    """Return whether torch ran out of memory; compares names, since torch may not be loaded."""
+    """Return whether torch ran out of memory; torch may not be loaded, so the class is compared by name."""
     return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in message or "out of memory" in message
 
 

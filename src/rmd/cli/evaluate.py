@@ -50,8 +50,8 @@ def evaluate(
     from rmd.models.registry import load_pipeline
     from rmd.models.student import holds_student
     from rmd.report import print_rows
-    from rmd.sample.makers import Maker, PipelineMaker, StudentMaker
     from rmd.sample.pipeline import RMDPipeline
+    from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
     from rmd.worlds.assets import TEACHERS
 
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
@@ -70,17 +70,17 @@ def evaluate(
     all_evaluations(out)  # a file that is not one is reported before anything is computed
     if teacher is not None:
         one_of("teacher", teacher, tuple(TEACHERS))
-    maker: Maker
+    maker: Sampler
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
         student = RMDPipeline.from_pretrained(model, teacher=base, variant=variant).to(where)
         student.pipe.set_progress_bar_config(disable=True)
-        maker, pipe = StudentMaker(student), student.pipe
+        maker, pipe = StudentSampler(student), student.pipe
         reference = teacher or (student.config.teacher if student.config.teacher in TEACHERS else "scenes")
     else:
         check_options(model, False, {"--base": base is not None}, {})
         pipe = load_pipeline(model, variant=variant).to(where)
-        maker = PipelineMaker(pipe, model, steps=steps, guidance=guidance)
+        maker = PipelineSampler(pipe, model, steps=steps, guidance=guidance)
         reference = teacher or "scenes"
     if maker.moving:
         raise RMDError(f"{model} makes clips, but the scenes' judge looks at single pictures")

@@ -9,26 +9,74 @@ import typer
 
 from rmd.common.errors import RMDError
 
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. By default: cuda if there is one.")]
-"""Which device a command computes on."""
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="The name of a packaged recipe, or the path of a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe; can be given more than once."),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The column that holds the prompts. By default, it is prompt, caption or text."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="The device to compute on: cpu, cuda, or cuda:1. By default, it is the GPU if there is one.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=4096, help="The number of CPU threads. By default, torch chooses it."),
+]
 Variant = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Variant of the weight files, such as fp16. By default: the plain files, or the only variant.",
+        help="The variant of the weight files to load, such as fp16. By default, it is the plain files, or the only "
+        "variant that there is.",
     ),
 ]
-"""Variant of a pipeline's weight files that a command loads."""
-Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (ordinary pipelines only).")]
-Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale (ordinary pipelines only).")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="The folder of the student's teacher, if it has moved since the distillation."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Sampling steps of an ordinary pipeline. A student takes those of its own plan.",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N", min=0, help="Guidance scale of an ordinary pipeline. In a student, guidance is distilled."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def check_options(model: str, student: bool, students: Mapping[str, bool], pipelines: Mapping[str, bool]) -> None:
-    """RMDError for an option that is of the other kind of model."""
+    """Refuse options that do not apply to the kind of model that was given.
+
+    Args:
+        model: the model's name.
+        student: whether it is a student; otherwise it is an ordinary diffusers pipeline.
+        students: options for students only, and whether each was given.
+        pipelines: options for ordinary pipelines only, and whether each was given.
+
+    Raises:
+        RMDError: an option for the other kind of model was given.
+    """
     for option, given in (pipelines if student else students).items():
         if given and student:
             raise RMDError(
-                f"{option} is of diffusers pipelines, but {model} is a student with its own plan: leave it out"
+                f"{option} is for ordinary pipelines, but {model} is a student with its own plan: leave it out"
             )
         if given:
-            raise RMDError(f"{option} is of students, but {model} is a diffusers pipeline: leave it out")
+            raise RMDError(f"{option} is for students, but {model} is an ordinary diffusers pipeline: leave it out")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Device
+from rmd.cli.options import Device, RecipeName, Settings
 from rmd.common.errors import RMDError, shown
 from rmd.recipes.schema import TimeMap, load_recipe, parse_side
 
@@ -19,51 +20,63 @@ if TYPE_CHECKING:
     from rmd.recipes.schema import Recipe
 
 
+Steps = Annotated[int | None, typer.Option(metavar="N", help="Change the number of steps of the student.")]
+Thresholds = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Change the logSNR thresholds between stages, as in --thresholds=-6.0,-2.5."),
+]
+Sides = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Change the sizes of the stages, as in --sides=256,512,1024 or --sides=480x832,720x1280."
+    ),
+]
+Map = Annotated[
+    TimeMap | None, typer.Option(help="Change the map from teacher time to model time of the low-resolution steps.")
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="HxW", help="Show the plan at another final size, height x width; all stages are scaled."),
+]
+PlanJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of a table; a logSNR of minus infinity becomes null.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw the plan into a file that ends in .png, .svg or .pdf.")
+]
+ShowMemory = Annotated[
+    bool, typer.Option("--memory", help="Also print the memory that training needs; no weights are loaded for this.")
+]
+Gpus = Annotated[
+    int, typer.Option(metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the weights.")
+]
+Fit = Annotated[
+    bool,
+    typer.Option("--fit", help="Instead, compare all ways of splitting the steps over --sides by their measured cost."),
+]
+Samples = Annotated[
+    int, typer.Option(metavar="N", min=2, max=4096, help="With --fit: the number of pictures that the teacher makes.")
+]
+
+
 def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
-    steps: Annotated[int | None, typer.Option(help="Number of student steps.")] = None,
-    thresholds: Annotated[
-        str | None, typer.Option(metavar="A,B", help="logSNR thresholds: --thresholds=-6.0,-2.5")
-    ] = None,
-    sides: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Stages: --sides=256,512,1024 or 480x832,720x1280")
-    ] = None,
-    map: Annotated[TimeMap | None, typer.Option(help="Timestep map of the low-resolution steps.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Another final size, height x width; stages follow.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON only; a logSNR of minus infinity is null.")
-    ] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan: .png, .svg or .pdf.")] = None,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Also print what training needs in memory; needs no weights.")
-    ] = False,
-    gpus: Annotated[
-        int, typer.Option(min=1, max=65536, help="With --memory: number of GPUs that share the weights.")
-    ] = 8,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Weigh every split of the steps over --sides by its measured cost.")
-    ] = False,
-    samples: Annotated[
-        int, typer.Option(min=2, max=4096, help="With --fit: number of pictures that the teacher makes.")
-    ] = 16,
+    recipe: RecipeName,
+    steps: Steps = None,
+    thresholds: Thresholds = None,
+    sides: Sides = None,
+    map: Map = None,
+    set_: Settings = None,
+    size: Size = None,
+    as_json: PlanJson = False,
+    plot: Plot = None,
+    memory: ShowMemory = False,
+    gpus: Gpus = 8,
+    fit: Fit = False,
+    samples: Samples = 16,
     device: Device = None,
 ) -> None:
-    """Show the step plan of a recipe: times, stages and cost of every step."""
-    named = {"steps": steps, "map": map}
-    lists = {"thresholds": thresholds, "sides": sides}
-    overrides = list(set_ or ())
-    overrides += [f"plan.{key}={value}" for key, value in named.items() if value is not None]
-    overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
-    loaded = load_recipe(recipe, overrides)
-    if isinstance(loaded.noise, str):
-        from rmd.models.resolve import resolve_noise
-
-        loaded = resolve_noise(loaded)
+    """Show the step plan of a recipe: the times, the stage and the cost of every step."""
+    loaded = _load(recipe, set_ or (), {"steps": steps, "map": map}, {"thresholds": thresholds, "sides": sides})
     if fit:
         from rmd.cli.quiet import quiet_libraries
 
@@ -90,8 +103,23 @@ def plan(
         _print_memory(loaded, built, gpus)
 
 
+def _load(
+    recipe: str, settings: Sequence[str], values: Mapping[str, object], lists: Mapping[str, str | None]
+) -> Recipe:
+    """Load a recipe with the settings and plan options that were given, and with its teacher's noise schedule."""
+    overrides = list(settings)
+    overrides += [f"plan.{key}={value}" for key, value in values.items() if value is not None]
+    overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
+    loaded = load_recipe(recipe, overrides)
+    if isinstance(loaded.noise, str):
+        from rmd.models.resolve import resolve_noise
+
+        loaded = resolve_noise(loaded)
+    return loaded
+
+
 def cost_line(plan: StepPlan) -> str:
-    """Split and cost in one line: `2+2: 2.5 of 4 full-resolution steps by area, 1.60x`."""
+    """Return the split and the cost as one line: `2+2: 2.5 of 4 full-resolution steps by area, 1.60x`."""
     counts = Counter(step.stage for step in plan.steps)
     split = "+".join(str(counts[stage.index]) for stage in plan.stages)
     total = sum(plan.relative_cost(plan.stage_of(step)) for step in plan.steps)
@@ -100,7 +128,7 @@ def cost_line(plan: StepPlan) -> str:
 
 
 def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]]:
-    """The plan as `--json` prints it: stages with their relative cost, steps with times and size."""
+    """Return the plan as `--json` prints it: stages with their relative costs, steps with times and sizes."""
     return {
         "stages": [
             {"height": stage.height, "width": stage.width, "relative_cost": plan.relative_cost(stage)}
@@ -112,7 +140,7 @@ def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]
                 "stage": step.stage,
                 "teacher_time": step.teacher_time,
                 "model_time": step.model_time,
-                # JSON has no infinity.
+                # JSON has no infinity
                 "logsnr": step.logsnr if math.isfinite(step.logsnr) else None,
                 "height": plan.stage_of(step).height,
                 "width": plan.stage_of(step).width,

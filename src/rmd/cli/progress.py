@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, a line every tenth elsewhere."""
+"""Shows the progress of long work: bars on a terminal, and elsewhere a line after every tenth."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ from rich.progress import (
 
 
 class ReportProgress(Protocol):
-    """Shows how far a piece of work is."""
+    """Shows how much of a piece of work is done."""
 
     def __call__(self, what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
-        """Say how much of `what` is done, `start` of it by an earlier process; `note` stands behind.
+        """Show how much of a piece of work is done; less than before means that another one of this name has begun.
 
-        Where less is done than was said before, another piece of work of that name has begun.
+        Args:
+            what: the name of the piece of work.
+            done: how much of it is done.
+            total: its total.
+            note: text to show after the numbers.
+            start: how much of it an earlier process did.
         """
         ...
 
 
 @contextmanager
 def progress_bar() -> Iterator[ReportProgress]:
-    """A function that shows progress on standard error, one bar for each piece of work."""
+    """Yield a function that shows progress on standard error, with one bar for each piece of work."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_printer()
@@ -61,7 +66,7 @@ def progress_bar() -> Iterator[ReportProgress]:
 
 
 def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], None]:
-    """A function that is told how many more are done, and shows how many there are."""
+    """Return a function that is told how much more of a piece of work is done, and shows how much is done in all."""
     done = 0
 
     def count(more: int) -> None:
@@ -82,14 +87,14 @@ def _line_printer() -> ReportProgress:
         tenth = 10 * done // total
         if tenth < tenths.get(what, 0):
             del began[what], tenths[what]
-        # the first report comes when some is done already: the work began when the one before it ended
+        # Some work is done by the time of its first report: it began when the work before it ended.
         elapsed = time.monotonic() - began.setdefault(what, last)
         last = time.monotonic()
         if tenth > tenths.setdefault(what, 10 * start // total):
             tenths[what] = tenth
             left = elapsed / (done - start) * (total - done)
             words = [f"{what}: {done}/{total}", f"{elapsed:.0f} s", f"{left:.0f} s left", *([note] if note else [])]
-            with suppress(OSError):  # a closed terminal must not end the work
+            with suppress(OSError):  # a terminal that was closed must not end the work
                 print(", ".join(words), file=sys.stderr, flush=True)
 
     return report

@@ -1,4 +1,4 @@
-"""Keeps other libraries' bars and notices out of what a command prints."""
+"""Keeps the progress bars and messages of other libraries out of a command's output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _ASKED = {name: name in os.environ for name in ("TRANSFORMERS_VERBOSITY", "DIFFU
 
 
 def quiet_libraries() -> None:
-    """Silence diffusers and transformers, unless their own environment variables say otherwise.
+    """Silence diffusers and transformers, unless their own environment variables set their verbosity.
 
-    Messages that they log as errors are silenced, too: an exception accompanies them, and the command reports it in one
-    sentence. Call this before either library is imported: transformers logs during its import. Progress bars of
-    downloads from the Hub stay visible.
+    What they log as errors is silenced as well: an exception accompanies it, which the command reports in one sentence.
+    Call this before either library is imported, since transformers logs during its import. Progress bars of downloads
+    from the Hub stay visible.
     """
     for name in _ASKED:
         os.environ.setdefault(name, "critical")
@@ -23,7 +23,7 @@ def quiet_libraries() -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    # Both libraries read their variable once, and may have been imported before.
+    # Each library reads its variable only once, and may have been imported already.
     for asked, library in zip(_ASKED.values(), (transformers_logging, diffusers_logging), strict=True):
         if not asked:
             library.set_verbosity(logging.CRITICAL)

@@ -1,1 +1,1 @@
-"""The ground floor: errors, files, typed records and pictures, which everything else builds on."""
+"""The lowest floor: errors, files, strict models, pictures and plug-ins, on which everything else is built."""

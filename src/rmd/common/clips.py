@@ -1,4 +1,4 @@
-"""Video clips as files: MP4 for players, animated WebP and GIF for pages."""
+"""Writes video clips: MP4 for players, animated WebP and GIF for web pages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rmd.common.pictures import webp
 SUFFIXES = (".mp4", ".webp", ".gif")
 """Extensions of the files that `save_clip` writes."""
 MAX_FPS = {".mp4": 1000, ".webp": 1000, ".gif": 50}
-"""Highest frame rate: WebP counts milliseconds, and GIF hundredths of a second, of which players need two."""
+"""Highest frame rate by extension: WebP counts in milliseconds, GIF in hundredths of a second, two at least."""
 
 
 def check_suffix(path: Path) -> None:
-    """RMDError unless a clip can be written to a file of this name, here."""
+    """Raise RMDError unless the extension of a path is one of `SUFFIXES` and the packages that write it are there."""
     if path.suffix.lower() not in SUFFIXES:
-        raise RMDError(f"{path} is no name for a clip: let it end in {', '.join(SUFFIXES)}")
+        raise RMDError(f"a clip cannot be written to {path}: give a name that ends in {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".mp4" and (find_spec("imageio") is None or find_spec("imageio_ffmpeg") is None):
         raise RMDError(f"{path}: writing MP4 needs `pip install 'rmd[video]'`; .webp and .gif do not")
 
@@ -32,13 +32,18 @@ def check_suffix(path: Path) -> None:
 def check_fps(suffix: str, fps: int) -> None:
     """Raise RMDError unless files that end in `suffix` can play this many frames per second."""
     if not 1 <= fps <= MAX_FPS[suffix]:
-        raise RMDError(f"a clip in {suffix} plays 1 to {MAX_FPS[suffix]} frames a second, not {fps}")
+        raise RMDError(f"a clip in {suffix} can play 1 to {MAX_FPS[suffix]} frames per second, but not {fps}")
 
 
 def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
-    """Write a clip that plays `fps` frames per second, whole or not at all; animated pictures loop forever.
+    """Write a clip atomically; animated pictures loop forever.
 
-    WebP is written losslessly. MP4 is H.264, with sides rounded to multiples of 16; GIF has 256 colours per frame.
+    WebP is lossless, MP4 is H.264 with sides rounded to multiples of 16, and GIF has 256 colours per frame.
+
+    Args:
+        frames: the frames, all of one size.
+        path: a file that ends in one of `SUFFIXES`.
+        fps: frames per second.
 
     Raises:
         RMDError: the format or frame rate is not supported, or the packages that write it are not installed.
@@ -63,7 +68,7 @@ def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:
 def _gif(frames: Sequence[Image.Image], *, fps: int) -> bytes:
     first, *rest = frames
     ends = [round(100 * (index + 1) / fps) for index in range(len(frames))]
-    # Durations alternate by a hundredth of a second, so that the whole clip has the right length.
+    # Durations are rounded up and down in turn, so that the whole clip has the right length.
     durations = [10 * (end - start) for start, end in zip([0, *ends], ends, strict=False)]
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, disposal=2)

@@ -1,4 +1,4 @@
-"""Files that RMD writes and reads back: written atomically, by one process at a time, and validated when read."""
+"""Writes files atomically and under locks, and reads back and validates what RMD wrote."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rmd.common.errors import RMDError, shown
 from rmd.common.typed import Strict, explain
 
 LOCK = ".rmd.lock"
-"""Name of the lock file in a folder that one process at a time may write to."""
+"""Name of the lock file in a folder to which only one process at a time may write."""
 MAX_JSON = 64 * 2**20
-"""Largest JSON file, in bytes, that is read as a model; RMD's own files are far smaller."""
+"""Largest size, in bytes, of a JSON file that is read as a model; RMD's own files are far smaller."""
 Model = TypeVar("Model", bound=Strict)
 
 
@@ -29,13 +29,13 @@ Model = TypeVar("Model", bound=Strict)
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces `path` if the block ends without an exception.
 
-    A reader sees the old file or the new one, never half of one. The file or folder that the block writes gets the
-    permissions of the umask (safetensors writes files that only their owner can read). A folder that already exists at
-    `path` is removed when the new one is in its place.
+    A reader sees either the old file or the new one, never a part. The file or folder that the block writes gets the
+    permissions that the umask allows (safetensors writes files that only their owner can read). A folder that already
+    exists at `path` is removed once the new one is in its place.
     """
     partial, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "previous"))
     _remove(partial)
-    if previous.exists() and not path.exists():  # a kill came between the two renames below
+    if previous.exists() and not path.exists():  # the process was killed between the two renames below
         previous.rename(path)
     try:
         yield partial
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         for part in (partial, *partial.rglob("*")) if partial.is_dir() else (partial,):
             if part.is_file() and not part.is_symlink():
                 part.chmod(0o666 & ~mask)
-        if path.is_dir():  # the place of a folder that is not empty cannot be taken in one step
+        if path.is_dir():  # a folder that is not empty cannot be replaced in one step
             _remove(previous)
             path.rename(previous)
             try:
@@ -59,19 +59,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file, whole or not at all."""
+    """Write UTF-8 text to a file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a folder, which is created if necessary, so that no other process writes there meanwhile.
+    """Hold the lock of a folder during the block, so that no other process writes there.
 
-    The operating system releases the lock when the process ends, however it ends: a killed run blocks nobody.
+    The operating system releases the lock when the process ends, even if it is killed.
 
     Args:
-        folder: the folder.
+        folder: the folder, which is created if necessary.
         name: the name of the lock file in it.
         wait: seconds to wait for another process that holds the lock.
 
@@ -95,27 +95,30 @@ def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[Non
 
 
 def user_path(name: str) -> Path:
-    """Return the path that a user means, with `~` for the home folder; raise RMDError if the name is no valid path."""
+    """Return the path that a user names, with `~` expanded to the home folder; raise RMDError if it is not a path."""
     try:
         if b"\0" in os.fsencode(name):
-            raise ValueError("it holds a zero byte")
+            raise ValueError("it contains a zero byte")
         return Path(name).expanduser()
     except (RuntimeError, ValueError) as error:
-        raise RMDError(f"{shown(name)} is no path: {str(error)[:100]}") from error
+        raise RMDError(f"{shown(name)} is not a path: {str(error)[:100]}") from error
 
 
 def read_model(path: Path, kind: type[Model]) -> Model:
-    """Read a JSON file that RMD wrote, as the model it was written from.
+    """Read a JSON file that RMD wrote from a model, and return the model.
 
-    Unknown keys, values of another type, and numbers that are not finite are refused, and so is a file whose `version`
-    is not the model's own.
+    Unknown keys, values of another type, numbers that are not finite, and other versions of the format are refused.
+
+    Args:
+        path: the file.
+        kind: the class of the model.
 
     Raises:
         RMDError: the file cannot be read, or RMD did not write it; the message names the file and the key.
     """
     try:
         if path.is_file() and path.stat().st_size > MAX_JSON:
-            raise RMDError(f"{path} is too large to be a file of RMD: at most {MAX_JSON // 2**20} MB are read")
+            raise RMDError(f"{path} is too large: JSON files of RMD have at most {MAX_JSON // 2**20} MB")
         content = path.read_bytes() if path.is_file() else None
     except OSError as error:
         raise RMDError(f"cannot read {path}: {reason(error)}") from error
@@ -125,7 +128,7 @@ def read_model(path: Path, kind: type[Model]) -> Model:
 
 
 def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
-    """Parse JSON that is already in memory, as `read_model` does; `where` names it in errors."""
+    """Parse JSON that is in memory just as `read_model` parses a file; `where` names it in errors."""
     try:
         values = from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -141,16 +144,16 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise RMDError(f"{where}: {explain(error, kind)}") from error
-    except RMDError as error:  # from a check within the model, such as that of a plan
+    except RMDError as error:  # from a validator of the model
         raise RMDError(f"{where}: {error}") from error
 
 
 @contextmanager
 def disk_errors(place: Path, advice: str = "put that right and run the command again") -> Iterator[None]:
-    """Turn an error of the disk within the block into an RMDError of one sentence.
+    """Turn an error of the disk within the block into an RMDError.
 
     Args:
-        place: the file or folder that is written.
+        place: the file or folder to which the block writes.
         advice: what the user should do.
 
     Raises:
@@ -163,10 +166,10 @@ def disk_errors(place: Path, advice: str = "put that right and run the command a
 
 
 def reason(error: BaseException) -> str:
-    """Return why a file could not be written or read, as part of a sentence, for instance "the disk is full".
+    """Return why a file could not be written or read, as a clause such as "the disk is full".
 
     Libraries that write files hide the operating system's error behind their own, so the causes of an error are
-    searched, too.
+    searched as well.
     """
     last: BaseException = error
     cause: BaseException | None = error
@@ -175,18 +178,18 @@ def reason(error: BaseException) -> str:
         if full or "No space left on device" in str(cause):
             return "the disk is full"
         last, cause = cause, cause.__cause__ or cause.__context__
-    for found in (error, last):
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
+    for each in (error, last):
+        if isinstance(each, OSError) and each.strerror:
+            return each.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _umask() -> int:
-    """Return the permissions that new files do not get."""
+    """Return the process's umask: the permissions that new files do not get."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
-    # Elsewhere than on Linux it cannot be read without being set, which affects all threads for a moment.
+    # On other systems than Linux it can only be read by setting it, which affects all threads for a moment.
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -201,12 +204,12 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block has filled it."""
+    """Yield a temporary folder that replaces `folder` when the block has filled it; disk errors become RMDError."""
     with disk_errors(folder), replacing(folder) as partial:
         yield partial
 
 
 def check_new_folder(folder: Path) -> None:
-    """RMDError when a folder that is to be written holds something, or is a file."""
+    """Raise RMDError if a folder that a command is to write contains something, or is a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")

@@ -1,9 +1,10 @@
-"""Grids of pictures with captions: for the report, the documentation and whoever looks at samples."""
+"""Converts between tensors and pictures, and draws labelled grids of pictures."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,21 +23,22 @@ _PADDING = 4
 
 
 def grid_image(images: Tensor, columns: int, scale: int = 1, labels: Sequence[str] | None = None) -> Image.Image:
-    """Pictures in rows of `columns`, each enlarged `scale` times without smoothing.
+    """Draw pictures in a grid, each enlarged without smoothing.
 
     Args:
         images: (n, 3, H, W) uint8.
-        columns: pictures in a row; the last row may be shorter.
-        scale: how often a pixel is repeated in each direction.
-        labels: one text under each picture, wrapped to its width.
+        columns: number of pictures in a row; the last row may be shorter.
+        scale: number of times that a pixel is repeated in each direction.
+        labels: one text for each picture, which is written under it and wrapped to its width.
 
     Raises:
-        RMDError: not such images, or a number of columns, a scale or labels that do not fit them.
+        RMDError: the images have another shape or type, `columns` or `scale` is not positive, or the number of labels
+            is another one.
     """
     _check(images, columns, scale)
     count, _, height, width = images.shape
     if labels is not None and len(labels) != count:
-        raise RMDError(f"{count} pictures need as many labels, got {len(labels)}")
+        raise RMDError(f"{count} pictures need {count} labels, but there are {len(labels)}")
     columns = min(columns, count)
     height, width = height * scale, width * scale
     texts = [_wrap(label, width) for label in labels or ()]
@@ -55,19 +57,19 @@ def grid_image(images: Tensor, columns: int, scale: int = 1, labels: Sequence[st
 def comparison_picture(
     grids: Mapping[str, Tensor], labels: Mapping[str, str], columns: int, scale: int = 2
 ) -> Image.Image:
-    """Named grids side by side under a bar with their captions.
+    """Draw grids side by side, each under its caption.
 
     Args:
-        grids: (n, 3, H, W) uint8 by name, of one shape, so that a place holds the same prompt in each.
-        labels: caption of each grid by name.
-        columns: pictures in a row of each grid.
+        grids: (n, 3, H, W) uint8 by name, all of one shape; pictures at the same index belong to the same prompt.
+        labels: the caption of each grid, by name.
+        columns: number of pictures in a row of each grid.
         scale: enlargement, as in `grid_image`.
 
     Raises:
-        RMDError: no grid, grids of unequal shapes, or a grid without a label.
+        RMDError: there is no grid, the grids differ in shape, or a grid has no label.
     """
     if not grids or len({grid.shape for grid in grids.values()}) > 1:
-        raise RMDError("a comparison needs grids of one shape, at least one of them")
+        raise RMDError("a comparison needs at least one grid, and all grids must have one shape")
     if missing := [name for name in grids if name not in labels]:
         raise RMDError(f"the grid {missing[0]!r} has no label")
     drawn = [grid_image(grid, columns, scale) for grid in grids.values()]
@@ -83,30 +85,33 @@ def comparison_picture(
     return canvas
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """(n, 3, H, W) in [-1, 1] to uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def to_uint8(images: Tensor, *, low: Literal[-1, 0] = -1) -> Tensor:
+    """Convert images of any shape from the range [low, 1] to uint8, clamping and rounding to the nearest value.
+
+    Decoded images are in [-1, 1], the range of VAEs; rendered ones in [0, 1].
+    """
+    return ((images.clamp(low, 1) - low) * (255 / (1 - low))).round().to(torch.uint8)
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """One (3, H, W) uint8 picture as a PIL image."""
+    """Return a (3, H, W) uint8 picture as a PIL image."""
     return Image.fromarray(np.ascontiguousarray(picture.detach().cpu().permute(1, 2, 0).numpy()))
 
 
 def from_image(image: Image.Image) -> Tensor:
-    """A PIL image as (3, H, W) in [-1, 1]."""
+    """Return a PIL image as a float32 picture (3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
 
 
 def png(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
+    """Return the content of a PNG file of an image."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
 def webp(frames: Sequence[Image.Image], *, fps: int) -> bytes:
-    """Frames as an animated WebP file that loops, without loss."""
+    """Return the content of a lossless animated WebP file that loops forever."""
     first, *rest = frames
     buffer = io.BytesIO()
     first.save(
@@ -116,7 +121,7 @@ def webp(frames: Sequence[Image.Image], *, fps: int) -> bytes:
 
 
 def check_images(images: Tensor, what: str) -> None:
-    """RMDError unless `images` is a batch (n, 3, H, W) of uint8 pictures."""
+    """Raise RMDError, naming `what`, unless `images` is a batch (n, 3, H, W) of uint8 pictures."""
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or images.dtype != torch.uint8:
         raise RMDError(f"{what} must be (n, 3, H, W) of uint8, got {tuple(images.shape)} of {str(images.dtype)[6:]}")
 
@@ -124,15 +129,15 @@ def check_images(images: Tensor, what: str) -> None:
 def _check(images: Tensor, columns: int, scale: int) -> None:
     check_images(images, "pictures of a grid")
     if columns < 1 or scale < 1:
-        raise RMDError(f"a grid needs at least one column and a scale of 1, got {columns} and {scale}")
+        raise RMDError(f"a grid needs at least one column and a scale of at least 1, not {columns} and {scale}")
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(_TEXT_SIZE)  # comes with Pillow: the same on every machine
+    return ImageFont.load_default(_TEXT_SIZE)  # comes with Pillow, so it is the same on every machine
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Words of the text in lines that fit the width; a word too wide stands alone."""
+    """Break a text into lines that fit the width; a word that is too wide gets a line of its own."""
     font, lines = _font(), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,6 +1,6 @@
-"""Registries that other packages extend: families, methods, metrics, worlds, prompt sources and trackers.
+"""Registries that other packages extend: families, methods, metrics, worlds, prompt sources and formats, trackers.
 
-An installed package adds to a registry by an entry point of the registry's group; nothing is imported before it is
+An installed package adds to a registry by an entry point of the registry's group; an entry is imported only when it is
 asked for by name. See docs/plugins.md.
 """
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name: the package's own, those registered in this process, and those of other packages.
+    """Entries of one kind by name: RMD's own, those registered in this process, and those of other packages.
 
     Args:
-        group: the entry points' group, such as `rmd.metrics`.
-        kind: what one entry is called in an error, such as "metric".
-        own: the package's entries: the name of each, and where it is defined as "module:attribute".
+        group: the group of the entry points, such as `rmd.metrics`.
+        kind: what error messages call an entry, such as "metric".
+        own: RMD's own entries: the name of each, and where it is defined, as "module:attribute".
     """
 
     def __init__(self, group: str, kind: str, own: Mapping[str, str]) -> None:
@@ -32,10 +32,10 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
 
     def names(self) -> tuple[str, ...]:
-        """Return all names: the package's own first, then those registered, then those of other packages.
+        """Return all names: RMD's own first, then those registered in this process, then those of other packages.
 
         Raises:
-            RMDError: an installed package uses a name that is taken.
+            RMDError: an installed package uses a name that another one has.
         """
         return tuple(dict.fromkeys([*self._own, *self._loaded, *self._installed]))
 
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
             RMDError: the name is taken by another entry.
         """
         if name in self.names() and self._loaded.get(name) is not entry:
-            raise RMDError(f"the name {shown(name)} is taken by another {self.kind}: register yours by another name")
+            raise RMDError(f"the name {shown(name)} belongs to another {self.kind}: register yours under another name")
         self._loaded[name] = entry
 
     def get(self, name: str) -> T:
@@ -65,31 +65,31 @@ class Registry(Generic[T]):
             module, attribute = self._own[name].split(":")
             entry: T = getattr(import_module(module), attribute)
             return entry
-        found = self._installed[name]
+        point = self._installed[name]
         try:
-            entry = found.load()
+            entry = point.load()
         except Exception as error:  # a plug-in's module may raise anything while it is imported
             raise RMDError(
-                f"the {self.kind} {shown(name)} of the package {_package(found)} cannot be imported "
+                f"the {self.kind} {shown(name)} of the package {_package(point)} cannot be imported "
                 f"({type(error).__name__}: {error}): update or uninstall that package"
             ) from error
         return entry
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        points: dict[str, EntryPoint] = {}
         for each in sorted(entry_points(group=self.group), key=lambda each: each.name):
-            other = found.get(each.name)
+            other = points.get(each.name)
             if other is not None and other.value == each.value:
-                continue  # the same package, seen through two folders of the path
+                continue  # the same package, which two folders of the path contain
             if each.name in self._own or other is not None:
                 owner = "RMD itself" if other is None else f"the package {_package(other)}"
                 raise RMDError(
                     f"the package {_package(each)} provides a {self.kind} {shown(each.name)}, a name that belongs to "
                     f"{owner}: uninstall one of them"
                 )
-            found[each.name] = each
-        return found
+            points[each.name] = each
+        return points
 
 
 def _package(entry: EntryPoint) -> str:

@@ -31,7 +31,7 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def explain(error: ValidationError, kind: type) -> str:
-    """Explain the first problem with the values of a model or dataclass in one sentence, and count the others."""
+    """Return one sentence on the first problem with the values of a model or dataclass, and the number of others."""
     problems = sorted_problems(error)
     first = problems[0]
     path = dotted(first["loc"])
@@ -41,7 +41,7 @@ def explain(error: ValidationError, kind: type) -> str:
 
 
 def sorted_problems(error: ValidationError) -> list[ErrorDetails]:
-    """Return the problems, unknown keys first: such a key is often the reason why another one is missing."""
+    """Return the problems, with unknown keys first: a misspelt key is often why another one is missing."""
     problems = error.errors(include_url=False)
     return sorted(problems, key=lambda problem: problem["type"] not in UNKNOWN)
 
@@ -52,13 +52,13 @@ def and_more(problems: Sequence[ErrorDetails]) -> str:
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """Return keys and list indices as a person writes them, `plan.sides[1]`, cut to 120 characters."""
+    """Return keys and list indices as people write them, `plan.sides[1]`, cut to 120 characters."""
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key[:100]}" for key in keys[:20]).removeprefix(".")
     return path if len(path) <= 120 else f"{path[:117]}..."
 
 
 def sentence(problem: ErrorDetails, path: str) -> str:
-    """Return what is wrong with the value at a path, and what it should be."""
+    """Return a sentence that says what is wrong with the value at a path, and what it should be."""
     match problem["type"]:
         case "missing":
             return f"{path} is missing"
@@ -127,5 +127,5 @@ _EXPECTED = {
 def _expected(problem: ErrorDetails) -> str:
     context: Mapping[str, object] = problem.get("ctx", {})
     phrase = _EXPECTED.get(problem["type"])
-    # No field has this type of error today; these are pydantic's own words.
+    # RMD has no words of its own for this type of error, so pydantic's are used.
     return phrase.format(**context) if phrase else f"valid ({problem['msg']})"

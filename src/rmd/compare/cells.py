@@ -26,7 +26,7 @@ from rmd.common.errors import RMDError
 from rmd.common.files import read_model, replacing, write_text
 from rmd.common.pictures import to_uint8
 from rmd.common.typed import Strict
-from rmd.compare.official import FlowLCMMaker
+from rmd.compare.official import FlowLCMSampler
 from rmd.compare.tables import BACKBONES, Setting
 from rmd.core.fit import split_thresholds
 from rmd.core.noise import NoiseSchedule
@@ -263,7 +263,7 @@ class Bench:
 
         seed, size = SAMPLING_SEED + cell.seed, _told(cell)
         if cell.setting.official:
-            maker = FlowLCMMaker.of(backbone, network, cell.plan)
+            maker = FlowLCMSampler.of(backbone, network, cell.plan)
             return run_maker(maker, [network], prompts, seed=seed, size=size, progress=count)
         return run_contender(backbone, network, contender, prompts, seed=seed, size=size, progress=count)
 

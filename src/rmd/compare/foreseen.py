@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from scipy import stats
 from torch import Tensor
 
-from rmd.bench.splits import teacher_spectrum
 from rmd.common.markdown import markdown_lines, markdown_text
 from rmd.compare.cells import BUDGETS, make_cell
 from rmd.compare.run import Line, TableResult
@@ -25,6 +24,7 @@ from rmd.evaluate.statistics import MEASURES
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.report.tables import fixed
+from rmd.sample.spectrum import teacher_spectrum
 
 TABLES_OF_SPLITS = ("thresholds", "stages")
 """The tables whose rows differ by their split alone, but for the naive cascade's."""
@@ -65,7 +65,7 @@ def foreseen(results: Mapping[str, TableResult], backbone: str, power: Tensor) -
     """Every split that RMD was measured with, those that miss least first.
 
     Args:
-        power: of the teacher's latents at the full resolution (`rmd.bench.splits.teacher_spectrum`).
+        power: of the teacher's latents at the full resolution (`rmd.sample.spectrum.teacher_spectrum`).
     """
     found: dict[str, Foreseen] = {}
     for name in TABLES_OF_SPLITS:

@@ -11,7 +11,7 @@ from torch import nn
 from rmd.common.errors import RMDError
 from rmd.core.plan import StepPlan
 from rmd.models.base import Backbone
-from rmd.sample.makers import PipelineMaker, Sample
+from rmd.sample.samplers import PipelineSampler, Sample
 
 
 def flow_lcm_pipeline(backbone: Backbone, network: nn.Module, plan: StepPlan) -> DiffusionPipeline:
@@ -35,12 +35,12 @@ def flow_lcm_pipeline(backbone: Backbone, network: nn.Module, plan: StepPlan) ->
     return pipe
 
 
-class FlowLCMMaker(PipelineMaker):
-    """Such a pipeline as a maker; its scheduler draws from the global generator, which is left as it was found."""
+class FlowLCMSampler(PipelineSampler):
+    """Such a pipeline as a sampler; its scheduler draws from the global generator, which is left as it was found."""
 
     @classmethod
-    def of(cls, backbone: Backbone, network: nn.Module, plan: StepPlan) -> FlowLCMMaker:
-        """The maker of a plan; RMDError as `flow_lcm_pipeline`."""
+    def of(cls, backbone: Backbone, network: nn.Module, plan: StepPlan) -> FlowLCMSampler:
+        """The sampler of a plan; RMDError as `flow_lcm_pipeline`."""
         count, first = len(plan.steps), plan.stages[0]
         return cls(
             flow_lcm_pipeline(backbone, network, plan), backbone.family, guidance=1.0,
@@ -49,7 +49,7 @@ class FlowLCMMaker(PipelineMaker):
             options={**backbone.official_options(1), "sigmas": [1 - step / count for step in range(count)]},
         )  # fmt: skip
 
-    def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeds[0])
-            return super().make(prompts, seeds)
+            return super().sample(prompts, seeds)

@@ -14,8 +14,7 @@ from rich.text import Text
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import write_text
-from rmd.common.markdown import markdown_lines, markdown_text
-from rmd.common.text import one_line
+from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES

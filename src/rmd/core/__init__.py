@@ -1,1 +1,1 @@
-"""The mathematics of cross-resolution distillation: noise, plans, crossings, sampling, losses and randomness."""
+"""The mathematics of the paper: schedules, plans, crossings, sampling, losses, random numbers and metrics."""

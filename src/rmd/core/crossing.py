@@ -1,14 +1,21 @@
 """Crossing to the next resolution: upsampling the prediction and re-injecting noise (Eq. 4 and 10).
 
-A step predicts x0_hat and eps_hat at the low resolution; the next step starts, at a higher one, from
-``alpha' Up(x0_hat) + sigma' noise'``. How noise' is mixed from eps_hat and fresh noise is the noise rule:
+The last step of a stage predicts x0_hat and eps_hat at its own, low resolution. The next step runs at a higher one and
+needs a noisy state there. Upsampling the state itself would not do: interpolated noise is no longer white. RMD
+therefore upsamples the clean prediction alone and adds noise at the high resolution,
 
-* "plain" (the paper): ``beta Up(eps_hat) + sqrt(1 - beta^2) noise``. Interpolation lowers the variance of
-  eps_hat and correlates neighbours, so this is white only at beta = 0;
-* "corrected": the same divided by its standard deviation at every position; still correlated;
-* "block": eps_hat sets the low-resolution part of white noise. Exactly white, unit variance at every beta.
+    x' = alpha' Up(x0_hat) + sigma' noise',
 
-Latents are images (B, C, H, W) or videos (B, C, T, H, W), which are treated frame by frame.
+where alpha' and sigma' belong to the next step's model time. The noise rule says how noise' is mixed from the predicted
+noise, which carries the teacher's trajectory on, and fresh noise, which is white:
+
+* "plain" (the paper, Eq. 10): beta Up(eps_hat) + sqrt(1 - beta^2) eps. Interpolation lowers the variance of eps_hat and
+  correlates neighbouring pixels, so the mixture is white only at beta = 0;
+* "corrected": the plain mixture divided by its standard deviation at every position; neighbours stay correlated;
+* "block": eps_hat replaces the low-resolution part of white noise. The result is exactly white and has unit variance
+  at every beta.
+
+Latents are images (B, C, H, W) or videos (B, C, T, H, W); videos are processed frame by frame.
 """
 
 from __future__ import annotations
@@ -24,14 +31,24 @@ from rmd.common.errors import RMDError
 from rmd.core.noise import per_sample, widen
 from rmd.core.plan import Crossing, Upsample
 
-# torch's "nearest" is off centre at non-integer ratios; the two are equal at integer ones.
+# "nearest" of torch is off centre at non-integer ratios; at integer ratios it equals "nearest-exact".
 _TORCH_MODE: dict[Upsample, str] = {"bilinear": "bilinear", "nearest": "nearest-exact", "bicubic": "bicubic"}
 
 
 def upsample(x: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
-    """Interpolate the last two dimensions of (B, C, H, W) or (B, C, T, H, W) to `size` = (height, width).
+    """Interpolate latents to a larger size: Up of Eq. 4.
 
-    Differentiable; x itself when it has that size already. Raises RMDError if `size` is smaller.
+    Args:
+        x: latents (B, C, H, W) or (B, C, T, H, W).
+        size: new height and width, in latent pixels.
+        mode: kind of interpolation.
+
+    Returns:
+        The latents of the new size; x itself if it has that size already. Differentiable.
+
+    Raises:
+        RMDError: `size` is smaller than the latents.
+        ValueError: x has another number of dimensions.
     """
     height, width = x.shape[-2:]
     if (height, width) == tuple(size):
@@ -50,8 +67,14 @@ def upsample(x: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
 def renoise(eps_hat: Tensor, noise: Tensor, crossing: Crossing) -> Tensor:
     """Mix the predicted noise with fresh noise: the bracket of Eq. 10.
 
-    `eps_hat` has the low resolution, `noise` ~ N(0, I) the high one; returns the high-resolution mixture
-    (at least float32, the wider type of the two). `crossing.beta` in [0, 1] weighs eps_hat: 0 returns `noise`.
+    Args:
+        eps_hat: predicted noise at the low resolution.
+        noise: fresh noise ~ N(0, I) at the high resolution.
+        crossing: the noise rule; the interpolation; and beta in [0, 1], the weight of eps_hat. At beta = 0 the result
+            is `noise`.
+
+    Returns:
+        The mixture, of the shape of `noise` and the wider type of the two, at least float32.
     """
     eps_hat, noise = widen(eps_hat), widen(noise)
     dtype = torch.promote_types(eps_hat.dtype, noise.dtype)
@@ -75,10 +98,18 @@ def cross(
     sigma: float | Tensor,
     crossing: Crossing,
 ) -> Tensor:
-    """State entering the first step at a higher resolution: alpha' Up(x0_hat) + sigma' renoise (Eq. 4, 10).
+    """Return the state that enters the first step at a higher resolution (Eq. 4 and 10).
 
-    `x0_hat` and `eps_hat` have the low resolution, `noise` ~ N(0, I) the high one; `alpha` and `sigma` belong
-    to the next step's model time, one for all or one a sample. Returns noise's shape and x0_hat's dtype.
+    It is alpha' Up(x0_hat) + sigma' renoise(eps_hat, noise).
+
+    Args:
+        x0_hat, eps_hat: predictions at the low resolution.
+        noise: fresh noise ~ N(0, I) at the high resolution.
+        alpha, sigma: weights of the schedule at the next step's model time; scalars, or one value per sample (B,).
+        crossing: the noise rule, its beta, and the interpolation.
+
+    Returns:
+        The state, of the shape of `noise` and the dtype of x0_hat.
     """
     clean = upsample(widen(x0_hat), _size(noise), crossing.upsample)
     mixed = renoise(eps_hat, noise, crossing)
@@ -86,7 +117,7 @@ def cross(
 
 
 def _block(eps_hat: Tensor, noise: Tensor, beta: float) -> Tensor:
-    """Replace the low-resolution part P^T noise by beta eps_hat + sqrt(1 - beta^2) P^T noise."""
+    """Replace the low-resolution part of the noise, P^T noise, by beta eps_hat + sqrt(1 - beta^2) P^T noise."""
     rows = _embedding(eps_hat.shape[-2], noise.shape[-2]).to(noise)
     columns = _embedding(eps_hat.shape[-1], noise.shape[-1]).to(noise)
     part = rows.T @ noise @ columns
@@ -96,10 +127,10 @@ def _block(eps_hat: Tensor, noise: Tensor, beta: float) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _embedding(low: int, high: int) -> Tensor:
-    """Orthonormal map P (high, low) of one dimension, P^T P = I; float64.
+    """Return the orthonormal map P (high, low) from low to high resolution along one dimension; float64, P^T P = I.
 
-    At an integer ratio r it repeats each value r times over sqrt(r), so P^T takes block means; otherwise it
-    is zero-padding in the cosine transform, which has no blocks to respect.
+    At an integer ratio r, P repeats each value r times and divides it by sqrt(r), so that P^T takes block means up to
+    that scale. Other ratios have no blocks; there, P is zero-padding in the cosine transform.
     """
     if high < low:
         raise RMDError(f"cannot embed a latent side of {low} in one of {high}, which is smaller")
@@ -110,7 +141,7 @@ def _embedding(low: int, high: int) -> Tensor:
 
 
 def cosine_basis(n: int) -> Tensor:
-    """Orthonormal DCT-II matrix (n, n): row k is the k-th cosine; float64."""
+    """Return the orthonormal DCT-II matrix (n, n), whose row k is the k-th cosine; float64."""
     k = torch.arange(n, dtype=torch.float64, device="cpu")
     basis = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
     basis[0] /= math.sqrt(2.0)
@@ -118,7 +149,7 @@ def cosine_basis(n: int) -> Tensor:
 
 
 def _mixture_std(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) -> Tensor:
-    """Standard deviation (H, W) of the plain mixture when eps_hat and the fresh noise are white; float64."""
+    """Return the standard deviation (H, W) of the plain mixture if eps_hat and the noise are white; float64."""
     rows = _weight_energy(low[0], high[0], crossing.upsample)
     columns = _weight_energy(low[1], high[1], crossing.upsample)
     beta2 = crossing.beta**2
@@ -127,7 +158,7 @@ def _mixture_std(low: tuple[int, int], high: tuple[int, int], crossing: Crossing
 
 @lru_cache(maxsize=64)
 def _weight_energy(low: int, high: int, mode: Upsample) -> Tensor:
-    """Sum of squared interpolation weights at each of the `high` positions of one dimension; float64."""
+    """Return the sum of squared interpolation weights at each of the `high` positions along one dimension; float64."""
     basis = torch.eye(low, dtype=torch.float64, device="cpu").reshape(low, 1, low, 1)
     return upsample(basis, (high, 1), mode).square().sum(dim=0).flatten()
 

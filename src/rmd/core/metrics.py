@@ -1,7 +1,9 @@
-"""Measures of a sampler on judged scenes: accuracy, distances between distributions, detail, diversity.
+"""Metrics of a sampler: distances between distributions, amount of detail, diversity, and confidence intervals.
 
-Distances compare the judge's features of two sets of pictures. They play the part of KID and FID but are
-neither: the features are not Inception's, so the numbers compare only with each other. All in float64.
+Whether a generator is good is a question about distributions: are its samples distributed as those of the reference?
+The two distances here answer it by comparing features of the samples, computed by a network (the judge of a synthetic
+world, or any other). They are defined like KID and FID but with other features than Inception's, so their values can
+be compared with each other only, not with published ones. All computations are in float64.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from torch import Tensor
 from rmd.common.errors import RMDError
 
 KERNEL_SCALE = 1000.0
-"""`kernel_distance` reports this many times the squared MMD."""
+"""`kernel_distance` returns the squared MMD times this factor."""
 Z95 = 1.959963984540054
-"""97.5 % quantile of the standard normal: half the width of a 95 % interval in standard errors."""
+"""97.5 % quantile of the standard normal distribution: half the width of a 95 % interval, in standard errors."""
 _STD_FLOOR = 0.01
 _ROUNDING = 1e-12
 
@@ -33,43 +35,52 @@ class Interval:
 
 
 def standardise(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets, (n, d) and (m, d), as z-scores by the reference's mean and deviation of each dimension.
+    """Return two feature sets as z-scores, by the reference's mean and standard deviation of each dimension.
 
-    Standard deviations below a hundredth of their average over the dimensions are raised to it, so that a
-    dimension which is (nearly) constant in the reference cannot drown the others.
+    Standard deviations below a hundredth of their average over the dimensions are raised to it, so that a dimension
+    that is (nearly) constant in the reference cannot dominate the others.
+
+    Args:
+        features: (n, d).
+        reference: (m, d).
+
+    Returns:
+        Both sets, standardised; float64.
 
     Raises:
-        RMDError: shapes do not fit, a value is not finite, or the reference is constant in every dimension.
+        RMDError: the shapes do not match, a value is not finite, or the reference is constant in every dimension.
     """
     features, reference = _checked(features, reference, fewest=2)
     mean, std = reference.mean(0), reference.std(0)
     floor = _STD_FLOOR * float(std.mean())
     if floor <= _ROUNDING * float(reference.abs().max()):
-        raise RMDError("the reference features are all alike and nothing can be measured by them: use others")
+        raise RMDError(
+            "all reference samples have the same features, so nothing can be measured against them: use others"
+        )
     std = std.clamp(min=floor)
     return (features - mean) / std, (reference - mean) / std
 
 
 def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1), paired: bool = False) -> Interval:
-    """Unbiased squared MMD of two feature sets (n, d) and (m, d) with the kernel (x.y / d + 1)^3, times 1000.
+    """Return the unbiased squared MMD of two feature sets with the kernel (x.y / d + 1)^3, times 1000.
 
-    The estimate is zero on average for equal distributions, and so is often negative for them. The 95 %
-    interval is normal, with the jackknife's variance over both sets, leaving out one prompt at a time. For
-    equal distributions the statistic is degenerate and the interval wider than it need be: it holds 0 more
-    often than 95 %. Scaling the features by one of the sets (`standardise`) is taken as given.
+    For equal distributions the estimate is zero on average, and so is often negative. The 95 % interval is normal; its
+    variance is the jackknife's, leaving out one prompt at a time. For equal distributions the statistic is degenerate
+    and the interval conservative: it covers 0 more often than 95 %. The interval does not account for a scaling of the
+    features that was estimated from one of the sets (`standardise`).
 
     Source: Binkowski et al., Demystifying MMD GANs (2018), Eq. 4 and Sec. 3 (KID), with other features.
 
     Args:
-        x, y: the features; independent sets unless `paired`.
-        per_prompt: how many rows in a run belong to one prompt, in x and in y. Such rows are alike: comparing
-            them would push the estimate up, so they are not compared.
-        paired: the same prompts at the same rows of both sets. Rows of one prompt would pull the estimate
-            down, so they are not compared across the sets either, and the jackknife leaves out pairs.
+        x, y: features (n, d) and (m, d); independent sets unless `paired`.
+        per_prompt: number of consecutive rows that belong to one prompt, in x and in y. Samples of one prompt
+            resemble each other; comparing them would bias the estimate upwards, so they are not compared.
+        paired: whether the same rows of both sets belong to the same prompts. Comparing them across the sets would
+            bias the estimate downwards, so they are not compared either, and the jackknife leaves out pairs.
 
     Raises:
-        RMDError: shapes do not fit, a value is not finite, a set has fewer than three prompts or is no whole
-            number of them, or pairs are asked of sets that are not alike.
+        RMDError: the shapes do not match, a value is not finite, a set has fewer than three prompts or an incomplete
+            one, or the sets are paired and have different numbers of samples.
     """
     x, y = _checked(x, y, fewest=3)
     for rows, run in zip((x, y), per_prompt, strict=True):
@@ -83,32 +94,38 @@ def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Frechet distance of the Gaussians fitted to two feature sets (n, d) and (m, d).
+    """Return the Frechet distance between two feature sets, each taken as a Gaussian.
 
-    |mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)). Biased upwards for few samples: compare only values
-    of equal n and m.
+    It is |mu_x - mu_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)), with mu the means and S the covariances of the sets. It
+    is biased upwards for small sets: compare only values with the same n and m.
 
     Source: Heusel et al., GANs Trained by a Two Time-Scale Update Rule (2017), Eq. 6, with other features.
 
+    Args:
+        x, y: features (n, d) and (m, d).
+
     Raises:
-        RMDError: shapes do not fit, a value is not finite, or a set has fewer than two samples.
+        RMDError: the shapes do not match, a value is not finite, or a set has fewer than two samples.
     """
     x, y = _checked(x, y, fewest=2)
     root_x, root_y = _covariance_root(x), _covariance_root(y)
-    # tr (S_x S_y)^(1/2) is the sum of the singular values of S_x^(1/2) S_y^(1/2).
+    # tr((S_x S_y)^(1/2)) is the sum of the singular values of S_x^(1/2) S_y^(1/2).
     cross = torch.linalg.svdvals(root_x @ root_y).sum()
-    spread = (root_x**2).sum() + (root_y**2).sum() - 2 * cross
-    return float((x.mean(0) - y.mean(0)).square().sum() + spread.clamp(min=0))
+    covariance_term = (root_x**2).sum() + (root_y**2).sum() - 2 * cross
+    return float((x.mean(0) - y.mean(0)).square().sum() + covariance_term.clamp(min=0))
 
 
 def high_frequency(images: Tensor) -> float:
-    """Energy of the detail in images (n, 3, H, W) in [-1, 1] that half their resolution cannot hold.
+    """Return the energy of the detail in images that half their resolution cannot represent.
 
-    The mean squared difference to the image averaged over 2x2 pixels and enlarged bilinearly: 0 for a
-    constant picture, 1 for a black and white checkerboard of single pixels.
+    It is the mean squared difference between an image and its average over 2x2 pixels, upsampled bilinearly: 0 for a
+    constant image, and 1 for a checkerboard of single black and white pixels.
+
+    Args:
+        images: (n, 3, H, W) in [-1, 1], with even sides.
 
     Raises:
-        RMDError: not a batch of images, odd sides, or a value that is not finite.
+        RMDError: the shape is another one, or a value is not finite.
     """
     if images.ndim != 4 or len(images) == 0 or images.shape[2] % 2 or images.shape[3] % 2:
         raise RMDError(f"expected images (n, 3, H, W) with even sides, got the shape {tuple(images.shape)}")
@@ -118,7 +135,9 @@ def high_frequency(images: Tensor) -> float:
 
 
 def relative_high_frequency(images: Tensor, reference: Tensor) -> float:
-    """`high_frequency` of the images over that of the reference: 1 is as much detail, below 1 is blurred.
+    """Return `high_frequency` of the images divided by that of the reference.
+
+    A value of 1 means as much detail as the reference; below 1, the images are blurred.
 
     Raises:
         RMDError: as `high_frequency`, or the reference has no fine detail at all.
@@ -130,18 +149,18 @@ def relative_high_frequency(images: Tensor, reference: Tensor) -> float:
 
 
 def diversity(features: Tensor, prompt_ids: Tensor) -> float:
-    """Mean over prompts of the mean Euclidean distance between two samples of one prompt.
+    """Return the mean Euclidean distance between two samples of the same prompt, averaged over the prompts.
 
     Args:
         features: (n, d).
-        prompt_ids: (n,) integers; equal ones mark samples of one prompt.
+        prompt_ids: (n,) integers; samples with the same integer belong to the same prompt.
 
     Raises:
-        RMDError: shapes do not fit, a value is not finite, or a prompt has a single sample.
+        RMDError: the shapes do not match, a value is not finite, or a prompt has only one sample.
     """
     if features.ndim != 2 or prompt_ids.shape != features.shape[:1] or len(features) == 0:
         shapes = f"{tuple(features.shape)} and {tuple(prompt_ids.shape)}"
-        raise RMDError(f"expected features (n, d) and n prompts, got {shapes}")
+        raise RMDError(f"expected features (n, d) and prompt numbers (n,), got {shapes}")
     features = _finite(features)
     per_prompt = []
     for prompt in prompt_ids.unique():
@@ -153,13 +172,17 @@ def diversity(features: Tensor, prompt_ids: Tensor) -> float:
 
 
 def wilson(hits: int, total: int) -> Interval:
-    """Share `hits / total` with Wilson's 95 % score interval, which is sound at 0 and 1 too.
+    """Return the proportion `hits / total` with Wilson's 95 % score interval, which is valid at 0 and 1 too.
+
+    Args:
+        hits: number of successes, 0 to `total`.
+        total: number of trials, at least 1.
 
     Raises:
-        RMDError: not 0 <= hits <= total with at least one trial.
+        RMDError: a number is out of range.
     """
     if not 0 <= hits <= total or total == 0:
-        raise RMDError(f"a share needs between 0 and n successes of n > 0 trials, got {hits} of {total}")
+        raise RMDError(f"a proportion needs 0 to n successes in n > 0 trials, got {hits} of {total}")
     share, z2 = hits / total, Z95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
@@ -167,40 +190,40 @@ def wilson(hits: int, total: int) -> Interval:
 
 
 def _independent_mmd(x: Tensor, y: Tensor, a: int, b: int) -> tuple[float, float]:
-    """Squared MMD and its jackknife variance, from sums over runs of a rows of x and b rows of y."""
+    """Return the squared MMD and its jackknife variance; a and b are the rows per prompt of x and y."""
     n, m = len(x), len(y)
-    runs_x, runs_y = _all(x, x, a) - _own(x, x, a), _all(y, y, b) - _own(y, y, b)
+    per_prompt_x, per_prompt_y = _all(x, x, a) - _own(x, x, a), _all(y, y, b) - _own(y, y, b)
     cross_x, cross_y = _all(x, y, a), _all(y, x, b)
-    sum_x, sum_y, sum_xy = runs_x.sum(), runs_y.sum(), cross_x.sum()
+    sum_x, sum_y, sum_xy = per_prompt_x.sum(), per_prompt_y.sum(), cross_x.sum()
     mean_x, mean_y = sum_x / (n * (n - a)), sum_y / (m * (m - b))
-    # The statistic with one run left out: its rows (and columns) of the Gram matrices no longer count.
-    without_x = (sum_x - 2 * runs_x) / ((n - a) * (n - 2 * a)) + mean_y - 2 * (sum_xy - cross_x) / ((n - a) * m)
-    without_y = mean_x + (sum_y - 2 * runs_y) / ((m - b) * (m - 2 * b)) - 2 * (sum_xy - cross_y) / (n * (m - b))
+    # The statistic with one prompt left out: without its rows and columns of the Gram matrices.
+    without_x = (sum_x - 2 * per_prompt_x) / ((n - a) * (n - 2 * a)) + mean_y - 2 * (sum_xy - cross_x) / ((n - a) * m)
+    without_y = mean_x + (sum_y - 2 * per_prompt_y) / ((m - b) * (m - 2 * b)) - 2 * (sum_xy - cross_y) / (n * (m - b))
     return float(mean_x + mean_y - 2 * sum_xy / (n * m)), _jackknife(without_x) + _jackknife(without_y)
 
 
 def _paired_mmd(x: Tensor, y: Tensor, a: int) -> tuple[float, float]:
-    """As `_independent_mmd`, over pairs: the U-statistic of k(x, x') + k(y, y') - k(x, y') - k(x', y)."""
+    """Do the same for paired sets: the U-statistic of k(x, x') + k(y, y') - k(x, y') - k(x', y)."""
     n = len(x)
-    runs = _all(x, x, a) - _own(x, x, a) + _all(y, y, a) - _own(y, y, a)
-    runs = runs - (_all(x, y, a) + _all(y, x, a) - 2 * _own(x, y, a))
-    without = (runs.sum() - 2 * runs) / ((n - a) * (n - 2 * a))
-    return float(runs.sum() / (n * (n - a))), _jackknife(without)
+    per_prompt = _all(x, x, a) - _own(x, x, a) + _all(y, y, a) - _own(y, y, a)
+    per_prompt = per_prompt - (_all(x, y, a) + _all(y, x, a) - 2 * _own(x, y, a))
+    without = (per_prompt.sum() - 2 * per_prompt) / ((n - a) * (n - 2 * a))
+    return float(per_prompt.sum() / (n * (n - a))), _jackknife(without)
 
 
 def _jackknife(without: Tensor) -> float:
-    """Variance of a statistic from its values with each run left out."""
+    """Return the variance of a statistic from its values with each prompt left out."""
     return float((len(without) - 1) * without.var(correction=0))
 
 
-def _all(x: Tensor, y: Tensor, run: int) -> Tensor:
-    """(n / run,) sums of the kernel between the x of a run and every y."""
-    return _kernel(x @ y.T, x.shape[1]).sum(1).view(-1, run).sum(1)
+def _all(x: Tensor, y: Tensor, rows: int) -> Tensor:
+    """Return the sums of the kernel between the rows of x of each prompt and all rows of y; (prompts,)."""
+    return _kernel(x @ y.T, x.shape[1]).sum(1).view(-1, rows).sum(1)
 
 
-def _own(x: Tensor, y: Tensor, run: int) -> Tensor:
-    """(n / run,) sums of the kernel between the x of a run and the y of the same run."""
-    blocks_x, blocks_y = x.view(-1, run, x.shape[1]), y.view(-1, run, x.shape[1])
+def _own(x: Tensor, y: Tensor, rows: int) -> Tensor:
+    """Return the sums of the kernel between the rows of x and of y of the same prompt; (prompts,)."""
+    blocks_x, blocks_y = x.view(-1, rows, x.shape[1]), y.view(-1, rows, x.shape[1])
     return _kernel(blocks_x @ blocks_y.mT, x.shape[1]).sum((1, 2))
 
 
@@ -209,14 +232,14 @@ def _kernel(products: Tensor, size: int) -> Tensor:
 
 
 def _covariance_root(x: Tensor) -> Tensor:
-    """Symmetric square root (d, d) of the samples' covariance; rounding below zero is cut off."""
+    """Return the symmetric square root (d, d) of the covariance; eigenvalues that round below 0 are set to 0."""
     values, vectors = torch.linalg.eigh(torch.atleast_2d(x.T.cov()))
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
 
 
 def _checked(x: Tensor, y: Tensor, *, fewest: int) -> tuple[Tensor, Tensor]:
-    """Two feature sets in float64; RMDError unless both are (at least `fewest`, the same d)."""
+    """Return two feature sets in float64; raise RMDError for other shapes or fewer than `fewest` samples."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or x.shape[1] == 0:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise RMDError(f"expected two feature sets (n, d) and (m, d), got {shapes}")
@@ -228,5 +251,5 @@ def _checked(x: Tensor, y: Tensor, *, fewest: int) -> tuple[Tensor, Tensor]:
 def _finite(values: Tensor) -> Tensor:
     values = values.double().contiguous()
     if not bool(values.isfinite().all()):
-        raise RMDError("some values to measure are not finite numbers: look at the samples they come from")
+        raise RMDError("some values to measure are not finite: check the samples that they come from")
     return values

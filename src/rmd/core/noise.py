@@ -1,43 +1,51 @@
-"""Noise schedules: alpha, sigma and logSNR of a time, the way back, and the flow shift.
+"""Noise schedules: how much of a noisy state is signal at each time, and how much is noise.
 
-A schedule says how a clean latent and unit noise mix, ``x_t = alpha_t x0 + sigma_t eps``, and how much
-signal is left, ``logsnr = log(alpha^2 / sigma^2)``. Time runs in the scheduler's unit, 0 (clean) to 1000
-(noisiest). Two families exist:
+Diffusion models learn to undo a gradual replacement of a clean latent x0 by Gaussian noise eps. At time t the state is
 
-* variance preserving (SDXL, PixArt): integer t is entry t - 1 of the scheduler's ``alphas_cumprod``,
-  ``alpha = sqrt(abar)`` is linear in t between the entries, ``sigma = sqrt(1 - alpha^2)``;
-* rectified flow (SD3.5, Wan): ``sigma = t / 1000``, ``alpha = 1 - sigma``, t after the flow shift (Eq. 1).
+    x_t = alpha_t x0 + sigma_t eps,    eps ~ N(0, I),
 
-Tables of betas are built in float32, the precision of the schedulers the networks were trained with, so
-that they equal those schedulers' to the last bit; everything after that is float64.
+and a schedule is the pair of functions alpha and sigma. Its noise level is summarised by the logarithm of the
+signal-to-noise ratio, logsnr(t) = log(alpha_t^2 / sigma_t^2), which is large for clean states and -inf for pure noise.
+Times are in the scheduler's unit, 0 (clean) to 1000 (pure noise). There are two families:
+
+* variance preserving (SDXL, PixArt): integer t is entry t - 1 of the scheduler's table `alphas_cumprod` (abar), with
+  alpha = sqrt(abar) and sigma = sqrt(1 - alpha^2). Between the entries, alpha is linear in t;
+* rectified flow (SD3.5, Wan): sigma = t / 1000 and alpha = 1 - sigma, where t is the time after the flow shift (Eq. 1).
+
+The tables are float32, as in the schedulers that the networks were trained with (`rmd.core.betas`). Everything computed
+from them is float64.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from rmd.common.errors import RMDError, finite, integer
+from rmd.common.errors import RMDError
+from rmd.core.betas import alphas_cumprod, flag, number, train_steps
 
 MAX_TIME = 1000.0
+"""The time of pure noise."""
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+"""What a network is trained to predict; see `to_x0_eps`."""
 TimeLike = TypeVar("TimeLike", float, Tensor)
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "cosine")
-# Settings that make a scheduler's noise depend on something a schedule of RMD does not know.
+# Settings that make a scheduler's noise depend on more than the time.
 _UNSUPPORTED_FLOW = ("use_dynamic_shifting", "shift_terminal", "invert_sigmas")
 
 
 class NoiseSchedule(ABC):
-    """How signal and noise mix over time; every method works in float64 on times of 0..1000.
+    """How signal and noise mix over time; every method takes times in [0, 1000] and works in float64.
 
-    `shift` is the flow shift that `grid` applies (1, no shift, for variance-preserving schedules);
-    `train_steps` is the number of steps the network was trained with, which scales what it is given as time.
+    Attributes:
+        kind: "vp" (variance preserving) or "flow" (rectified flow).
+        shift: the flow shift that `grid` applies; 1, which is no shift, for variance-preserving schedules.
+        train_steps: number of time steps that the network was trained with; it scales the network's time input.
     """
 
     kind: ClassVar[Literal["vp", "flow"]]
@@ -46,36 +54,49 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def alpha(self, t: float | Tensor) -> Tensor:
-        """Weight of the clean latent at t; float64, shape of t (0-d for a float)."""
+        """Return alpha_t, the weight of the clean latent; float64, shape of t (0-d for a float), in [0, 1]."""
 
     @abstractmethod
     def sigma(self, t: float | Tensor) -> Tensor:
-        """Weight of the noise at t; float64, shape of t (0-d for a float)."""
+        """Return sigma_t, the weight of the noise; float64, shape of t (0-d for a float), in [0, 1]."""
 
     @abstractmethod
     def logsnr(self, t: float | Tensor) -> Tensor:
-        """log(alpha^2 / sigma^2) at t; -inf where no signal is left."""
+        """Return log(alpha_t^2 / sigma_t^2); float64, shape of t, -inf where no signal is left (alpha_t = 0)."""
 
     @abstractmethod
     def time(self, logsnr: float | Tensor) -> Tensor:
-        """Inverse of `logsnr`, clamped to the times of the schedule."""
+        """Return the time of a logSNR, the inverse of `logsnr`; clamped to the times of the schedule."""
 
     @abstractmethod
     def model_timestep(self, t: TimeLike) -> TimeLike:
-        """What the network is given as its timestep at t; not rounded."""
+        """Return the value that the network takes as its timestep at t; it is not rounded."""
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: float | Tensor) -> Tensor:
-        """Return alpha_t x0 + sigma_t eps, shape, dtype and device of x0.
+        """Return the noisy state x_t = alpha_t x0 + sigma_t eps.
 
-        `t` is one time, or a vector with one time a sample of the batch (the first dimension of x0).
+        Args:
+            x0, eps: clean latents and noise of one shape (B, ...).
+            t: one time for the whole batch, or a vector (B,) with one time per sample.
+
+        Returns:
+            x_t with the shape, dtype and device of x0.
         """
         alpha, sigma = per_sample(self.alpha(t), x0), per_sample(self.sigma(t), x0)
         return (alpha * widen(x0) + sigma * widen(eps)).to(x0.dtype)
 
     def grid(self, steps: int, end: float = 0.0) -> tuple[float, ...]:
-        """Teacher times t_1 > ... > t_N: uniform on (end, 1] in the scheduler's time, shifted, x1000.
+        """Return the teacher times t_1 > ... > t_N of a sampler (Sec. 3.1).
 
-        Raises RMDError if `steps` is below 1 or `end` is not in [0, 1).
+        They are uniform on (end, 1] as fractions of the scheduler's time, flow shifted, and scaled to (0, 1000]. The
+        first is always 1000.
+
+        Args:
+            steps: number of times N, at least 1.
+            end: exclusive end of the uniform grid, in [0, 1).
+
+        Raises:
+            RMDError: `steps` or `end` is out of range.
         """
         if steps < 1:
             raise RMDError(f"a schedule of {steps} steps has no steps: use at least 1")
@@ -86,15 +107,22 @@ class NoiseSchedule(ABC):
 
 
 class VPSchedule(NoiseSchedule):
-    """Variance-preserving schedule over the `alphas_cumprod` table of a scheduler.
+    """A variance-preserving schedule, alpha^2 + sigma^2 = 1, given by the `alphas_cumprod` table of a scheduler.
 
-    Times below the first entry of the table (t = 1 with 1000 entries) are clamped to it.
+    Times below the first entry of the table (t = 1 if it has 1000 entries) are clamped to it.
     """
 
     kind = "vp"
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
-        """Take the table (n,), strictly decreasing and in [0, 1); RMDError if it is not."""
+        """Create the schedule from its table.
+
+        Args:
+            alphas_cumprod: abar, of shape (n,) with n >= 2, strictly decreasing, and in [0, 1).
+
+        Raises:
+            RMDError: the table is not like that.
+        """
         table = alphas_cumprod.detach().to("cpu", torch.float64)
         if table.ndim != 1 or len(table) < 2 or not bool(torch.isfinite(table).all()):
             raise RMDError("alphas_cumprod must be a list of at least two finite numbers")
@@ -105,73 +133,76 @@ class VPSchedule(NoiseSchedule):
         self.alphas_cumprod = table
         self.train_steps = len(table)
         self._alphas = table.sqrt()
-        # What a scheduler computes in float32 from its table; kept apart because 1 - alpha suffers from the rounding.
-        self._known = (table.float().sqrt().double(), (1.0 - table.float()).sqrt().double())
+        # alpha and sigma as a scheduler computes them, in float32. Sigma cannot be recovered from the rounded alpha to
+        # the last bit, because 1 - alpha amplifies the rounding error.
+        self._entries = (table.float().sqrt().double(), (1.0 - table.float()).sqrt().double())
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> VPSchedule:
-        """Build from the config of a diffusers scheduler.
-
-        Reads `beta_schedule` (linear, scaled_linear, squaredcos_cap_v2), `beta_start`, `beta_end`,
-        `num_train_timesteps`, `trained_betas` and `rescale_betas_zero_snr`, with diffusers' defaults.
-        """
-        betas = _betas(config)
-        if not bool(((betas > 0) & (betas <= 1)).all()):
-            raise RMDError("the betas of the noise schedule must be above 0 and at most 1")
-        if _flag(config, "rescale_betas_zero_snr"):
-            betas = _zero_terminal_snr(betas)
-        return cls(torch.cumprod(1.0 - betas, dim=0))
+        """Create the schedule of a diffusers scheduler's configuration; see `rmd.core.betas.alphas_cumprod`."""
+        return cls(alphas_cumprod(config))
 
     def alpha(self, t: float | Tensor) -> Tensor:
-        """As in the base class; at an entry of the table it is the scheduler's own number, to the last bit."""
-        return self._weight(0, t, self._alpha(t))
+        """Return alpha_t; at an entry of the table, the scheduler's own value to the last bit."""
+        return self._at_entries(0, t, self._alpha(t))
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        """As in the base class; at an entry of the table it is the scheduler's own number, to the last bit."""
+        """Return sigma_t; at an entry of the table, the scheduler's own value to the last bit."""
         alpha = self._alpha(t)
-        return self._weight(1, t, ((1.0 - alpha) * (1.0 + alpha)).sqrt())
+        return self._at_entries(1, t, ((1.0 - alpha) * (1.0 + alpha)).sqrt())
 
     def logsnr(self, t: float | Tensor) -> Tensor:
+        """Return log(alpha_t^2 / (1 - alpha_t^2)); see `NoiseSchedule.logsnr`."""
         alpha = self._alpha(t)
         return 2.0 * alpha.log() - ((1.0 - alpha) * (1.0 + alpha)).log()
 
     def time(self, logsnr: float | Tensor) -> Tensor:
+        """Return the time at which alpha^2 = sigmoid(logsnr); see `NoiseSchedule.time`."""
         alpha = torch.sigmoid(_double(logsnr)).sqrt()
         table = self._alphas.to(alpha.device)
         above = torch.searchsorted(-table, -alpha).clamp(1, self.train_steps - 1)
         part = (table[above - 1] - alpha) / (table[above - 1] - table[above])
         return (above + part).clamp(1.0, float(self.train_steps)) * (MAX_TIME / self.train_steps)
 
+    def model_timestep(self, t: TimeLike) -> TimeLike:
+        """Return the (fractional) index into the table: t - 1 if it has 1000 entries, and never below 0."""
+        index = t * (self.train_steps / MAX_TIME) - 1.0
+        return max(index, 0.0) if isinstance(index, float) else index.clamp(min=0.0)
+
     def _position(self, t: float | Tensor) -> Tensor:
-        """Where t is in the table, counted from 1."""
+        """Return the (fractional) position of t in the table, counted from 1."""
         return (_double(t) * (self.train_steps / MAX_TIME)).clamp(1.0, float(self.train_steps))
 
     def _alpha(self, t: float | Tensor) -> Tensor:
-        """Linear between the entries, in float64."""
+        """Return alpha_t, linearly interpolated between the entries of the table."""
         position = self._position(t)
         table = self._alphas.to(position.device)
         below = position.floor().long().clamp(max=self.train_steps - 1)
         return torch.lerp(table[below - 1], table[below], position - below)
 
-    def _weight(self, which: int, t: float | Tensor, between: Tensor) -> Tensor:
-        """`between` where t is between two entries of the table, else what the scheduler has there."""
+    def _at_entries(self, which: int, t: float | Tensor, interpolated: Tensor) -> Tensor:
+        """Replace interpolated values by the scheduler's alphas (0) or sigmas (1) where t is an entry of the table."""
         position = self._position(t)
         entry = position.round()
-        return torch.where(position == entry, self._known[which].to(position.device)[entry.long() - 1], between)
-
-    def model_timestep(self, t: TimeLike) -> TimeLike:
-        """The (fractional) index into the table: t - 1 with 1000 entries, never below 0."""
-        index = t * (self.train_steps / MAX_TIME) - 1.0
-        return max(index, 0.0) if isinstance(index, float) else index.clamp(min=0.0)
+        exact = self._entries[which].to(position.device)[entry.long() - 1]
+        return torch.where(position == entry, exact, interpolated)
 
 
 class FlowSchedule(NoiseSchedule):
-    """Rectified flow: sigma = t / 1000, alpha = 1 - sigma. Only `grid` applies the shift (Eq. 1)."""
+    """Rectified flow: sigma = t / 1000 and alpha = 1 - sigma (Eq. 1). Only `grid` applies the flow shift."""
 
     kind = "flow"
 
     def __init__(self, shift: float = 1.0, train_steps: int = 1000) -> None:
-        """Take the flow shift (3 for SD3.5, 5 for Wan2.1 14B); RMDError if it is not a positive number."""
+        """Create the schedule.
+
+        Args:
+            shift: the flow shift of the time grid, positive: 3 for SD3.5, 5 for Wan2.1 14B.
+            train_steps: number of time steps that the network was trained with.
+
+        Raises:
+            RMDError: the shift is not a positive number.
+        """
         if not (math.isfinite(shift) and shift > 0):
             raise RMDError(f"the flow shift must be a positive number, got {shift}")
         self.shift = float(shift)
@@ -179,7 +210,15 @@ class FlowSchedule(NoiseSchedule):
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> FlowSchedule:
-        """Build from the config of a diffusers scheduler: `shift` or `flow_shift`, `num_train_timesteps`."""
+        """Create the schedule of a diffusers scheduler's configuration.
+
+        Args:
+            config: reads `shift` or `flow_shift`, and `num_train_timesteps`, with diffusers' defaults.
+
+        Raises:
+            RMDError: a value has the wrong type or is out of range, or a setting makes the noise depend on more than
+                the time.
+        """
         for key in _UNSUPPORTED_FLOW:
             if config.get(key) not in (None, False):
                 raise RMDError(
@@ -187,33 +226,40 @@ class FlowSchedule(NoiseSchedule):
                     f"the time: turn it off and give a fixed 'shift'"
                 )
         key = "flow_shift" if config.get("shift") is None else "shift"
-        return cls(_number(config, key, 1.0), _count(config))
+        return cls(number(config, key, 1.0), train_steps(config))
 
     def alpha(self, t: float | Tensor) -> Tensor:
+        """Return 1 - sigma_t; see `NoiseSchedule.alpha`."""
         return 1.0 - self.sigma(t)
 
     def sigma(self, t: float | Tensor) -> Tensor:
+        """Return t / 1000; see `NoiseSchedule.sigma`."""
         return (_double(t) / MAX_TIME).clamp(0.0, 1.0)
 
     def logsnr(self, t: float | Tensor) -> Tensor:
+        """Return 2 log((1 - sigma_t) / sigma_t) (Eq. 1); see `NoiseSchedule.logsnr`."""
         sigma = self.sigma(t)
         return 2.0 * ((1.0 - sigma).log() - sigma.log())
 
     def time(self, logsnr: float | Tensor) -> Tensor:
+        """Return 1000 / (1 + exp(logsnr / 2)) (Eq. 1); see `NoiseSchedule.time`."""
         return MAX_TIME * torch.sigmoid(-0.5 * _double(logsnr))
 
     def model_timestep(self, t: TimeLike) -> TimeLike:
-        """t itself, in units of the network's training steps."""
+        """Return t in units of the network's training steps: t itself if there are 1000."""
         return t * (self.train_steps / MAX_TIME)
 
 
 def schedule_from_config(config: Mapping[str, object]) -> NoiseSchedule:
-    """Build the schedule that a diffusers scheduler's config describes; RMDError if it is neither kind.
+    """Create the schedule that the configuration of a diffusers scheduler describes.
 
-    A flow scheduler is one whose `_class_name` starts with FlowMatch, which sets `use_flow_sigmas`, or which
+    A scheduler is of the flow family if its `_class_name` starts with FlowMatch, if it sets `use_flow_sigmas`, or if it
     has a shift and no betas. (`flow_shift` alone does not decide: multistep solvers carry it unused.)
+
+    Raises:
+        RMDError: the scheduler belongs to neither family, or a value of its configuration is not valid.
     """
-    is_flow = str(config.get("_class_name", "")).startswith("FlowMatch") or _flag(config, "use_flow_sigmas")
+    is_flow = str(config.get("_class_name", "")).startswith("FlowMatch") or flag(config, "use_flow_sigmas")
     has_betas = config.get("beta_schedule") is not None or config.get("trained_betas") is not None
     has_shift = config.get("shift") is not None or config.get("flow_shift") is not None
     if is_flow or (has_shift and not has_betas):
@@ -227,19 +273,36 @@ def schedule_from_config(config: Mapping[str, object]) -> NoiseSchedule:
 
 
 def shift_time(t: TimeLike, shift: float) -> TimeLike:
-    """Flow shift of a time of 0..1000: sigma <- shift sigma / (1 + (shift - 1) sigma)."""
-    # Written so that pure noise stays exactly pure noise, and a shift of 1 changes no bit.
+    """Return a time after the flow shift: sigma <- shift sigma / (1 + (shift - 1) sigma), with sigma = t / 1000.
+
+    Args:
+        t: times in [0, 1000].
+        shift: positive; 1 changes nothing.
+    """
+    # In this form pure noise stays exactly pure noise, and a shift of 1 changes no bit.
     return t * (shift * MAX_TIME / (shift * t + (MAX_TIME - t)))
 
 
 def to_x0_eps(
     output: Tensor, x_t: Tensor, alpha: float | Tensor, sigma: float | Tensor, prediction: Prediction
 ) -> tuple[Tensor, Tensor]:
-    """Turn a network's output into (x0, eps), both of x_t's shape and at least float32.
+    """Convert a network's output into its predictions of the clean latent and of the noise.
 
-    `alpha` and `sigma` are scalars or one a sample. "v_prediction" is alpha eps - sigma x0 and needs
-    alpha^2 + sigma^2 = 1; "flow" is eps - x0 and needs alpha + sigma = 1. Raises RMDError where the output
-    does not determine x0 or eps: "epsilon" at alpha = 0, "sample" at sigma = 0.
+    Both follow from x_t = alpha x0 + sigma eps and the meaning of the output, which is "epsilon": eps; "sample": x0;
+    "v_prediction": alpha eps - sigma x0 (requires alpha^2 + sigma^2 = 1); "flow": eps - x0 (requires
+    alpha + sigma = 1).
+
+    Args:
+        output: the network's output, of x_t's shape.
+        x_t: the noisy state (B, ...).
+        alpha, sigma: weights of x0 and eps in x_t; scalars, or one value per sample (B,).
+        prediction: meaning of the output.
+
+    Returns:
+        (x0, eps), both of x_t's shape and at least float32.
+
+    Raises:
+        RMDError: the output does not determine both: "epsilon" at alpha = 0, or "sample" at sigma = 0.
     """
     a, s = per_sample(alpha, x_t), per_sample(sigma, x_t)
     out, x = widen(output), widen(x_t)
@@ -249,7 +312,7 @@ def to_x0_eps(
         )
         return (x - s * out) / a, out
     if prediction == "sample":
-        _refuse_zero(sigma, s.dtype, "a network that predicts the sample says nothing of the noise at sigma = 0")
+        _refuse_zero(sigma, s.dtype, "a network that predicts the sample does not determine the noise at sigma = 0")
         return out, (x - a * out) / s
     if prediction == "v_prediction":
         return a * x - s * out, a * out + s * x
@@ -259,7 +322,18 @@ def to_x0_eps(
 
 
 def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
-    """Shape a coefficient (a scalar, or one a sample) to multiply `like`; its device, at least float32."""
+    """Reshape a coefficient so that it multiplies a batch.
+
+    Args:
+        value: a scalar, or one value per sample (B,).
+        like: the batch (B, ...) to be multiplied.
+
+    Returns:
+        The coefficient on `like`'s device, at least float32: 0-d, or (B, 1, ..., 1).
+
+    Raises:
+        ValueError: `value` has another shape.
+    """
     coefficient = torch.as_tensor(value, dtype=_wide(like), device=like.device)
     if coefficient.ndim == 0:
         return coefficient
@@ -269,7 +343,7 @@ def per_sample(value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Cast half precision to float32; leave float32 and float64 as they are."""
+    """Cast half precision to float32; leave float32 and float64 unchanged."""
     return x.to(_wide(x))
 
 
@@ -282,68 +356,9 @@ def _double(value: float | Tensor) -> Tensor:
 
 
 def _refuse_zero(coefficient: float | Tensor, dtype: torch.dtype, message: str) -> None:
-    """RMDError if it is 0 as computed with; asked where it lies, since on a GPU that waits for all under way."""
+    """Raise RMDError if a coefficient is zero in the precision of the computation.
+
+    The check runs on the coefficient's own device, usually the CPU, to avoid a GPU sync.
+    """
     if bool((torch.as_tensor(coefficient, dtype=dtype) == 0).any()):
         raise RMDError(f"{message}: use a teacher with v- or flow prediction, or another time")
-
-
-def _betas(config: Mapping[str, object]) -> Tensor:
-    trained = config.get("trained_betas")
-    if trained is not None:
-        return _trained_betas(trained)
-    name = config.get("beta_schedule", "linear")
-    count = _count(config)
-    start, end = _number(config, "beta_start", 1e-4), _number(config, "beta_end", 0.02)
-    if name in ("squaredcos_cap_v2", "cosine"):
-        return torch.tensor([_cosine_beta(i, count) for i in range(count)], dtype=torch.float32, device="cpu")
-    if not 0.0 < start <= end <= 1.0:
-        raise RMDError(f"betas must satisfy 0 < beta_start <= beta_end <= 1, got {start} and {end}")
-    if name == "linear":
-        return torch.linspace(start, end, count, dtype=torch.float32, device="cpu")
-    if name == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32, device="cpu") ** 2
-    raise RMDError(f"unknown beta_schedule {name!r}: use one of {', '.join(BETA_SCHEDULES)}")
-
-
-def _trained_betas(value: object) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.to("cpu", torch.float32)
-    if not isinstance(value, Sequence) or not all(isinstance(beta, (int, float)) for beta in value):
-        raise RMDError("trained_betas must be a list of numbers")
-    return torch.tensor(list(value), dtype=torch.float32, device="cpu")
-
-
-def _cosine_beta(i: int, count: int) -> float:
-    """Beta i of the cosine schedule of Nichol and Dhariwal (2021), capped at 0.999."""
-
-    def abar(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    return min(1.0 - abar((i + 1) / count) / abar(i / count), 0.999)
-
-
-def _zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Shift and scale sqrt(abar) so that it ends at 0 and starts where it did (Lin et al. 2023, Alg. 1)."""
-    root = torch.cumprod(1.0 - betas, dim=0).sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    abar = ((root - last) * (first / (first - last))) ** 2
-    return 1.0 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
-
-
-def _number(config: Mapping[str, object], key: str, default: float) -> float:
-    value = config.get(key)
-    return default if value is None else finite(f"the scheduler's {key}", value)
-
-
-def _count(config: Mapping[str, object]) -> int:
-    value = integer("the scheduler's num_train_timesteps", config.get("num_train_timesteps", 1000))
-    if value < 2:
-        raise RMDError(f"the scheduler's num_train_timesteps must be 2 or more, got {value}")
-    return value
-
-
-def _flag(config: Mapping[str, object], key: str) -> bool:
-    value = config.get(key, False)
-    if value not in (None, True, False):
-        raise RMDError(f"the scheduler's {key} must be true or false, got {value!r}")
-    return bool(value)

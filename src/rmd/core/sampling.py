@@ -1,8 +1,10 @@
-"""The one cascade loop (Alg. 2), used by training roll-outs and by inference alike.
+"""The sampling loop of a cascade (Alg. 2), which both inference and the roll-outs of training use.
 
-It starts from Gaussian noise at the first stage's resolution and evaluates the plan's steps in order. Between
-two steps at the same resolution it takes the deterministic step, or renews the noise where the plan asks for it; into a
-higher resolution it crosses.
+The loop starts from Gaussian noise at the first stage's resolution and evaluates the steps of the plan in order. Each
+evaluation predicts the clean latent, x0_hat, and the noise, eps_hat. From these follows the state x_t of the next step.
+At the same resolution it is alpha' x0_hat + sigma' eps_hat, the deterministic step, or has fresh noise in place of
+eps_hat if the plan says so. At a higher resolution it is the crossing of `rmd.core.crossing`. The result is the clean
+prediction of the last step.
 """
 
 from __future__ import annotations
@@ -20,34 +22,39 @@ from rmd.core.plan import Crossing, Stage, Step, StepPlan
 from rmd.core.randomness import NoiseSource
 
 Predict = Callable[[Tensor, Step], tuple[Tensor, Tensor]]
+"""(x_t, step) -> (x0_hat, eps_hat), both of x_t's shape."""
 LatentShape = Callable[[Stage], tuple[int, ...]]
+"""stage -> shape of its latents, (B, C, H, W) or (B, C, T, H, W)."""
 OnStep = Callable[[Step, Tensor, Tensor], Tensor | None]
+"""(step, x0_hat, x_t) -> a tensor that replaces x0_hat, or None."""
 
 
 def run_cascade(
-    predict: Predict,
-    plan: StepPlan,
-    schedule: NoiseSchedule,
-    latent_shape: LatentShape,
-    noise: NoiseSource,
-    *,
-    crossing: Crossing | None = None,
-    until: int | None = None,
-    on_step: OnStep | None = None,
-    x: Tensor | None = None,
-) -> Tensor:
-    """Run the plan from noise and return x0_hat of its last step (Alg. 2).
+    predict: Predict, plan: StepPlan, schedule: NoiseSchedule, latent_shape: LatentShape, noise: NoiseSource, *,
+    crossing: Crossing | None = None, until: int | None = None, on_step: OnStep | None = None, x: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Run a plan from pure noise (Alg. 2).
 
-    `predict(x_t, step)` returns (x0_hat, eps_hat) at x_t's shape; `latent_shape(stage)` includes the batch.
-    `crossing` replaces `plan.crossing` (a training roll-out passes `plan.training_crossing`). With `until=i`
-    steps 1..i-1 are evaluated and the state that step i's `predict` would be given is returned. `on_step`
-    sees each evaluated step with its x0_hat and x_t; what it
-    returns, if anything, takes x0_hat's place. `x` is the start noise, drawn for "start" if it is not
-    given; noise into step i is drawn for "crossing-i", or for "within-i" at the same resolution. Raises RMDError if
-    `until` or x's shape does not fit.
+    Args:
+        predict: evaluates the student at a step.
+        plan: the steps and stages.
+        schedule: the noise schedule that the model times refer to.
+        latent_shape: returns the shape of a stage's latents, including the batch.
+        noise: source of all random numbers. The purposes of the draws are "start", "crossing-i" for the crossing into
+            step i, and "within-i" for fresh noise into step i at the same resolution.
+        crossing: replaces `plan.crossing`; roll-outs of training pass `plan.training_crossing`.
+        until: number of a step, from 1. If given, the run stops before this step.
+        on_step: called after each evaluated step; a tensor that it returns replaces x0_hat.
+        x: initial noise at the first stage's resolution; drawn from `noise` by default.
+
+    Returns:
+        x0_hat of the last step, or the state x_t that step `until` would start from.
+
+    Raises:
+        RMDError: `until` is not a step of the plan, or x has the wrong shape.
     """
     if until is not None and not 1 <= until <= len(plan.steps):
-        raise RMDError(f"cannot stop at step {until} of a plan of {len(plan.steps)} steps")
+        raise RMDError(f"cannot stop at step {until}: the plan has {len(plan.steps)} steps")
     x_t = _start(latent_shape(plan.stages[0]), noise, x)
     rule = plan.crossing if crossing is None else crossing
     for step in plan.steps:
@@ -57,15 +64,8 @@ def run_cascade(
         if on_step is not None:
             replaced = on_step(step, x0_hat, x_t)
             x0_hat = x0_hat if replaced is None else replaced
-        if step.index == len(plan.steps):
-            break
-        following = plan.steps[step.index]
-        if following.stage == step.stage:
-            fresh = rule.within == "fresh"
-            eps = noise.normal(x0_hat.shape, f"within-{following.index}") if fresh else eps_hat
-            x_t = schedule.add_noise(x0_hat, eps, following.model_time)
-        else:
-            x_t = _cross_into(following, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
+        if step.index < len(plan.steps):
+            x_t = _next_state(step, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
     return x0_hat
 
 
@@ -79,33 +79,38 @@ def sample_cascade(
     on_step: OnStep | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
-    """Run the whole plan as `run_cascade` does, and check that every step's clean prediction is finite.
+    """Run a whole plan as `run_cascade` does, and check that the clean prediction of every step is finite.
 
-    The result of each check stays on the device; all results are read together after the last step.
+    The results of the checks stay on the device until the last step, to avoid a GPU sync per step.
 
     Raises:
-        RMDError: a step gave values that are not finite, or x's shape does not fit.
+        RMDError: a step returned values that are not finite, or x has the wrong shape.
     """
     flags: list[Tensor] = []
 
-    def note(step: Step, x0_hat: Tensor, x_t: Tensor) -> Tensor | None:
+    def check(step: Step, x0_hat: Tensor, x_t: Tensor) -> Tensor | None:
         replaced = None if on_step is None else on_step(step, x0_hat, x_t)
         flags.append(is_finite(x0_hat if replaced is None else replaced))
         return replaced
 
-    x0 = run_cascade(predict, plan, schedule, latent_shape, noise, on_step=note, x=x)
+    x0 = run_cascade(predict, plan, schedule, latent_shape, noise, on_step=check, x=x)
     finite = torch.stack(flags).tolist()
     if not all(finite):
         step = plan.steps[finite.index(False)]
         raise RMDError(
-            f"step {step.index} of {len(plan.steps)} ({plan.stage_of(step).size}, time {step.model_time:g}) gave "
-            "values that are not finite: work in float32 or bfloat16 if this is float16, and check the model's weights"
+            f"step {step.index} of {len(plan.steps)} ({plan.stage_of(step).size}, time {step.model_time:g}) returned "
+            "values that are not finite: use float32 or bfloat16 instead of float16, and check the model's weights"
         )
     return x0
 
 
 def guided(x0_cond: Tensor, x0_uncond: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance on predictions of x0 (or of eps): uncond + guidance (cond - uncond)."""
+    """Apply classifier-free guidance: uncond + guidance (cond - uncond).
+
+    Args:
+        x0_cond, x0_uncond: predictions of the clean latent, or both of the noise, with and without the prompt.
+        guidance: the guidance scale; 1 returns `x0_cond` up to rounding.
+    """
     return x0_uncond + guidance * (x0_cond - x0_uncond)
 
 
@@ -117,8 +122,8 @@ def _start(shape: Sequence[int], noise: NoiseSource, x: Tensor | None) -> Tensor
     return x
 
 
-def _cross_into(
-    following: Step,
+def _next_state(
+    step: Step,
     x0_hat: Tensor,
     eps_hat: Tensor,
     plan: StepPlan,
@@ -127,6 +132,12 @@ def _cross_into(
     noise: NoiseSource,
     crossing: Crossing,
 ) -> Tensor:
-    fresh = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
+    """Return the state x_t of the step that follows `step`."""
+    following = plan.steps[step.index]
+    if following.stage == step.stage:
+        fresh = crossing.within == "fresh"
+        eps = noise.normal(x0_hat.shape, f"within-{following.index}") if fresh else eps_hat
+        return schedule.add_noise(x0_hat, eps, following.model_time)
+    eps = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
     alpha, sigma = schedule.alpha(following.model_time), schedule.sigma(following.model_time)
-    return cross(x0_hat, eps_hat, fresh, alpha=alpha, sigma=sigma, crossing=crossing)
+    return cross(x0_hat, eps_hat, eps, alpha=alpha, sigma=sigma, crossing=crossing)

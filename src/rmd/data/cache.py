@@ -1,11 +1,11 @@
-"""A cache of encoded prompts on disk, with which a run needs no text encoder and no prompt is encoded twice.
+"""A cache of encoded prompts on disk: a run that uses it needs no text encoder, and no prompt is encoded twice.
 
 A cache is a folder of safetensors shards with a fixed number of prompts each, a checksum beside every shard,
 `index.parquet` (the position of every prompt), `null.safetensors` (the input of the unconditional branch) and
-`meta.json` (the encoders that made the cache). Sequences are stored without padding, that is without rows that a mask
-hides or that are zero to the end. Every file is written whole or not at all, so an interrupted build can continue, and
-several workers may build one cache. A cache is identified by contents alone: the prompt file and the teacher's folder
-may move.
+`meta.json` (the encoders that made the cache). Sequences are stored without padding, that is without rows that are
+masked, or zero up to the end. Every file is written atomically, so an interrupted build can be continued, and several
+workers may build one cache. A cache is identified by its contents only: the prompt file and the teacher's folder may
+move.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import locked, read_model, reason, user_path
 from rmd.data.cache_files import (
+    AGAIN,
     META,
     NULL,
     START_LOCK,
@@ -51,36 +52,41 @@ from rmd.data.captions import check_prompts
 from rmd.models.base import Backbone, Cond
 
 SHARD_PROMPTS = 1024
+"""Default number of prompts in a shard."""
 WAIT = 60.0
 """Seconds that a worker waits for another one that starts or finishes the cache at the same moment."""
 _OPEN_SHARDS = 16
+"""Number of shards that a reader keeps open."""
 _PROBES = ("a photo of a red ball", "Ein Bär, 35 °C & Ελλάδα", "日本の猫 🐱", "   --ar 3:2\n", "x" * 100)
-"""Texts that distinguish tokenizers that do not reveal their vocabulary."""
+"""Texts whose tokens distinguish tokenizers that do not reveal their vocabulary."""
 
 
 def encoders_key(backbone: Backbone) -> str:
-    """Sixteen hexadecimal digits that change with a pipeline's tokenizers and the weights of its text encoders.
+    """Return a fingerprint of a pipeline's tokenizers and text encoders, as sixteen hexadecimal digits.
 
-    Of every weight some sixty values are read, evenly spread, so that the largest encoder takes moments.
+    About sixty evenly spaced values of every weight are hashed, so that even the largest encoder takes little time.
+
+    Raises:
+        RMDError: a tokenizer cannot be identified.
     """
-    found = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     for name, part in sorted(backbone.pipe.components.items()):
         if part is None or not name.startswith(("text_encoder", "tokenizer")):
             continue
-        found.update(name.encode())
+        digest.update(name.encode())
         if isinstance(part, nn.Module):
             for key, value in part.state_dict().items():
                 flat = value.detach().flatten()
                 picked = flat[:: max(1, flat.numel() // 64)].float().cpu().half()
-                found.update(f"{key}{tuple(value.shape)}".encode() + picked.numpy().tobytes())
+                digest.update(f"{key}{tuple(value.shape)}".encode() + picked.numpy().tobytes())
         else:
-            found.update(_vocabulary(name, part).encode())
-            found.update(str(getattr(part, "model_max_length", None)).encode())
-    return found.hexdigest()
+            digest.update(_vocabulary(name, part).encode())
+            digest.update(str(getattr(part, "model_max_length", None)).encode())
+    return digest.hexdigest()
 
 
 def _vocabulary(name: str, part: Any) -> str:
-    """Return what distinguishes a tokenizer: its vocabulary, or else its tokens for a few texts."""
+    """Return what identifies a tokenizer: its vocabulary, or else its tokens for a few texts."""
     try:
         return json.dumps(part.get_vocab(), sort_keys=True)
     except (AttributeError, NotImplementedError, TypeError):  # a processor, or a tokenizer with a vocabulary of bytes
@@ -89,8 +95,8 @@ def _vocabulary(name: str, part: Any) -> str:
         return json.dumps([[int(i) for i in tokenizer(text)["input_ids"]] for text in _PROBES])
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         raise RMDError(
-            f"the teacher's {name} ({type(part).__name__}) gives neither a vocabulary nor the numbers of a text, so a "
-            "cache cannot say which one made it: train without data.cache"
+            f"the teacher's {name} ({type(part).__name__}) gives neither a vocabulary nor the tokens of a text, so a "
+            "cache cannot record which tokenizer made it: train without data.cache"
         ) from error
 
 
@@ -102,8 +108,13 @@ def build_cache(
     """Encode prompts into a cache, continuing an earlier build that was interrupted.
 
     Args:
-        worker: (index, number of workers): a worker writes every n-th shard of n workers. The worker that finds all
-            shards there writes the index.
+        backbone: the teacher, whose text encoders are used.
+        texts: the prompts; repetitions are left out.
+        folder: the folder of the cache, which is created if necessary.
+        shard_prompts: number of prompts in a shard.
+        batch_size: number of prompts that are encoded at once.
+        worker: (index, n): one of n workers, which writes every n-th shard. The worker that completes the shards
+            writes the index.
         progress: called with the number of this worker's prompts that are done, and their total.
 
     Returns:
@@ -115,18 +126,8 @@ def build_cache(
     """
     pyarrow_parquet()
     prompts = list(dict.fromkeys(check_prompts(texts)))
-    example = backbone.encode(prompts[:1])
-    dtype = next(t.dtype for t in example.tensors.values() if t.is_floating_point())
-    meta = Meta(
-        family=backbone.family,
-        encoders=encoders_key(backbone),
-        dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]  # pydantic checks it
-        shapes={name: tuple(tensor.shape[1:]) for name, tensor in example.tensors.items()},
-        prompts=len(prompts),
-        prompts_key=prompts_key(prompts),
-        shard_prompts=shard_prompts,
-    )
-    with _begun(folder, meta, backbone, worker):
+    meta = _meta_of(backbone, prompts, shard_prompts)
+    with _started(folder, meta, backbone, worker):
         mine = range(worker[0], meta.shards, worker[1])
         total = sum(len(prompts[meta.of_shard(shard)]) for shard in mine)
         done = 0
@@ -146,8 +147,22 @@ def build_cache(
     return complete
 
 
+def _meta_of(backbone: Backbone, prompts: Sequence[str], shard_prompts: int) -> Meta:
+    example = backbone.encode(prompts[:1])
+    dtype = next(t.dtype for t in example.tensors.values() if t.is_floating_point())
+    return Meta(
+        family=backbone.family,
+        encoders=encoders_key(backbone),
+        dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]  # pydantic checks it
+        shapes={name: tuple(tensor.shape[1:]) for name, tensor in example.tensors.items()},
+        prompts=len(prompts),
+        prompts_key=prompts_key(prompts),
+        shard_prompts=shard_prompts,
+    )
+
+
 class PromptCache:
-    """Reads a cache: `encode` gives what the encoders would have given, for prompts that are in it."""
+    """Reads a cache: `encode` returns what the text encoders returned for the prompts in it."""
 
     def __init__(self, folder: Path) -> None:
         """Open a complete cache; raise RMDError if there is none, or if one of its files is damaged."""
@@ -165,9 +180,16 @@ class PromptCache:
         return prompt in self._where
 
     def check(self, backbone: Backbone, prompts: Sequence[str] = ()) -> None:
-        """Raise RMDError unless all prompts are cached and the backbone's encoders, if it has any, made the cache."""
+        """Check that the cache belongs to the backbone's text encoders, if it has any, and holds all prompts.
+
+        Raises:
+            RMDError: another family or other encoders made the cache, or it lacks a prompt.
+        """
         if backbone.family != self.meta.family:
-            raise RMDError(f"the cache {self.folder} is of the family {self.meta.family}, not {backbone.family}")
+            raise RMDError(
+                f"the cache {self.folder} belongs to the family {self.meta.family}, not to {backbone.family}: build "
+                "one with `rmd cache` for this teacher"
+            )
         if backbone.text_encoders and encoders_key(backbone) != self.meta.encoders:
             raise RMDError(
                 f"the cache {self.folder} was made by other text encoders than this teacher's: build one with "
@@ -177,39 +199,39 @@ class PromptCache:
         if missing:
             raise RMDError(
                 f"{len(missing)} of {len(prompts)} prompts are not in the cache {self.folder}, the first of them "
-                f"{shown(missing[0])}: build the cache of these prompts"
+                f"{shown(missing[0])}: build a cache of these prompts"
             )
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Encoded prompts, filled up as the encoders fill them; RMDError for one that is not in the cache."""
+        """Return the encoded prompts as one batch, padded as the encoders pad; raise RMDError if one is not cached."""
         rows = [self._read(prompt) for prompt in prompts]
         return Cond({name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     def null(self, count: int) -> Cond:
-        """What the unconditional branch gets, `count` times."""
+        """Return the input of the unconditional branch as a batch of `count` equal rows."""
         return self._null.expand(count)
 
     def _read(self, prompt: str) -> dict[str, Tensor]:
         if prompt not in self._where:
             raise RMDError(
-                f"the prompt {shown(prompt)} is not in the cache {self.folder}: build the cache of these prompts"
+                f"the prompt {shown(prompt)} is not in the cache {self.folder}: build a cache of these prompts"
             )
         shard, row = divmod(self._where[prompt], self.meta.shard_prompts)
-        file, found = self._shard(shard), {}
+        file, tensors = self._shard(shard), {}
         for name, shape in self.meta.shapes.items():
             if not ragged(shape):
-                found[name] = file.get_slice(name)[row]
+                tensors[name] = file.get_slice(name)[row]
                 continue
             start, stop = (int(v) for v in file.get_slice(f"{name}-offsets")[row : row + 2])
             values = file.get_slice(name)[start:stop] if 0 <= start <= stop <= start + shape[0] else None
             if values is None or len(values) != stop - start:
                 raise RMDError(f"{self.folder / shard_name(shard)} is damaged: check it with `rmd cache --verify`")
-            found[name] = torch.zeros(shape, dtype=values.dtype)
-            found[name][: stop - start] = values
-        return found
+            tensors[name] = torch.zeros(shape, dtype=values.dtype)
+            tensors[name][: stop - start] = values
+        return tensors
 
     def _shard(self, shard: int) -> Any:
-        """An open shard; few are kept open."""
+        """Return an open shard, closing the one that was used longest ago if there are many."""
         if shard not in self._open:
             self._open[shard] = open_shard(self.folder, shard, self.meta)
             if len(self._open) > _OPEN_SHARDS:
@@ -219,7 +241,7 @@ class PromptCache:
 
 
 def verify_cache(folder: Path) -> int:
-    """Compare every shard with its checksum and check the other files of a cache; return the number of shards.
+    """Compare every shard of a cache with its checksum, check its other files, and return the number of shards.
 
     Raises:
         RMDError: a file is missing or damaged; the message names it.
@@ -229,14 +251,14 @@ def verify_cache(folder: Path) -> int:
     for shard in range(meta.shards):
         path, note = folder / shard_name(shard), folder / note_name(shard)
         if not (path.is_file() and note.is_file()):
-            raise RMDError(f"the cache {folder} lacks {path.name}: run its `rmd cache` command again")
+            raise RMDError(f"the cache {folder} lacks {path.name}: {AGAIN}")
         rows = meta.of_shard(shard)
         try:
             digest = sha256(path)
         except OSError as error:
             raise RMDError(f"cannot read {path}: {reason(error)}") from error
         if read_model(note, Note) != Note(sha256=digest, prompts=rows.stop - rows.start):
-            raise RMDError(f"{path} is damaged: remove it and run the cache's `rmd cache` command again")
+            raise RMDError(f"{path} is damaged: remove it and {AGAIN}")
         open_shard(folder, shard, meta)
     read_index(folder, meta)
     read_null(folder, meta)
@@ -244,11 +266,11 @@ def verify_cache(folder: Path) -> int:
 
 
 @contextmanager
-def _begun(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]) -> Iterator[None]:
-    """Begin a cache, or find the same one there, and hold this worker's lock.
+def _started(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]) -> Iterator[None]:
+    """Start a cache, or continue the same one, and hold this worker's lock.
 
-    Workers begin one after another. Workers of a different total number would write the same shards, so they are
-    refused.
+    Workers start one after another. If another worker that is running counts on a different number of workers, the
+    two would write the same shards, so this one is refused.
     """
     _check_folder(folder, meta)  # before a lock file is left in a folder of something else
     with ExitStack() as held:
@@ -268,23 +290,23 @@ def _begun(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]
 
 
 def _check_folder(folder: Path, meta: Meta) -> None:
-    """Raise RMDError if a folder holds another cache or anything else; leftovers of a killed build are harmless."""
+    """Raise RMDError if a folder holds another cache or anything else; leftovers of a killed build are allowed."""
     if (folder / META).is_file():
         if read_meta(folder) != meta:
-            raise RMDError(f"{folder} holds the cache of other prompts or other encoders: choose another --out")
-    elif folder.is_dir() and any(not (found.name == NULL or found.name.startswith(".")) for found in folder.iterdir()):
-        raise RMDError(f"{folder} is not empty and no cache: choose another --out")
+            raise RMDError(f"{folder} holds a cache of other prompts or other encoders: choose another --out")
+    elif folder.is_dir() and any(not (path.name == NULL or path.name.startswith(".")) for path in folder.iterdir()):
+        raise RMDError(f"{folder} is neither empty nor a cache: choose another --out")
 
 
 def _finite(cond: Cond, prompts: Sequence[str]) -> Cond:
     """Return the encoded prompts; raise RMDError, naming the prompt, if any value is not finite."""
     for tensor in cond.tensors.values():
-        fine = tensor.isfinite().flatten(1).all(1)
-        if not fine.all():
-            prompt = prompts[int(fine.int().argmin())]
+        finite = tensor.isfinite().flatten(1).all(1)
+        if not finite.all():
+            prompt = prompts[int(finite.int().argmin())]
             raise RMDError(
-                f"the text encoders give values that are not finite for the prompt {shown(prompt)}: encode in float32 "
-                "(without --half), or check the teacher's weights"
+                f"the text encoders return values that are not finite for the prompt {shown(prompt)}: encode in "
+                "float32 (without --half), or check the teacher's weights"
             )
     return cond
 
@@ -304,7 +326,7 @@ def _packed(cond: Cond) -> dict[str, Tensor]:
 
 
 def _lengths(tensor: Tensor, mask: Tensor | None) -> list[int]:
-    """How many rows of each sequence mean something: those a mask shows, or all before the zeros at the end."""
-    shows = mask > 0 if mask is not None else tensor.abs().amax(-1) > 0
+    """Return the length of each sequence without its padding: the rows that are masked, or zero up to the end."""
+    used = mask > 0 if mask is not None else tensor.abs().amax(-1) > 0
     positions = torch.arange(1, tensor.shape[1] + 1)
-    return [int(n) for n in (shows.cpu() * positions).amax(1)]
+    return [int(n) for n in (used.cpu() * positions).amax(1)]

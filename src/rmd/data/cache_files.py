@@ -1,4 +1,4 @@
-"""Names, writing and validated reading of the files of a cache of encoded prompts."""
+"""The files of a cache of encoded prompts: their names, how they are written, and how they are checked when read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from rmd.common.typed import Strict
 META, INDEX, NULL = "meta.json", "index.parquet", "null.safetensors"
 START_LOCK = ".rmd-start.lock"
 """Lock that a worker holds briefly while it starts or finishes the cache."""
-_AGAIN = "run the cache's `rmd cache` command again"
+AGAIN = "run the cache's `rmd cache` command again"
+"""The advice for a cache that is incomplete or damaged."""
 _COUNT = Annotated[int, Field(gt=0)]
 _DIGITS = Annotated[str, Field(pattern="^[0-9a-f]+$")]
 
 
 class Meta(Strict):
-    """The content of `meta.json`: who encoded the prompts, how many, and the shape of each tensor of one prompt."""
+    """The content of `meta.json`: the encoders, the number of prompts, and the shape of each tensor of one prompt."""
 
     family: str
     encoders: _DIGITS
@@ -74,7 +75,7 @@ def worker_lock(worker: tuple[int, int]) -> str:
 
 
 def ragged(shape: Sequence[int]) -> bool:
-    """Return whether a tensor of one prompt is a sequence of vectors, which is stored without padding."""
+    """Return whether a tensor of one prompt, given by its shape, is a sequence, which is stored without padding."""
     return len(shape) == 2
 
 
@@ -86,7 +87,7 @@ def is_written(folder: Path, shard: int) -> bool:
 def read_meta(folder: Path) -> Meta:
     """Read a cache's `meta.json`; raise RMDError if there is none, or if another version of RMD wrote it."""
     if not (folder / META).is_file():
-        raise RMDError(f"{folder} is no cache of prompts: it has no {META}; build one with `rmd cache`")
+        raise RMDError(f"{folder} is not a cache of prompts, since it has no {META}: build one with `rmd cache`")
     return read_model(folder / META, Meta)
 
 
@@ -94,18 +95,18 @@ def read_null(folder: Path, meta: Meta) -> dict[str, Tensor]:
     """Read the input of the unconditional branch, a batch of one; raise RMDError if it does not fit the cache."""
     path = folder / NULL
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RMDError(f"cannot read {path} ({error}): {_AGAIN} with another --out") from error
-    if {name: tuple(tensor.shape) for name, tensor in found.items()} != {
+        raise RMDError(f"cannot read {path} ({error}): {AGAIN} with another --out") from error
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != {
         name: (1, *shape) for name, shape in meta.shapes.items()
-    } or not all(tensor.isfinite().all() for tensor in found.values()):
+    } or not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise RMDError(f"{path} does not fit the cache, or holds values that are not finite: build the cache again")
-    return found
+    return tensors
 
 
 def write_index(folder: Path, meta: Meta, prompts: Sequence[str]) -> None:
-    """Write `index.parquet`, which gives the position of every prompt. It is written last: it completes the cache."""
+    """Write `index.parquet`, which gives the position of every prompt; it is the last file, and completes the cache."""
     import pyarrow
 
     table = pyarrow.table(
@@ -130,7 +131,7 @@ def read_index(folder: Path, meta: Meta) -> list[str]:
 
     path = folder / INDEX
     if not path.is_file():
-        raise RMDError(f"the cache {folder} is not complete: run its `rmd cache` command again")
+        raise RMDError(f"the cache {folder} is not complete: {AGAIN}")
     try:
         table = pyarrow_parquet().read_table(path)
         kinds = [(field.name, str(field.type)) for field in table.schema]
@@ -145,12 +146,12 @@ def read_index(folder: Path, meta: Meta) -> list[str]:
             ):
                 return prompts
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
-        raise RMDError(f"{path} is not readable as Parquet: remove it and {_AGAIN}") from error
-    raise RMDError(f"{path} does not fit the cache's {META}: remove it and {_AGAIN}")
+        raise RMDError(f"{path} is not readable as Parquet: remove it and {AGAIN}") from error
+    raise RMDError(f"{path} does not fit the cache's {META}: remove it and {AGAIN}")
 
 
 def write_shard(folder: Path, shard: int, tensors: Mapping[str, Tensor], prompts: int) -> None:
-    """Write a shard and then its note, each whole or not at all."""
+    """Write a shard, and then its note, each atomically."""
     path = folder / shard_name(shard)
     with writing(path) as partial:
         save_file(dict(tensors), partial)
@@ -159,24 +160,24 @@ def write_shard(folder: Path, shard: int, tensors: Mapping[str, Tensor], prompts
 
 
 def open_shard(folder: Path, shard: int, meta: Meta) -> Any:
-    """Open a shard to read single rows of it; raise RMDError if its tensors do not match `meta.json`."""
+    """Open a shard for reading single rows; raise RMDError if its tensors do not match `meta.json`."""
     path = folder / shard_name(shard)
     rows = meta.of_shard(shard)
     count = rows.stop - rows.start
     try:
         file: Any = safe_open(path, "pt")  # safetensors has no type annotations
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError) as error:
         raise RMDError(f"cannot read {path} ({error}): check the cache with `rmd cache --verify`") from error
     expected: dict[str, tuple[int, ...]] = {}
     for name, shape in meta.shapes.items():
         if ragged(shape):
-            lengths = found.get(name, (0,))[:1]  # the first dimension is the sum of all prompts' lengths
+            lengths = shapes.get(name, (0,))[:1]  # the first dimension is the sum of all prompts' lengths
             expected |= {name: (*lengths, shape[1]), f"{name}-offsets": (count + 1,)}
         else:
             expected[name] = (count, *shape)
-    if found != expected:
-        raise RMDError(f"{path} does not fit the cache's {META}: remove it and {_AGAIN}")
+    if shapes != expected:
+        raise RMDError(f"{path} does not fit the cache's {META}: remove it and {AGAIN}")
     return file
 
 
@@ -200,11 +201,11 @@ def prompts_key(prompts: Sequence[str]) -> str:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
-            found.update(part)
-    return found.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def pyarrow_parquet() -> Any:

@@ -1,4 +1,4 @@
-"""Prompts encoded as they are needed: the last ones are remembered, and the encoders may stay in main memory."""
+"""Encodes prompts as they are needed; recent ones are kept in main memory, and so may be the text encoders."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rmd.models.base import Backbone, Cond
 
 
 class OnlineEncoder:
-    """A backbone's `encode` and `null` with a memory.
+    """A backbone's `encode` and `null`, with a cache of recent prompts.
 
-    Every prompt is encoded by itself, so that what it gives depends neither on its neighbours in a batch nor on what is
-    remembered: a resumed run sees the same bits.
+    Each prompt is encoded separately, so that its encoding depends neither on the other prompts of a batch nor on the
+    state of the cache: a resumed run sees the same bits.
     """
 
     def __init__(self, backbone: Backbone, *, cache_bytes: int, offload: bool) -> None:
         """Wrap a backbone.
 
         Args:
-            backbone: the backbone that encodes.
+            backbone: the backbone whose text encoders are used.
             cache_bytes: bytes of main memory for encoded prompts; the least recently used are dropped first.
-            offload: whether to keep the encoders in main memory except while they encode.
+            offload: whether to keep the text encoders on the CPU except while encoding.
         """
         self.backbone, self.cache_bytes, self.offload = backbone, cache_bytes, offload
         self.held = 0
@@ -33,7 +33,7 @@ class OnlineEncoder:
             self._move(torch.device("cpu"))
 
     def encode(self, prompts: Sequence[str]) -> Cond:
-        """Encoded prompts, on the device that the backbone computes on."""
+        """Return the encoded prompts as one batch on the backbone's device."""
         rows = {prompt: self._rows[prompt] for prompt in prompts if prompt in self._rows}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in rows]
         for prompt, cond in zip(missing, self._encoded(missing), strict=True):
@@ -46,7 +46,7 @@ class OnlineEncoder:
         )
 
     def null(self, count: int) -> Cond:
-        """What the unconditional branch gets, `count` times."""
+        """Return the input of the unconditional branch as a batch of `count` equal rows."""
         (null,) = self._encoded([None])
         return null.expand(count)
 

@@ -9,19 +9,22 @@ from pathlib import Path
 
 from rmd.common.errors import RMDError
 from rmd.data.captions import RECIPE_KEYS, Column, Keys, Rows, Unfit, listed
-from rmd.data.text import MAX_LINE, read_lines
+from rmd.data.formats import MAX_LINE, read_lines
 
 MOST_LINES = 200
-"""Largest number of lines in a row; a longer row starts with a quote that is never closed."""
+"""Most lines that one row may span; a longer row starts with a quote that is never closed."""
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
-    """Yield the column of a table with a header, whose fields are separated by commas, semicolons, tabs or bars.
+    """Yield the caption column of a table with a header, separated by commas, semicolons, tabs or bars.
 
-    The header decides the delimiter: the file's usual one (tabs in .tsv) if that gives the column, else another one
-    that does. In a tab-separated file, quotes have a meaning only if they pair in the whole file; in many such files
-    they do not.
+    The header decides the delimiter: the usual one of the suffix (tabs in .tsv) if the column is found with it, else
+    one with which it is. In a tab-separated file, quotes have a meaning only if they are balanced in the whole file; in
+    many such files they are not.
+
+    Raises:
+        RMDError: the file is not text, has no header or no such column, or its quotes are not balanced.
     """
     lines = _without_nul(path)
     first = next(lines, "")
@@ -37,22 +40,22 @@ def read_table(path: Path, column: str | None, keys: Keys) -> Rows:
         rows = _quoted_rows(chain([first], lines), delimiter, path, skipped)
     _, header = next(rows)
     names = [name.strip() for name in header]
-    found = Column(column, keys)
-    if lacking := found.find(names):
-        raise RMDError(f"{path}{lacking.sentence} (the fields of its header are parted by {_name(delimiter)})")
-    if names.count(found.name or "") > 1:
-        raise RMDError(f"{path} has {names.count(found.name or '')} columns {found.name}: give each its own name")
-    place = names.index(found.name or "")
+    caption = Column(column, keys)
+    if missing := caption.find(names):
+        raise RMDError(f"{path}{missing.sentence} (the fields of its header are separated by {_name(delimiter)})")
+    name = caption.name or ""
+    if names.count(name) > 1:
+        raise RMDError(f"{path} has {names.count(name)} columns {name}: give each its own name")
+    place = names.index(name)
     for number, row in rows:
-        where = f"{path}, line {number}"
-        yield where, row[place] if len(row) == len(names) else _ragged(row, names, delimiter)
+        yield f"{path}, line {number}", row[place] if len(row) == len(names) else _ragged(row, names, delimiter)
 
 
 def _without_nul(path: Path) -> Iterator[str]:
     """Yield the lines of a table; raise RMDError for a NUL character, which not every version of `csv` reads."""
     for number, line in enumerate(read_lines(path), start=1):
         if "\0" in line:
-            raise RMDError(f"{path}, line {number} holds a NUL character: save the table as text")
+            raise RMDError(f"{path}, line {number} contains a NUL character: save the table as text")
         yield line
 
 
@@ -60,13 +63,13 @@ def _ragged(row: list[str], names: list[str], delimiter: str) -> Unfit:
     has = "1 field" if len(row) == 1 else f"{len(row)} fields"
     return Unfit(
         "with another number of fields than the header",
-        f" has {has}, but the header has {len(names)} ({listed(names)}): put a caption that holds "
+        f" has {has}, but the header has {len(names)} ({listed(names)}): put captions that contain "
         f"{_name(delimiter)} or line ends in quotes",
     )
 
 
 def _delimiter(header: str, path: Path, column: Column) -> str:
-    """Return the delimiter of a header."""
+    """Return the delimiter with which a header has the column, preferring the usual one of the file's suffix."""
     usual = "\t" if ".tsv" in path.suffixes[-2:] else ","
     fields = {
         delimiter: [name.strip() for name in next(csv.reader([header[:65536]], delimiter=delimiter), [])]
@@ -78,15 +81,14 @@ def _delimiter(header: str, path: Path, column: Column) -> str:
 
 
 def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Yield rows with the numbers of their first lines; raise RMDError if quotes do not pair."""
+    """Yield rows with the numbers of their first lines; raise RMDError if quotes are not balanced."""
     start = 1 + skipped
 
     def fed() -> Iterator[str]:
         for number, line in enumerate(lines, start=1 + skipped):
             if number - start >= MOST_LINES:
                 raise RMDError(
-                    f"{path}: the row that begins in line {start} goes on for {MOST_LINES} lines: a quote in it is "
-                    "not closed"
+                    f"{path}: the row that begins in line {start} spans {MOST_LINES} lines: close the quote in it"
                 )
             yield line + "\n"
 
@@ -98,8 +100,8 @@ def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int 
             row = next(reader, None)
         except csv.Error as error:
             raise RMDError(
-                f"{path}: the quotes in the row that begins in line {start} do not pair ({error}): put a field that "
-                "holds quotes in quotes, and double those inside"
+                f"{path}: the quotes in the row that begins in line {start} are not balanced ({error}): put a field "
+                "that contains quotes in quotes, and double those inside"
             ) from error
         finally:
             csv.field_size_limit(usual)
@@ -110,7 +112,7 @@ def _quoted_rows(lines: Iterable[str], delimiter: str, path: Path, skipped: int 
 
 
 def _quoted(path: Path, skipped: int) -> bool:
-    """Return whether quotes pair in a whole tab-separated file, with every row then as long as the header."""
+    """Return whether quotes are balanced in a whole tab-separated file, and every row is then as long as the header."""
     lines = read_lines(path)
     for _ in range(skipped):
         next(lines)

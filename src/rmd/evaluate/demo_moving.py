@@ -103,7 +103,7 @@ def run_moving_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Prog
 def tdm_recipe(recipe: Recipe) -> Recipe:
     """The baseline of a recipe: TDM with as many iterations and steps, all at the final resolution."""
     plan = recipe.plan.model_copy(update={"sides": recipe.plan.sides[-1:], "thresholds": ()})
-    method = TDMConfig(**(recipe.method.model_dump(include=set(TDMConfig.model_fields)) | {"name": "tdm"}))
+    method = TDMConfig(**recipe.method.model_dump(include=set(TDMConfig.model_fields) - {"name"}))
     return recipe.model_copy(update={"plan": plan, "method": method})
 
 

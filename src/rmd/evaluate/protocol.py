@@ -22,7 +22,7 @@ from rmd.evaluate.rows import Motion, Row
 from rmd.models.base import Backbone
 from rmd.models.generate import sample_latents
 from rmd.models.roles import Role
-from rmd.sample.makers import Made, Maker
+from rmd.sample.samplers import Media, Sampler
 from rmd.sample.timing import Stopwatch
 from rmd.worlds.references import References
 from rmd.worlds.still.accuracy import Accuracy, accuracy
@@ -112,7 +112,7 @@ def run_contender(
 
 @torch.no_grad()
 def run_maker(
-    maker: Maker, networks: Sequence[nn.Module], prompts: Sequence[str], *,
+    maker: Sampler, networks: Sequence[nn.Module], prompts: Sequence[str], *,
     seed: int, size: Stage, batch_size: int = 64, progress: Callable[[int], None] | None = None,
 ) -> Samples:  # fmt: skip
     """Sample every prompt by a pipeline's own call, sample i with the seed `seed + i`.
@@ -127,15 +127,15 @@ def run_maker(
     with Stopwatch(*networks) as watch:
         for start in range(0, len(prompts), batch_size):
             part = list(prompts[start : start + batch_size])
-            made = maker.make(part, range(seed + start, seed + start + len(part)))
-            images += [_scaled(sample.made, size) for sample in made]
+            made = maker.sample(part, range(seed + start, seed + start + len(part)))
+            images += [_scaled(sample.media, size) for sample in made]
             if progress is not None:
                 progress(len(part))
     total = time.perf_counter() - began
     return Samples(torch.stack(images), watch.seconds, total, total, watch.evaluations)
 
 
-def _scaled(made: Made, size: Stage) -> Tensor:
+def _scaled(made: Media, size: Stage) -> Tensor:
     """A picture (3, H, W) at a size: enlarged bilinearly, or reduced by the same filter with antialiasing."""
     if not isinstance(made, Image.Image):
         raise RMDError("the scenes' judge looks at single pictures, not at clips")

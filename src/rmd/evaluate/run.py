@@ -19,7 +19,7 @@ from rmd.core.plan import Stage
 from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, SAMPLING_SEED, Entry, evaluation_prompts, measure, run_maker
 from rmd.evaluate.rows import Row
 from rmd.evaluate.versions import versions
-from rmd.sample.makers import Maker
+from rmd.sample.samplers import Sampler
 from rmd.worlds.assets import assets_folder, teacher_home
 from rmd.worlds.references import load_references
 from rmd.worlds.still.judge import load_judge
@@ -46,7 +46,7 @@ class Evaluation(Strict):
 
 
 def evaluate(
-    maker: Maker, networks: Sequence[nn.Module], entry: Entry, *, teacher: str, samples: int, seed: int,
+    maker: Sampler, networks: Sequence[nn.Module], entry: Entry, *, teacher: str, samples: int, seed: int,
     batch_size: int, progress: Callable[[int], None] | None = None,
 ) -> tuple[Evaluation, Tensor]:  # fmt: skip
     """Make a picture of every caption of an evaluation, and judge them.
@@ -72,7 +72,7 @@ def evaluate(
     row = measure(entry, made, prompts, judge=judge, references=references, teacher_seconds=seconds)
     shown = made.images[: SHOWN * SAMPLES_PER_PROMPT : SAMPLES_PER_PROMPT]
     found = Evaluation(
-        row=row, making=dict(maker.making), teacher=teacher, samples=len(prompts), seed=seed, versions=versions()
+        row=row, making=dict(maker.settings), teacher=teacher, samples=len(prompts), seed=seed, versions=versions()
     )
     return found, shown
 

@@ -18,8 +18,8 @@ from rmd.common.markdown import markdown_block, markdown_code, markdown_lines, m
 from rmd.core.plan import StepPlan
 from rmd.evaluate.rows import Report
 from rmd.models.base import Backbone
+from rmd.models.hub import shared_prompts
 from rmd.models.registry import family_class
-from rmd.models.share import shared_prompts
 from rmd.models.student import StudentConfig
 from rmd.report import markdown_table
 from rmd.worlds.assets import TEACHERS

@@ -1,7 +1,7 @@
 """Export a student in the layouts that other programs read, and check that what was written is the same student.
 
-A LoRA is written with its scale folded into its weights (alpha equals the rank), so that a program that ignores alpha
-and one that heeds it agree. Every export is loaded back and sampled with before it takes its place.
+A LoRA is written with its scale folded into its weights (alpha equals the rank), so that programs that ignore alpha and
+programs that apply it agree. Every export is loaded back and must give the student's samples before it is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchLCMScheduler
-from diffusers.utils import convert_state_dict_to_kohya
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,8 +25,10 @@ from rmd.export.card import model_card
 from rmd.models.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
 from rmd.models.base import Backbone
 from rmd.models.generate import sample_latents
+from rmd.models.hub import check_hub_id
 from rmd.models.registry import load_backbone
-from rmd.models.share import check_hub_id, shared_teacher, shared_values, without_paths
+from rmd.models.resolve import is_packaged
+from rmd.models.share import shared_teacher, shared_values, without_paths
 from rmd.models.student import (
     CONFIG_NAME,
     Student,
@@ -36,15 +37,12 @@ from rmd.models.student import (
     load_student,
     student_folder,
 )
-from rmd.worlds.assets import TEACHERS
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
+PIPELINES = ("diffusers-full", "fused")
+"""Formats that are whole pipelines; the others are adapter files."""
 TOLERANCE = 1e-4
-"""Largest difference of samples, over their largest value, between a student and its export reloaded."""
-_WAN_NAMES = (
-    (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_q.", ".q."), (".to_k.", ".k."), (".to_v.", ".v."),
-    (".to_out.0.", ".o."), (".ffn.net.0.proj.", ".ffn.0."), (".ffn.net.2.", ".ffn.2."),
-)  # fmt: skip
+"""Largest accepted difference between the samples of a student and of its export, relative to the largest value."""
 _EFFECTIVE = os.access in os.supports_effective_ids
 _CHECK_PROMPTS = ("", "a photograph of a red ball on the beach")
 
@@ -59,21 +57,21 @@ def export_student(
     device: str = "cpu",
     base_model: str | None = None,
 ) -> Path:
-    """Write the student in another format into `out`, with its plan and a model card, and verify it.
+    """Write a student in another format into `out`, with its plan and a model card, and verify what was written.
 
-    The export contains no path of this machine. If the teacher is a local folder, its name is left out, unless
-    `base_model` gives one.
+    The export contains no path of this machine. If the teacher is a local folder, the export does not name it, unless
+    `base_model` gives a name.
 
     Args:
         to: one of `FORMATS`. `diffusers-lora`, `kohya`, `comfyui` and `fused` (the adapter merged into its base, an
             ordinary pipeline) need a LoRA student, `diffusers-full` a full one.
-        teacher: the base of a LoRA student, if it is not where it was distilled.
+        teacher: the base of a LoRA student, if it is not where the student was distilled.
         variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant.
         base_model: the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
 
     Raises:
-        RMDError: the format does not fit the student, the folder cannot be written, or what was written is not the
-            same student.
+        RMDError: the format does not suit the student, the folder cannot be written, or what was written does not give
+            the student's samples.
     """
     one_of("format", to, FORMATS)
     if base_model is not None:
@@ -81,7 +79,7 @@ def export_student(
     check_out(out, [path for path in (source, teacher) if path is not None])
     student = load_student(source, teacher=teacher, variant=variant)
     config, backbone = student.config, student.backbone
-    _check_fits(config, to)
+    _check_suits(config, type(backbone), to)
     name = shared_teacher(config.teacher, base_model)
     home = config.teacher if teacher is None else str(teacher)
     check_out(out, [] if home is None else [home])
@@ -89,17 +87,12 @@ def export_student(
     expected = _samples(backbone, config.plan)
     with student_folder(out) as partial:
         partial.mkdir(parents=True)
-        values = shared_values(config.values, name)
-        if to in ("diffusers-full", "fused"):
-            values["mode"] = "full"
-            if to == "fused":
-                _fuse(backbone.denoiser)
-            _write_pipeline(student, partial)
-        else:
-            _write_adapter(student, to, partial)
+        _write_weights(student, to, partial)
+        mode = {"mode": "full"} if to in PIPELINES else {}
+        values = shared_values(config.values | mode, name)
         without_paths(partial)
         (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        base = None if home is None or home in TEACHERS else Path(home)
+        base = None if home is None or is_packaged(home) else Path(home)
         card = model_card(config, to, teacher=name, source=Path(source), base=base)
         (partial / "README.md").write_text(card, encoding="utf-8")
         _verify(config, to, partial, expected, teacher=teacher, variant=variant, device=device)
@@ -123,26 +116,19 @@ def check_out(out: Path, sources: Sequence[str | Path]) -> None:
         raise RMDError(f"cannot write to {out}: you may not write there; choose another --out")
     for source in map(Path, sources):
         if source.exists() and source.resolve().is_relative_to(place):
-            raise RMDError(f"the export would take the place of {source}, which it is made of: choose another --out")
+            raise RMDError(f"the export would replace {source}, which it is made from: choose another --out")
 
 
 def folded(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Adapter tensors whose scale is 1: the second matrix of each pair takes the factor."""
+    """Return adapter tensors for a scale of 1: the second matrix of each pair is multiplied by `scale`."""
     return {name: (tensor * scale if ".lora_B." in name else tensor).contiguous() for name, tensor in state.items()}
 
 
-def original_wan_name(name: str) -> str:
-    """A layer of Wan's blocks by the name it has in Wan's own code, which ComfyUI knows."""
-    for ours, theirs in _WAN_NAMES:
-        name = name.replace(ours, theirs)
-    return name
-
-
 def lcm_scheduler(plan: StepPlan) -> dict[str, Any] | None:
-    """Config of the FlowMatchLCMScheduler that is this cascade, or None where none is.
+    """Return the config of the FlowMatchLCMScheduler that runs the same cascade, or None if there is none.
 
-    That scheduler adds fresh noise after every step and enlarges before it, and its first stage is the size that is
-    asked for; so it is the same cascade when every stage has one step, and nothing of the predicted noise is kept.
+    That scheduler upsamples after every step and then adds fresh noise, and its first stage has the requested size. It
+    is the same cascade if every stage has one step and none of the predicted noise is reinjected (beta = 0).
     """
     crossing, last = plan.crossing, plan.stages[-1]
     one_each = len(plan.steps) == len(plan.stages)
@@ -155,38 +141,40 @@ def lcm_scheduler(plan: StepPlan) -> dict[str, Any] | None:
     return {**scheduler.config, "sigmas": [step.model_time / 1000 for step in plan.steps]}
 
 
-def _check_fits(config: StudentConfig, to: str) -> None:
+def _check_suits(config: StudentConfig, family: type[Backbone], to: str) -> None:
+    """Raise RMDError unless a student of this mode and family can be written in a format."""
     if (to == "diffusers-full") != (config.mode == "full"):
         other = "diffusers-full" if config.mode == "full" else "diffusers-lora, kohya, comfyui or fused"
         raise RMDError(f"{config.source} is a {config.mode} student, which cannot be exported to {to}: use {other}")
-    if to == "kohya" and config.family != "sdxl":
-        raise RMDError(f"the kohya format names the layers of SDXL, but the student is of {config.family}: use comfyui")
+    if to == "kohya" and to not in family.lora_layouts:
+        raise RMDError(f"the kohya format has no names for the layers of the family {config.family}: use comfyui")
 
 
-def _adapter(denoiser: nn.Module) -> tuple[dict[str, Tensor], Any]:
-    """The adapter's tensors with scale 1, and what PEFT knows of it."""
-    found: Any = denoiser
-    settings = found.peft_config[ADAPTER]
-    state = get_peft_model_state_dict(found, adapter_name=ADAPTER)
-    return folded(state, settings.lora_alpha / settings.r), settings
-
-
-def _write_adapter(student: Student, to: str, folder: Path) -> None:
-    backbone = student.backbone
-    state, settings = _adapter(backbone.denoiser)
-    if to == "kohya" or (to == "comfyui" and student.config.family == "sdxl"):
-        named = {f"unet.{name}": tensor for name, tensor in state.items()}
-        save_file(convert_state_dict_to_kohya(named), folder / LORA_NAME, metadata={"format": "pt"})
-    elif to == "comfyui" and student.config.family == "wan":
-        named = {f"diffusion_model.{original_wan_name(name)}": tensor for name, tensor in state.items()}
-        save_file(named, folder / LORA_NAME, metadata={"format": "pt"})
+def _write_weights(student: Student, to: str, folder: Path) -> None:
+    """Write a pipeline or an adapter file, as the format asks for."""
+    if to in PIPELINES:
+        if to == "fused":
+            _fuse(student.backbone.denoiser)
+        _write_pipeline(student, folder)
     else:
-        rank, targets = int(settings.r), sorted(settings.target_modules)
-        metadata = {"r": rank, "lora_alpha": float(rank), "target_modules": targets}
-        write_lora(backbone, state, metadata, folder)
+        _write_adapter(student.backbone, to, folder)
+
+
+def _write_adapter(backbone: Backbone, to: str, folder: Path) -> None:
+    """Write the adapter's tensors, with scale 1, in the layout of a format."""
+    network: Any = backbone.denoiser
+    settings = network.peft_config[ADAPTER]
+    state = folded(get_peft_model_state_dict(network, adapter_name=ADAPTER), settings.lora_alpha / settings.r)
+    layout = backbone.lora_layouts.get(to)
+    if layout is not None:
+        save_file(layout(state), folder / LORA_NAME, metadata={"format": "pt"})
+        return
+    rank, targets = int(settings.r), sorted(settings.target_modules)
+    write_lora(backbone, state, {"r": rank, "lora_alpha": float(rank), "target_modules": targets}, folder)
 
 
 def _write_pipeline(student: Student, folder: Path) -> None:
+    """Write the pipeline, with the plan's stages and times in its scheduler's config."""
     plan, pipe = student.plan, student.backbone.pipe
     pipe.save_pretrained(folder)
     path = folder / "scheduler" / "scheduler_config.json"
@@ -200,14 +188,16 @@ def _write_pipeline(student: Student, folder: Path) -> None:
         for stage in plan.stages
     ]
     path.write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
-    spread = student.config.conditioning.pos_rescale  # which the stock transformer does not know
-    if student.config.family == "sd3" and not spread and (single := lcm_scheduler(plan)) is not None:
+    backbone = student.backbone
+    # The stock scheduler upsamples four-dimensional latents of a flow; the stock network cannot rescale positions.
+    stock = backbone.schedule.kind == "flow" and not backbone.moving and not backbone.conditioning.pos_rescale
+    if stock and (single := lcm_scheduler(plan)) is not None:
         text = json.dumps(single, indent=2)
         (folder / "scheduler" / "flow_match_lcm.json").write_text(text, encoding="utf-8")
 
 
 def _fuse(denoiser: nn.Module) -> None:
-    """Merge the adapter into the base for good, which leaves stock modules."""
+    """Merge the adapter into the base permanently, and leave only stock modules."""
     for name, module in list(denoiser.named_modules()):
         if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
             merged: Any = module
@@ -222,6 +212,7 @@ def _fuse(denoiser: nn.Module) -> None:
 
 @torch.no_grad()
 def _samples(backbone: Backbone, plan: StepPlan) -> Tensor:
+    """Return clean latents of two fixed prompts with fixed noise."""
     count = len(_CHECK_PROMPTS)
     cond = backbone.encode(list(_CHECK_PROMPTS))
     noise = CounterNoise(0, range(count), device=backbone.device)
@@ -232,15 +223,15 @@ def _verify(
     config: StudentConfig, to: str, folder: Path, expected: Tensor, *, teacher: str | Path | None, variant: str | None,
     device: str,
 ) -> None:  # fmt: skip
-    """RMDError unless the folder, loaded as its users do, samples what the student did."""
-    if to in ("diffusers-full", "fused"):
+    """Raise RMDError unless the folder, loaded as users load it, gives the samples that the student gave."""
+    if to in PIPELINES:
         backbone = load_backbone(folder, conditioning=config.conditioning)
     else:
         backbone = load_backbone(base_of(config, teacher), conditioning=config.conditioning, variant=variant)
         apply_lora_file(backbone, folder)
     backbone.pipe.to(device)
-    found = _samples(backbone, config.plan)
-    difference = float((found - expected).abs().max() / expected.abs().max())
+    actual = _samples(backbone, config.plan)
+    difference = float((actual - expected).abs().max() / expected.abs().max())
     if not difference <= TOLERANCE:
         raise RMDError(
             f"what was written as {to} is not the same student: its samples differ by {difference:.2g} of their range "

@@ -1,28 +1,85 @@
-"""A student out of a run's checkpoint, which many processes may have written."""
+"""Exports a student, or the student of a run's checkpoint, which many processes may have written."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from rmd.common.errors import RMDError
-from rmd.models.student import save_student
+from rmd.common.errors import RMDError, one_of
+from rmd.common.files import write_text
+from rmd.export.formats import FORMATS, check_out, export_student
+from rmd.models.hub import check_hub_id
+from rmd.models.share import required_teacher, shared_values
+from rmd.models.student import CONFIG_NAME, read_student, save_student
 from rmd.models.teacher import load_teacher, resolve_noise
 from rmd.recipes.schema import load_recipe
 from rmd.train.checkpoint import checkpoints, is_checkpoint, read_student_state
 
+STUDENT = "student"
+"""The format in which training saves a student, which an export can write for a checkpoint."""
+
+
+def run_export(
+    source: str, to: str, out: Path, *, teacher: str | None = None, variant: str | None = None, device: str = "cpu",
+    base_model: str | None = None, push: str | None = None,
+) -> Path | None:  # fmt: skip
+    """Write a student in the layout of another program and check it; nothing is uploaded.
+
+    Args:
+        source: a student's folder or repository on the Hub, a run's folder, or a checkpoint.
+        to: one of `rmd.export.formats.FORMATS`, or `STUDENT`.
+        out: a new folder, or an earlier export.
+        teacher: the location of the teacher, if it has moved.
+        variant: the variant of the teacher's weight files.
+        device: the device on which the export is loaded back and checked.
+        base_model: the teacher's repository on the Hub, for the card and the config.
+        push: the repository to which the export will be uploaded, for which it must name its teacher.
+
+    Returns:
+        The checkpoint from which the student was taken, or None if the source is a student.
+
+    Raises:
+        RMDError: a name is not valid, the source is not a student or a checkpoint, or the export fails its check.
+    """
+    one_of("format", to, (*FORMATS, STUDENT))
+    for what, name in (("the base model", base_model), ("the repository", push)):
+        if name is not None:
+            check_hub_id(what, name)
+    check_out(out, [source])
+    checkpoint = find_checkpoint(Path(source))
+    if to != STUDENT:
+        with TemporaryDirectory() as temporary:
+            if checkpoint is not None:
+                folder = Path(temporary) / "student"
+                source = str(student_of(checkpoint, folder, teacher=teacher, variant=variant))
+            if push is not None:
+                required_teacher(read_student(source).teacher, base_model)
+            export_student(source, to, out, teacher=teacher, variant=variant, device=device, base_model=base_model)
+    elif checkpoint is None:
+        raise RMDError(f"{source} is neither a checkpoint nor the folder of a run that has one: name one")
+    else:
+        student_of(checkpoint, out, teacher=teacher, variant=variant)
+        if base_model is not None:
+            values = shared_values(read_student(out).values, base_model)
+            write_text(out / CONFIG_NAME, json.dumps(values, indent=1))
+    return checkpoint
+
 
 def find_checkpoint(path: Path) -> Path | None:
-    """The checkpoint that a path names, or the newest of the run it names; None if it is neither."""
+    """Return the checkpoint at a path, or the newest one of the run there; None if it is neither."""
     if is_checkpoint(path):
         return path
-    found = checkpoints(path / "checkpoints")
-    return found[-1] if found else None
+    of_run = checkpoints(path / "checkpoints")
+    return of_run[-1] if of_run else None
 
 
 def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None, variant: str | None = None) -> Path:
     """Write the student of a checkpoint (its moving average, if there is one) into `folder`, and return that folder.
 
     Args:
+        checkpoint: the checkpoint, in the folder of its run.
+        folder: the folder to write, which is replaced if it exists.
         teacher: the location of the teacher, if it is not the one in the run's recipe.
         variant: the variant of the teacher's weight files, if it is not the recipe's.
 
@@ -32,9 +89,6 @@ def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None, va
     recipe_path = checkpoint.parent.parent / "recipe.yaml"
     if not recipe_path.is_file():
         raise RMDError(f"there is no {recipe_path}: give a checkpoint that lies in its run's folder")
-    recipe = resolve_noise(load_recipe(str(recipe_path)))
-    if teacher is not None:
-        recipe = recipe.model_copy(update={"teacher": teacher})
-    if variant is not None:
-        recipe = recipe.model_copy(update={"variant": variant})
+    changes = {name: value for name, value in (("teacher", teacher), ("variant", variant)) if value is not None}
+    recipe = resolve_noise(load_recipe(str(recipe_path))).model_copy(update=changes)
     return save_student(load_teacher(recipe), read_student_state(checkpoint), recipe, folder)

@@ -1,7 +1,7 @@
-"""The adapter of a LoRA student: its file, and its use on a pipeline, alone or beside other adapters.
+"""A LoRA student's adapter: writes its file, and loads it onto a pipeline, alone or beside other adapters.
 
-A pipeline may already carry style adapters, be compiled, or be quantised. The student becomes active together with the
-adapters that were active before; `check_active` notices if something has switched it off since.
+The pipeline may already carry style adapters, be compiled, or be quantised. The student becomes active together with
+the adapters that were active before; `check_active` notices if something has switched it off since.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rmd.common.files import parse_model
 from rmd.common.typed import Strict
 from rmd.core.finite import check_tensors
 from rmd.models.base import Backbone
-from rmd.models.hub import check_weights
+from rmd.models.hub import check_weights, first_line
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER = "rmd"
@@ -37,7 +37,7 @@ _HEADER_KEY = "lora_adapter_metadata"
 
 
 class LoraHeader(Strict):
-    """Settings of an adapter that PEFT needs. LoraConfig has others, some of which change what the tensors mean."""
+    """The settings of an adapter. PEFT's LoraConfig has more, which students do not use and which are refused."""
 
     r: Annotated[int, Field(gt=0)]
     lora_alpha: Annotated[float, Field(gt=0)]
@@ -50,7 +50,7 @@ def lora_file(source: str) -> Path:
 
 
 def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str, Any], folder: Path) -> None:
-    """Write an adapter's tensors as diffusers does, with the settings that PEFT needs in the header.
+    """Write an adapter's tensors in the layout of diffusers, with its settings in the file's header.
 
     Args:
         state: tensors by their names in the denoiser.
@@ -87,8 +87,7 @@ def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
                 f"the pipeline carries another student already: put {source} on a pipeline that is loaded afresh"
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RMDError(f"the LoRA of {source} does not fit this base: {reason}") from error
+        raise RMDError(f"the LoRA of {source} does not fit this base: {first_line(error)}") from error
     _activate(network, [*before, ADAPTER])
 
 
@@ -109,8 +108,8 @@ def check_active(backbone: Backbone, source: str) -> None:
     for layer in ours:  # checked first: no activation helps in layers that other adapters are fused into
         if layer.merged and ADAPTER not in layer.merged_adapters:
             raise RMDError(
-                f"the adapters {', '.join(layer.merged_adapters)} were fused without the student's, which is off so: "
-                "call pipe.pipe.unfuse_lora(), or fuse the student's with them"
+                f"the adapters {', '.join(layer.merged_adapters)} were fused without the student's, which is therefore "
+                "off: call pipe.pipe.unfuse_lora(), or fuse the student's with them"
             )
     for layer in ours:
         if not layer.merged and layer.disable_adapters:
@@ -127,7 +126,7 @@ def check_active(backbone: Backbone, source: str) -> None:
     worst = max(scales, key=lambda scale: abs(scale - 1))
     if abs(worst - 1) > 1e-6:
         warnings.warn(
-            f"the student's adapter is scaled by {worst:g}, but was distilled for a scale of 1: its samples are others",
+            f"the student's adapter is scaled by {worst:g}, but was distilled for a scale of 1: samples will differ",
             stacklevel=3,
         )
 
@@ -161,6 +160,7 @@ def _activate(network: nn.Module, names: list[str]) -> None:
 
 
 def _check_not_fused(network: nn.Module) -> None:
+    """Raise RMDError if other adapters are fused into the network."""
     for layer in _tuned(network):
         if layer.merged and ADAPTER not in layer.merged_adapters:
             raise RMDError(
@@ -203,14 +203,14 @@ def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> No
         for key in file.keys():  # noqa: SIM118
             name, mark, rest = key.removeprefix(prefix).rpartition(".lora_")
             if not key.startswith(prefix) or not mark or rest not in ("A.weight", "B.weight"):
-                raise RMDError(f"{path} holds {key}, which is no tensor of a student: save the student again")
+                raise RMDError(f"{path} holds {key}, which is not one of a student's tensors: save the student again")
             if name not in layers:
                 raise ValueError(f"it has no layer {name}")
-            found, there = file.get_slice(key).get_shape(), _shapes(layers[name], header.r)[rest[0]]
-            if rest == "A.weight" and found[1:] != there[1:]:
-                raise ValueError(f"{name} takes {_shown(there[1:])} numbers, not {_shown(found[1:])}")
-            if found != there:
-                raise ValueError(f"{key} is {_shown(found)}, not {_shown(there)}")
+            stored, wanted = file.get_slice(key).get_shape(), _shapes(layers[name], header.r)[rest[0]]
+            if rest == "A.weight" and stored[1:] != wanted[1:]:
+                raise ValueError(f"{name} takes {_shown(wanted[1:])} numbers, not {_shown(stored[1:])}")
+            if stored != wanted:
+                raise ValueError(f"{key} is {_shown(stored)}, not {_shown(wanted)}")
             held[rest[0]].add(name)
     ends = tuple(f".{target}" for target in header.target_modules)
     adapted = {name for name in layers if f".{name}".endswith(ends)}
@@ -221,12 +221,12 @@ def _check_file(backbone: Backbone, path: Path, header: LoraHeader | None) -> No
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that may carry adapters, by their names without adapters."""
-    found: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
         layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            found[name] = layer
-    return found
+            layers[name] = layer
+    return layers
 
 
 def _shapes(layer: nn.Module, rank: int) -> dict[str, list[int]]:
@@ -238,12 +238,14 @@ def _shapes(layer: nn.Module, rank: int) -> dict[str, list[int]]:
 
 
 def _shown(shape: Sequence[int]) -> str:
+    """Return a shape as text, such as 4x16."""
     return "x".join(str(side) for side in shape)
 
 
 def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
+    """Put the adapter on the pipeline, with diffusers' own loader if the pipeline has one."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a style may be there, and stays
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a style adapter stays
         if hasattr(backbone.pipe, "load_lora_weights"):
             backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER, use_safetensors=True)
         elif header is not None:
@@ -253,9 +255,9 @@ def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
 
 
 def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
-    """Load an adapter as `load_lora_weights` does, for PixArt, whose LoRAs diffusers does not support."""
+    """Load an adapter as `load_lora_weights` does, for pipelines whose LoRAs diffusers does not support."""
     network = _network(backbone)
-    config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, target_modules=list(header.target_modules))  # type: ignore[arg-type]  # PEFT says int, and divides by it
+    config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, target_modules=list(header.target_modules))  # type: ignore[arg-type]  # annotated int, but PEFT only divides by it
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
     outcome: Any = set_peft_model_state_dict(network, _tensors(backbone, lora_file(source)), adapter_name=ADAPTER)
     if outcome.unexpected_keys:
@@ -274,7 +276,7 @@ def _check_all_layers(network: nn.Module, path: Path) -> None:
 
 
 def _take_off(network: nn.Module) -> None:
-    """Remove an adapter that was loaded by mistake, so that the pipeline is as it was."""
+    """Remove the adapter again, which leaves the pipeline as it was before."""
     for layer in _tuned(network):
         layer.delete_adapter(ADAPTER)
     configs: Any = getattr(network, "peft_config", {})
@@ -282,13 +284,14 @@ def _take_off(network: nn.Module) -> None:
 
 
 def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter's file by their names in the denoiser."""
     with safe_open(path, "pt") as file:
         names = list(file.keys())
         return {name.removeprefix(f"{backbone.denoiser_name}."): file.get_tensor(name) for name in names}
 
 
 def _is_same(backbone: Backbone, path: Path) -> bool:
-    """Return whether the student on the pipeline is the one in the file."""
+    """Return whether the adapter on the pipeline has exactly the tensors of the file."""
     there = get_peft_model_state_dict(_network(backbone), adapter_name=ADAPTER)
     ours = _tensors(backbone, path)
     return there.keys() == ours.keys() and all(

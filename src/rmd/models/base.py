@@ -1,7 +1,10 @@
-"""The Backbone protocol: what training and sampling need from a model family.
+"""The Backbone protocol: what training and sampling need to know of a model family.
 
-A backbone wraps an official diffusers pipeline and copies none of it. The same object serves the teacher, the student
-and the fake score: they are one architecture, so `predict` takes the module that plays the role.
+A backbone wraps an official diffusers pipeline and copies no code of it. Teacher, student and fake score have one
+architecture, so that one backbone serves all three: `forward` and `predict` take the network that plays the role.
+
+Every fact of a family is stated in its subclass, and code elsewhere asks the subclass: a new family needs one new file,
+and no change anywhere else. See docs/backbones.md.
 """
 
 from __future__ import annotations
@@ -9,101 +12,85 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, one_of
 from rmd.core.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.core.plan import Stage, StepPlan
 from rmd.core.sampling import guided
-from rmd.models.loading import INDEX as INDEX
+from rmd.models.cond import Cond as Cond
+from rmd.models.cond import Conditioning as Conditioning
+from rmd.models.cond import Encoder as Encoder
 from rmd.models.parts import latent_rules, upcast
 
 AdaptedLayers = Literal["all", "transformers"]
-"""What adapters are put on, as `roles.layers` says."""
+"""Which layers receive adapters: the recipe key `roles.layers`."""
+LoraLayout: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Renames an adapter's tensors from their names in the denoiser to those in another program's file."""
 
 
 @dataclass(frozen=True)
-class Cond:
-    """Encoded prompts: named tensors whose first dimension is the batch."""
+class Architecture:
+    """The sizes of a teacher, without its weights.
 
-    tensors: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return next(iter(self.tensors.values())).shape[0]
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
-        return Cond({name: change(tensor) for name, tensor in self.tensors.items()})
-
-    def select(self, index: Tensor | slice) -> Cond:
-        """The samples at the given positions."""
-        return self.map(lambda tensor: tensor[index])
-
-    def expand(self, count: int) -> Cond:
-        """A single sample as a batch of so many, without copies."""
-        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
-        return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
-
-    @staticmethod
-    def cat(parts: Sequence[Cond]) -> Cond:
-        """Join along the batch; every part must have the same names and shapes."""
-        return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Which size a network is told at a low-resolution stage, in training and in inference alike.
-
-    original: SDXL's `original_size`. target: SDXL's `target_size`, PixArt-alpha's resolution and aspect ratio.
-    pos_rescale: an experiment for SD3, whose positions are otherwise cut from the middle of its table.
+    Attributes:
+        config: the denoiser's configuration, as its diffusers class takes it.
+        vae_factor: pixels per latent along each side.
+        text_length: tokens of an encoded prompt.
+        frame_factor: frames per latent frame; 1 for families of pictures.
     """
 
-    original: Literal["final", "stage"] = "final"
-    target: Literal["final", "stage"] = "stage"
-    pos_rescale: bool = False
-
-
-class Encoder(Protocol):
-    """What encodes prompts: a backbone, or a cache of what it encoded."""
-
-    def encode(self, prompts: Sequence[str]) -> Cond: ...
-
-    def null(self, count: int) -> Cond: ...
+    config: Mapping[str, Any]
+    vae_factor: int = 8
+    text_length: int = 77
+    frame_factor: int = 1
 
 
 class Backbone(ABC):
-    """One model family around its official pipeline; latents are (B, C, h, w), or (B, C, T, h, w) for video.
+    """One model family around its official pipeline.
 
-    Sides in pixels must be multiples of `size_multiple`.
+    Latents are (B, C, h, w), or (B, C, T, h, w) for videos. Sides in pixels must be multiples of `size_multiple`.
     """
 
     family: ClassVar[str]
+    """Name of the family, as in the recipe key `family`."""
     pipeline_classes: ClassVar[tuple[str, ...]]
-    """Names in `model_index.json` by which `load_backbone` finds the family."""
+    """Names of the pipeline classes in `model_index.json` that belong to the family."""
     denoiser_name: ClassVar[str]
-    """The pipeline's part that denoises: unet or transformer."""
+    """Name of the pipeline's denoising network: "unet" or "transformer"."""
     part_classes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Allowed classes of the pipeline's parts, by the part's name; parts that are not named may be of any class."""
+    """Names of the classes that each part of the pipeline may have; a part that is not listed may have any class.
+
+    Of the denoiser's, the first is the class in diffusers and the others are its earlier names.
+    """
     optional_parts: ClassVar[tuple[str, ...]] = ()
-    """Parts that a pipeline folder may lack, but that diffusers wants named as None then."""
+    """Parts that a pipeline folder may lack; diffusers then needs them to be given as None."""
     cond_names: ClassVar[Mapping[str, str]]
-    """What diffusers calls the encoded prompt's tensors, and their names in a `Cond`."""
+    """For each tensor of an encoded prompt, the name of diffusers' argument and the name in a `Cond`."""
     lora_targets: ClassVar[tuple[str, ...]]
-    """Name suffixes of the transformers' layers that adapters are put on."""
+    """Name suffixes of the layers inside the transformer blocks that receive adapters."""
     lora_around: ClassVar[tuple[str, ...]] = ()
-    """Those of the layers between the transformers."""
+    """Name suffixes of the layers outside the transformer blocks that receive adapters."""
+    lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {}
+    """Layouts of adapter files for other programs: "kohya", "comfyui".
+
+    ComfyUI reads the layout of diffusers for families that do not list it here.
+    """
     moving: ClassVar[bool] = False
-    """Whether the family makes videos, whose latents have a dimension of time."""
+    """Whether the family generates videos, whose latents have a time dimension."""
     fps: ClassVar[int] = 16
-    """Frames per second at which a family's videos play, for model cards."""
+    """Frames per second at which the family's videos play, for model cards."""
+    rescales_positions: ClassVar[bool] = False
+    """Whether the family implements `Conditioning.pos_rescale`."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
-    """Classes of the blocks that `shard_units` finds; none: the network is gathered as a whole."""
+    """Class names of the blocks that `shard_units` returns; if empty, the network is gathered as a whole."""
+    architectures: ClassVar[Mapping[str, Architecture]] = {}
+    """Published teachers by their repositories on the Hub, for arithmetic that needs no weights."""
 
     def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
         self.pipe = pipe
@@ -113,7 +100,39 @@ class Backbone(ABC):
         self.schedule: NoiseSchedule = schedule_from_config(scheduler)
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
 
-    @classmethod  # noqa: B027  # a family may have no rule of its own
+    # What a family must define.
+
+    @property
+    @abstractmethod
+    def size_multiple(self) -> int:
+        """Number that both sides of a picture, in pixels, must be multiples of."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Cond:
+        """Encode prompts with the pipeline's own tokenizers and text encoders."""
+
+    @abstractmethod
+    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
+        """Return the network's keyword arguments for a batch of prompts at a stage, micro-conditioning included.
+
+        Args:
+            final: the stage whose size the finished picture has.
+        """
+
+    @abstractmethod
+    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Call a network once, and return its raw prediction in the shape of the latents.
+
+        Args:
+            module: the network that plays the role.
+            x: noisy latents.
+            timestep: the scheduler's timesteps, (B,).
+            kwargs: from `stage_cond`.
+        """
+
+    # What a family may define.
+
+    @classmethod  # noqa: B027  # a family may have nothing to check
     def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
         """Check that a pipeline's networks are those of a text-to-image or text-to-video model of the family.
 
@@ -124,6 +143,89 @@ class Backbone(ABC):
             RMDError: the denoiser is of another kind; the message says which kind, and what is needed.
         """
 
+    def null(self, count: int) -> Cond:
+        """Return what the teacher's unconditional branch is given, `count` times: by default the empty prompt."""
+        return self.encode([""]).expand(count)
+
+    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Return the shape of the latents of pictures of a size in pixels, or of videos with that many frames."""
+        factor = int(self.pipe.vae_scale_factor)
+        network: Any = self.denoiser
+        return (batch, int(network.config.in_channels), height // factor, width // factor)
+
+    @property
+    def frame_step(self) -> int:
+        """Videos have 1 + n x `frame_step` frames."""
+        return 1
+
+    def official_options(self, frames: int) -> dict[str, Any]:
+        """Return the options, beyond prompt, size and steps, that make the official pipeline equal to this backbone."""
+        return {}
+
+    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
+        """Return the hidden layer that an adversarial head reads, and the number of its output channels.
+
+        If the layer returns several tensors, the last must be that of the picture.
+
+        Args:
+            network: a denoiser of this family.
+
+        Raises:
+            RMDError: the family does not name a layer.
+        """
+        raise RMDError(f"method.adversarial does not know the {self.family} network: set it to 0")
+
+    def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
+        """Make several processes compute one sample together, each on a part of its tokens.
+
+        Args:
+            network: a denoiser of this family; afterwards all processes of a group must call it with the same inputs.
+            mesh: its dimension "ulysses" contains the processes of a group; its dimension "ring" has size 1.
+            plan: the plan with the sizes of the latents that are divided.
+
+        Raises:
+            RMDError: the family does not support it, or the tokens or attention heads do not divide evenly.
+        """
+        raise RMDError(f"the {self.family} network cannot divide a sample's tokens: set parallel.context_parallel to 1")
+
+    @classmethod
+    def architecture_from(cls, config: Mapping[str, Any], vae: Mapping[str, Any]) -> Architecture:
+        """Return a teacher's architecture from the configurations in its folder.
+
+        Args:
+            config: the denoiser's configuration.
+            vae: the VAE's configuration.
+
+        Raises:
+            KeyError, TypeError, ValueError: the VAE's configuration does not tell its scale factors.
+        """
+        return Architecture(config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
+
+    @classmethod
+    def cond_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of one encoded prompt's tensors, without the batch, by their names in a `Cond`.
+
+        Raises:
+            RMDError: the family does not tell; it is only needed for counting memory and timing without weights.
+        """
+        raise RMDError(f"the family {cls.family} does not tell the sizes of its encoded prompts (`cond_shapes`)")
+
+    @classmethod
+    def small_vae(cls, architecture: Architecture) -> nn.Module:
+        """Return a VAE with few weights, all random, whose latents have the sizes of the real VAE's."""
+        levels = architecture.vae_factor.bit_length()
+        vae: nn.Module = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=(8,) * levels,
+            latent_channels=architecture.config["in_channels"],
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+        )
+        return vae
+
+    # What all families share.
+
     @property
     def denoiser(self) -> nn.Module:
         """The pipeline's denoising network."""
@@ -132,38 +234,35 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes, which with offloading is not where its parts lie."""
+        """The device on which the pipeline computes; with offloading, its parts may be stored on another."""
         return self._device if self._device is not None else torch.device(self.pipe._execution_device)
 
     def computes_on(self, device: torch.device) -> None:
-        """Say where it computes, where some of its parts lie elsewhere and the pipeline would take it from them."""
+        """Set `device`, for a pipeline some of whose parts are stored on another device than it computes on."""
         self._device = device
 
     @property
     def text_encoders(self) -> list[nn.Module]:
-        """The pipeline's networks that read prompts."""
+        """The pipeline's text encoders, in the order of their names."""
         parts = self.pipe.components
         return [parts[name] for name in sorted(parts) if name.startswith("text_encoder") and parts[name] is not None]
 
     @classmethod
     def adapted(cls, layers: AdaptedLayers) -> tuple[str, ...]:
-        """Name suffixes of the layers that adapters are put on, as `roles.layers` says."""
+        """Return the name suffixes of the layers that receive adapters."""
         return cls.lora_targets if layers == "transformers" else (*cls.lora_targets, *cls.lora_around)
 
     @classmethod
     def shard_units(cls, network: nn.Module) -> list[nn.Module]:
-        """The blocks of a denoiser that are gathered one at a time when its weights are spread over GPUs."""
+        """Return the blocks of a denoiser that are gathered one at a time when its weights are sharded over GPUs."""
         return [module for module in network.modules() if type(module).__name__ in cls.shard_classes]
 
-    def features(self, network: nn.Module) -> tuple[nn.Module, int]:
-        """The layer in the middle of a denoiser and the width of what it gives, for an adversarial head.
-
-        RMDError where the family has none.
-        """
-        raise RMDError(f"method.adversarial does not know the {self.family} network: set it to 0")
-
     def enable_recompute(self) -> None:
-        """Turn on the denoiser's own activation checkpointing; RMDError where it has none."""
+        """Turn on the denoiser's own activation checkpointing.
+
+        Raises:
+            RMDError: it has none.
+        """
         network: Any = self.denoiser
         try:
             network.enable_gradient_checkpointing()
@@ -172,31 +271,8 @@ class Backbone(ABC):
                 f"the {self.family} network cannot recompute its activations: set train.gradient_checkpointing to false"
             ) from error
 
-    def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
-        """Let processes compute one sample together, each a part of its tokens.
-
-        Args:
-            network: a denoiser of this family; afterwards every process of a group must call it with the same inputs.
-            mesh: its dimension "ulysses" says which processes; "ring" is of size 1.
-            plan: whose latents are to be divided.
-
-        Raises:
-            RMDError: the family cannot, or tokens or heads do not divide.
-        """
-        raise RMDError(f"the {self.family} network cannot divide a sample's tokens: set parallel.context_parallel to 1")
-
-    @property
-    @abstractmethod
-    def size_multiple(self) -> int:
-        """Pixel sides must be multiples of this."""
-
-    @property
-    def frame_step(self) -> int:
-        """A video has 1 + n times this many frames."""
-        return 1
-
     def check_frames(self, frames: int) -> None:
-        """RMDError unless the family makes samples of so many frames."""
+        """Raise RMDError unless the family generates samples with that many frames."""
         step = self.frame_step
         if not self.moving and frames != 1:
             raise RMDError(
@@ -208,35 +284,11 @@ class Backbone(ABC):
                 f"{self.family} makes 1 + {step} n frames, which {frames} is not: use {below} or {below + step}"
             )
 
-    @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        """Encode prompts with the pipeline's own tokenizers and encoders."""
-
-    @abstractmethod
-    def null(self, count: int) -> Cond:
-        """What the teacher's unconditional branch gets, `count` times."""
-
-    @abstractmethod
-    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        """Shape of the latents of a batch of pictures of the given pixel size, or of videos of so many frames."""
-
-    @abstractmethod
-    def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
-        """Keyword arguments of the network for a batch at a stage, micro-conditioning included."""
-
-    @abstractmethod
-    def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        """One network call: latents and timesteps (B,) to the raw prediction, of the latents' shape."""
-
-    def official_options(self, frames: int) -> dict[str, Any]:
-        """What a call of the official pipeline needs, beside prompt, size and steps, to do what this backbone does."""
-        return {}
-
     def decode(self, x0: Tensor) -> Tensor:
-        """Latents to images (B, 3, H, W) in [-1, 1], by the rules that the pipeline's VAE has in its config.
+        """Decode clean latents to images (B, 3, H, W) in [-1, 1]; a family of videos returns (B, 3, T, H, W).
 
-        A family of videos returns (B, 3, T, H, W). A VAE in float16 that overflows there (`force_upcast`) decodes in
-        float32.
+        Latents are scaled and shifted as the VAE's configuration says. A VAE in float16 that would overflow there
+        (`force_upcast`) decodes in float32.
         """
         vae = self.pipe.vae
         scale, mean, std, shift = latent_rules(vae, x0.device)
@@ -246,32 +298,36 @@ class Backbone(ABC):
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to clean latents: what `decode` undoes; means of the VAE's posterior.
+        """Encode images (B, 3, H, W) in [-1, 1] to clean latents, the inverse of `decode`.
 
-        RMDError from a family of videos.
+        The latents are the mode of the VAE's posterior, not a sample from it.
+
+        Raises:
+            RMDError: the family generates videos.
         """
         if self.moving:
-            raise RMDError(f"{self.family} makes clips: real images are of no use to it")
+            raise RMDError(f"{self.family} generates videos: it cannot learn from real images")
         vae = self.pipe.vae
         scale, mean, std, shift = latent_rules(vae, self.device)
         with upcast(vae):
             encoded = vae.encode(images.to(self.device, vae.dtype))
         # AutoencoderTiny has no posterior: it encodes directly to latents.
-        found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        latents: Tensor = ((found.float() - shift - mean) / std) * scale
+        raw = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        latents: Tensor = ((raw.float() - shift - mean) / std) * scale
         return latents
 
     def predict(
         self, module: nn.Module, x: Tensor, t: float | Tensor, kwargs: dict[str, Any], *, guidance: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One network call read as (x0, eps), both of x's shape and at least float32.
+        """Call a network once and convert its output to (x0, eps), both of x's shape and at least float32.
 
         Args:
             module: the network that plays the role.
             x: noisy latents.
-            t: a time in 0..1000, or one a sample (B,).
-            kwargs: from `stage_cond`; with guidance, of the B prompts and then of the B null prompts.
-            guidance: of the network's output, as the official pipelines have it; both branches run in the one call.
+            t: times in [0, 1000]: one for the batch, or one per sample (B,).
+            kwargs: from `stage_cond`; with guidance, for the B prompts followed by the B null prompts.
+            guidance: scale of classifier-free guidance, applied to the network's output as the official pipelines do;
+                both branches run in the same call. None: no guidance.
         """
         times = torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0])
         timestep = self.schedule.model_timestep(times).to(x.device, torch.float32)
@@ -285,11 +341,6 @@ class Backbone(ABC):
 
 
 def _prediction(scheduler: Mapping[str, object]) -> Prediction:
-    name = scheduler.get("prediction_type", "epsilon")
-    if name == "epsilon":
-        return "epsilon"
-    if name == "v_prediction":
-        return "v_prediction"
-    if name == "sample":
-        return "sample"
-    raise RMDError(f"the scheduler's prediction_type {name!r} is not supported: use epsilon, v_prediction or sample")
+    """Return what a network with a variance-preserving schedule predicts."""
+    known: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+    return one_of("prediction_type of the scheduler", scheduler.get("prediction_type", "epsilon"), known)

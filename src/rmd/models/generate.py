@@ -1,6 +1,6 @@
-"""Sampling with a backbone: the cascade loop of `sampling.py` driven by a real network, in batches.
+"""Samples with a backbone: the cascade of `rmd.core.sampling` with a real network, in batches.
 
-Training roll-outs, the demo, the judge and the pipeline all come through `predictor`, so that they cannot differ.
+Training roll-outs, the demo, the judge and the pipeline all use `predictor`, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ def predictor(
     backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *,
     null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None,
 ) -> Predict:  # fmt: skip
-    """(x_t, step) -> (x0_hat, eps_hat) of a network on encoded prompts, with guidance where `null` is given.
+    """Return the function (x_t, step) -> (x0_hat, eps_hat) of a network for encoded prompts.
 
-    `final` is the picture size that the network is told, if it is not the plan's own (`StepPlan.match_stage`).
+    Args:
+        null: the prompts of the unconditional branch; without them there is no guidance.
+        guidance: scale of classifier-free guidance.
+        final: the stage whose size the network is given as that of the finished picture; by default the plan's
+            (`StepPlan.match_stage`).
     """
     final = plan.match_stage if final is None else final
     both = cond if null is None else Cond.cat([cond, null])
@@ -41,7 +45,15 @@ def sample_latents(
     backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, noise: NoiseSource, *,
     null: Cond | None = None, guidance: float = 1.0, final: Stage | None = None, on_step: OnStep | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return clean latents of encoded prompts (Alg. 2); raise RMDError if the values of a step are not finite."""
+    """Return clean latents of encoded prompts (Alg. 2), in the shape of `Backbone.latent_shape` at the final size.
+
+    Args:
+        null, guidance, final: as in `predictor`.
+        on_step: called after every step.
+
+    Raises:
+        RMDError: the values of a step are not finite.
+    """
     return sample_cascade(
         predictor(backbone, module, plan, cond, null=null, guidance=guidance, final=final),
         plan,
@@ -57,7 +69,7 @@ def latent_batches(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Clean latents of prompts, batch by batch; sample i's noise depends on (seed, first + i) alone."""
+    """Yield clean latents of prompts in batches; the noise of sample i depends only on (seed, first + i)."""
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
         noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
@@ -70,7 +82,9 @@ def sample_images(
     backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
     batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1]; noise i depends only on (seed, first + i).
+    """Return images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1].
+
+    The noise of sample i depends only on (seed, first + i). `progress` is called with the size of each finished batch.
 
     Raises:
         RMDError: latents or images are not finite.

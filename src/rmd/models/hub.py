@@ -1,10 +1,10 @@
-"""Explains failed downloads from the Hugging Face Hub, and finds what is wrong with files from there."""
+"""Names of repositories on the Hugging Face Hub, sentences for failed downloads, and checks of downloaded files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from huggingface_hub.errors import (
@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, shown
 from rmd.common.files import MAX_JSON, reason
 
 HUB = "hf:"
@@ -29,9 +29,37 @@ _POINTER_BYTES = 1024
 """Largest size of a git-LFS pointer in bytes."""
 
 
+def is_repository(name: str) -> bool:
+    """Return whether a name has the form OWNER/NAME of a repository on the Hub."""
+    return _is_valid(name) and name.count("/") == 1 and name.isascii()
+
+
+def check_hub_id(what: str, name: str) -> str:
+    """Return `name` if it has the form OWNER/NAME of a repository on the Hub; raise RMDError otherwise."""
+    if not is_repository(name):
+        raise RMDError(f"{what} must be the name of a repository of the Hub, as OWNER/NAME, got {shown(name)}")
+    return name
+
+
+def shared_prompts(prompts: str) -> str:
+    """Return a source of prompts without its parent folders; a dataset on the Hub keeps its full name."""
+    if prompts.startswith(HUB) and is_repository(prompts.removeprefix(HUB)):
+        return prompts
+    return PureWindowsPath(prompts).name  # handles both separators
+
+
+def _is_valid(name: str) -> bool:
+    """Return whether the Hub allows a repository of this name, with or without an owner."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 @contextmanager
 def hub_errors(source: str | Path, what: str) -> Iterator[None]:
-    """Raise RMDError for what the Hub's and the Hub-using libraries raise while they load `what` from `source`."""
+    """Turn the exceptions of the libraries that load `what` from `source` within the block into RMDError."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -39,10 +67,10 @@ def hub_errors(source: str | Path, what: str) -> Iterator[None]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object and was written by another program.
+    """Read a JSON file, written by another program, that contains one object.
 
     Raises:
-        RMDError: the file is missing, cannot be read, or holds something else.
+        RMDError: the file is missing, cannot be read, or contains something else.
     """
     try:
         if path.stat().st_size > MAX_JSON:
@@ -94,20 +122,26 @@ def check_weights(path: Path) -> None:
         raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except SafetensorError as error:
         raise RMDError(
-            f"{path} is not a whole safetensors file ({error}): it may have been cut off; download it again"
+            f"{path} is not a complete safetensors file ({error}): it may have been cut off; download it again"
         ) from error
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error message, or the error's class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _sentence(source: str, what: str, error: BaseException) -> str:
+    """Return one sentence about why `what` could not be loaded from `source`, and what to do."""
     causes = list(_causes(error))
 
     def is_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
     if Path(source).exists():
-        return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
-    if not _is_name(source):
-        return f"there is no folder {source}, and a repository on the Hub cannot be called so: check the name"
+        return f"cannot load {what} {source}: {first_line(error)}"
+    if not _is_valid(source):
+        return f"there is no folder {source}, and a repository on the Hub cannot have this name: check the name"
     if is_of(GatedRepoError):
         return (
             f"{source} is gated: accept its licence at https://huggingface.co/{source}, then log in with "
@@ -122,29 +156,20 @@ def _sentence(source: str, what: str, error: BaseException) -> str:
         )
     if is_of(OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) or no_connection(error):
         return (
-            f"{source} is no folder and not in the cache of the Hub, which cannot be reached: go online (is "
+            f"{source} is neither a folder nor in the cache of the Hub, and the Hub cannot be reached: go online (is "
             "HF_HUB_OFFLINE set?), or give a folder"
         )
-    return f"cannot load {what} {source}: {str(error).strip().splitlines()[0]}"
-
-
-def _is_name(source: str) -> bool:
-    """Whether a repository could be called so."""
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return False
-    return True
+    return f"cannot load {what} {source}: {first_line(error)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that led to it."""
+    """Yield an error and the errors that led to it, the latest first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def no_connection(error: BaseException) -> bool:
-    """Whether an HTTP library gave up; which one depends on the version of huggingface_hub."""
+    """Return whether an HTTP library failed; which library it is depends on the version of huggingface_hub."""
     libraries = ("httpx", "httpcore", "requests", "urllib3")
     return any(type(cause).__module__.startswith(libraries) for cause in _causes(error))

@@ -1,7 +1,7 @@
-"""Load the folder of a diffusers pipeline, and check its files before and while diffusers loads them.
+"""Load a diffusers pipeline from a folder or the Hub, and refuse files that diffusers would accept silently.
 
-Only safetensors files and plain configurations are read, so nothing that is loaded can run code; and every network
-gets all of its weights, or loading fails.
+Only safetensors files and plain configurations are read, so that nothing that is loaded can run code; and every network
+gets exactly its own weights, or loading fails.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedModel
 
-from rmd.common.errors import RMDError, shown
+from rmd.common.errors import RMDError
 from rmd.common.files import user_path
-from rmd.models.hub import check_weights, hub_errors, read_object, refuse_pointer
+from rmd.models.folder import INDEX, STEMS, check_folder, check_index, model_index, variants
+from rmd.models.hub import first_line, hub_errors, read_object
 from rmd.models.parts import check_tokenizers
 
-INDEX = "model_index.json"
-"""File that makes a folder a diffusers pipeline."""
-STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""Names of weight files without their endings, by the library of the network."""
 _OF_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 """Options of `from_pretrained` that control how a repository is fetched from the Hub."""
 _ELSEWHERE = ("decoder.", "lm_head.", "logit_scale", "text_projection.", "vision_model.", "visual_projection.")
@@ -68,27 +64,35 @@ def load_checked(
         raise RMDError(
             f"the installed diffusers {diffusers.__version__} has no {index['_class_name']}, as {source} needs"
         )
-    found = check_folder(folder, index, variant, given=options)
+    variant = check_folder(folder, index, variant, given=options)
+    pipe = _from_pretrained(folder, dtype, variant, options)
+    if str(folder) != str(source):
+        pipe.register_to_config(_name_or_path=str(source))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _from_pretrained(
+    folder: Path, dtype: torch.dtype, variant: str | None, options: Mapping[str, Any]
+) -> DiffusionPipeline:
+    """Let diffusers load a folder whose files have been checked."""
     with warnings.catch_warnings(), _complete(folder):
         # The older versions of diffusers that RMD supports do not know `dtype`, the new name of this option.
         warnings.filterwarnings("ignore", message="`torch_dtype` is deprecated")
-        # said of a configuration with a size of zero, which the weights are about to contradict
+        # Raised for a configuration with a size of zero, which is refused below because the weights contradict it.
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         try:
-            pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=found, **options)
+            pipe = DiffusionPipeline.from_pretrained(str(folder), torch_dtype=dtype, variant=variant, **options)
         except RMDError:
             raise
         # Any exception: the tokenizers library raises Exception itself, and nonsense in configurations makes the
         # networks' constructors raise anything at all. None of RMD's own code runs here.
         except Exception as error:
-            raise RMDError(f"cannot load the pipeline {folder}: {_reason(error)}") from error
+            raise RMDError(f"cannot load the pipeline {folder}: {first_line(error)}") from error
     try:
         check_tokenizers(pipe.components)
     except RMDError as error:
         raise RMDError(f"{folder}: {error}") from error
-    if str(folder) != str(source):
-        pipe.register_to_config(_name_or_path=str(source))
-    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
@@ -123,98 +127,8 @@ def fetch_pipeline(
     return _download(repository, only, fetching, options), only
 
 
-def model_index(folder: Path) -> dict[str, Any]:
-    """Return a pipeline's index, after checking that it names only classes of diffusers and transformers.
-
-    Raises:
-        RMDError: the folder has no index, or the index names something else.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        raise RMDError(f"{folder} is no diffusers pipeline: it has no {INDEX}")
-    index = read_object(path)
-    check_index(index, str(path))
-    return index
-
-
-def check_index(index: Mapping[str, Any], where: str) -> None:
-    """Check an index that has been read already, as `model_index` does; `where` names it in errors."""
-    if "_class_name" not in index:
-        raise RMDError(f"{where} is not readable as a diffusers model index: it has no _class_name")
-    if not isinstance(index["_class_name"], str):
-        raise RMDError(
-            f"{where} names the pipeline {shown(index['_class_name'])}, which is no class of diffusers: RMD runs no "
-            "code that comes with weights"
-        )
-    for part, entry in index.items():
-        if not part.startswith("_") and isinstance(entry, list):
-            _class_of(entry, f"{where}: {part}")
-
-
-def check_folder(
-    folder: Path, index: Mapping[str, Any], variant: str | None, *, given: Mapping[str, Any]
-) -> str | None:
-    """Check the files of every part of a pipeline that is not `given`; return the variant to load.
-
-    Raises:
-        RMDError: a part has no safetensors files or a damaged one, or there are several variants and none was chosen.
-    """
-    chosen = variant
-    for part, entry in index.items():
-        if part.startswith("_") or not isinstance(entry, list) or part in given:
-            continue
-        kind = _class_of(entry, f"{folder / INDEX}: {part}")
-        if kind is None:
-            continue
-        _check_part(folder / part)
-        if issubclass(kind, (ModelMixin, PreTrainedModel)):
-            stem = STEMS["diffusers" if issubclass(kind, ModelMixin) else "transformers"]
-            names = [path.name for path in (folder / part).iterdir()]
-            used = variant if variant in variants(names, stem) else _only(folder / part, names, stem)
-            for path in weight_files(folder / part, stem, used):
-                check_weights(path)
-            if used is not None and chosen not in (None, used):
-                raise RMDError(
-                    f"{folder / part} holds weights in the variant {used} alone, and another part in {chosen} alone: "
-                    "save the pipeline anew with one of them"
-                )
-            chosen = chosen or used
-    return chosen
-
-
-def variants(names: list[str], stem: str) -> list[str | None]:
-    """Return the variants among weight files of these names; None stands for the plain files."""
-    pattern = re.compile(
-        rf"{re.escape(stem)}(?:\.(?P<one>[^.]+?))?(?:-\d+-of-\d+)?\.safetensors"
-        r"(?:\.index(?:\.(?P<sharded>[^.]+))?\.json)?"
-    )
-    found = [match for name in names if (match := pattern.fullmatch(name))]
-    return list(dict.fromkeys(match["one"] or match["sharded"] for match in found))
-
-
-def weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
-    """Return the safetensors files that hold a network's weights: a single file, or those that an index names.
-
-    Raises:
-        RMDError: there are none, or the index names a file that is missing or outside the folder.
-    """
-    mark = "" if variant is None else f".{variant}"
-    single, index = folder / f"{stem}{mark}.safetensors", folder / f"{stem}.safetensors.index{mark}.json"
-    if index.is_file():
-        places = read_object(index).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
-            raise RMDError(f"{index} names no files: download it again")
-        names = sorted(set(places.values()))
-        for name in names:
-            if Path(name).name != name:
-                raise RMDError(f"{index} names {shown(name)}, which is no file beside it: download it again")
-            if not (folder / name).is_file():
-                raise RMDError(f"{index} names {name}, and there is no such file beside it: download it again")
-        return [folder / name for name in names]
-    return [single]
-
-
 def _download(repository: str, variant: str | None, fetching: Mapping[str, Any], options: Mapping[str, Any]) -> Path:
+    """Fetch a repository's pipeline from the Hub, or find it in the cache."""
     given = {name: value for name, value in options.items() if name != "quantization_config"}
     with hub_errors(repository, "the pipeline"):
         return Path(DiffusionPipeline.download(repository, variant=variant, **fetching, **given))
@@ -230,73 +144,15 @@ def _variant_on_hub(repository: str, fetching: Mapping[str, Any]) -> str | None:
     except RMDError:
         return None  # the user should see the earlier error instead
     names = [file.rpartition("/")[2] for file in files]
-    found = {variant for stem in STEMS.values() for variant in variants(names, stem)}
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _class_of(entry: list[Any], where: str) -> type | None:
-    """Return the class that an index names as [library, class], or None if the pipeline does without the part."""
-    if entry == [None, None] or entry == [None, None, None]:
-        return None
-    if len(entry) == 2 and all(isinstance(name, str) and name.isidentifier() for name in entry):
-        library, name = entry
-        home: Any = {"diffusers": diffusers, "transformers": transformers}.get(library)
-        if home is None and library in _PIPELINES:
-            home = getattr(diffusers.pipelines, library)
-        kind = None if home is None or name.startswith("_") else getattr(home, name, None)
-        if isinstance(kind, type):
-            return kind
-    raise RMDError(
-        f"{where} is {shown(entry)}, which is no class of the installed diffusers or transformers: RMD runs no code "
-        "that comes with weights"
-    )
-
-
-_PIPELINES = frozenset(
-    path.name
-    for path in (Path(str(diffusers.__file__)).parent / "pipelines").iterdir()
-    if path.is_dir() and path.name.isidentifier() and not path.name.startswith("_")
-)
-"""Folders of diffusers with parts of one pipeline only, such as Stable Diffusion's safety checker."""
-
-
-def _check_part(folder: Path) -> None:
-    """Raise RMDError if a part's folder is missing, holds git-LFS pointers, or asks for code of its own."""
-    if not folder.is_dir():
-        raise RMDError(f"there is no folder {folder}, and {INDEX} beside it says so: download the pipeline again")
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            refuse_pointer(path)
-            if path.suffix == ".json" and "auto_map" in read_object(path):
-                raise RMDError(f"{path} asks for code of its own (auto_map): RMD runs no code that comes with weights")
-
-
-def _only(folder: Path, names: list[str], stem: str) -> str | None:
-    """Return the variant to load if the requested one is missing: the plain files, or the only variant there is."""
-    found = variants(names, stem)
-    if None in found:
-        return None
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise RMDError(
-            f"{folder} holds weights in the variants {', '.join(map(str, found))}: choose one with --variant, or "
-            "variant= in Python"
-        )
-    pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
-    if pickled:
-        raise RMDError(
-            f"{folder} holds its weights as {pickled[0]}, a pickle, which can run code when it is loaded: convert them "
-            "to safetensors (save_pretrained of diffusers and transformers writes these)"
-        )
-    raise RMDError(f"{folder} holds no weights: there is no {stem}.safetensors; download it again")
+    held = {variant for stem in STEMS.values() for variant in variants(names, stem)}
+    return next(iter(held)) if len(held) == 1 else None
 
 
 @contextmanager
 def _complete(folder: Path) -> Iterator[None]:
-    """Make every network that the block loads from a part of `folder` find exactly its own weights there.
+    """Within the block, raise RMDError unless each network loaded from a part of `folder` gets exactly its own weights.
 
-    Both libraries can return what they found wrong, but `DiffusionPipeline` does not ask them to: missing weights are
+    diffusers and transformers can report mismatches, but `DiffusionPipeline` does not ask them to: missing weights are
     filled at random or left out, and only a log says so.
     """
     with _LOADING:
@@ -311,21 +167,23 @@ def _complete(folder: Path) -> Iterator[None]:
 
 
 def _reporting(usual: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """Return a `from_pretrained` that refuses networks that the library reports to be incomplete."""
+
     @wraps(usual)
     def load(cls: type[Any], path: Any, *args: Any, **options: Any) -> Any:
         if Path(path).parent != folder or options.get("output_loading_info"):
             return usual(cls, path, *args, **options)
         if issubclass(cls, PreTrainedModel):
-            options["ignore_mismatched_sizes"] = True  # refused below, by name
+            options["ignore_mismatched_sizes"] = True  # refused below, with the weight's name
         try:
             network, report = usual(cls, path, *args, output_loading_info=True, **options)
         except ValueError as error:
             wrong = re.search(r"because (\S+) expected shape \D*(\d[\d, ]*)\D+(\d[\d, ]*)", str(error))
             if wrong is None:
-                raise RMDError(f"cannot load {path}: {_reason(error)}") from error
+                raise RMDError(f"cannot load {path}: {first_line(error)}") from error
             raise _misshapen(Path(path), wrong[1], wrong[3], wrong[2]) from error
         except Exception as error:  # any exception, as in `load_checked`; here the part can be named
-            raise RMDError(f"cannot load {path}: {_reason(error)}") from error
+            raise RMDError(f"cannot load {path}: {first_line(error)}") from error
         refuse_incomplete(Path(path), network, report)
         return network
 
@@ -347,7 +205,7 @@ def refuse_incomplete(path: Path, network: Any, report: Mapping[str, Any]) -> No
         )
     for name, stored, wanted in report["mismatched_keys"]:
         raise _misshapen(path, name, ", ".join(map(str, stored)), ", ".join(map(str, wanted)))
-    unexpected = needless(network, report["unexpected_keys"])
+    unexpected = superfluous(network, report["unexpected_keys"])
     if unexpected and getattr(network, "hf_quantizer", None) is None:
         raise RMDError(
             f"{path} holds the weight {unexpected[0]}{_and_others(unexpected)}, which the network of its config.json "
@@ -355,11 +213,11 @@ def refuse_incomplete(path: Path, network: Any, report: Mapping[str, Any]) -> No
         )
 
 
-def needless(network: Any, names: Any) -> list[str]:
-    """Return the stored tensors that a network has no place for, except tables that the network computes itself.
+def superfluous(network: Any, names: Any) -> list[str]:
+    """Return the names of stored tensors that do not belong to a network.
 
-    Older files hold position tables that later versions compute anew, and a text encoder's file may be that of a whole
-    model.
+    Two kinds are accepted: tables of positions, which older versions stored and later ones compute, and the other parts
+    of a whole model from which only the text encoder is loaded.
     """
     tables = {name.rpartition(".")[2] for name, _ in network.named_buffers()}
     beside = _ELSEWHERE if isinstance(network, PreTrainedModel) else ()
@@ -373,12 +231,8 @@ def needless(network: Any, names: Any) -> list[str]:
     )
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of a library's error message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:
+    """Return the error for a weight whose stored shape is not the one that the network needs."""
     return RMDError(
         f"{path} holds the weight {name} in the shape ({stored}), where its config.json asks for ({wanted}): its "
         "config.json and weights belong to different models"
@@ -386,4 +240,5 @@ def _misshapen(path: Path, name: str, stored: str, wanted: str) -> RMDError:
 
 
 def _and_others(names: list[str]) -> str:
+    """Return how many names there are beyond the first, as a part of a sentence."""
     return f" and {len(names) - 1} more" if len(names) > 1 else ""

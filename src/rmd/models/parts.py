@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.common.errors import RMDError, integer, shown
 
@@ -93,19 +93,25 @@ def check_channels(
         return
     if taken in others and taken != latents:
         raise RMDError(
-            f"this {what} takes {taken} channels: it is {others[taken]}. RMD distils models that are given a prompt "
-            "and nothing else: give the family's text-to-image or text-to-video model"
+            f"this {what} has {taken} input channels: it is {others[taken]}. RMD distils models that are given a "
+            "prompt and nothing else: give the family's text-to-image or text-to-video model"
         )
     if latents is not None and taken != latents:
         raise RMDError(
-            f"this {what} takes {taken} channels and the latents of its VAE have {latents}: it is given something "
-            "beside them, or belongs to another VAE. RMD distils models that are given a prompt and nothing else"
+            f"this {what} has {taken} input channels and the latents of its VAE have {latents}: it takes further "
+            "inputs, or belongs to another VAE. RMD distils models that are given a prompt and nothing else"
         )
     if given not in (None, taken) and not (variance and given == 2 * taken):
         raise RMDError(
-            f"this {what} gives {given} channels and takes {taken}: RMD needs a network that gives one number for "
-            "every number of the latents"
+            f"this {what} has {taken} input channels and {given} output channels: RMD needs a network that predicts "
+            "one number for each number of the latents"
         )
+
+
+def middle_block(transformer: Any) -> tuple[nn.Module, int]:
+    """Return the block in the middle of a diffusers transformer, and the number of channels of its output."""
+    blocks, config = transformer.transformer_blocks, transformer.config
+    return blocks[len(blocks) // 2], int(config.num_attention_heads * config.attention_head_dim)
 
 
 def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

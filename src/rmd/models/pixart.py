@@ -1,4 +1,4 @@
-"""PixArt-alpha and PixArt-Sigma transformers: T5 prompts with a mask, learned variance that distillation drops."""
+"""PixArt-alpha and PixArt-Sigma: transformers on T5 prompts with a mask; their learned variance is not used."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from rmd.core.plan import Stage
-from rmd.models.base import Backbone, Cond
-from rmd.models.parts import check_channels, text_to
-from rmd.models.registry import register
+from rmd.models.base import Architecture, Backbone, Cond
+from rmd.models.parts import check_channels, middle_block, text_to
 
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
-"""Of a prompt, as the official pipelines have it; what fills shorter prompts up is masked."""
+"""Tokens of an encoded prompt, as in the official pipelines; the padding of shorter prompts is masked."""
+_CONFIG = {
+    "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
+    "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "patch_size": 2, "interpolation_scale": 2,
+}  # fmt: skip
 
 
-@register
 class PixArtBackbone(Backbone):
     """PixArtAlphaPipeline and PixArtSigmaPipeline.
 
-    PixArt-alpha at 1024 px is told a resolution and an aspect ratio: the stage's, or the final picture's. Sides are
-    used as they are (the pipelines' `use_resolution_binning` has no part in this). Captions are lowered and stripped,
-    not cleaned of HTML (`clean_caption=False`).
+    PixArt-alpha at 1024 px is given a resolution and an aspect ratio: those of the stage, or of the final picture.
+    Sides are used as given, without the pipelines' `use_resolution_binning`. Captions are put in lower case and
+    stripped, but HTML is not removed (`clean_caption=False`).
     """
 
     family = "pixart"
@@ -37,10 +39,21 @@ class PixArtBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "prompt_attention_mask": "mask"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     shard_classes = ("BasicTransformerBlock",)
+    architectures: ClassVar[Mapping[str, Architecture]] = {
+        "PixArt-alpha/PixArt-XL-2-1024-MS": Architecture(_CONFIG, text_length=120),
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": Architecture(
+            _CONFIG | {"use_additional_conditions": False}, text_length=300
+        ),
+    }
 
     @classmethod
     def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
         check_channels("transformer", configs.get("transformer", {}), configs.get("vae"), {}, variance=True)
+
+    @classmethod
+    def cond_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        tokens = architecture.text_length
+        return {"embeds": (tokens, architecture.config["caption_channels"]), "mask": (tokens,)}
 
     @property
     def size_multiple(self) -> int:
@@ -62,13 +75,6 @@ class PixArtBackbone(Backbone):
     def _tokens(self) -> int:
         return int(min(MAX_TOKENS[type(self.pipe).__name__], self.pipe.tokenizer.model_max_length))
 
-    def null(self, count: int) -> Cond:
-        return self.encode([""]).expand(count)
-
-    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        factor = int(self.pipe.vae_scale_factor)
-        return (batch, int(self.pipe.transformer.config.in_channels), height // factor, width // factor)
-
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
         embeds = cond.tensors["embeds"]
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
@@ -85,13 +91,10 @@ class PixArtBackbone(Backbone):
         }
 
     def features(self, network: nn.Module) -> tuple[nn.Module, int]:
-        transformer: Any = network
-        return transformer.transformer_blocks[len(transformer.transformer_blocks) // 2], int(
-            transformer.config.num_attention_heads * transformer.config.attention_head_dim
-        )
+        return middle_block(network)
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
         given = text_to(kwargs, dtype)
         output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
-        return output[:, : x.shape[1]]  # the other half, where there is one, is the learned variance
+        return output[:, : x.shape[1]]  # the other channels, if any, are the learned variance

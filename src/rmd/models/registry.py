@@ -1,4 +1,4 @@
-"""The registry of model families: finds the backbone of a pipeline, loads it and wraps it."""
+"""Model families by name, and by the class of their pipelines: finds a pipeline's backbone, loads it and wraps it."""
 
 from __future__ import annotations
 
@@ -12,38 +12,72 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from rmd.common.errors import RMDError, one_of
+from rmd.common.errors import RMDError, shown
 from rmd.common.files import user_path
+from rmd.common.plugins import Registry
 from rmd.models.base import Backbone, Conditioning
+from rmd.models.folder import model_index
 from rmd.models.hub import read_object
-from rmd.models.loading import INDEX as INDEX
-from rmd.models.loading import load_checked, model_index
+from rmd.models.loading import load_checked
 
-ENTRY_POINTS = "rmd.models"
+MODELS: Registry[type[Backbone]] = Registry(
+    "rmd.models",
+    "model family",
+    {
+        "sdxl": "rmd.models.sdxl:SDXLBackbone",
+        "pixart": "rmd.models.pixart:PixArtBackbone",
+        "sd3": "rmd.models.sd3:SD3Backbone",
+        "wan": "rmd.models.wan:WanBackbone",
+    },
+)
+BackboneType = TypeVar("BackboneType", bound=type[Backbone])
 _GIVEN_MORE = ("Img2Img", "Inpaint", "InstructPix2Pix", "ControlNet", "Adapter", "ImageToVideo", "VideoToVideo", "VACE")
 """Parts of the class names of pipelines that take a picture or a video as input."""
-BackboneType = TypeVar("BackboneType", bound=type[Backbone])
-_REGISTRY: dict[str, type[Backbone]] = {}
 
 
 def register(backbone: BackboneType) -> BackboneType:
-    """Class decorator: make a family known by its pipelines' class names."""
+    """Add a family in this process; to be used as a class decorator. Other packages name theirs as entry points.
+
+    Raises:
+        RMDError: the family's name, or one of its pipeline classes, belongs to another family.
+    """
+    place = f"{backbone.__module__}:{backbone.__qualname__}"
+    if any(entry.name == backbone.family and entry.value == place for entry in entry_points(group=MODELS.group)):
+        return backbone  # an entry point already provides this class
+    MODELS.register(backbone.family, backbone)
     for name in backbone.pipeline_classes:
-        _REGISTRY[name] = backbone
+        owner = _owner(name)
+        if owner is not backbone and owner is not None:
+            raise RMDError(f"pipelines of the class {name} belong to the family {owner.family}: leave it out")
+    return backbone
+
+
+def family_class(family: str) -> type[Backbone]:
+    """Return the backbone class of a family.
+
+    Raises:
+        RMDError: there is no family of this name, or the package that provides it is at fault.
+    """
+    backbone = MODELS.get(family)
+    if not (isinstance(backbone, type) and issubclass(backbone, Backbone) and backbone.family == family):
+        raise RMDError(
+            f"the entry point {shown(family)} of {MODELS.group} must name a subclass of Backbone whose `family` is "
+            f"{shown(family)}, as my_package.my_module:MyBackbone: update or uninstall the package that provides it"
+        )
     return backbone
 
 
 def load_backbone(
     source: str | Path, *, dtype: torch.dtype = torch.float32, conditioning: Conditioning | None = None, **options: Any
 ) -> Backbone:
-    """Load a pipeline folder (or Hub id) and wrap it in its family's backbone.
+    """Load a pipeline's folder, or its repository on the Hub, and wrap it in its family's backbone.
 
     Args:
-        options: go to `DiffusionPipeline.from_pretrained`.
+        options: passed on to `DiffusionPipeline.from_pretrained`.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline, or of a family that no backbone is registered for; or the Hub's
-            repository is absent, gated, or out of reach.
+        RMDError: the folder is not a diffusers pipeline, or has no registered family; or the repository on the Hub is
+            absent, gated or unreachable.
     """
     folder = user_path(str(source))
     if folder.exists():
@@ -59,51 +93,15 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
             by default the plain files are loaded, or the only variant that is there.
 
     Raises:
-        RMDError: the folder is no diffusers pipeline; the repository on the Hub is absent, gated or unreachable; a part
-            has a class that the family cannot use, or one that is not from diffusers or transformers; or its files are
-            damaged, or do not hold exactly the weights of its network.
+        RMDError: the folder is not a diffusers pipeline; the repository on the Hub is absent, gated or unreachable; a
+            part has a class that the family cannot use, or one that is not from diffusers or transformers; or its files
+            are damaged, or do not hold exactly the weights of its network.
     """
     return load_checked(source, dtype=dtype, check=_check_family, **options)
 
 
-def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
-    """Check a folder's configurations by its family, if it has one; return the optional parts that it lacks, as None.
-
-    Raises:
-        RMDError: a part or the denoiser is of a kind that the family cannot use.
-    """
-    _register_all()
-    family = _REGISTRY.get(index["_class_name"])
-    if family is None:
-        return {}
-    for part, kinds in family.part_classes.items():
-        _check_class(family, part, (index.get(part) or [None, None])[1], kinds, str(folder))
-    paths = {part: folder / part / "config.json" for part in index if not part.startswith("_")}
-    configs = {part: read_object(path) for part, path in paths.items() if path.is_file()}
-    with _naming(str(folder)):
-        family.check_network(configs)
-    return dict.fromkeys(part for part in family.optional_parts if not any(index.get(part) or ()))
-
-
-def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tuple[str, ...], where: str) -> None:
-    if name is not None and name not in kinds:
-        raise RMDError(
-            f"{where}: the {part} is of the class {name}, and {family.family} works with {' or '.join(kinds)}: give a "
-            "pipeline with one of these"
-        )
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Begin the errors of the block with the location of the pipeline."""
-    try:
-        yield
-    except RMDError as error:
-        raise RMDError(f"{where}: {error}") from error
-
-
 def class_of_pipeline(folder: Path) -> type[Backbone]:
-    """Return the backbone for a pipeline's folder; raise RMDError if it is no pipeline or has no registered family."""
+    """Return the backbone class for a pipeline's folder; raise RMDError if it is no pipeline or of no known family."""
     return _family_of(model_index(folder)["_class_name"])
 
 
@@ -127,35 +125,60 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
     return family(pipe, conditioning)
 
 
+def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
+    """Check a folder's configurations by its family, if it has one; return the optional parts that it lacks, as None.
+
+    Raises:
+        RMDError: a part or the denoiser is of a kind that the family cannot use.
+    """
+    family = _owner(index["_class_name"])
+    if family is None:
+        return {}
+    for part, kinds in family.part_classes.items():
+        _check_class(family, part, (index.get(part) or [None, None])[1], kinds, str(folder))
+    paths = {part: folder / part / "config.json" for part in index if not part.startswith("_")}
+    configs = {part: read_object(path) for part, path in paths.items() if path.is_file()}
+    with _naming(str(folder)):
+        family.check_network(configs)
+    return dict.fromkeys(part for part in family.optional_parts if not any(index.get(part) or ()))
+
+
+def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tuple[str, ...], where: str) -> None:
+    """Raise RMDError if a part's class is known and not among those that a family works with."""
+    if name is not None and name not in kinds:
+        raise RMDError(
+            f"{where}: the {part} is of the class {name}, and {family.family} works with {' or '.join(kinds)}: give a "
+            "pipeline with one of these"
+        )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Begin the errors of the block with the location of the pipeline."""
+    try:
+        yield
+    except RMDError as error:
+        raise RMDError(f"{where}: {error}") from error
+
+
 def _plain(config: Any) -> dict[str, Any]:
     """Return a network's configuration as a mapping, whichever library the network comes from."""
     return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 
-def family_class(family: str) -> type[Backbone]:
-    """The backbone of a family by its name; RMDError if none is registered."""
-    _register_all()
-    known = {backbone.family: backbone for backbone in _REGISTRY.values()}
-    return known[one_of("family", family, tuple(known))]
-
-
-def _register_all() -> None:
-    """Import our families, and those of installed packages that name theirs as entry points of `ENTRY_POINTS`."""
-    import rmd.models.pixart
-    import rmd.models.sd3
-    import rmd.models.sdxl
-    import rmd.models.wan  # noqa: F401  (they register themselves)
-
-    for entry in entry_points(group=ENTRY_POINTS):
-        entry.load()
+def _owner(class_name: str) -> type[Backbone] | None:
+    """Return the first family, RMD's own before others, that pipelines of a class belong to."""
+    families = (family_class(name) for name in MODELS.names())
+    return next((family for family in families if class_name in family.pipeline_classes), None)
 
 
 def _family_of(class_name: str) -> type[Backbone]:
-    _register_all()
-    if class_name not in _REGISTRY:
-        known = ", ".join(sorted(_REGISTRY))
+    """Return the family of pipelines of a class; raise RMDError if there is none."""
+    family = _owner(class_name)
+    if family is None:
+        known = ", ".join(sorted(each for name in MODELS.names() for each in family_class(name).pipeline_classes))
         more = ""
         if any(word in class_name for word in _GIVEN_MORE):
             more = "; it is given more than a prompt, and RMD distils text-to-image and text-to-video models"
         raise RMDError(f"no backbone is registered for {class_name}: registered are {known}{more}")
-    return _REGISTRY[class_name]
+    return family

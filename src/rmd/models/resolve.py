@@ -1,6 +1,6 @@
-"""Reads what a recipe leaves to its teacher from the teacher's folder or repository: its location and its noise.
+"""Finds a recipe's teacher, and reads its noise schedule from its folder or repository if the recipe leaves it open.
 
-Only the scheduler's configuration is read, so plans are made at once, without weights.
+Only the scheduler's configuration is read, so that a plan can be made at once, without weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ SCHEDULER = "scheduler/scheduler_config.json"
 _VP_KEYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
 
 
+def is_packaged(name: str) -> bool:
+    """Return whether a teacher comes with RMD."""
+    return name in TEACHERS
+
+
 def teacher_source(name: str) -> Path | str:
     """Return the location of a teacher: the folder of a packaged one, another folder, or else a repository on the Hub.
 
@@ -27,7 +32,7 @@ def teacher_source(name: str) -> Path | str:
     Raises:
         RMDError: the name is empty.
     """
-    if name in TEACHERS:
+    if is_packaged(name):
         return teacher_folder(name)
     if not name:
         raise RMDError("the teacher's name is empty: give a folder, a repository of the Hub, or a packaged teacher")
@@ -36,7 +41,7 @@ def teacher_source(name: str) -> Path | str:
 
 
 def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None) -> Recipe:
-    """Return the recipe with its noise schedule spelt out, if it leaves it to the teacher (`noise: teacher`).
+    """Return the recipe with its noise schedule spelt out where it says `noise: teacher`.
 
     Args:
         scheduler: the configuration of the teacher's scheduler; by default it is read from the teacher.
@@ -59,15 +64,16 @@ def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
     """Return the noise of a diffusers scheduler's configuration in the form that recipes use.
 
     Raises:
-        RMDError: it is of neither kind, or its betas are listed one by one.
+        RMDError: the scheduler is neither variance preserving nor a flow, or it lists its betas one by one.
     """
-    from rmd.core.noise import BETA_SCHEDULES, schedule_from_config
+    from rmd.core.betas import BETA_SCHEDULES
+    from rmd.core.noise import schedule_from_config
 
     schedule = schedule_from_config(scheduler)
     if schedule.kind == "flow":
         return FlowNoise(kind="flow", shift=schedule.shift, num_train_timesteps=schedule.train_steps)
     if scheduler.get("trained_betas") is not None:
-        raise RMDError("its scheduler lists its betas one by one (trained_betas), which no recipe can say")
+        raise RMDError("its scheduler lists its betas one by one (trained_betas), which a recipe cannot express")
     values = {key: scheduler[key] for key in _VP_KEYS if scheduler.get(key) is not None}
     name = one_of("beta_schedule", values.get("beta_schedule", "linear"), BETA_SCHEDULES)
     values["beta_schedule"] = "squaredcos_cap_v2" if name == "cosine" else name

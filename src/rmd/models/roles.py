@@ -1,12 +1,12 @@
-"""Student, teacher and fake score behind one API: one frozen base with two adapters, or three full copies.
+"""Student, teacher and fake score behind one interface: one frozen base with two adapters, or three full copies.
 
-`roles.use(role)` yields the network of a role. `roles.backward(role, loss)` is the only way to a gradient: it
-checks that the role's own parameters, and no others, received one, because switching adapters can drop gradients
+`roles.use(role)` yields the network of a role. Gradients are computed only by `roles.backward(role, loss)`, which
+checks that all of the role's parameters and no others received one, because switching adapters can drop gradients
 silently.
 
-A network in half precision keeps float32 masters of what is trained: small updates would be rounded away in bfloat16
-(a learning rate of 1e-5 changes no weight above 0.01). Optimisers and averages see the masters; `sync` writes them
-into the network.
+In half precision, trained parameters have float32 master copies: bfloat16 would round small updates away (a learning
+rate of 1e-5 changes no weight above 0.01). Optimisers and averages work on the masters; `sync` copies them into the
+network.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from rmd.common.errors import RMDError
+from rmd.models.trainable import check_trainable
 
 Role = Literal["student", "teacher", "fake"]
 ROLES: tuple[Role, ...] = ("student", "teacher", "fake")
@@ -32,38 +33,40 @@ TRAINED: tuple[Literal["student", "fake"], ...] = ("student", "fake")
 
 
 class GradientRoutingError(RuntimeError):
-    """A gradient went where it must not go, or did not arrive; a programming error, never a user's."""
+    """A parameter received a gradient that it must not receive, or missed one: a programming error, never a user's."""
 
 
 class Roles(ABC):
-    """The three networks of a distillation."""
+    """The three networks of a distillation: student, teacher and fake score."""
 
     mode: Literal["lora", "full"]
+    _trained: dict[Role, dict[str, nn.Parameter]]
+    _frozen: list[nn.Parameter]
     _masters: dict[Role, dict[str, nn.Parameter]]
 
     @abstractmethod
     def use(self, role: Role) -> AbstractContextManager[nn.Module]:
-        """Context manager that yields the network of a role."""
+        """Return a context manager that yields the network of a role."""
 
     def fused(self, role: Role) -> AbstractContextManager[nn.Module]:
-        """As `use`, for passes without gradient: what adapters would cost at every call is paid once."""
+        """Like `use`, for passes without gradients: adapters are merged once, not computed at every call."""
         return self.use(role)
 
-    @abstractmethod
     def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        """The parameters that the network computes with, by a name that is the same for student and fake."""
+        """Return the trained parameters in a role's network, by names that student and fake score share."""
+        return {} if role == "teacher" else self._trained[role]
 
-    @abstractmethod
     def frozen(self) -> list[nn.Parameter]:
-        """Parameters that no update may touch."""
+        """Return the parameters that no update may change."""
+        return self._frozen
 
     @abstractmethod
     def attach(self, name: str, module: nn.Module) -> None:
-        """Make a module part of the fake score, under a name in its network: trained and saved with it."""
+        """Add a module to the fake score's network under a name; it is trained and saved with the fake score."""
 
     @contextmanager
     def held(self, role: Role) -> Iterator[None]:
-        """What a role's network computes within the block leaves no gradient on its parameters, only on its inputs."""
+        """Within the block, a role's network passes gradients to its inputs but not to its parameters."""
         parameters = list(self.in_network(role).values())
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -75,26 +78,27 @@ class Roles(ABC):
 
     @abstractmethod
     def networks(self) -> list[tuple[nn.Module, bool]]:
-        """Every network there is once, and whether all of its parameters are trained."""
+        """Return each network once, and whether all of its parameters are trained."""
 
     def find_parameters(self) -> None:
-        """Take hold of the networks' parameters anew, after something has replaced them; masters are made from them."""
+        """Look the parameters up again after something has replaced them, and make new masters from them."""
         self._masters = {role: {n: _master(p) for n, p in self.in_network(role).items()} for role in TRAINED}
 
     def named_trainable(self, role: Role) -> dict[str, nn.Parameter]:
-        """What an optimiser updates, at least float32, by the same names; none for the teacher."""
+        """Return the parameters that an optimiser updates, at least float32, by name; none for the teacher."""
         return self._masters.get(role, {})
 
     def trainable(self, role: Role) -> list[nn.Parameter]:
+        """Return the parameters of `named_trainable` without their names."""
         return list(self.named_trainable(role).values())
 
     def state(self, role: Role) -> dict[str, Tensor]:
-        """Detached trainable tensors of a role, by name."""
+        """Return the values of `named_trainable`, detached."""
         return {name: parameter.detach() for name, parameter in self.named_trainable(role).items()}
 
     @torch.no_grad()
     def load_state(self, role: Role, state: dict[str, Tensor]) -> None:
-        """Copy tensors into a role; RMDError when names or shapes are not this network's."""
+        """Copy tensors into a role; raise RMDError if their names or shapes are not those of this network."""
         own = self.named_trainable(role)
         if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
             raise RMDError(f"the weights for the {role} belong to another network or another LoRA rank")
@@ -105,12 +109,12 @@ class Roles(ABC):
 
     @torch.no_grad()
     def sync(self, role: Literal["student", "fake"]) -> None:
-        """Write the masters into the network; to be called after every step of the optimiser."""
+        """Copy the masters into the network. Call it after every step of the optimiser."""
         for parameter, master in self._copies(role):
             parameter.copy_(master)
 
     def zero_grad(self) -> None:
-        """Drop every gradient, so that the next check sees those of one backward pass."""
+        """Delete all gradients, so that the next check sees those of one backward pass only."""
         for role in TRAINED:
             for parameter in self.in_network(role).values():
                 parameter.grad = None
@@ -118,13 +122,13 @@ class Roles(ABC):
                 master.grad = None
 
     def backward(self, role: Literal["student", "fake"], loss: Tensor, *, more: bool = False) -> None:
-        """Back-propagate with the role active, check the routing, and add the gradients to those of the masters.
+        """Back-propagate with the role active, check which parameters got gradients, and add these to the masters'.
 
         Args:
-            more: another micro-batch of the same update follows; gradients may still be on their way.
+            more: another micro-batch of the same update follows; gradients may be incomplete until the last.
 
         Raises:
-            GradientRoutingError: another role or the frozen base got a gradient, or one of the role's got none.
+            GradientRoutingError: another role or the frozen base got a gradient, or a parameter of the role got none.
         """
         with self.use(role):
             loss.backward()
@@ -137,7 +141,7 @@ class Roles(ABC):
                 parameter.grad = None
 
     def check_gradients(self, role: Literal["student", "fake"]) -> None:
-        """Assert that `role`, and nothing else, holds gradients (DESIGN invariant: one frozen base)."""
+        """Raise GradientRoutingError unless all of a role's parameters hold gradients, and no others do."""
         own = self.in_network(role)
         missing = [name for name, parameter in own.items() if parameter.grad is None]
         if missing:
@@ -153,13 +157,13 @@ class Roles(ABC):
             raise GradientRoutingError(f"the {role}'s update put gradients on frozen weights")
 
     def _copies(self, role: Literal["student", "fake"]) -> list[tuple[nn.Parameter, nn.Parameter]]:
-        """(parameter, master) where they are two."""
+        """Return the pairs of a parameter and its master, where the master is a separate tensor."""
         masters = self._masters[role]
         return [(p, masters[name]) for name, p in self.in_network(role).items() if p is not masters[name]]
 
 
 class FullRoles(Roles):
-    """Three copies of the network: the teacher frozen, student and fake score trained in full."""
+    """Three copies of the network: a frozen teacher, and student and fake score with all parameters trained."""
 
     mode = "full"
 
@@ -175,18 +179,10 @@ class FullRoles(Roles):
     def use(self, role: Role) -> Iterator[nn.Module]:
         yield self._modules[role]
 
-    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        return {} if role == "teacher" else self._trained[role]
-
     def find_parameters(self) -> None:
-        self._trained: dict[Role, dict[str, nn.Parameter]] = {
-            role: dict(self._modules[role].named_parameters()) for role in TRAINED
-        }
+        self._trained = {role: dict(self._modules[role].named_parameters()) for role in TRAINED}
         self._frozen = list(self._modules["teacher"].parameters())
         super().find_parameters()
-
-    def frozen(self) -> list[nn.Parameter]:
-        return self._frozen
 
     def attach(self, name: str, module: nn.Module) -> None:
         self._modules["fake"].add_module(name, module)
@@ -197,18 +193,18 @@ class FullRoles(Roles):
 
 
 class LoraRoles(Roles):
-    """One frozen base with the adapters "student" and "fake"; the teacher is the base with adapters off."""
+    """One frozen base with the adapters "student" and "fake"; the teacher is the base with its adapters off."""
 
     mode = "lora"
 
     def __init__(self, denoiser: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:
         """Put two adapters on the linear layers and convolutions whose names end in one of `targets`.
 
-        Adapters start as the identity (their second matrix is zero), so all three roles start equal. The global
-        generator is left as it was found.
+        Adapters start as the identity (their second matrix is zero), so all three roles start equal. The state of the
+        global random generator does not change.
         """
         self._base = denoiser.requires_grad_(False).eval()
-        # PEFT draws on the CPU before it moves an adapter; torch.manual_seed would also reseed the accelerators
+        # PEFT draws on the CPU before it moves an adapter; torch.manual_seed would also reseed the accelerators.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are wanted
             torch.default_generator.manual_seed(seed)
@@ -238,10 +234,10 @@ class LoraRoles(Roles):
 
     @contextmanager
     def fused(self, role: Role) -> Iterator[nn.Module]:
-        """The base with a role's adapter merged into copies of its weights, which the block works with.
+        """Within the block, use the base with a role's adapter merged into copies of its weights.
 
-        In half precision the sum is rounded to it, as in a student exported with its adapter merged. Weights that are
-        spread over processes, or quantised, are not merged: their adapter is used as ever.
+        In half precision the sum is rounded to the weights' precision, as in an export with a merged adapter. Weights
+        that are sharded or quantised are not merged: their adapters are computed as in `use`.
         """
         fixed = any(isinstance(w := layer.weight, DTensor) or not w.is_floating_point() for layer in self._layers)
         if role == "teacher" or fixed:
@@ -260,26 +256,21 @@ class LoraRoles(Roles):
             for weight, value in zip(weights, kept, strict=True):
                 weight.data = value
 
-    def in_network(self, role: Role) -> dict[str, nn.Parameter]:
-        return {} if role == "teacher" else self._trained[role]
-
-    def frozen(self) -> list[nn.Parameter]:
-        return self._frozen
-
     def attach(self, name: str, module: nn.Module) -> None:
-        self._base.add_module(name, nn.ModuleDict({"fake": module}))  # found by this mark, as adapters are
+        # Its parameters are found by ".fake." in their names, as those of the adapter are.
+        self._base.add_module(name, nn.ModuleDict({"fake": module}))
         self.find_parameters()
 
     def networks(self) -> list[tuple[nn.Module, bool]]:
         return [(self._base, False)]
 
     def find_parameters(self) -> None:
-        self._trained: dict[Role, dict[str, nn.Parameter]] = {name: self._adapter(name) for name in TRAINED}
+        self._trained = {name: self._adapter(name) for name in TRAINED}
         ours = {id(p) for role in TRAINED for p in self._trained[role].values()}
         self._frozen = [p for p in self._base.parameters() if id(p) not in ours]
         for role in TRAINED:
             for parameter in self._trained[role].values():
-                parameter.requires_grad_(True)  # PEFT leaves it on for the adapter that was added last alone
+                parameter.requires_grad_(True)  # PEFT leaves it on only for the adapter that was added last
         super().find_parameters()
 
     def _adapter(self, name: str) -> dict[str, nn.Parameter]:
@@ -287,74 +278,35 @@ class LoraRoles(Roles):
         return {full.replace(mark, "."): p for full, p in self._base.named_parameters() if mark in full}
 
     def _switch(self, role: Role) -> None:
-        """Choose whose adapter computes.
+        """Activate the adapter of a role.
 
-        What PEFT's `enable_adapters` and `set_adapter` choose, and no more: they also turn requires_grad off for the
-        other adapters, which drops the gradients of a graph built before the switch, and walk through all of a layer's
-        modules, which for SDXL took a third of an iteration.
+        PEFT's `enable_adapters` and `set_adapter` set the same attributes, but they also turn requires_grad off for the
+        other adapters, which drops the gradients of a graph built before the switch, and they visit all modules of each
+        layer, which took a third of an iteration for SDXL.
         """
         self._active: Role = role
         chosen: dict[str, Any] = {"_disable_adapters": True}
         if role != "teacher":
             chosen = {"_disable_adapters": False, "_active_adapter": [role]}
         for layer in self._layers:
-            vars(layer).update(chosen)  # past a module's slow setattr
+            vars(layer).update(chosen)  # faster than nn.Module's setattr
 
 
 @torch.no_grad()
 def _merged(layer: Any, role: Role) -> Tensor:
-    """W + s B A of an adapted layer, summed in at least float32, in the precision of W.
+    """Return W + s B A of an adapted layer, summed in at least float32 and rounded to the precision of W.
 
-    A convolution's A has its kernel and its B is 1x1, so that their product as matrices is its kernel's.
+    For a convolution, A has the layer's kernel and B is 1x1, so that the product of both as matrices is the kernel.
     """
     weight, a, b = layer.weight, layer.lora_A[role].weight, layer.lora_B[role].weight
     wide = torch.promote_types(weight.dtype, torch.float32)
     flat, second, first = (tensor.to(wide).flatten(1) for tensor in (weight, b, a))
-    found = torch.addmm(flat, second, first, alpha=layer.scaling[role])
-    return found.view_as(weight).to(weight.dtype)
-
-
-def _check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets: Sequence[str]) -> None:
-    """Raise RMDError if a network's weights are not plain ones that a mode can train or put adapters on."""
-    if hasattr(denoiser, "_orig_mod"):
-        raise RMDError(
-            "the teacher's network is compiled (torch.compile), and adapters and copies need it as it was: give the "
-            "pipeline before it is compiled"
-        )
-    carried = next((layer for layer in denoiser.modules() if isinstance(layer, BaseTunerLayer)), None)
-    if carried is not None:
-        names = ", ".join(sorted({str(name) for name in carried.active_adapters}))
-        raise RMDError(
-            f"the teacher's network carries an adapter ({names}): merge it with pipe.fuse_lora() and "
-            "pipe.unload_lora_weights(), or leave it out"
-        )
-    quantised = next((name for name, p in denoiser.named_parameters() if _is_quantised(p)), None)
-    if quantised is not None and mode == "full":
-        raise RMDError(
-            f"the teacher's weights are quantised ({quantised}), and roles.mode=full trains all of them: load it "
-            "without quantisation, or set roles.mode to lora"
-        )
-    ends = tuple(f".{target}" for target in targets)
-    if quantised is not None and f".{quantised.rpartition('.')[0]}".endswith(ends):
-        layer: Any = denoiser.get_submodule(quantised.rpartition(".")[0])
-        if type(layer) in (nn.Linear, nn.Conv2d) and not layer.weight.is_floating_point():
-            raise RMDError(
-                f"the teacher's weight {quantised} is packed into whole numbers in a plain layer, which an adapter "
-                "cannot compute with: quantise it with bitsandbytes, which has layers of its own, or not at all"
-            )
-
-
-def _is_quantised(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter holds numbers packed for quantisation, not those that are computed with."""
-    kinds = (type(parameter), type(parameter.data))
-    return not parameter.is_floating_point() or any(kind.__module__.startswith(_QUANTISING) for kind in kinds)
-
-
-_QUANTISING = ("torchao.", "optimum.", "bitsandbytes.")
-"""Packages whose tensors report a floating-point dtype although they are packed."""
+    total = torch.addmm(flat, second, first, alpha=layer.scaling[role])
+    return total.view_as(weight).to(weight.dtype)
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """Return a float32 copy of a parameter, or the parameter itself if it is at least float32."""
     if torch.promote_types(parameter.dtype, torch.float32) == parameter.dtype:
         return parameter
     return nn.Parameter(parameter.detach().float())
@@ -369,13 +321,13 @@ def build_roles(
     alpha: float = 64.0,
     seed: int = 0,
 ) -> Roles:
-    """Return the roles of either mode for a teacher's network, and take over the network.
+    """Return the roles of a mode for a teacher's network, which then belongs to them.
 
     Raises:
         RMDError: the network is compiled, already carries an adapter, or is quantised in a way that the mode cannot
             train.
     """
-    _check_trainable(denoiser, mode, targets)
+    check_trainable(denoiser, mode, targets)
     if mode == "full":
         return FullRoles(denoiser)
     return LoraRoles(denoiser, targets=targets, rank=rank, alpha=alpha, seed=seed)

@@ -11,19 +11,18 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Backbone, Cond
-from rmd.models.parts import check_channels, text_to
-from rmd.models.registry import register
+from rmd.models.base import Architecture, Backbone, Cond
+from rmd.models.parts import check_channels, middle_block, text_to
 
 MAX_TOKENS = 256
-"""That T5 reads of a prompt, as the official pipeline has it; its place is filled with zeros where it is left out."""
+"""Tokens of a prompt that T5 reads, as in the official pipeline; without T5, zeros take their place."""
 
 
-@register
 class SD3Backbone(Backbone):
-    """StableDiffusion3Pipeline; positions are cut from the middle of the model's own table, as it does itself.
+    """StableDiffusion3Pipeline. Positions are cut out of the middle of the model's table, as the model itself does.
 
-    With `Conditioning.pos_rescale`, an experiment, those of the final size are spread over a low-resolution stage.
+    With `Conditioning.pos_rescale`, an experiment, a low-resolution stage gets the positions of the final size,
+    interpolated.
     """
 
     family = "sd3"
@@ -42,7 +41,19 @@ class SD3Backbone(Backbone):
         "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
+    rescales_positions = True
     shard_classes = ("JointTransformerBlock",)
+    architectures: ClassVar[Mapping[str, Architecture]] = {
+        "stabilityai/stable-diffusion-3.5-medium": Architecture(
+            {
+                "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24,
+                "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
+                "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 384,
+                "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+            },
+            text_length=333,
+        ),
+    }  # fmt: skip
 
     @classmethod
     def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -50,6 +61,14 @@ class SD3Backbone(Backbone):
             "transformer", configs.get("transformer", {}), configs.get("vae"),
             {33: "an inpainting model, which is given a mask and the picture around it"},
         )  # fmt: skip
+
+    @classmethod
+    def cond_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        config = architecture.config
+        return {
+            "embeds": (architecture.text_length, config["joint_attention_dim"]),
+            "pooled": (config["pooled_projection_dim"],),
+        }
 
     @property
     def size_multiple(self) -> int:
@@ -74,13 +93,6 @@ class SD3Backbone(Backbone):
         tokenizer = self.pipe.tokenizer_3
         return MAX_TOKENS if tokenizer is None else int(min(MAX_TOKENS, tokenizer.model_max_length))
 
-    def null(self, count: int) -> Cond:
-        return self.encode([""]).expand(count)
-
-    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        factor = int(self.pipe.vae_scale_factor)
-        return (batch, int(self.pipe.transformer.config.in_channels), height // factor, width // factor)
-
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
         limit = int(self.pipe.transformer.config.pos_embed_max_size) * self.size_multiple
         if max(stage.height, stage.width) > limit:
@@ -96,10 +108,7 @@ class SD3Backbone(Backbone):
         return kwargs
 
     def features(self, network: nn.Module) -> tuple[nn.Module, int]:
-        transformer: Any = network
-        return transformer.transformer_blocks[len(transformer.transformer_blocks) // 2], int(
-            transformer.config.num_attention_heads * transformer.config.attention_head_dim
-        )
+        return middle_block(network)
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
@@ -111,7 +120,7 @@ class SD3Backbone(Backbone):
 
 @contextmanager
 def _spread_positions(module: nn.Module, final: tuple[int, int]) -> Iterator[None]:
-    """Give a smaller picture the positions of one with latents of the `final` sides, interpolated."""
+    """Make the network give smaller latents the positions of latents with the sides `final`, interpolated."""
     embedding: Any = next(part for name, part in module.named_modules() if name.split(".")[-1] == "pos_embed")
 
     def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""SDXL-type UNets: cross-attention on one or two CLIP encoders, pooled text and size micro-conditioning."""
+"""SDXL: UNets with cross-attention to one or two CLIP encoders, pooled text, and micro-conditioning on sizes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils import convert_state_dict_to_kohya
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Architecture, Backbone, Cond, LoraLayout
 from rmd.models.parts import check_channels, number, text_to
-from rmd.models.registry import register
 
 _OTHER_INPUTS = {
     8: "an InstructPix2Pix model, which is given a picture to edit",
@@ -21,9 +21,14 @@ _OTHER_INPUTS = {
 """Kinds of UNet by their number of input channels."""
 
 
-@register
+def _kohya(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The layout of kohya's scripts, which ComfyUI reads, too; diffusers adds each layer's alpha, equal to its rank."""
+    named = {f"unet.{name}": tensor for name, tensor in state.items()}
+    return dict(convert_state_dict_to_kohya(named))
+
+
 class SDXLBackbone(Backbone):
-    """StableDiffusionXLPipeline; `Conditioning` says which sizes a low-resolution stage is told."""
+    """StableDiffusionXLPipeline. `Conditioning` chooses the sizes that it is given at low-resolution stages."""
 
     family = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
@@ -37,7 +42,20 @@ class SDXLBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "pooled_prompt_embeds": "pooled"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
     lora_around = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
+    lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"kohya": _kohya, "comfyui": _kohya}
     shard_classes = ("BasicTransformerBlock", "ResnetBlock2D")
+    architectures: ClassVar[Mapping[str, Architecture]] = {
+        "stabilityai/stable-diffusion-xl-base-1.0": Architecture(
+            {
+                "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280),
+                "layers_per_block": 2, "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
+                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                "cross_attention_dim": 2048, "use_linear_projection": True, "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+            },
+        ),
+    }  # fmt: skip
 
     @classmethod
     def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,12 +65,12 @@ class SDXLBackbone(Backbone):
         check_channels("UNet", unet, configs.get("vae"), _OTHER_INPUTS)
         if unet.get("time_cond_proj_dim") is not None:
             raise RMDError(
-                "this UNet is told the guidance (time_cond_proj_dim), as distilled models such as LCM are: give the "
-                "model that it was distilled from"
+                "this UNet takes the guidance scale as an input (time_cond_proj_dim), as distilled models such as LCM "
+                "do: give the model that it was distilled from"
             )
         if unet.get("addition_embed_type") != "text_time" or unet.get("encoder_hid_dim_type") is not None:
             raise RMDError(
-                "this UNet is not told the pooled text and the picture's size as SDXL's is (addition_embed_type "
+                "this UNet does not take the pooled text and the picture's size as SDXL's does (addition_embed_type "
                 f"{unet.get('addition_embed_type')}, encoder_hid_dim_type {unet.get('encoder_hid_dim_type')}): give an "
                 "SDXL text-to-image model"
             )
@@ -63,7 +81,7 @@ class SDXLBackbone(Backbone):
             return
         if told == pooled + 5 * each:
             raise RMDError(
-                "this UNet is SDXL's refiner, which is told an aesthetic score and improves pictures: give the base "
+                "this UNet is SDXL's refiner, which is given an aesthetic score and improves pictures: give the base "
                 "model"
             )
         if told != pooled + 6 * each:
@@ -71,6 +89,13 @@ class SDXLBackbone(Backbone):
                 f"this UNet takes {told} numbers of pooled text and sizes (projection_class_embeddings_input_dim), and "
                 f"its pipeline has {pooled} + 6 x {each}: give an SDXL text-to-image model"
             )
+
+    @classmethod
+    def cond_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        config = architecture.config
+        # six sizes are embedded beside the pooled text
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        return {"embeds": (architecture.text_length, config["cross_attention_dim"]), "pooled": (pooled,)}
 
     @property
     def size_multiple(self) -> int:
@@ -84,15 +109,11 @@ class SDXLBackbone(Backbone):
         return Cond({"embeds": embeds, "pooled": pooled})
 
     def null(self, count: int) -> Cond:
-        # SDXL's own rule: the unconditional branch gets zeros, or the empty prompt where the pipeline says so
+        # SDXL's own rule: the unconditional branch is given zeros if the pipeline says so, and else the empty prompt
         empty = self.encode([""])
         if self.pipe.config.force_zeros_for_empty_prompt:
             empty = empty.map(torch.zeros_like)
         return empty.expand(count)
-
-    def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        factor = int(self.pipe.vae_scale_factor)
-        return (batch, int(self.pipe.unet.config.in_channels), height // factor, width // factor)
 
     def stage_cond(self, cond: Cond, stage: Stage, final: Stage) -> dict[str, Any]:
         embeds, pooled = cond.tensors["embeds"], cond.tensors["pooled"]
@@ -110,8 +131,8 @@ class SDXLBackbone(Backbone):
         return unet.mid_block, int(unet.config.block_out_channels[-1])
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        # the state stays in float32 between steps, also around a network in half precision
-        dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` walks through all modules, at every call
+        # Between steps the state stays in float32, even if the network computes in half precision.
+        dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` would visit all modules at every call
         given = text_to(kwargs, dtype)
         output: Tensor = module(x.to(dtype), timestep, return_dict=False, **given)[0]
         return output

@@ -1,4 +1,4 @@
-"""Prepares a student for use elsewhere: with names that others can use, and without paths of this machine."""
+"""Shares a student: uploads it to the Hub, under names that others can use and without paths of this machine."""
 
 from __future__ import annotations
 
@@ -7,26 +7,51 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but imported there for its users
+from huggingface_hub import HfApi
 
-from rmd.common.errors import RMDError, shown
-from rmd.models.hub import HUB
-from rmd.worlds.assets import TEACHERS
+from rmd.common.errors import RMDError
+from rmd.common.files import reason
+from rmd.models.hub import check_hub_id, is_repository, shared_prompts
+from rmd.models.resolve import is_packaged
+from rmd.models.student import CONFIG_NAME, read_student
 
 _NAMES = ("_name_or_path", "name_or_path")
 """Keys of diffusers' and transformers' configs that record where a part was loaded from."""
 
 
-def check_hub_id(what: str, name: str) -> str:
-    """Return `name` if it is a valid repository name on the Hub, OWNER/NAME; raise RMDError otherwise."""
-    if not _is_hub_id(name):
-        raise RMDError(f"{what} must be the name of a repository of the Hub, as OWNER/NAME, got {shown(name)}")
-    return name
+def upload(
+    folder: Path, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
+) -> str:
+    """Upload a student's folder to a repository on the Hub, created if necessary, and return its address.
+
+    The upload contains no path of this machine; the folder itself stays as it is.
+
+    Args:
+        base_model: the teacher's repository on the Hub, OWNER/NAME, if the student's config names none.
+
+    Raises:
+        RMDError: the teacher is a local folder and `base_model` is not given, the folder's card names it, or the Hub
+            does not accept the upload.
+    """
+    check_hub_id("the repository", repo_id)
+    config = read_student(folder)
+    values = shared_values(config.values, required_teacher(config.teacher, base_model))
+    with shared_copy(folder) as copy:
+        (copy / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
+        check_cards(copy, config.teacher)
+        try:
+            api = HfApi(token=token)
+            address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+            api.upload_folder(repo_id=repo_id, folder_path=copy)
+        except (OSError, ValueError) as error:
+            raise RMDError(
+                f"cannot upload to {repo_id}: {reason(error)}; check the name, the connection, and `hf auth login`"
+            ) from error
+    return address
 
 
 def shared_teacher(teacher: str | None, base_model: str | None = None) -> str | None:
@@ -71,13 +96,6 @@ def check_cards(folder: Path, teacher: str | None) -> None:
             )
 
 
-def shared_prompts(prompts: str) -> str:
-    """Return a source of prompts without its parent folders; a dataset on the Hub keeps its full name."""
-    if prompts.startswith(HUB) and _is_hub_id(prompts.removeprefix(HUB)):
-        return prompts
-    return PureWindowsPath(prompts).name  # handles both separators
-
-
 def shared_values(values: Mapping[str, Any], teacher: str | None) -> dict[str, Any]:
     """Return the content of a student's config for sharing, with the teacher's name that `shared_teacher` gives."""
     return {**values, "teacher": teacher, "prompts": shared_prompts(str(values["prompts"]))}
@@ -120,23 +138,17 @@ def shared_copy(folder: Path) -> Iterator[Path]:
 
 
 def _is_config(name: str) -> bool:
+    """Return whether a JSON file of this name is a configuration of a pipeline, a part or a student."""
     return name in ("config.json", "model_index.json") or name.endswith("_config.json")
-
-
-def _is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and name.isascii()
 
 
 def _is_shared(name: str) -> bool:
     """Return whether a teacher's name means the same on every machine."""
-    return name in TEACHERS or (_is_hub_id(name) and not os.path.exists(name))
+    return is_packaged(name) or (is_repository(name) and not os.path.exists(name))
 
 
 def _without_paths(value: Any) -> Any:
+    """Return a JSON value without the entries that `without_paths` removes."""
     if isinstance(value, dict):
         return {
             key: _without_paths(item)
@@ -149,5 +161,5 @@ def _without_paths(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text is an absolute path with more than one component that exists."""
+    """Return whether a text is the absolute path, with more than one component, of something that exists."""
     return os.path.isabs(text) and text.rstrip("/\\").count(os.sep) > 1 and os.path.exists(text)

@@ -1,4 +1,4 @@
-"""The teacher of a recipe: found, loaded, and checked to be what the recipe takes it for."""
+"""Loads the teacher of a recipe, and checks that it fits the recipe."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: Any) -> Backbone:
-    """Load the recipe's teacher in its dtype; raise RMDError unless it fits the recipe (`check_teacher`).
+    """Load the recipe's teacher in the recipe's dtype, and check that it fits the recipe.
 
     Args:
         source: the location of the teacher, if it is not the recipe's.
         options: passed on to `DiffusionPipeline.from_pretrained`, together with the recipe's `variant`.
+
+    Raises:
+        RMDError: the teacher cannot be loaded, or does not fit the recipe (`check_teacher`).
     """
     backbone = load_backbone(
         teacher_source(recipe.teacher) if source is None else source,
@@ -37,7 +40,7 @@ def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: An
 
 
 def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
-    """RMDError unless the teacher is what the recipe takes it for: family, noise schedule, sides it can work at."""
+    """Raise RMDError unless a teacher's family, noise schedule and possible sizes are those that the recipe assumes."""
     if recipe.family != backbone.family:
         raise RMDError(
             f"the recipe's family is {recipe.family}, but the teacher {recipe.teacher} is of the family "
@@ -72,7 +75,7 @@ def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
                 return
     also = ""
     if ours.kind == theirs.kind == "flow":
-        also = ", or give plan.shift too if the grid of times is to be shifted otherwise than the teacher's"
+        also = ", or give plan.shift too if the grid of times should have another shift than the teacher"
     raise RMDError(
         f"the recipe's noise is not that of the teacher {recipe.teacher}: "
         f"{_difference(recipe.noise.model_dump(), backbone)}; set `noise: teacher`, which takes the teacher's own{also}"

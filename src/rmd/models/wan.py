@@ -1,4 +1,4 @@
-"""Wan2.1 text-to-video (diffusion transformer over space and time): rectified flow, one UMT5 encoder."""
+"""Wan2.1 text-to-video: a diffusion transformer over space and time, rectified flow, one UMT5 encoder."""
 
 from __future__ import annotations
 
@@ -7,34 +7,59 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers import ContextParallelConfig, DiffusionPipeline
+from diffusers import AutoencoderKLWan, ContextParallelConfig, DiffusionPipeline
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, StepPlan
-from rmd.models.base import Backbone, Cond, Conditioning
+from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout
 from rmd.models.parts import check_channels, text_to
-from rmd.models.registry import register
 
 MAX_TOKENS = 512
-"""Of a prompt, as the official pipeline has it; its networks saw shorter prompts filled up with zeros to this."""
+"""Tokens of an encoded prompt, as in the official pipeline; shorter prompts are padded with zeros, as in training."""
 
 _PIPELINE_MULTIPLE = 16
-"""The official pipeline takes no other sides, whatever its VAE."""
-
+"""The official pipeline accepts only sides that are multiples of this, whatever its VAE."""
+_ORIGINAL_NAMES = (
+    (".attn1.", ".self_attn."), (".attn2.", ".cross_attn."), (".to_q.", ".q."), (".to_k.", ".k."), (".to_v.", ".v."),
+    (".to_out.0.", ".o."), (".ffn.net.0.proj.", ".ffn.0."), (".ffn.net.2.", ".ffn.2."),
+)  # fmt: skip
+"""Parts of the layers' names in diffusers, and in Wan's own code."""
 
 _TWO_EXPERTS = (
-    "this is a Wan2.2 pipeline of two experts, one for high and one for low noise, which are two teachers: "
+    "this is a Wan2.2 pipeline with two experts, one for high and one for low noise, which are two teachers: "
     "give a Wan2.1 text-to-video pipeline"
 )
 
 
-@register
-class WanBackbone(Backbone):
-    """WanPipeline; latents are (B, C, T, h, w), and only h and w change between stages.
+def _comfyui(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The layout of ComfyUI, which knows the layers by the names in Wan's own code."""
+    return {f"diffusion_model.{_original(name)}": tensor for name, tensor in state.items()}
 
-    The VAE takes 1 + 4n frames to 1 + n. Positions are rotary and count from the top left corner at every size.
+
+def _original(name: str) -> str:
+    """Return the name in Wan's own code of a tensor that belongs to one of the transformer's blocks."""
+    for ours, theirs in _ORIGINAL_NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _published(*, heads: int, layers: int, ffn: int) -> Architecture:
+    """Return the architecture of a published Wan2.1 text-to-video model."""
+    config = {
+        "num_attention_heads": heads, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16,
+        "text_dim": 4096, "freq_dim": 256, "ffn_dim": ffn, "num_layers": layers, "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024, "patch_size": (1, 2, 2),
+    }  # fmt: skip
+    return Architecture(config, text_length=MAX_TOKENS, frame_factor=4)
+
+
+class WanBackbone(Backbone):
+    """WanPipeline. Latents are (B, C, T, h, w), of which only h and w change between stages.
+
+    The VAE encodes 1 + 4 n frames as 1 + n latent frames. Positions are rotary, and start at the top left corner at
+    every size.
     """
 
     family = "wan"
@@ -48,16 +73,19 @@ class WanBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     moving = True
+    lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"comfyui": _comfyui}
     shard_classes = ("WanTransformerBlock",)
+    architectures: ClassVar[Mapping[str, Architecture]] = {
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers": _published(heads=40, layers=40, ffn=13824),
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _published(heads=12, layers=30, ffn=8960),
+    }
 
     def __init__(self, pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> None:
-        """As every backbone; RMDError for Wan2.2's models, which are two experts or take a time for every token."""
+        """Raise RMDError for models of Wan2.2, which have two experts or take a separate time for each token."""
         if pipe.transformer is None or pipe.transformer_2 is not None or pipe.config.boundary_ratio is not None:
             raise RMDError(_TWO_EXPERTS)
         if pipe.config.expand_timesteps:
-            raise RMDError(
-                "this Wan2.2 pipeline gives every token a time of its own: give a Wan2.1 text-to-video pipeline"
-            )
+            raise RMDError("this Wan2.2 pipeline gives each token its own time: give a Wan2.1 text-to-video pipeline")
         super().__init__(pipe, conditioning)
 
     @classmethod
@@ -67,13 +95,32 @@ class WanBackbone(Backbone):
         wan = configs.get("transformer", {})
         if wan.get("image_dim") is not None or wan.get("added_kv_proj_dim") is not None:
             raise RMDError(
-                "this transformer is given a picture to begin with (image_dim, added_kv_proj_dim), as image-to-video "
-                "models are: give a Wan2.1 text-to-video model"
+                "this transformer is given a first picture (image_dim, added_kv_proj_dim), as image-to-video models "
+                "are: give a Wan2.1 text-to-video model"
             )
         check_channels(
             "transformer", wan, configs.get("vae"),
             {36: "an image-to-video model, which is given a picture to begin with and a mask"},
         )  # fmt: skip
+
+    @classmethod
+    def architecture_from(cls, config: Mapping[str, Any], vae: Mapping[str, Any]) -> Architecture:
+        space, time = int(vae["scale_factor_spatial"]), int(vae["scale_factor_temporal"])
+        return Architecture(config, vae_factor=space, text_length=MAX_TOKENS, frame_factor=time)
+
+    @classmethod
+    def cond_shapes(cls, architecture: Architecture) -> dict[str, tuple[int, ...]]:
+        return {"embeds": (architecture.text_length, architecture.config["text_dim"])}
+
+    @classmethod
+    def small_vae(cls, architecture: Architecture) -> nn.Module:
+        levels = architecture.vae_factor.bit_length()
+        vae: nn.Module = AutoencoderKLWan(
+            base_dim=4, z_dim=architecture.config["in_channels"], dim_mult=[1] * levels, num_res_blocks=1,
+            temperal_downsample=[False] + [True] * (levels - 2),
+            scale_factor_temporal=architecture.frame_factor, scale_factor_spatial=architecture.vae_factor,
+        )  # fmt: skip
+        return vae
 
     @property
     def size_multiple(self) -> int:
@@ -93,9 +140,6 @@ class WanBackbone(Backbone):
         )
         return Cond({"embeds": embeds})
 
-    def null(self, count: int) -> Cond:
-        return self.encode([""]).expand(count)
-
     def latent_shape(self, batch: int, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
         factor, length = int(self.pipe.vae_scale_factor_spatial), (frames - 1) // self.frame_step + 1
         return (batch, int(self.pipe.transformer.config.in_channels), length, height // factor, width // factor)
@@ -104,7 +148,7 @@ class WanBackbone(Backbone):
         return {"encoder_hidden_states": cond.tensors["embeds"]}
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        dtype = self.pipe.transformer.patch_embedding.weight.dtype  # norms and times are kept in float32
+        dtype = self.pipe.transformer.patch_embedding.weight.dtype  # its norms and time embeddings stay in float32
         given = text_to(kwargs, dtype)
         output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output
@@ -135,7 +179,7 @@ class WanBackbone(Backbone):
         return int(min(MAX_TOKENS, self.pipe.tokenizer.model_max_length))
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Latents to videos (B, 3, T, H, W) in [-1, 1], undoing the statistics of every latent channel."""
+        """Decode clean latents, normalised per channel, to videos (B, 3, T, H, W) in [-1, 1]."""
         vae = self.pipe.vae
         mean, std = (
             torch.tensor(values, dtype=vae.dtype, device=x0.device).view(1, -1, 1, 1, 1)

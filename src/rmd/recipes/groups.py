@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from rmd.common.typed import Strict
 from rmd.recipes.values import (
@@ -221,7 +221,9 @@ class DataConfig(Strict):
 
     prompts: Annotated[str, Field(min_length=1)]
     """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset on the
-    Hub, or `scenes` or `moving-scenes`."""
+    Hub, `scenes` or `moving-scenes`, or NAME or NAME:ARGUMENT of an installed prompt source."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of an installed prompt source, which defines their keys."""
     column: str | None = None
     """Column that holds the prompts, if the file has records; empty: prompt, caption or text."""
     split: str = "train"

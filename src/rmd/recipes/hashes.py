@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from rmd.recipes.methods import DEFAULT
 from rmd.recipes.schema import Recipe
 
 
@@ -36,22 +37,25 @@ def run_hash(recipe: Recipe) -> str:
 
 
 _CONTENTS = (
-    "prompts", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache", "skip_invalid",
+    "prompts", "options", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache",
+    "skip_invalid",
 )  # fmt: skip
 """Settings of `data` that only decide which prompts and images there are."""
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that an iteration depends on."""
-    free = {
+    without_effect = {
         "iterations", "log_every", "sample_every", "checkpoint_every", "keep_last", "keep_every", "threads",
         "gradient_checkpointing", "gradient_accumulation_steps", "guard", "loggers",
     }  # fmt: skip
     excluded: dict[str, bool | set[str]] = {
-        "name": True, "train": free, "parallel": True, "data": {"offload"}, "evaluation": True,
+        "name": True, "train": without_effect, "parallel": True, "data": {"offload"}, "evaluation": True,
     }  # fmt: skip
     values = recipe.model_dump(mode="json", exclude=excluded, exclude_defaults=True)
-    if recipe.optim.lr_decay:  # its start depends on the run's end
+    if recipe.method.name != DEFAULT:  # which may be the default of that method's settings
+        values["method"]["name"] = recipe.method.name
+    if recipe.optim.lr_decay:  # the start of the decay depends on the length of the run
         values["iterations"] = recipe.train.iterations
     return values
 

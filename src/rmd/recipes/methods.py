@@ -76,20 +76,19 @@ class RMDConfig(CascadeConfig):
 class StagewiseConfig(CascadeConfig):
     """Settings of cascades that are matched stage by stage, each at its own resolution."""
 
-    # No default, here and below: hashes of settings leave out defaults, and the name must be part of them.
-    name: Literal["stagewise"]
+    name: Literal["stagewise"] = "stagewise"
 
 
 class TDMConfig(MatchingConfig):
     """Settings of trajectory distribution matching (Luo et al. 2025)."""
 
-    name: Literal["tdm"]
+    name: Literal["tdm"] = "tdm"
 
 
 class DMD2Config(MatchingConfig):
     """Settings of DMD2 (Yin et al. 2024)."""
 
-    name: Literal["dmd2"]
+    name: Literal["dmd2"] = "dmd2"
     adversarial: Weight = 0.0
     """Weight of the adversarial loss in the student's loss, which needs `data.images`; 0 turns it off."""
     adversarial_fake: Rate = 1.0

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import disk_errors, replacing
-from rmd.common.text import one_line
+from rmd.common.markdown import one_line
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Stage, Step, StepPlan
 

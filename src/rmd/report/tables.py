@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rmd.common.markdown import markdown_lines, markdown_text
-from rmd.common.text import one_line
+from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.evaluate.rows import STUDENT, Bounds, Check, Motion, Report, Row
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."

@@ -1,9 +1,10 @@
-"""Albums of pictures or clips as files, each stored with the settings that make it again; resumable.
+"""Albums: folders of generated pictures or clips, each stored with the settings that reproduce it.
 
-Picture j of prompt i uses the generator of seed + i * count + j, in every batch and on every device that draws on the
-CPU. A PNG file contains its settings, a clip has them in a file beside it (`NAME.mp4.json`). A picture that exists with
-the same settings is left as it is. Batches are always those of the whole album, so an interrupted album ends with the
-same bytes as one that was not interrupted.
+An album has `each` pictures per prompt. Picture j of prompt i has the seed `seed + i * each + j`, whatever the batch
+size. Its settings are in the PNG file itself, as a text chunk; those of a clip are in a file beside it
+(`NAME.mp4.json`). If a file with the same settings exists, it is kept, which makes albums resumable. Batches are always
+those of the whole album, because the last bits of a sample depend on the batch size: an album that was interrupted ends
+with the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from rmd.common.files import LOCK, disk_errors, locked, parse_model, read_model,
 from rmd.common.typed import Strict
 from rmd.core.randomness import check_seeds
 from rmd.data.captions import check_prompts
-from rmd.sample.makers import Made, Maker, Sample
+from rmd.sample.samplers import Media, Sample, Sampler
 
 KEY = "rmd"
-"""Name of the PNG text chunk that holds a picture's making, as JSON."""
+"""Name of the PNG text chunk that holds the settings of a picture, as JSON."""
 MAX_ALBUM = 1_000_000
 """Largest number of pictures in an album."""
 MAX_NAME = 200
-"""Longest file name, in bytes, that is accepted: names derived from it must fit the 255 that file systems allow."""
+"""Longest file name in bytes: the names derived from it must not exceed the 255 bytes that file systems allow."""
 
 
-class Making(Strict):
-    """Everything needed to make a picture again: model, prompt, seed, and the settings that were given."""
+class Settings(Strict):
+    """Everything needed to reproduce a picture: the model, the prompt, the seed, and the options that were given."""
 
     version: str
     """Version of RMD."""
@@ -47,9 +48,9 @@ class Making(Strict):
     prompt: str
     seed: Annotated[int, Field(ge=0)]
     steps: int | None = None
-    """Number of steps in a student's plan."""
+    """Number of steps of a student's plan."""
     num_inference_steps: int | None = None
-    """Sampling steps of any other pipeline."""
+    """Number of sampling steps of any other pipeline."""
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
@@ -57,37 +58,42 @@ class Making(Strict):
     num_frames: int | None = None
     fps: int | None = None
     stage: int | None = None
-    """Stage of a cascade whose result this picture shows; empty: the last stage."""
+    """Stage of a cascade whose result the picture shows; None for the last one."""
     use_resolution_binning: bool | None = None
     max_sequence_length: int | None = None
 
     @classmethod
     def current_version(cls) -> int | None:
-        """Return None: `version` is the version of RMD."""
+        """Return None, because the field `version` is the version of RMD, not of this format."""
         return None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to make."""
+    """One picture or clip of an album: its prompt, seed and file."""
 
     prompt: str
     seed: int
     path: Path
 
     def beside(self, what: str) -> Picture:
-        """Another picture of the same prompt and seed, in a file beside this one's."""
+        """Return another picture of the same prompt and seed, in a file beside this one."""
         return replace(self, path=self.path.with_name(f"{self.path.stem}-{what}{self.path.suffix}"))
 
 
 @dataclass(frozen=True)
 class Album(Sequence[Picture]):
-    """The pictures of some prompts in the order of their seeds; file names are computed on access.
+    """The pictures of a list of prompts, in the order of their seeds; file names are computed on access.
 
     Attributes:
-        place: the folder of the pictures; if `single`, the file of the only picture.
+        prompts: one prompt per group of `each` pictures.
+        place: folder of the pictures; if `single`, the file of the only picture.
         each: number of pictures per prompt.
-        beside: suffix of the names of pictures beside these, such as "teacher".
+        seed: seed of the first picture.
+        suffix: suffix of the files.
+        single: whether the album is one file.
+        beside: if given, the album consists of pictures beside those of another one; this is the end of their names,
+            such as "teacher".
     """
 
     prompts: Sequence[str]
@@ -111,23 +117,26 @@ class Album(Sequence[Picture]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        number, turn = divmod(index, self.each)
+        number, repeat = divmod(index, self.each)
         prompt = self.prompts[number]
-        path = self.place if self.single else self.place / f"{number:05d}-{turn:02d}-{_slug(prompt)}{self.suffix}"
+        path = self.place if self.single else self.place / f"{number:05d}-{repeat:02d}-{_slug(prompt)}{self.suffix}"
         picture = Picture(prompt, self.seed + index, path)
         return picture.beside(self.beside) if self.beside else picture
 
 
 def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> Album:
-    """Return the pictures of an album, `count` of each prompt, in the order of their seeds.
+    """Return an album with `count` pictures per prompt.
 
     Args:
-        folder: the folder for the pictures; for a single picture, the file itself, whose name ends in `suffix`.
+        prompts: the prompts.
+        folder: folder for the pictures; for a single picture, also the file itself, with a name that ends in `suffix`.
+        count: number of pictures per prompt.
+        seed: seed of the first picture; each further picture has the next seed.
         suffix: .png for pictures; for clips, one of `rmd.common.clips.SUFFIXES`.
 
     Raises:
-        RMDError: there is no prompt, or one that is no text; there are too many pictures, or seeds that are too large;
-            one file is named for several pictures; or clips cannot be written to such files.
+        RMDError: there is no prompt, or one that is not usable text; there are too many pictures, or seeds beyond the
+            largest; a single file is given for several pictures; or clips cannot be written with this suffix.
     """
     check_prompts(prompts)
     check_text("the name of the album", str(folder))
@@ -138,7 +147,9 @@ def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, s
         check_suffix(Path(f"clip{suffix}"))
     single = folder.suffix.lower() == suffix
     if single and len(prompts) * count > 1:
-        raise RMDError(f"{len(prompts) * count} samples do not go into the one file {folder}: give a folder as --out")
+        raise RMDError(
+            f"{len(prompts) * count} samples cannot be saved in the one file {folder}: give a folder as --out"
+        )
     if single and len(os.fsencode(folder.name)) > MAX_NAME:
         raise RMDError(f"the name of the file {folder} is too long: use at most {MAX_NAME} bytes")
     return Album(prompts, folder, count, seed, suffix, single)
@@ -146,16 +157,16 @@ def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, s
 
 @contextmanager
 def writing(album: Album) -> Iterator[None]:
-    """Hold the lock of an album's folder, or of its one file; a new folder that stays empty is removed again.
+    """Hold the lock of an album's folder, or of its single file, and remove a new folder that remains empty.
 
     Raises:
-        RMDError: another process writes to it, or it cannot be written to.
+        RMDError: another process holds the lock, or the folder cannot be written.
     """
     folder, name = (album.place.parent, f".{album.place.name}.lock") if album.single else (album.place, LOCK)
     try:
         if folder.exists() and not folder.is_dir():
             raise RMDError(f"{folder} is a file: give a folder as --out")
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError as error:
         raise RMDError(f"cannot write to {folder}: {reason(error)}") from error
     try:
@@ -163,64 +174,77 @@ def writing(album: Album) -> Iterator[None]:
             yield
     finally:
         with suppress(OSError):
-            if made and [path.name for path in folder.iterdir()] == [name]:
+            if new_folders and [path.name for path in folder.iterdir()] == [name]:
                 (folder / name).unlink()
-                for path in made:
+                for path in new_folders:
                     path.rmdir()
 
 
 def make_album(
-    maker: Maker, pictures: Sequence[Picture], *, batch_size: int = 4, progress: Callable[[int], None] | None = None
+    sampler: Sampler, pictures: Sequence[Picture], *, batch_size: int = 4, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Make the pictures that do not exist yet; return the number of pictures made.
+    """Generate and save the pictures that do not exist yet.
 
-    If the maker returns the result of every stage, these are written beside the picture as NAME-stage1.png and so on. A
-    batch that exists in part is made as a whole, since a sample's last bits depend on how many are computed together.
+    The results of the stages, if the sampler returns them, are saved beside a picture as NAME-stage1.png and so on. If
+    only some pictures of a batch exist, the whole batch is computed, because the last bits of a sample depend on the
+    batch size.
+
+    Args:
+        sampler: generates the pictures.
+        pictures: the album.
+        batch_size: number of pictures to generate at once.
+        progress: called with the numbers of pictures that exist already, and then that each batch added.
+
+    Returns:
+        Number of new pictures.
 
     Raises:
-        RMDError: a file of that name is another picture, a file cannot be written, or the samples are not finite or do
-            not fit the device's memory.
+        RMDError: a file exists and is another picture, a file cannot be written, or samples are not finite or
+            exceed the device's memory.
     """
-    making, stages = dict(maker.making), maker.stage_count
-    wanted = [i for i, picture in enumerate(pictures) if not _is_there(picture, making | _own(picture), stages)]
+    settings, stages = dict(sampler.settings), sampler.stage_count
+    missing = [i for i, picture in enumerate(pictures) if not _exists(picture, settings | _own(picture), stages)]
     if progress is not None:
-        progress(len(pictures) - len(wanted))
-    missing = set(wanted)
-    for start in sorted({index - index % batch_size for index in wanted}):
+        progress(len(pictures) - len(missing))
+    missing_set = set(missing)
+    for start in sorted({index - index % batch_size for index in missing}):
         batch = pictures[start : start + batch_size]
-        samples = _made(maker, batch)
-        new = [place for place in range(len(batch)) if start + place in missing]
-        for picture, sample in ((batch[place], samples[place]) for place in new):
-            whole = making | _own(picture)
-            for stage, made in enumerate(sample.stages, start=1):
-                _save(made, picture.beside(f"stage{stage}").path, whole | {"stage": stage})
-            _save(sample.made, picture.path, whole)
+        samples = _sample(sampler, batch)
+        new = [offset for offset in range(len(batch)) if start + offset in missing_set]
+        for offset in new:
+            _save_sample(samples[offset], batch[offset], settings | _own(batch[offset]))
         if progress is not None:
             progress(len(new))
-    return len(wanted)
+    return len(missing)
 
 
-def read_making(path: Path) -> dict[str, Any] | None:
-    """Return how a picture was made, or None if the file does not say; raise RMDError if the file is damaged."""
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings of a picture or clip, or None if it has none.
+
+    Raises:
+        RMDError: the file is not a picture, or its settings are damaged.
+    """
     if path.suffix.lower() != ".png":
         beside = _sidecar(path)
-        return read_model(beside, Making).model_dump(exclude_none=True) if beside.is_file() else None
+        return read_model(beside, Settings).model_dump(exclude_none=True) if beside.is_file() else None
     try:
         with Image.open(path) as image:
             text = image.info.get(KEY)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RMDError(f"{path} is no picture: remove it, or choose another --out") from error
-    return None if text is None else parse_model(str(text), Making, f"{path} ({KEY})").model_dump(exclude_none=True)
+        raise RMDError(f"{path} is not a picture: remove it, or choose another --out") from error
+    return None if text is None else parse_model(str(text), Settings, f"{path} ({KEY})").model_dump(exclude_none=True)
 
 
-def _made(maker: Maker, batch: Sequence[Picture]) -> list[Sample]:
+def _sample(sampler: Sampler, batch: Sequence[Picture]) -> list[Sample]:
+    """Return the samples of a batch; raise RMDError if the memory is not sufficient."""
     try:
-        return maker.make([picture.prompt for picture in batch], [picture.seed for picture in batch])
+        return sampler.sample([picture.prompt for picture in batch], [picture.seed for picture in batch])
     except RuntimeError as error:
-        # torch has an exception class of its own for GPU memory, but only a message for the CPU's.
+        # torch has an exception class for GPU memory, but only a message for CPU memory.
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise RMDError(
-                f"there is not enough memory for {len(batch)} at once: use a smaller batch or size, or half precision"
+                f"there is not enough memory for a batch of {len(batch)}: use a smaller batch or size, or half "
+                "precision"
             ) from error
         raise
 
@@ -229,10 +253,11 @@ def _own(picture: Picture) -> dict[str, Any]:
     return {"prompt": picture.prompt, "seed": picture.seed}
 
 
-def _is_there(picture: Picture, making: dict[str, Any], stages: int) -> bool:
+def _exists(picture: Picture, settings: dict[str, Any], stages: int) -> bool:
+    """Return whether a picture exists with its stages; raise RMDError if its file has other settings."""
     if not picture.path.exists():
         return False
-    if read_making(picture.path) != making:
+    if read_settings(picture.path) != settings:
         raise RMDError(f"{picture.path} is another picture: remove it, or choose another --out")
     return all(picture.beside(f"stage{stage}").path.exists() for stage in range(1, stages + 1))
 
@@ -241,22 +266,29 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _save(made: Made, path: Path, making: dict[str, Any]) -> None:
+def _save_sample(sample: Sample, picture: Picture, settings: dict[str, Any]) -> None:
+    """Save the stages of a sample first: the picture's own file says that all of them are complete."""
+    for stage, media in enumerate(sample.stages, start=1):
+        _save(media, picture.beside(f"stage{stage}").path, settings | {"stage": stage})
+    _save(sample.media, picture.path, settings)
+
+
+def _save(media: Media, path: Path, settings: dict[str, Any]) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise RMDError(f"{path} is a folder: remove it, or choose another --out")
-        if isinstance(made, Image.Image):
+        if isinstance(media, Image.Image):
             info = PngInfo()
-            info.add_text(KEY, json.dumps(making))
+            info.add_text(KEY, json.dumps(settings))
             with replacing(path) as partial:
-                made.save(partial, format="PNG", pnginfo=info)
+                media.save(partial, format="PNG", pnginfo=info)
         else:
-            # Written first, so that a clip never exists without it.
-            write_text(_sidecar(path), json.dumps(making, indent=1))
-            save_clip(made, path, fps=making["fps"])
+            # The settings are written first, so that a clip never exists without them.
+            write_text(_sidecar(path), json.dumps(settings, indent=1))
+            save_clip(media, path, fps=settings["fps"])
 
 
 def _slug(prompt: str) -> str:
-    """Letters and digits of the prompt's beginning, for a file's name."""
+    """Return the beginning of a prompt in lower-case letters and digits, for a file name."""
     return re.sub(r"[^a-z0-9]+", "-", prompt[:400].lower()).strip("-")[:40].strip("-") or "picture"

@@ -1,4 +1,8 @@
-"""Times the sampler: seconds in the network by stage, and what the cascade loop adds around it."""
+"""Timing of the sampler: seconds in the network per stage, and the overhead of the loop around it.
+
+Nearly all time of a diffusion sampler is spent in the denoiser, and the cost of one call grows with the resolution.
+This module measures calls where they happen, by hooks on the network, and derives from them what a plan costs.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,17 @@ from rmd.core.randomness import CounterNoise
 from rmd.models.base import Backbone
 from rmd.models.generate import sample_latents
 
+TIMED, REPEATS = 64, 5
+"""Batch size and number of repeats when plans are timed."""
+
 
 class Stopwatch:
-    """Counts evaluations of networks (rows of a batch), and the seconds of each call, within its `with` block."""
+    """Counts evaluations of networks and measures the seconds of each call, inside its `with` block.
+
+    Attributes:
+        calls: seconds of each call, in order.
+        evaluations: number of evaluations: the batch sizes of all calls, added up.
+    """
 
     def __init__(self, *networks: nn.Module) -> None:
         self.calls, self.evaluations = list[float](), 0
@@ -27,6 +39,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Seconds of all calls together."""
         return sum(self.calls)
 
     def __enter__(self) -> Stopwatch:
@@ -45,7 +58,7 @@ class Stopwatch:
             hook.remove()
 
     def _start(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # the noisy latents come first, by position or by name
+        # The first tensor, positional or by name, is the noisy latents.
         x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         self.evaluations += x.shape[0]
         self._device = x.device
@@ -59,20 +72,29 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Timing:
-    """One way of sampling a batch: medians over the repeats, in seconds for the whole batch."""
+    """How long a way of sampling takes: medians over the repeats, in seconds for a whole batch.
+
+    Attributes:
+        name: name of the way of sampling.
+        batch: number of samples in the batch.
+        network: seconds in the network.
+        by_stage: seconds of one network call at each stage.
+        loop: seconds of the sampling loop, including the network.
+        decode: seconds in the VAE.
+        calls: number of network calls.
+    """
 
     name: str
     batch: int
     network: float
     by_stage: tuple[float, ...]
-    """Seconds of one network call at each stage."""
     loop: float
     decode: float
     calls: int
 
     @property
     def overhead(self) -> float:
-        """Seconds of the loop outside the network over those inside it."""
+        """Seconds of the loop outside the network, divided by those inside it."""
         return self.loop / self.network - 1
 
 
@@ -80,7 +102,18 @@ def time_sampling(
     name: str, backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, repeats: int,
     guidance: float = 1.0, progress: Callable[[], None] | None = None,
 ) -> Timing:  # fmt: skip
-    """Sample one batch `repeats` times after a warm-up and take medians."""
+    """Sample one batch `repeats` times after a warm-up, and return the medians.
+
+    Args:
+        name: name of the result.
+        backbone: encodes the prompts and decodes the latents.
+        module: the denoiser to time.
+        plan: the plan to sample with.
+        prompts: one prompt per sample of the batch.
+        repeats: number of timed runs.
+        guidance: guidance scale; 1 means one network evaluation per sample and step instead of two.
+        progress: called after the warm-up and after each repeat.
+    """
     cond = backbone.encode(list(prompts))
     null = backbone.null(len(prompts)) if guidance != 1.0 else None
     runs = []
@@ -103,32 +136,35 @@ def time_sampling(
         median(watch.calls[step.index - 1] for watch, *_ in runs for step in plan.steps if step.stage == stage.index)
         for stage in plan.stages
     ]
-    # the overhead is a small difference of large numbers: take both from the same run, the median one
+    # The overhead is a small difference between large numbers, so both come from the same run: the median one.
     watch, loop, _ = sorted(runs, key=lambda run: run[1] / run[0].seconds)[len(runs) // 2]
     decode = median(seconds for *_, seconds in runs)
     return Timing(name, len(prompts), watch.seconds, tuple(by_stage), loop, decode, len(watch.calls))
 
 
 def wait_for(device: torch.device) -> None:
-    """Let a GPU finish what was asked of it, so that a clock can be read."""
+    """Wait until a GPU has finished all queued work, so that a clock can be read; do nothing on other devices."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-TIMED, REPEATS = 64, 5
-"""Samples of the batch by which plans are timed, and how often."""
 
 
 def side_seconds(
     backbone: Backbone, sides: Sequence[Side], prompts: Sequence[str], *, repeats: int, frames: int = 1,
     network: nn.Module | None = None, progress: Callable[[], None] | None = None,
 ) -> dict[Side, float]:  # fmt: skip
-    """Seconds a picture of one network call without guidance at each side, the median of `repeats`.
+    """Return the seconds per picture of one network call without guidance at each resolution.
 
-    The sides take turns, so that a machine that slows down or hurries does so for all of them.
+    The resolutions are measured in turn within every repeat, so that a change of the machine's speed affects all of
+    them.
 
     Args:
-        network: the backbone's denoiser, by default.
+        backbone: encodes the prompts and decodes the latents.
+        sides: (height, width) of each resolution in pixels, increasing.
+        prompts: one prompt per sample of the batch.
+        repeats: number of timed runs, of which the median is taken.
+        frames: number of frames of a video; 1 for pictures.
+        network: the network to time; the backbone's denoiser by default.
+        progress: called after the warm-up and after each repeat.
     """
     network = backbone.denoiser if network is None else network
     thresholds = split_thresholds(backbone.schedule, (1,) * len(sides))
@@ -140,17 +176,19 @@ def side_seconds(
 def plan_seconds(
     backbone: Backbone, plans: Sequence[StepPlan], prompts: Sequence[str], *, network: nn.Module | None = None
 ) -> list[float]:
-    """Denoiser seconds a picture of the sampling by each plan, without guidance.
+    """Return the denoiser seconds per picture of sampling with each plan, without guidance.
 
-    One call is timed at every side that the plans use, and these take turns: what was measured while each was sampled
-    is of another moment, or of a machine that did other things as well.
+    They are sums of the seconds of single calls, which are measured in turn at every resolution that the plans use.
+    Times recorded while each plan was sampled would come from different moments, when the machine may have been more or
+    less busy.
 
     Args:
-        plans: of one backbone, with equally many frames.
-        prompts: the first `TIMED` are used.
-        network: the backbone's denoiser, by default.
+        backbone: encodes the prompts and decodes the latents.
+        plans: plans of this backbone, all with the same number of frames.
+        prompts: prompts of the batch; the first `TIMED` are used.
+        network: the network to time; the backbone's denoiser by default.
     """
-    used = [[(stage.height, stage.width) for stage in map(plan.stage_of, plan.steps)] for plan in plans]
-    sides = sorted({side for its in used for side in its})
+    sides_of = [[(stage.height, stage.width) for stage in map(plan.stage_of, plan.steps)] for plan in plans]
+    sides = sorted({side for steps in sides_of for side in steps})
     call = side_seconds(backbone, sides, prompts[:TIMED], repeats=REPEATS, frames=plans[0].frames, network=network)
-    return [sum(call[side] for side in its) for its in used]
+    return [sum(call[side] for side in steps) for steps in sides_of]

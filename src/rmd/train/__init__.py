@@ -1,1 +1,1 @@
-"""The trainer: loop, state, checkpoints, tracking."""
+"""Training: builds a run from a recipe, trains it, and writes its checkpoints, metrics and pictures."""

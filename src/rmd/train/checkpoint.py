@@ -1,36 +1,34 @@
-"""Writes checkpoints atomically, and resumes a run from one.
+"""What a checkpoint holds, and how a run is resumed from one.
 
 A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes (student, fake score, average, both
-optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Every process writes its own
-part, in a thread, under a temporary name; the first process renames it. Any number of processes can read it, and
-nothing that a checkpoint holds can run code (`rmd.train.index`).
+optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Any number of processes can
+read it, and nothing in it can run code (`rmd.train.index`). `rmd.train.writer` writes it.
+
+torch's `get_optimizer_state_dict` and `set_optimizer_state_dict` are not used: they fail if the optimiser's parameters
+are not the module's own, as with the float32 masters of a network in half precision.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from pydantic import JsonValue
 from pydantic_core import from_json
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from rmd.common.errors import RMDError
-from rmd.common.files import MAX_JSON, parse_model, write_text
+from rmd.common.files import MAX_JSON, parse_model
 from rmd.common.files import reason as why
 from rmd.common.typed import Strict
 from rmd.models.roles import TRAINED, Roles
@@ -51,6 +49,19 @@ class Trained:
     roles: Roles
     optimizers: dict[str, torch.optim.Optimizer]
     average: dict[str, Tensor]
+    """The student's moving average by name; empty if none is kept."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything by name, without copying and sharded as it is."""
+        tensors = {f"average/{name}": value for name, value in self.average.items()}
+        for role in TRAINED:
+            named = self.roles.named_trainable(role)
+            tensors |= {f"{role}/{name}": value.detach() for name, value in named.items()}
+            state = self.optimizers[role].state
+            for name, parameter in named.items():
+                for key, value in state.get(parameter, {}).items():
+                    tensors[f"optimizer-{role}/{name}/{key}"] = value.detach()
+        return tensors
 
 
 class Meta(Strict):
@@ -58,7 +69,7 @@ class Meta(Strict):
 
     version: Literal[1] = 1
     iteration: int
-    """Number of iterations that are done."""
+    """Number of iterations done."""
     recipe: str
     """Name of the recipe."""
     identity: Identity | None = None
@@ -71,10 +82,10 @@ class Meta(Strict):
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if is_checkpoint(path)), key=_iteration_of)
+    return sorted((path for path in folder.iterdir() if is_checkpoint(path)), key=iteration_of)
 
 
 def checkpoint_name(iteration: int) -> str:
@@ -83,120 +94,34 @@ def checkpoint_name(iteration: int) -> str:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a complete checkpoint."""
+    """Return whether a folder is a complete checkpoint."""
     return _NAME.fullmatch(path.name) is not None and (path / META).is_file()
 
 
 def read_student_state(path: Path) -> dict[str, Tensor]:
-    """Read the whole student of a checkpoint: its moving average, if there is one.
+    """Read the full student of a checkpoint: its moving average, if one was kept.
 
     Raises:
         RMDError: the checkpoint is damaged, or RMD did not write it.
     """
     reader = _open(path)
     kind = "average/" if any(name.startswith("average/") for name in reader.tensors) else "student/"
-    wanted = {
+    tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in reader.tensors.items()
         if name.startswith(kind)
     }
-    _read(wanted, reader, path, alone=True)
-    return {name.removeprefix(kind): tensor for name, tensor in wanted.items()}
+    _read(tensors, reader, path, no_dist=True)
+    return {name.removeprefix(kind): tensor for name, tensor in tensors.items()}
 
 
 def set_aside(folder: Path, since: int) -> None:
     """Rename the checkpoints from an iteration on, so that no resume takes them: `collapsed-step-000120`."""
     for path in checkpoints(folder):
-        if _iteration_of(path) >= since:
+        if iteration_of(path) >= since:
             aside = path.with_name(f"collapsed-{path.name}")
-            _discard(aside)
+            discard(aside)
             path.rename(aside)
-
-
-class CheckpointWriter:
-    """Writes a run's checkpoints one after another, beside the training; all processes take part."""
-
-    def __init__(
-        self, folder: Path, parallel: Parallel | None = None, *, keep_last: int, keep_every: int | None = None
-    ) -> None:
-        """Args:
-        keep_last: so many of the newest are kept.
-        keep_every: those of every so many iterations are kept for good, too.
-        """
-        self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
-        self.parallel = Parallel() if parallel is None else parallel
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
-        self.good_until: int | None = None
-        """Since this iteration the run looks bad: the newest checkpoint before it is kept, too."""
-        self.best: int | None = None
-        """The checkpoint of this iteration is kept, too."""
-
-    def save(self, trained: Trained, meta: Meta) -> Path:
-        """Copy everything and begin to write `step-<iteration>`; the one begun before is waited for.
-
-        Raises:
-            RMDError: the one begun before could not be written (full disk, no permission); those before it are intact.
-        """
-        self.wait()
-        # written from a copy on the CPU: training goes on and changes what was given
-        copies = {name: _copied(tensor) for name, tensor in _tensors(trained).items()}
-        final = self.folder / checkpoint_name(meta.iteration)
-        self._pending = self._thread.submit(self._write, final, copies, meta)
-        return final
-
-    def wait(self) -> None:
-        """Until what was begun lies there whole; RMDError if it could not be written."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """As `wait`; to be called once."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
-
-    def _write(self, final: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
-        partial = final.with_name(f".{final.name}.partial")
-        failure: BaseException | None = None
-        self._agree(_reason(lambda: _clear(self.folder, partial)) if self.parallel.main else None, final)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-                group, alone = self.parallel.storage, self.parallel.weights is None
-                save(tensors, checkpoint_id=partial, process_group=group, no_dist=alone)
-        except (OSError, RuntimeError, CheckpointException) as error:
-            failure = error
-        reason = None if failure is None else _why(failure)
-        if self.parallel.main:
-            reason = reason or _reason(lambda: _finish(partial, final, meta))
-            if reason is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-        self._agree(reason, final)
-        if self.parallel.main:
-            self._prune()
-
-    def _agree(self, reason: str | None, final: Path) -> None:
-        """RMDError on every process if there is a reason on the first."""
-        if self.parallel.weights is not None:
-            box = [reason]
-            dist.broadcast_object_list(box, src=0, group=self.parallel.storage, device=torch.device("cpu"))
-            reason = box[0]
-        if reason is not None:
-            raise RMDError(
-                f"cannot save {final}: {reason}; earlier checkpoints are intact, make room and run again with --resume"
-            )
-
-    def _prune(self) -> None:
-        found, until = checkpoints(self.folder), self.good_until
-        good = [path for path in found if until is not None and _iteration_of(path) < until]
-        for old in found[: -self.keep_last]:
-            iteration = _iteration_of(old)
-            kept = iteration == self.best or (self.keep_every is not None and iteration % self.keep_every == 0)
-            if not kept and old not in good[-1:]:
-                _discard(old)
 
 
 def load_checkpoint(
@@ -208,12 +133,15 @@ def load_checkpoint(
     parallel: Parallel | None = None,
     reset_optimizers: bool = False,
 ) -> Meta:
-    """Restore everything in place; return what the checkpoint says of its run, including the iteration to resume from.
+    """Restore everything in place, and return the checkpoint's `Meta`, with the iteration to resume from.
 
     Args:
+        path: the checkpoint.
+        trained: what is restored.
         identity: the identity of the run that is resumed.
         earlier_hash: the run's `settings_hash`. A checkpoint of RMD 0.1, which recorded nothing else, is accepted if it
             has the same hash; a warning says that its prompts and teacher could not be compared.
+        parallel: the place of this process in the run; by default it is the only one.
         reset_optimizers: load only weights and average, of any recipe that they fit; the optimisers start anew.
 
     Raises:
@@ -228,12 +156,12 @@ def load_checkpoint(
             trained.optimizers[role].state.clear()
         else:
             _fill_optimizer(trained.optimizers[role], trained.roles.trainable(role))
-    wanted = _tensors(trained)
-    found = {name: tuple(entry.size) for name, entry in reader.tensors.items()}
+    tensors = trained.tensors()
+    stored = {name: tuple(entry.size) for name, entry in reader.tensors.items()}
     if reset_optimizers:
-        found = {name: size for name, size in found.items() if not name.startswith("optimizer-")}
-    _check_fit(path, wanted, found)
-    _read(wanted, reader, path, alone=parallel is None or parallel.weights is None)
+        stored = {name: size for name, size in stored.items() if not name.startswith("optimizer-")}
+    _check_fit(path, tensors, stored)
+    _read(tensors, reader, path, no_dist=parallel is None or parallel.dp_mesh is None)
     for role in TRAINED:
         trained.roles.sync(role)
     return meta
@@ -255,7 +183,7 @@ def _check_same_run(path: Path, meta: Meta, identity: Identity, earlier_hash: st
 
 
 def _read_meta(path: Path) -> Meta:
-    """Return what a checkpoint says of its run; raise RMDError if it is damaged or from a later version."""
+    """Read a checkpoint's `meta.json`; raise RMDError if it is damaged or from a later version."""
     try:
         with (path / META).open("rb") as file:
             content = file.read(MAX_JSON)
@@ -273,89 +201,66 @@ def _open(path: Path) -> IndexReader:
         raise _damaged(path, error) from error
 
 
-def _read(tensors: dict[str, Tensor], reader: IndexReader, path: Path, *, alone: bool) -> None:
-    """Fill tensors with what a checkpoint holds under their names; RMDError if it is damaged."""
+def _read(tensors: dict[str, Tensor], reader: IndexReader, path: Path, *, no_dist: bool) -> None:
+    """Fill tensors with what a checkpoint holds under their names; raise RMDError if it is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            load(tensors, storage_reader=reader, no_dist=alone)
+        with without_dist_warning():
+            load(tensors, storage_reader=reader, no_dist=no_dist)
     except (OSError, RuntimeError, EOFError, ValueError, CheckpointException) as error:
         raise _damaged(path, error) from error
 
 
-def _tensors(trained: Trained) -> dict[str, Tensor]:
-    """Everything by name, as it lies in memory."""
-    tensors = {f"average/{name}": value for name, value in trained.average.items()}
-    for role in TRAINED:
-        named = trained.roles.named_trainable(role)
-        tensors |= {f"{role}/{name}": value.detach() for name, value in named.items()}
-        state = trained.optimizers[role].state
-        for name, parameter in named.items():
-            for key, value in state.get(parameter, {}).items():
-                tensors[f"optimizer-{role}/{name}/{key}"] = value.detach()
-    return tensors
+@contextmanager
+def without_dist_warning() -> Iterator[None]:
+    """Suppress torch's warning that a run of a single process does not use torch.distributed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _fill_optimizer(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    """The state that AdamW makes at its first step, to load into."""
+    """Create the state that AdamW creates at its first step, so that a checkpoint can be loaded into it."""
     for parameter in parameters:
-        counts = parameter.device if optimizer.defaults["fused"] else "cpu"
+        step_device = parameter.device if optimizer.defaults["fused"] else "cpu"
         optimizer.state[parameter] = {
-            key: torch.zeros((), device=counts) if key == "step" else torch.zeros_like(parameter, requires_grad=False)
+            key: torch.zeros((), device=step_device)
+            if key == "step"
+            else torch.zeros_like(parameter, requires_grad=False)
             for key in _ADAMW
         }
 
 
-def _check_fit(path: Path, wanted: dict[str, Tensor], found: dict[str, tuple[int, ...]]) -> None:
-    """RMDError unless the checkpoint holds what is wanted and nothing else."""
-    for group, names in _groups(wanted):
-        if not any(name.startswith(group) for name in found):
+def _check_fit(path: Path, tensors: dict[str, Tensor], stored: dict[str, tuple[int, ...]]) -> None:
+    """Raise RMDError unless a checkpoint stores exactly the given tensors.
+
+    Args:
+        stored: the size of each tensor in the checkpoint.
+    """
+    for group in dict.fromkeys(f"{name.partition('/')[0]}/" for name in tensors):
+        names, held = ({name for name in each if name.startswith(group)} for each in (tensors, stored))
+        if not held:
             raise RMDError(f"the checkpoint {path} has no {group[:-1]} state: it cannot continue the same run")
-        held = {name for name in found if name.startswith(group)}
         if group.startswith("optimizer-"):
             missing = sorted(name.removeprefix(group).rsplit("/", 1)[0] for name in names - held)
             if missing:
                 raise RMDError(
                     f"the checkpoint {path} lacks the optimiser's state of {missing[0]}: it cannot continue the same "
-                    "run; add --reset-optimizer to begin with new optimisers"
+                    "run; add --reset-optimizer to start with new optimisers"
                 )
-        elif names != held or any(tuple(wanted[name].shape) != found[name] for name in names):
+        elif names != held or any(tuple(tensors[name].shape) != stored[name] for name in names):
             raise RMDError(
                 f"the checkpoint {path} does not fit: its weights for the {group[:-1]} belong to another network or "
                 "another LoRA rank"
             )
-    foreign = sorted(found.keys() - wanted.keys())
+    foreign = sorted(stored.keys() - tensors.keys())
     if foreign:
-        raise RMDError(f"the checkpoint {path} holds {foreign[0]}, which this run does not have: it is of another run")
+        raise RMDError(
+            f"the checkpoint {path} holds {foreign[0]}, which this run does not have: it belongs to another run"
+        )
 
 
-def _groups(wanted: dict[str, Tensor]) -> Iterator[tuple[str, set[str]]]:
-    groups: dict[str, set[str]] = {}
-    for name in wanted:
-        groups.setdefault(f"{name.partition('/')[0]}/", set()).add(name)
-    yield from groups.items()
-
-
-def _clear(folder: Path, partial: Path) -> None:
-    """Make room for a checkpoint to be; a run killed while it saved may have left its own behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for killed in folder.glob(".*.partial"):
-        shutil.rmtree(killed, ignore_errors=True)
-    partial.mkdir()
-
-
-def _finish(partial: Path, final: Path, meta: Meta) -> None:
-    """Make the written checkpoint the real one, in a step that no kill can halve."""
-    write_text(partial / META, meta.model_dump_json(indent=1))
-    _flush(partial / META)
-    _flush(partial)
-    _discard(final)
-    partial.rename(final)
-    _flush(final.parent)
-
-
-def _discard(path: Path) -> None:
-    """Remove a checkpoint if it exists; a kill meanwhile leaves nothing that looks like a checkpoint."""
+def discard(path: Path) -> None:
+    """Remove a checkpoint if it exists; a kill in between leaves nothing that looks like a checkpoint."""
     removed = path.with_name(f".removed-{path.name}.partial")
     shutil.rmtree(removed, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -363,16 +268,8 @@ def _discard(path: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
 
 
-def _reason(work: Callable[[], None]) -> str | None:
-    """Do it; None, or why it could not be done."""
-    try:
-        work()
-    except OSError as error:
-        return _why(error)
-    return None
-
-
-def _why(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
+    """Return the reason of an error, found inside torch's exceptions, as part of a sentence."""
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     inner = causes[0][0] if causes else error
     if isinstance(inner, pickle.UnpicklingError):  # its message advises to load without the check
@@ -381,21 +278,11 @@ def _why(error: BaseException) -> str:
 
 
 def _damaged(path: Path, error: BaseException) -> RMDError:
-    return RMDError(f"the checkpoint {path} is damaged: remove it to resume from the one before ({_why(error)})")
+    return RMDError(
+        f"the checkpoint {path} is damaged: remove it to resume from the one before ({failure_reason(error)})"
+    )
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
-
-
-def _iteration_of(path: Path) -> int:
+def iteration_of(path: Path) -> int:
+    """Return the number of iterations after which a checkpoint was saved."""
     return int(path.name.split("-")[1])
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk, so that a rename never outruns its data."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

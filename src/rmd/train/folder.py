@@ -19,7 +19,7 @@ def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[N
     """Check a run's folder and lock it for the duration of the block; a missing folder is created.
 
     The first process holds the lock for all processes of the run. The lock is released when that process ends, however
-    it ends. A folder that was created but not written to is removed again.
+    it ends. A folder that was created here and not written to is removed again.
 
     Raises:
         RMDError: on every process, if another run writes to the folder, if it cannot be written to, or if it does not
@@ -45,10 +45,10 @@ def hold_folder(folder: Path, parallel: Parallel, *, resume: bool) -> Iterator[N
 
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise RMDError unless the folder is suitable for a run that starts, or for one that resumes."""
-    found = checkpoints(folder / CHECKPOINTS)
-    if found and not resume:
-        raise RMDError(f"{folder} holds a run already: add --resume to go on with it, or choose another --out")
-    if resume and not found:
+    saved = checkpoints(folder / CHECKPOINTS)
+    if saved and not resume:
+        raise RMDError(f"{folder} holds a run already: add --resume to continue it, or choose another --out")
+    if resume and not saved:
         raise RMDError(f"nothing to resume in {folder}: it holds no checkpoint; run without --resume")
     if folder.exists() and not folder.is_dir():
         raise RMDError(f"{folder} is a file: choose another --out")

@@ -1,6 +1,6 @@
-"""Notices a collapse while it happens: samples that lose their spread or blow up, scores that drift apart, bad marks.
+"""Notices that a student collapses: its samples lose variance or blow up, the scores drift apart, or accuracy falls.
 
-Losses do not show it: in distribution matching, good and bad runs have alike ones (`docs/runs.md`).
+The losses do not show it: in distribution matching, good and bad runs have similar losses (`docs/runs.md`).
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from statistics import median
 from rmd.common.typed import Strict
 
 FIRST = 10
-"""Observations of a step whose median is what is usual."""
+"""Number of a step's first observations, whose median counts as usual."""
 PATIENCE = 5
-"""Observations in a row that must be unusual."""
+"""Number of consecutive unusual observations that count as a collapse."""
 LOWEST, HIGHEST = 0.25, 4.0
-"""Spread of a step's samples over the usual one."""
+"""Bounds on the standard deviation within a step's samples, relative to the usual one."""
 WIDEST = 5.0
-"""Gap between teacher and fake score over the usual one."""
+"""Bound on the gap between teacher and fake score, relative to the usual one."""
 JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
-"""What the judge finds right: twice in a row below this share of the best, which must be known to be one."""
+"""Stop when judge accuracy falls below `DROP` x the best twice in a row; the best counts once it reaches `KNOWN`."""
 
 
 class Best(Strict):
-    """The iteration at which the judge found most of the samples right, and what share that was."""
+    """The iteration with the highest judge accuracy."""
 
     iteration: int
     right: float
+    """Judge accuracy in [0, 1]: the share of samples that show every attribute of their caption."""
 
     @staticmethod
     def of(before: Best | None, iteration: int, values: Mapping[str, float]) -> Best | None:
-        """The better of `before` and what the judge found at this iteration, the former when they are equal."""
-        found = values.get(JUDGED)
-        if found is None or not math.isfinite(found) or (before is not None and found <= before.right):
+        """Return the better of `before` and this iteration's score; `before` if they are equal or there is no score."""
+        accuracy = values.get(JUDGED)
+        if accuracy is None or not math.isfinite(accuracy) or (before is not None and accuracy <= before.right):
             return before
-        return Best(iteration=iteration, right=found)
+        return Best(iteration=iteration, right=accuracy)
 
 
 class SeriesState(Strict):
@@ -54,23 +55,23 @@ class GuardState(Strict):
     """State of a guard, as a checkpoint stores it."""
 
     series: dict[str, SeriesState]
-    """Watched numbers by kind and step: `spread-1`, `gap-1`, `spread-2`, ..."""
+    """Watched numbers by kind and step: `spread-1`, `gap-1`, `spread-2`, ..., where `spread` is `sample_std`."""
     best: float
-    """Largest share of samples that the judge has found right."""
+    """Highest judge accuracy so far."""
     low: list[int]
-    """Latest consecutive iterations at which the judge found too few samples right."""
+    """Latest consecutive iterations at which judge accuracy was too low."""
 
 
 @dataclass
 class _Series:
-    """One number of one step: what was usual, and since when it is not."""
+    """One watched number of one step: what is usual, and since when it has been unusual."""
 
     first: list[float] = field(default_factory=list)
     unusual: int = 0
     since: int | None = None
 
     def add(self, iteration: int, value: float, lowest: float, highest: float) -> float | None:
-        """The value over the usual one, if it has been unusual for long enough."""
+        """Add an observation; return its ratio to the usual value if it has been unusual for long enough."""
         if len(self.first) < FIRST:
             if math.isfinite(value):
                 self.first.append(value)
@@ -85,7 +86,7 @@ class _Series:
 
 
 class CollapseGuard:
-    """Watches the numbers of every iteration, step by step: a late step's samples differ from an early one's."""
+    """Watches the metrics of every iteration, separately for each step, because late steps differ from early ones."""
 
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
@@ -93,13 +94,14 @@ class CollapseGuard:
         self._low: list[int] = []
 
     def observe(self, iteration: int, values: Mapping[str, float]) -> str | None:
-        """What is wrong, in half a sentence, or None.
+        """Return what is wrong, as a clause of a sentence, or None.
 
         Args:
-            values: `step`, `sample_std` and `gap` of the iteration, and what the judge found, if it was asked.
+            iteration: number of iterations done.
+            values: the iteration's metrics: `step`, `sample_std`, `gap`, and the judge's scores if there are any.
         """
         step = int(values["step"])
-        spread = self._of("spread", step).add(iteration, values["sample_std"], LOWEST, HIGHEST)
+        std = self._of("spread", step).add(iteration, values["sample_std"], LOWEST, HIGHEST)
         gap = self._of("gap", step).add(iteration, values["gap"], 0.0, WIDEST)
         judged = values.get(JUDGED)
         if judged is not None:
@@ -107,18 +109,18 @@ class CollapseGuard:
             low = self._best >= KNOWN and judged < DROP * self._best
             self._low = [*self._low, iteration] if low else []
             if len(self._low) > 1:
-                return f"the judge finds {judged:.0%} of its samples right, after {self._best:.0%}"
-        if spread is not None:
-            return f"the samples of step {step} spread {spread:.2g} times as much as at the start"
+                return f"judge accuracy has fallen to {judged:.0%} from {self._best:.0%}"
+        if std is not None:
+            return f"the samples of step {step} have {std:.2g} times the standard deviation they had at the start"
         if gap is not None:
             return f"teacher and fake score are {gap:.2g} times as far apart at step {step} as at the start"
         return None
 
     @property
     def since(self) -> int | None:
-        """The iteration since which something is unusual; None if nothing is."""
-        found = [series.since for series in self._series.values() if series.since is not None]
-        return min([*found, *self._low], default=None)
+        """The iteration since which something has been unusual; None if nothing is."""
+        since = [series.since for series in self._series.values() if series.since is not None]
+        return min([*since, *self._low], default=None)
 
     def state(self) -> GuardState:
         """Return the state of the guard for a checkpoint."""
@@ -129,7 +131,7 @@ class CollapseGuard:
         return GuardState(series=series, best=self._best, low=list(self._low))
 
     def load(self, state: GuardState) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self._series = {
             name: _Series(list(each.first), each.unusual, each.since) for name, each in state.series.items()
         }

@@ -6,20 +6,17 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.common.files import reason
 from rmd.common.typed import Strict
 from rmd.data.images import ImageFolder, Images
-from rmd.train.weights import TeacherWeights
+from rmd.train.weights import TeacherWeights, WeightReader
 
 SAMPLED = 64
 """Approximate number of values of each weight in a fingerprint, evenly spaced."""
@@ -46,7 +43,7 @@ class Identity(Strict):
             counts = f"{made.prompts:,} then, {self.prompts:,} now"
             raise RMDError(f"{what} was made with other prompts ({counts}): {_advice('prompts')}")
         if made.teacher_key != self.teacher_key:
-            raise RMDError(f"{what} was made with another teacher, of other weights: {_advice('teacher')}")
+            raise RMDError(f"{what} was made with another teacher, which has other weights: {_advice('teacher')}")
         if made.images_key != self.images_key:
             raise RMDError(f"{what} was made with other images: {_advice('images')}")
 
@@ -54,13 +51,13 @@ class Identity(Strict):
 def another_recipe(what: str) -> RMDError:
     """Return the error for something that was made with other settings."""
     return RMDError(
-        f"{what} is of another recipe: resume with the settings it was made with, add --reset-optimizer to go on from "
-        "its weights, or choose another --out"
+        f"{what} was made with another recipe: resume with the settings of that recipe, add --reset-optimizer to "
+        "continue from its weights, or choose another --out"
     )
 
 
 def _advice(what: Literal["prompts", "teacher", "images"]) -> str:
-    return f"resume with the same {what}, add --reset-optimizer to go on with these, or choose another --out"
+    return f"resume with the same {what}, add --reset-optimizer to continue with these, or choose another --out"
 
 
 def network_key(network: nn.Module, weights: TeacherWeights | None = None) -> str:
@@ -94,31 +91,21 @@ def images_key(images: Images | None) -> str | None:
     captions = json.dumps(list(images.source.captions)).encode()
     if not isinstance(images.source, ImageFolder):
         return _hash(captions, images.source.images.contiguous().numpy().tobytes())
-    found = hashlib.sha256(captions)
+    digest = hashlib.sha256(captions)
     for path in images.source.paths:
         try:
             with path.open("rb") as file:
-                found.update(f"{path.stat().st_size} ".encode() + file.read(HEAD))
+                digest.update(f"{path.stat().st_size} ".encode() + file.read(HEAD))
         except OSError as error:
             raise RMDError(f"data.images: cannot read {path}: {reason(error)}") from error
-    return found.hexdigest()
+    return digest.hexdigest()
 
 
 def _stored(network: nn.Module, weights: TeacherWeights) -> Iterator[tuple[str, Tensor]]:
-    """Yield the parameters of a network from its files."""
-    with ExitStack() as stack:
-        opened: dict[Path, Any] = {}
+    """Yield the parameters of a network, sorted by name, from its files."""
+    with WeightReader(weights.files) as stored:
         for name in sorted(name for name, _ in network.named_parameters()):
-            if name not in weights.files:
-                raise RMDError(f"the teacher's files have no weight {name}: save it anew with diffusers")
-            path = weights.files[name]
-            try:
-                if path not in opened:
-                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
-                stored = opened[path].get_tensor(name)
-            except (OSError, SafetensorError) as error:
-                raise RMDError(f"cannot read the weights in {path}: {error}") from error
-            yield name, stored
+            yield name, stored[name][...]
 
 
 def _settings(network: nn.Module) -> list[tuple[str, str]]:
@@ -137,15 +124,15 @@ def _plain(value: object) -> str:
 
 
 def _hash(*parts: bytes) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(len(part).to_bytes(8, "big") + part)
-    return found.hexdigest()
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
 
 
 def weights_key(module: nn.Module) -> str:
-    """Twelve hexadecimal digits of a network's weights."""
-    found = hashlib.blake2b(digest_size=6)
+    """Return twelve hexadecimal digits that identify the weights of a network, all of which are hashed."""
+    digest = hashlib.blake2b(digest_size=6)
     for tensor in module.state_dict().values():
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

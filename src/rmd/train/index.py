@@ -86,7 +86,7 @@ def read_index(folder: Path) -> Metadata:
         if _is_made(entry, "BytesStorageMetadata"):
             raise RMDError(f"the checkpoint {folder} holds {shown(name)}, which is not a tensor: RMD does not load it")
         tensors[_typed(name, str)] = _tensor(_fields(entry, "TensorStorageMetadata"))
-    lengths = {found.name: found.stat().st_size for found in folder.iterdir() if found.is_file()}
+    lengths = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
     places: dict[MetadataIndex, _StorageInfo] = {}
     for key, info in storage.items():
         chunk = _fields(key, "MetadataIndex")
@@ -155,7 +155,7 @@ def _unpickle(path: Path) -> object:
     except _Foreign as error:
         raise RMDError(
             f"the checkpoint {path.parent} is not one that RMD wrote: its index names {str(error)[:60]}, with which it "
-            "could run code; nothing of it was run or loaded, delete it unless you know where it comes from"
+            "could run code; nothing of it was run or loaded; delete it unless you know where it comes from"
         ) from error
     except OSError:
         raise
@@ -213,7 +213,7 @@ def _sizes(made: object) -> torch.Size:
     args = _typed(made.args, tuple) if _is_made(made, "Size") else ()
     sizes = _typed(args[0], tuple) if len(args) == 1 else None
     if sizes is None or len(sizes) > 16 or not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
-        raise ValueError("its index holds a size that is none")
+        raise ValueError("its index holds something that is not a size")
     return torch.Size(sizes)
 
 

@@ -1,6 +1,7 @@
-"""Pictures that explain a run: samples of fixed prompts, and what teacher and fake score read in the student's sample.
+"""Pictures that explain a run: samples of fixed prompts, and the scores' predictions from the student's sample.
 
-Losses of distribution matching are unreadable (a falling loss may be a collapse), so people debug with these.
+The losses of distribution matching are uninformative (a falling loss may be a collapse); these pictures show what is
+going wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
 
 
 def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *, seed: int) -> Image.Image:
-    """Fixed prompts, encoded, and fixed seeds with the student as it is now."""
+    """Sample prompts with the student as it is now, and arrange the images in a grid of two rows.
+
+    Args:
+        backbone: decodes the samples.
+        module: the student's network.
+        plan: the student's steps.
+        cond: the encoded prompts, one per image.
+        seed: keys the noise, so that the same prompts can be compared over a run.
+    """
     noise = CounterNoise(seed, range(len(cond)), device=backbone.device)
     images = backbone.decode(sample_latents(backbone, module, plan, cond, noise)).clamp(-1, 1)
     return grid_image(to_uint8(strips(images)), columns=len(cond) // 2 or 1)
@@ -28,7 +37,10 @@ def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Co
 
 @torch.no_grad()
 def score_panel(backbone: Backbone, rollout: Rollout, *, count: int = 8) -> Image.Image:
-    """Rows of `PANEL_ROWS` for the first samples of a roll-out; the difference is f_real - f_fake around grey."""
+    """Draw the rows `PANEL_ROWS` for the first `count` samples of a roll-out.
+
+    The last row is four times f_real - f_fake, around grey.
+    """
     pick = slice(0, count)
     decoded = [backbone.decode(x[pick]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
     difference = 4 * (decoded[2] - decoded[3])
@@ -36,7 +48,11 @@ def score_panel(backbone: Backbone, rollout: Rollout, *, count: int = 8) -> Imag
 
 
 def strips(samples: Tensor) -> Tensor:
-    """Pictures (n, 3, H, W) as they are; of videos (n, 3, T, H, W) the first, middle and last frame side by side."""
+    """Return samples as pictures (n, 3, H, W').
+
+    Pictures (n, 3, H, W) are returned as they are; of videos (n, 3, T, H, W), the first, middle and last frames are
+    placed side by side.
+    """
     if samples.ndim == 4:
         return samples
     length = samples.shape[2]

@@ -1,7 +1,8 @@
-"""The processes of a run, one a device: who takes which samples, how weights are spread, what all must agree on.
+"""The processes of a run, one per device: which samples each takes, how weights are sharded, what all must agree on.
 
-`torchrun` (or `accelerate launch`) starts them and tells each its place in environment variables. Weights, masters and
-optimiser states are spread by FSDP2; a process alone runs the same code with nothing to spread.
+`torchrun` (or `accelerate launch`) starts the processes and tells each its place in environment variables. FSDP2 shards
+weights, float32 masters and optimiser states; a single process runs the same code without sharding anything. Names are
+those of torchtitan: dp_replicate, dp_shard, cp.
 """
 
 from __future__ import annotations
@@ -24,73 +25,73 @@ from rmd.common.errors import RMDError
 from rmd.recipes.schema import ParallelConfig
 
 TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for each other; a checkpoint of a large model may take its time."""
+"""How long processes wait for each other; writing the checkpoint of a large model can take minutes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """A process's place among those of the run; without arguments, a process alone.
-
-    weights: (replicas, shards), or None for a process alone. tokens: (samples, ring, ulysses), or None; the last are
-    those that share a sample's tokens, and diffusers wants the one before. storage: the group in which checkpoints are
-    agreed on, in a thread beside the training.
-    """
+    """The place of this process among those of the run. Without arguments, the run has a single process."""
 
     rank: int = 0
     world: int = 1
-    weights: DeviceMesh | None = None
-    tokens: DeviceMesh | None = None
+    dp_mesh: DeviceMesh | None = None
+    """Mesh (dp_replicate, dp_shard) of all processes; None in a run of a single process."""
+    cp_mesh: DeviceMesh | None = None
+    """Mesh (dp, ring, ulysses), or None without context parallelism. The processes along `ulysses` share the tokens of
+    the same samples; `ring` has size 1, and diffusers asks for it."""
     storage: dist.ProcessGroup | None = None
+    """Group of all processes in which they agree on checkpoints, in a thread beside the training."""
 
     @property
     def main(self) -> bool:
-        """Whether this process prints and writes what needs writing once."""
+        """Whether this is the first process, which prints and writes what only one process may."""
         return self.rank == 0
 
     @property
-    def context_parallel(self) -> int:
-        """Processes that share the tokens of the same samples."""
-        return 1 if self.tokens is None else self.tokens["ulysses"].size()
+    def cp(self) -> int:
+        """Context parallelism: the number of processes that share the tokens of the same samples."""
+        return 1 if self.cp_mesh is None else self.cp_mesh["ulysses"].size()
 
     @property
-    def parts(self) -> int:
-        """Into how many parts a batch is divided."""
-        return self.world // self.context_parallel
+    def dp(self) -> int:
+        """Data parallelism: the number of parts into which a batch is divided."""
+        return self.world // self.cp
 
     @property
-    def part(self) -> int:
-        """Which part of a batch is this process's."""
-        return self.rank // self.context_parallel
+    def dp_rank(self) -> int:
+        """Index of the part of a batch that this process computes."""
+        return self.rank // self.cp
 
-    def share(self, items: Sequence[T], micro_batches: int = 1) -> list[Sequence[T]]:
-        """This process's part of a batch, as `micro_batches` micro-batches.
+    def micro_batches(self, batch: Sequence[T], count: int = 1) -> list[Sequence[T]]:
+        """Return this process's part of a batch, divided into `count` micro-batches.
 
         Raises:
-            RMDError: the batch does not divide.
+            RMDError: the batch cannot be divided evenly.
         """
-        pieces = self.parts * micro_batches
-        if len(items) % pieces:
+        pieces = self.dp * count
+        if len(batch) % pieces:
             raise RMDError(
-                f"a batch of {len(items)} does not divide into {self.parts} processes with {micro_batches} "
+                f"a batch of {len(batch)} does not divide into {self.dp} processes with {count} "
                 f"micro-batches each: set train.batch_size to a multiple of {pieces}"
             )
-        size = len(items) // pieces
-        first = self.part * micro_batches
-        return [items[piece * size : (piece + 1) * size] for piece in range(first, first + micro_batches)]
+        size = len(batch) // pieces
+        first = self.dp_rank * count
+        return [batch[piece * size : (piece + 1) * size] for piece in range(first, first + count)]
 
-    def spread(self, network: nn.Module, units: Iterable[nn.Module], *, half: bool = False) -> None:
-        """Spread a network's parameters over the processes; its blocks are gathered one at a time.
+    def shard(self, network: nn.Module, units: Iterable[nn.Module], *, half: bool = False) -> None:
+        """Shard a network's parameters over the processes; its blocks are gathered one at a time.
 
         Args:
-            units: the blocks, as a backbone's `shard_units` finds them.
-            half: trainable parameters become float32, spread and reduced so, and compute in bfloat16; those of the
-                modules that diffusers keeps in float32 compute in float32.
+            network: the network; nothing happens in a run of a single process.
+            units: its blocks, as `Backbone.shard_units` returns them.
+            half: keep the parameters in float32 (sharded and reduced in it) and compute in bfloat16, except for
+                modules that diffusers keeps in float32.
         """
-        if self.weights is None:
+        if self.dp_mesh is None:
             return
-        # without cast_forward_inputs=False, timesteps would be rounded to bfloat16: 857 to 856
+        # Without cast_forward_inputs=False, timesteps would be rounded to bfloat16: 857 would become 856.
         plain = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         policy = plain
         if half:
@@ -99,51 +100,55 @@ class Parallel:
             )
             for parameter in network.parameters():
                 parameter.data = parameter.data.float()
-            for module in _kept_whole(network):
-                fully_shard(module, mesh=self.weights, mp_policy=plain, reshard_after_forward=True)
-        # reshard: by default, the outermost weights would stay gathered, and not see what is written into their parts
+            for module in _kept_in_float32(network):
+                fully_shard(module, mesh=self.dp_mesh, mp_policy=plain, reshard_after_forward=True)
+        # By default FSDP keeps the outermost weights gathered, and these would miss what is written into the shards.
         for module in [*units, network]:
-            fully_shard(module, mesh=self.weights, mp_policy=policy, reshard_after_forward=True)
+            fully_shard(module, mesh=self.dp_mesh, mp_policy=policy, reshard_after_forward=True)
 
-    def synchronise(self, network: nn.Module, wanted: bool) -> None:
-        """Whether the next backward passes through a network end with the gradients' mean over the processes."""
+    def set_gradient_sync(self, network: nn.Module, wanted: bool) -> None:
+        """Choose whether the next backward pass through a network averages its gradients over the processes."""
         if isinstance(network, FSDPModule):
             network.set_requires_gradient_sync(wanted)
 
     @torch.no_grad()
     def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-        """Scale the gradients of spread parameters to a norm of at most `limit`; the norm before, on every process.
+        """Scale the gradients of sharded parameters to a norm of at most `limit`.
 
-        Each process scales its own parts: torch's `clip_grad_norm_` would take every gradient through DTensor.
+        Each process scales its own shards: torch's `clip_grad_norm_` would send every gradient through DTensor.
+
+        Returns:
+            The norm before clipping, a scalar on the parameters' device, the same on every process.
         """
-        parts = [own(parameter.grad) for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(parts)
-        if self.weights is not None:
-            squared = norm.double().square()  # of float32, the square of a large norm would be infinite
-            dist.all_reduce(squared, group=self.weights.get_group("shards"))
+        shards = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(shards)
+        if self.dp_mesh is not None:
+            squared = norm.double().square()  # in float32, the square of a large norm would be infinite
+            dist.all_reduce(squared, group=self.dp_mesh.get_group("dp_shard"))
             norm = squared.sqrt().to(norm.dtype)
-        torch._foreach_mul_(parts, (limit / (norm + 1e-6)).clamp(max=1))
+        torch._foreach_mul_(shards, (limit / (norm + 1e-6)).clamp(max=1))
         return norm
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set on any process."""
-        found = self._reduced([float(flag) for flag in flags], dist.ReduceOp.MAX)
-        return tuple(value > 0 for value in found)
+        """Return, for each flag, whether it is set on any process."""
+        maxima = self._all_reduce([float(flag) for flag in flags], dist.ReduceOp.MAX)
+        return tuple(value > 0 for value in maxima)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Every value's mean over the processes."""
-        return dict(zip(values, self._reduced(list(values.values()), dist.ReduceOp.SUM, 1 / self.world), strict=True))
+        """Return the mean of every value over the processes."""
+        means = self._all_reduce(list(values.values()), dist.ReduceOp.SUM, 1 / self.world)
+        return dict(zip(values, means, strict=True))
 
     def from_main(self, value: T) -> T:
-        """What the main process gives, on every process."""
-        if self.weights is None:
+        """Return the first process's value on every process."""
+        if self.dp_mesh is None:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def on_main(self, work: Callable[[], object]) -> None:
-        """Do something in the first process, while the others wait; RMDError on all of them where it raises one."""
+        """Call a function in the first process while the others wait; if it raises RMDError, raise it on all."""
         failure = None
         if self.main:
             try:
@@ -154,20 +159,28 @@ class Parallel:
         if failure is not None:
             raise RMDError(failure)
 
-    def _reduced(self, values: list[float], how: dist.ReduceOp.RedOpType, scale: float = 1.0) -> list[float]:
-        if self.weights is None:
+    def result_from_main(self, work: Callable[[], T]) -> T:
+        """Call a function in the first process and return its result on all; if it raises RMDError, raise it on all."""
+        results: list[T] = []
+        self.on_main(lambda: results.append(work()))
+        return self.from_main(results)[0]
+
+    def _all_reduce(self, values: list[float], op: dist.ReduceOp.RedOpType, scale: float = 1.0) -> list[float]:
+        if self.dp_mesh is None:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, how)
+        dist.all_reduce(tensor, op)
         return [float(value) for value in scale * tensor]
 
 
 @contextmanager
 def processes(config: ParallelConfig, device: torch.device) -> Iterator[Parallel]:
-    """The place of this process among those that torchrun started, or alone, for the time of the block.
+    """Connect the processes that torchrun started for the duration of the block, and yield the place of this one.
+
+    Without torchrun, the run has a single process.
 
     Raises:
-        RMDError: as many processes do not divide into the recipe's groups.
+        RMDError: the processes cannot be divided into the recipe's groups.
     """
     groups = config.dp_replicate * config.context_parallel
     if "WORLD_SIZE" not in os.environ:
@@ -186,49 +199,53 @@ def processes(config: ParallelConfig, device: torch.device) -> Iterator[Parallel
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process's own among those of its machine; a CPU is shared."""
+    """Return the GPU of this process on its machine, and make it torch's current one; a CPU is returned as it is."""
     if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
-    found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(found)
-    return found
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(gpu)
+    return gpu
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be spread, gathered on every process."""
+def full(tensor: Tensor) -> Tensor:
+    """Return the full tensor on every process; a tensor that is not sharded is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def own(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be spread; it shares its memory."""
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a tensor, which shares its memory; without sharding, the tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def place(config: ParallelConfig, device: torch.device) -> Parallel:
-    """This process's place when the processes are connected; RMDError when they do not divide into the groups."""
+    """Return the place of this process once all are connected.
+
+    Raises:
+        RMDError: the processes cannot be divided into the recipe's groups.
+    """
     world, groups = dist.get_world_size(), config.dp_replicate * config.context_parallel
     if world % groups:
         raise RMDError(
             f"{world} processes do not divide into {config.dp_replicate} replicas of {config.context_parallel} that "
             "share a sample: change parallel.dp_replicate, parallel.context_parallel or the number of processes"
         )
-    weights = init_device_mesh(
-        device.type, (config.dp_replicate, world // config.dp_replicate), mesh_dim_names=("replicas", "shards")
+    dp_mesh = init_device_mesh(
+        device.type, (config.dp_replicate, world // config.dp_replicate), mesh_dim_names=("dp_replicate", "dp_shard")
     )
-    tokens = None
+    cp_mesh = None
     if config.context_parallel > 1:
         shape = (world // config.context_parallel, 1, config.context_parallel)
-        tokens = init_device_mesh(device.type, shape, mesh_dim_names=("samples", "ring", "ulysses"))
+        cp_mesh = init_device_mesh(device.type, shape, mesh_dim_names=("dp", "ring", "ulysses"))
     storage = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    return Parallel(dist.get_rank(), world, weights, tokens, storage)
+    return Parallel(dist.get_rank(), world, dp_mesh, cp_mesh, storage)
 
 
-def _kept_whole(network: nn.Module) -> list[nn.Module]:
-    """Modules that diffusers loads in float32 whatever the rest is in; none lies in another."""
+def _kept_in_float32(network: nn.Module) -> list[nn.Module]:
+    """Return the outermost modules that diffusers loads in float32 whatever the dtype of the rest."""
     names = tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
-    found: dict[str, nn.Module] = {}
+    kept: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in kept)
         if not inside and name.rsplit(".", 1)[-1] in names and any(True for _ in module.parameters()):
-            found[name] = module
-    return list(found.values())
+            kept[name] = module
+    return list(kept.values())

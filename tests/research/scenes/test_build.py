@@ -1,4 +1,4 @@
-"""The builds, on a few scenes and iterations: what they write, record, take up again and refuse."""
+"""The builds on a few scenes and iterations: files, records, resumption and refusals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder with all parts, the smallest that there can be, and what was logged."""
+    """Return a folder with all parts, as small as possible, and the log messages."""
     root, lines = tmp_path_factory.mktemp("built"), list[str]()
     cache = root / "cache"
     with pytest.MonkeyPatch.context() as patch:
@@ -62,14 +62,14 @@ def small(seed: int) -> Curriculum:
     return Curriculum(low_iterations=1, high_iterations=1, low_batch=4, high_batch=4, seed=seed)
 
 
-def test_everything_is_there_and_nothing_else(built: tuple[Path, list[str]]) -> None:
+def test_all_parts_are_written_and_nothing_else(built: tuple[Path, list[str]]) -> None:
     out = built[0] / "out"
     assert names(out) == ["build.json", "judge.safetensors", "references.safetensors", "teacher"]
     left = [name for name in names(built[0] / "cache") if not name.startswith("scenes-")]
-    assert len(left) == 1 and left[0].startswith("vae-")  # checkpoints are gone, the VAE may serve again
+    assert len(left) == 1 and left[0].startswith("vae-")  # checkpoints are removed; the cached VAE is kept
 
 
-def test_the_record(built: tuple[Path, list[str]]) -> None:
+def test_the_record_of_a_build(built: tuple[Path, list[str]]) -> None:
     parts = json.loads((built[0] / "out" / "build.json").read_text(encoding="utf-8"))
     assert sorted(parts) == ["decoder", "judge", "references", "teacher", "vae"]
     data = {"count": 64, "seed": 1, "training": True}
@@ -83,13 +83,13 @@ def test_the_record(built: tuple[Path, list[str]]) -> None:
     assert parts["references"]["results"]["guidance"] == build.load_recipe("scenes").method.guidance
 
 
-def test_log_lines_tell_the_time(built: tuple[Path, list[str]]) -> None:
+def test_log_messages_end_with_the_seconds(built: tuple[Path, list[str]]) -> None:
     kinds = {line.split()[0] for line in built[1]}
     assert kinds == {"vae", "decoder", "teacher", "judge"}
     assert all(line.endswith("s") and line.rsplit(" ", 1)[1][:-1].isdigit() for line in built[1])
 
 
-def test_the_teacher_is_small_and_ordinary(built: tuple[Path, list[str]]) -> None:
+def test_the_teacher_is_a_small_ordinary_pipeline(built: tuple[Path, list[str]]) -> None:
     folder = built[0] / "out" / "teacher"
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float16)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder_2):
@@ -98,28 +98,28 @@ def test_the_teacher_is_small_and_ordinary(built: tuple[Path, list[str]]) -> Non
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 2.05 * parameters
 
 
-def test_a_teacher_does_not_say_where_its_vae_lay(built: tuple[Path, list[str]]) -> None:
-    """Its VAE was loaded from the cache, which diffusers would write down."""
+def test_configurations_do_not_contain_local_folders(built: tuple[Path, list[str]]) -> None:
+    """The VAE was loaded from the cache, a folder that diffusers would record."""
     configurations = list((built[0] / "out" / "teacher").rglob("*.json"))
     assert any(path.parent.name == "vae" for path in configurations)
     assert not [path for path in configurations if str(built[0]) in path.read_text(encoding="utf-8")]
 
 
-def test_the_references_are_of_the_judge_and_the_prompts(built: tuple[Path, list[str]]) -> None:
+def test_references_are_features_of_the_judge(built: tuple[Path, list[str]]) -> None:
     out = built[0] / "out"
-    found = load_references(out)
+    result = load_references(out)
     scenes = Data(8, 31, False).render(None)
     pixels = scenes.pixels(torch.arange(8))
     _, features = load_judge(out).assess(pixels, scenes.attributes)
-    assert torch.allclose(found.renders, features, atol=0.02)
-    assert found.teacher.shape == features.shape and not torch.allclose(found.teacher, features, atol=0.1)
-    assert found.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
+    assert torch.allclose(result.renders, features, atol=0.02)
+    assert result.teacher.shape == features.shape and not torch.allclose(result.teacher, features, atol=0.1)
+    assert result.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
     captions = scene_captions(8, seed=31, training=False)
     expected = [list(known.to_tuple()) for text in captions if (known := parse(text)) is not None]
     assert build._attributes(captions).tolist() == expected and len(expected) == 8
 
 
-def test_a_vae_is_trained_once_for_a_cache(built: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vae_is_trained_once_per_cache(built: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "VAE_DATA", FEW)
     monkeypatch.setattr(build, "VAE_ITERATIONS", 2)
     monkeypatch.setattr(build, "build_vae_weights", None)
@@ -128,10 +128,10 @@ def test_a_vae_is_trained_once_for_a_cache(built: tuple[Path, list[str]], monkey
     assert vae.dtype == torch.float32 and not any(p.requires_grad for p in vae.parameters())
     shipped = load_vae(built[0] / "out" / "teacher" / "vae")
     for name, value in load_vae(folder / "vae").state_dict().items():
-        assert torch.equal(value, shipped.state_dict()[name])  # the teacher was trained around what is shipped
+        assert torch.equal(value, shipped.state_dict()[name])  # the teacher contains the VAE it was trained with
 
 
-def test_a_teachers_checkpoint_hangs_on_its_latents_not_on_the_decoder(
+def test_a_teachers_checkpoint_depends_on_the_encoder_not_on_the_decoder(
     built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Path] = []
@@ -165,7 +165,7 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
 
     monkeypatch.setattr(build, "train_teacher", train)
     monkeypatch.setattr(build, "teacher_folder", lambda: whole)
-    folder = build_one()  # the packaged one, by default
+    folder = build_one()  # imitates the packaged one by default
     build_one(imitate=whole)
     imitated = read_record(tmp_path / "out").teacher.imitated
     assert imitated == weights_key(load_imitated(whole).denoiser)
@@ -185,7 +185,7 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
         build_one(imitate=tmp_path / "none")
 
 
-def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
     def train(vae: Any, scenes: Any, *, checkpoint: Path, **_: Any) -> float:
@@ -205,19 +205,19 @@ def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)
     assert started[1] == started[0] and not started[0].exists()
     assert names(tmp_path / "out") == ["build.json", "vae"]
-    # another seed, number of iterations or of scenes is another training
+    # Another seed, or another number of iterations or scenes, is another training.
     for change in ({"seed": 1}, {"iterations": 7}, {"data": Data(3, seed=0)}):
         build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", **({"data": tiny} | change))  # type: ignore[arg-type]
     assert len(set(started)) == 4
 
 
-def test_initial_weights_follow_the_seed_alone() -> None:
+def test_initial_weights_depend_on_the_seed_only() -> None:
     state = torch.get_rng_state()
-    found = []
+    result = []
     for seed in (0, 0, 1):
         with seeded(seed):
-            found.append(Judge().state_dict()["embed.1.weight"])
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+            result.append(Judge().state_dict()["embed.1.weight"])
+    assert torch.equal(result[0], result[1]) and not torch.equal(result[0], result[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -229,7 +229,7 @@ def test_a_shorter_curriculum_keeps_the_proportions() -> None:
     assert curriculum_of(2, seed=0).low_iterations == 1 and curriculum_of(2, seed=0).high_iterations == 1
 
 
-def test_errors_leave_nothing_behind(tmp_path: Path, built: tuple[Path, list[str]]) -> None:
+def test_errors_leave_no_files(tmp_path: Path, built: tuple[Path, list[str]]) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     usual: dict[str, Any] = {"cache": cache}
     with pytest.raises(RMDError, match=r"unknown family 'sdxk' \(did you mean 'sdxl'\?\)"):
@@ -240,12 +240,12 @@ def test_errors_leave_nothing_behind(tmp_path: Path, built: tuple[Path, list[str
         build_references(out, **usual)
     with pytest.raises(RMDError, match=r"there is no teacher .*/out/teacher: build one"):
         build_references(out, judge=built[0] / "out", **usual)
-    with pytest.raises(RMDError, match="is no diffusers pipeline"):
+    with pytest.raises(RMDError, match="is not a diffusers pipeline"):
         build_references(out, judge=built[0] / "out", teacher=tmp_path, **usual)
     assert names(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_found_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folders_are_refused_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "train_judge", None)
     (tmp_path / "file").touch()
     with pytest.raises(RMDError, match=r"cannot write to .*file: .*; put that right and run the command again"):
@@ -255,20 +255,20 @@ def test_what_cannot_be_written_is_found_before_the_training(tmp_path: Path, mon
         build_judge(tmp_path, cache=tmp_path)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_of_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     save_judge(Judge(), tmp_path)
     before = (tmp_path / "judge.safetensors").read_bytes()
     monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
-    monkeypatch.setattr("rmd.worlds.still.judge.save_file", full)
+    monkeypatch.setattr("research.scenes.judge.save_file", full)
     with pytest.raises(RMDError, match="the disk is full"):
         build_judge(tmp_path, cache=tmp_path / "cache", data=Data(2, 0))
     assert (tmp_path / "judge.safetensors").read_bytes() == before
 
 
-def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_new_folder_is_written_atomically(tmp_path: Path) -> None:
     folder = tmp_path / "it"
     with new_folder(folder) as partial:
         partial.mkdir()
@@ -279,7 +279,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert names(tmp_path) == ["it"] and names(folder) == ["a"]
 
 
-def test_records_add_up(tmp_path: Path) -> None:
+def test_records_accumulate(tmp_path: Path) -> None:
     data = (Data(2, 0), Data(3, 1, training=False))
     first, other, last = (Part(seed, 10, data, 0.5, {"right": 0.25, "steps": 2}) for seed in range(3))
     record(tmp_path, "vae", first)

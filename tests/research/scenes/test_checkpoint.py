@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and checkpoints that say what is wrong with them."""
+"""Atomic files, and checkpoints with clear errors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "save", save)
 
 
-def test_written_and_read(tmp_path: Path) -> None:
+def test_a_file_is_read_as_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "state.pt"
     write_whole({"a": torch.arange(3), "b": ["x"]}, path)
-    found = read_whole(path)
-    assert found["a"].tolist() == [0, 1, 2] and found["b"] == ["x"]
+    result = read_whole(path)
+    assert result["a"].tolist() == [0, 1, 2] and result["b"] == ["x"]
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.pt"
     write_whole({"a": 1}, path)
     with monkeypatch.context() as patch:
@@ -43,14 +43,14 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut short"])
-def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     path.write_bytes(content)
     with pytest.raises(RMDError, match="is damaged: remove it"):
         read_whole(path)
 
 
-def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
+def test_objects_are_not_unpickled(tmp_path: Path) -> None:
     class Call:
         def __reduce__(self) -> Any:
             return os.system, (f"touch {tmp_path / 'proof'}",)
@@ -62,12 +62,12 @@ def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match="cannot read"):
         read_whole(tmp_path)
 
 
-def test_a_checkpoint_keeps_and_restores(tmp_path: Path) -> None:
+def test_a_checkpoint_is_saved_and_restored(tmp_path: Path) -> None:
     path, module = tmp_path / "c.pt", nn.Linear(2, 2)
     checkpoint = Checkpoint(path, 3, module=module)
     assert checkpoint.restore() == 0
@@ -79,10 +79,10 @@ def test_a_checkpoint_keeps_and_restores(tmp_path: Path) -> None:
     resumed = Checkpoint(path, 3, module=other)
     assert resumed.restore() == 3
     assert torch.equal(other.weight, module.weight)
-    assert resumed.seconds >= read_whole(path)["seconds"] > 0  # the time before the kill counts
+    assert resumed.seconds >= read_whole(path)["seconds"] > 0  # includes the time before the interruption
 
 
-def test_no_path_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_path_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checkpoint = Checkpoint(None, 1, module=nn.Linear(1, 1))
     assert checkpoint.restore() == 0
@@ -90,7 +90,7 @@ def test_no_path_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_another_training(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     Checkpoint(path, 1, module=nn.Linear(2, 2)).after(1)
     for parts in ({"module": nn.Linear(3, 2)}, {"other": nn.Linear(2, 2)}):

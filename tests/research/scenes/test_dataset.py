@@ -1,4 +1,4 @@
-"""Rendered scenes on disk: a cache that equals a fresh render, and batches that are permutations."""
+"""Training data: a cache that equals fresh renders, and batches that are permutations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from research.scenes import dataset
-from research.scenes.dataset import BatchOrder, batches
+from research.scenes.dataset import BatchOrder, batches, cached_scenes
 from rmd.common.errors import RMDError
-from rmd.worlds.still.dataset import SceneSet, make_scenes, to_uint8
+from rmd.worlds.still.dataset import SceneSet, make_scenes
 
 
-def assert_equal(found: SceneSet, expected: SceneSet) -> None:
-    assert torch.equal(found.images, expected.images)
-    assert torch.equal(found.attributes, expected.attributes)
-    assert torch.equal(found.places, expected.places)
-    assert found.captions == expected.captions
+def assert_equal(result: SceneSet, expected: SceneSet) -> None:
+    assert torch.equal(result.images, expected.images)
+    assert torch.equal(result.attributes, expected.attributes)
+    assert torch.equal(result.places, expected.places)
+    assert result.captions == expected.captions
 
 
 @pytest.fixture(scope="module")
@@ -33,37 +33,37 @@ def test_a_set_of_scenes(fresh: SceneSet) -> None:
     assert_equal(make_scenes(6, seed=3, training=True, size=16), fresh)
 
 
-def test_the_cache_gives_the_same(fresh: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_equals_a_fresh_render(fresh: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "new"
-    assert_equal(make_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
-    (stored,) = cache.iterdir()  # and no temporary file
+    assert_equal(cached_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
+    (stored,) = cache.iterdir()  # there is no temporary file
     assert stored.suffix == ".pt"
-    monkeypatch.setattr(dataset.render, "render", None)  # not rendered again
-    assert_equal(make_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
+    monkeypatch.setattr(dataset.render, "render", None)  # rendering again would fail
+    assert_equal(cached_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
 
 
 def test_other_scenes_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = {"count": 4, "seed": 3, "training": True, "size": 16}
     for change in ({}, {"count": 5}, {"seed": 4}, {"training": False}, {"size": 32}):
-        make_scenes(**(usual | change), cache=tmp_path)  # type: ignore[arg-type]
+        cached_scenes(**(usual | change), cache=tmp_path)  # type: ignore[arg-type]
     assert len(list(tmp_path.iterdir())) == 5
     monkeypatch.setattr(dataset, "renderer_key", lambda: "other")
-    make_scenes(**usual, cache=tmp_path)  # type: ignore[arg-type]
+    cached_scenes(**usual, cache=tmp_path)  # type: ignore[arg-type]
     assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_damaged_cache_is_reported(tmp_path: Path) -> None:
-    make_scenes(2, seed=0, training=True, size=8, cache=tmp_path)
+    cached_scenes(2, seed=0, training=True, size=8, cache=tmp_path)
     (stored,) = tmp_path.iterdir()
     stored.write_bytes(stored.read_bytes()[:200])
     with pytest.raises(RMDError, match="is damaged: remove it"):
-        make_scenes(2, seed=0, training=True, size=8, cache=tmp_path)
+        cached_scenes(2, seed=0, training=True, size=8, cache=tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RMDError, match=r"cannot save .*: .*; put that right"):
-        make_scenes(2, seed=0, training=True, size=8, cache=tmp_path / "file")
+        cached_scenes(2, seed=0, training=True, size=8, cache=tmp_path / "file")
 
 
 def test_pixels_are_in_the_range_of_diffusers(fresh: SceneSet) -> None:
@@ -73,17 +73,11 @@ def test_pixels_are_in_the_range_of_diffusers(fresh: SceneSet) -> None:
     assert torch.equal(fresh.pixels(torch.tensor([4, 1])), fresh.images[[4, 1]].float() / 127.5 - 1)
 
 
-def test_uint8_rounds_and_clamps() -> None:
-    assert to_uint8(torch.tensor([-0.1, 0.0, 0.5, 0.999, 1.0, 2.0])).tolist() == [0, 0, 128, 255, 255, 255]
-    every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(every.float() / 255), every)
-
-
 def test_an_epoch_of_batches_is_a_permutation() -> None:
-    found = list(islice(batches(10, 5, seed=1), 6))
+    result = list(islice(batches(10, 5, seed=1), 6))
     for epoch in range(3):
-        assert torch.cat(found[2 * epoch : 2 * epoch + 2]).sort().values.tolist() == list(range(10))
-    assert not torch.equal(torch.cat(found[:2]), torch.cat(found[2:4]))
+        assert torch.cat(result[2 * epoch : 2 * epoch + 2]).sort().values.tolist() == list(range(10))
+    assert not torch.equal(torch.cat(result[:2]), torch.cat(result[2:4]))
 
 
 def test_the_rest_of_an_epoch_is_dropped() -> None:
@@ -101,13 +95,13 @@ def test_batches_are_a_function_of_the_seed() -> None:
     assert not torch.equal(three(5), three(6))
 
 
-def test_too_few_scenes_for_a_batch() -> None:
+def test_too_few_scenes_for_a_batch_are_refused() -> None:
     with pytest.raises(RMDError, match="3 scenes do not fill a batch of 4"):
         next(batches(3, 4, seed=0))
 
 
-def test_any_position_of_the_batches() -> None:
-    expected = [found.tolist() for found in islice(batches(10, 3, seed=1), 20)]
+def test_batches_can_be_accessed_at_any_position() -> None:
+    expected = [result.tolist() for result in islice(batches(10, 3, seed=1), 20)]
     order = BatchOrder(10, 3, seed=1)
     assert [order.at(position).tolist() for position in (0, 1, 5, 6, 2, 2, 19)] == [
         expected[position] for position in (0, 1, 5, 6, 2, 2, 19)

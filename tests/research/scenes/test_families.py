@@ -1,4 +1,4 @@
-"""The scenes' teachers before training: stock classes, sides that fit, every word known, one training step."""
+"""The untrained teachers: stock classes, valid sizes, a known token for every word, and one training step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_stock_classes_and_sides(family: str) -> None:
     backbone = untrained(family)
     assert type(backbone.pipe) is CLASSES[family] and backbone.family == family
     assert backbone.prediction == ("flow" if family == "sd3" else "v_prediction")
-    assert float(backbone.schedule.alpha(1000.0)) == 0  # the start is pure noise
+    assert float(backbone.schedule.alpha(1000.0)) == 0  # sampling starts from pure noise
     assert backbone.latent_shape(2, HIGH.height, HIGH.width) == (2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
     assert all(side % backbone.size_multiple == 0 for side in (LOW.height, HIGH.height))
     assert sum(p.numel() for p in backbone.denoiser.parameters()) < 4.5e6
@@ -53,7 +53,7 @@ def test_a_training_step_reaches_denoiser_and_text_encoder(family: str) -> None:
 
 
 @families
-def test_half_dropped_captions_train_too(family: str) -> None:
+def test_dropped_captions_can_be_trained_with(family: str) -> None:
     backbone = untrained(family)
     latents = torch.randn(backbone.latent_shape(2, LOW.height, LOW.width))
     for share in (0.5, 1.0):
@@ -64,7 +64,7 @@ def test_half_dropped_captions_train_too(family: str) -> None:
 
 
 @families
-def test_a_saved_one_is_loaded_by_stock_diffusers(family: str, tmp_path: Path) -> None:
+def test_a_saved_teacher_is_loaded_by_stock_diffusers(family: str, tmp_path: Path) -> None:
     backbone = untrained(family)
     backbone.pipe.save_pretrained(tmp_path)
     loaded = load_backbone(tmp_path)
@@ -86,7 +86,7 @@ def test_every_word_is_one_piece_of_t5s_vocabulary() -> None:
 
 @pytest.mark.parametrize("family", ["pixart", "sd3"])
 @torch.no_grad()
-def test_heads_look_at_their_neighbours(family: str) -> None:
+def test_heads_attend_to_their_neighbours(family: str) -> None:
     net = untrained(family).denoiser
     positions = net.pos_embed(torch.zeros(1, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE))
     tokens = F.layer_norm(positions, positions.shape[-1:])
@@ -105,12 +105,12 @@ def test_heads_look_at_their_neighbours(family: str) -> None:
             assert int(weights[head].argmax()) == (row + down) * side + column + right
             assert float(weights[head].max()) > 0.3
         if layer.norm_q is None:
-            assert float(weights[len(offsets) + 1 :].max()) < 0.1  # the others look everywhere
+            assert float(weights[len(offsets) + 1 :].max()) < 0.1  # the other heads attend everywhere
 
 
 @pytest.mark.parametrize("family", ["pixart", "sd3"])
 @torch.no_grad()
-def test_patches_leave_the_positions_that_heads_read_free(family: str) -> None:
+def test_the_patch_embedding_leaves_the_channels_of_positions_free(family: str) -> None:
     net = untrained(family).denoiser
     pictures = torch.randn(2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
     difference = net.pos_embed(pictures) - net.pos_embed(torch.zeros_like(pictures))

@@ -1,4 +1,4 @@
-"""Teachers of the scenes as they are written: in half the room, and in float32 wherever they are loaded."""
+"""Saved teachers: half precision on disk, and float32 wherever they are loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher: its curriculum, its data, its loss, and a training that goes on bit for bit."""
+"""The teacher: its curriculum, data and loss, and a training that resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from torch import Tensor
 
 from research.scenes.checkpoint import read_whole
 from research.scenes.families import build_pixart, build_sdxl
-from research.scenes.hints import Knowledge, hidden_layer
+from research.scenes.hints import LabelHints, hidden_layer
 from research.scenes.imitation import Imitation
 from research.scenes.teacher import (
     HIGH,
     LOW,
     WRONG_CAPTIONS,
     Batch,
+    BatchSchedule,
     Curriculum,
     Latents,
     LatentSets,
-    _Order,
     degrade,
     denoising_loss,
     emphasis,
@@ -91,7 +91,7 @@ def test_the_learning_rate_in_closed_form() -> None:
 
 
 @pytest.mark.parametrize("prediction", get_args(Prediction))
-def test_the_target_is_what_the_backbone_reads_back(prediction: Prediction) -> None:
+def test_the_target_is_converted_back_to_x0_and_eps(prediction: Prediction) -> None:
     g = torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
     angle = torch.tensor([0.4, 1.1]).view(2, 1, 1, 1)
@@ -107,7 +107,7 @@ def test_the_loss_of_a_perfect_network_is_zero(untrained: Backbone, monkeypatch:
 
     def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
         seen["t"] = timestep
-        # x0 is zero: x_t = sigma eps, and v = alpha eps
+        # x0 is zero, so x_t = sigma eps and v = alpha eps.
         times = timestep.double() + 1
         alpha, sigma = untrained.schedule.alpha(times), untrained.schedule.sigma(times)
         return (alpha / sigma).float().view(-1, 1, 1, 1) * x
@@ -116,19 +116,19 @@ def test_the_loss_of_a_perfect_network_is_zero(untrained: Backbone, monkeypatch:
     captions = ["a big red plain ball on the left, on sand"] * 4
     loss = denoising_loss(untrained, Batch(latents, captions, LOW), step=3, curriculum=SHORT)
     assert float(loss) == pytest.approx(0, abs=1e-6)
-    assert ((seen["t"] + 1) / 250).long().sort().values.tolist() == [0, 1, 2, 3]  # stratified: one time a quarter
+    assert ((seen["t"] + 1) / 250).long().sort().values.tolist() == [0, 1, 2, 3]  # stratified: one time per quarter
 
 
-def test_a_share_of_the_loss_is_spread_over_the_objects(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fraction_of_the_loss_is_on_the_objects(untrained: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     curriculum = replace(SHORT, objects=0.6)
     objects = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
-    objects[0, :, :2], objects[1, :, 3, 3], objects[2] = True, True, True  # and none in the last
+    objects[0, :, :2], objects[1, :, 3, 3], objects[2] = True, True, True  # none in the last
     error = torch.rand(4, LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def forward(module: object, x: Tensor, timestep: Tensor, kwargs: object) -> Tensor:
         times = timestep.double() + 1
         alpha, sigma = untrained.schedule.alpha(times), untrained.schedule.sigma(times)
-        return (alpha / sigma).float().view(-1, 1, 1, 1) * x + error  # x0 is zero: v = alpha eps
+        return (alpha / sigma).float().view(-1, 1, 1, 1) * x + error  # x0 is zero, so v = alpha eps
 
     monkeypatch.setattr(untrained, "forward", forward)
     captions = ["a big red plain ball on the left, on sand"] * 4
@@ -142,7 +142,7 @@ def test_a_share_of_the_loss_is_spread_over_the_objects(untrained: Backbone, mon
     assert float(plain) == pytest.approx(float(squared.mean()), rel=1e-4)
 
 
-def test_weights_of_the_objects_are_of_mean_one() -> None:
+def test_weights_of_objects_have_a_mean_of_one() -> None:
     objects = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3
     weights = emphasis(objects, 0.6)
     assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(5))
@@ -150,9 +150,9 @@ def test_weights_of_the_objects_are_of_mean_one() -> None:
     assert torch.equal(emphasis(objects, 0.0), torch.ones(5, 1, 8, 8))
 
 
-def test_times_are_even_in_the_schedules_time_or_in_the_share_of_noise(untrained: Backbone) -> None:
+def test_times_are_uniform_in_time_or_in_the_share_of_noise(untrained: Backbone) -> None:
     u = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
-    noise = replace(SHORT, even="noise")
+    noise = replace(SHORT, uniform_in="noise")
     assert torch.equal(SHORT.times(untrained.schedule, u), 1000 * u)
     times = noise.times(untrained.schedule, u)
     alpha, sigma = untrained.schedule.alpha(times), untrained.schedule.sigma(times)
@@ -187,20 +187,20 @@ def test_captions_are_dropped_for_guidance(untrained: Backbone, monkeypatch: pyt
         assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.1)
 
 
-def test_degraded_pictures_are_uneven_and_in_range() -> None:
+def test_degraded_pictures_vary_and_stay_in_range() -> None:
     images = make_scenes(200, seed=1, training=True, size=16).pixels(torch.arange(200))
-    found = degrade(images, torch.Generator().manual_seed(0))
-    assert found.shape == images.shape
-    assert float(found.min()) >= -1 and float(found.max()) <= 1
-    change = (found - images).abs().mean((1, 2, 3))
-    # untouched with probability 0.5 (blur) x 0.5 (colours) x 0.6 (noise)
+    result = degrade(images, torch.Generator().manual_seed(0))
+    assert result.shape == images.shape
+    assert float(result.min()) >= -1 and float(result.max()) <= 1
+    change = (result - images).abs().mean((1, 2, 3))
+    # Unchanged with probability 0.5 (blur) x 0.5 (colours) x 0.6 (noise).
     assert float((change < 1e-6).float().mean()) == pytest.approx(0.15, abs=0.08)
     assert float(change.max()) > 0.15
-    tint = (found - images).mean((2, 3))
+    tint = (result - images).mean((2, 3))
     recoloured = (tint.abs().amax(1) > 0.02).float().mean()
     assert float(recoloured) == pytest.approx(0.5, abs=0.12)
     again = degrade(images, torch.Generator().manual_seed(0))
-    assert torch.equal(again, found)
+    assert torch.equal(again, result)
 
 
 def fake_scenes(count: int) -> SceneSet:
@@ -221,42 +221,42 @@ def test_some_captions_of_the_low_resolution_are_wrong(untrained: Backbone) -> N
 def test_batches_follow_the_curriculum(untrained: Backbone) -> None:
     curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.25)
     data = still_latents(untrained.pipe.vae, fake_scenes(32), fake_scenes(32), seed=0)
-    order = _Order(data, curriculum)
+    order = BatchSchedule(data, curriculum)
     stages = [order.batch(step).stage for step in range(curriculum.iterations)]
     assert stages[:5] == [LOW] * 5
     assert stages[5:].count(LOW) / 400 == pytest.approx(0.25, abs=0.07)
-    for step in (200, 3):  # backwards too
-        found = order.batch(step)
-        assert found.stage == stages[step]
-        side = found.stage.height // 16  # of 8 px pictures
-        assert found.latents.shape == (8, LATENT_CHANNELS, side, side)
-        assert len(found.captions) == 8 and found.latents.dtype == torch.float32
-        fresh = _Order(data, curriculum).batch(step)
-        assert torch.equal(fresh.latents, found.latents) and fresh.captions == found.captions
+    for step in (200, 3):  # also backwards
+        result = order.batch(step)
+        assert result.stage == stages[step]
+        side = result.stage.height // 16  # pictures of 8 px
+        assert result.latents.shape == (8, LATENT_CHANNELS, side, side)
+        assert len(result.captions) == 8 and result.latents.dtype == torch.float32
+        fresh = BatchSchedule(data, curriculum).batch(step)
+        assert torch.equal(fresh.latents, result.latents) and fresh.captions == result.captions
 
 
-def test_first_frames_take_their_share_of_the_second_phase() -> None:
+def test_first_frames_appear_in_the_second_phase() -> None:
     def clips(*shape: int) -> Latents:
         return Latents(torch.randn(32, *shape, generator=torch.Generator().manual_seed(0)), ["" for _ in range(32)])
 
     data = LatentSets(clips(4, 5, 8, 8), clips(4, 5, 4, 4), clips(4, 1, 8, 8))
     curriculum = replace(SHORT, low_iterations=5, high_iterations=400, low_share=0.2, still_batch=12, still_share=0.5)
-    found = [_Order(data, curriculum).batch(step) for step in range(curriculum.iterations)]
-    shapes = Counter((batch.stage, tuple(batch.latents.shape)) for batch in found[5:])
+    result = [BatchSchedule(data, curriculum).batch(step) for step in range(curriculum.iterations)]
+    shapes = Counter((batch.stage, tuple(batch.latents.shape)) for batch in result[5:])
     low, still, whole = (LOW, (8, 4, 5, 4, 4)), (HIGH, (12, 4, 1, 8, 8)), (HIGH, (8, 4, 5, 8, 8))
-    assert set(shapes) == {low, still, whole} and all(batch.stage == LOW for batch in found[:5])
+    assert set(shapes) == {low, still, whole} and all(batch.stage == LOW for batch in result[:5])
     assert [shapes[kind] / 400 for kind in (low, still, whole)] == pytest.approx([0.2, 0.5, 0.3], abs=0.07)
     without = replace(curriculum, still_share=0.0)
-    assert all(_Order(data, without).batch(step).latents.shape[2] == 5 for step in range(50))
+    assert all(BatchSchedule(data, without).batch(step).latents.shape[2] == 5 for step in range(50))
     with pytest.raises(ValueError, match="first frames, but there are none"):
-        _Order(replace(data, still=None), curriculum)
+        BatchSchedule(replace(data, still=None), curriculum)
 
 
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:
     clean = fake_scenes(32)
     data = still_latents(untrained.pipe.vae, clean, clean, seed=0)
-    found = _Order(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
-    assert torch.equal(found.latents, data.high.values[[int(text) for text in found.captions]].float())
+    result = BatchSchedule(data, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0)
+    assert torch.equal(result.latents, data.high.values[[int(text) for text in result.captions]].float())
 
 
 def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, scenes: SceneSet) -> None:
@@ -267,26 +267,26 @@ def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, sce
     expected = Counter({text: times * (3 if text in pairs else 1) for text, times in usual.items()})
     epoch = expected.total()
     curriculum = replace(SHORT, low_iterations=0, high_iterations=epoch, low_share=0.0, high_batch=1, pairs=3)
-    order = _Order(data, curriculum)
+    order = BatchSchedule(data, curriculum)
     assert Counter(text for step in range(epoch) for text in order.batch(step).captions) == expected
     assert 10 < len(pairs) < 30
 
 
-def test_a_batch_says_where_its_objects_are(untrained: Backbone, scenes: SceneSet) -> None:
+def test_a_batch_has_the_masks_of_its_objects(untrained: Backbone, scenes: SceneSet) -> None:
     data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
     for low, stage, sets in ((0, HIGH, data.high), (9, LOW, data.low)):
-        found = _Order(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
-        index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in found.latents]
-        assert found.stage == stage and found.objects is not None and found.known is None
-        assert torch.equal(found.objects, object_masks(scenes.places[index], found.latents.shape[-1]))
+        result = BatchSchedule(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
+        index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in result.latents]
+        assert result.stage == stage and result.objects is not None and result.labels is None
+        assert torch.equal(result.objects, object_masks(scenes.places[index], result.latents.shape[-1]))
     unknown = replace(data, high=replace(data.high, objects=None))
-    assert _Order(unknown, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0).objects is None
+    assert BatchSchedule(unknown, replace(SHORT, low_iterations=0, low_share=0.0)).batch(0).objects is None
 
 
-def test_frames_of_a_clip_are_degraded_alike_but_for_the_noise() -> None:
+def test_frames_of_a_clip_share_their_degradation_except_for_the_noise() -> None:
     frames = torch.full((20 * 4, 3, 8, 8), 0.2)
-    found = degrade(frames, torch.Generator().manual_seed(0), each=4).unflatten(0, (20, 4)).mean((-1, -2))
-    assert float(found.std(1).max()) < 0.05 < float(found[:, 0].std(0).min())
+    result = degrade(frames, torch.Generator().manual_seed(0), each=4).unflatten(0, (20, 4)).mean((-1, -2))
+    assert float(result.std(1).max()) < 0.05 < float(result[:, 0].std(0).min())
 
 
 def test_training_changes_denoiser_and_text_encoder_alone(
@@ -311,13 +311,11 @@ def killed_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def kill(
         backbone: Backbone, batch: Batch, *, step: int, curriculum: Curriculum, imitation: Imitation | None,
-        knowledge: Knowledge | None,
+        hints: LabelHints | None,
     ) -> Tensor:  # fmt: skip
         if step == 3:
             raise Killed
-        return denoising_loss(
-            backbone, batch, step=step, curriculum=curriculum, imitation=imitation, knowledge=knowledge
-        )
+        return denoising_loss(backbone, batch, step=step, curriculum=curriculum, imitation=imitation, hints=hints)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("research.scenes.teacher.denoising_loss", kill)
@@ -337,7 +335,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(
         assert torch.equal(weights(resumed)[name], value), name
 
 
-def test_an_imitating_training_goes_on_with_its_head(
+def test_an_imitating_training_resumes_with_its_head(
     untrained: Backbone, scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = latents(scenes)
@@ -357,7 +355,7 @@ def test_an_imitating_training_goes_on_with_its_head(
     with killed_at_step_3(monkeypatch):
         train(SHORT, path)
     kept = read_whole(path)["trained"]
-    # the head learns, and is kept
+    # The head is trained and saved.
     head = next(value for name, value in kept.items() if name.endswith("proj_out.weight") and value.shape == (96, 160))
     assert not torch.equal(head, Imitation(untrained, learner(), seed=0).head[0].proj_out.weight)
     resumed = train(SHORT, path)

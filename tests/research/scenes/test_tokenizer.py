@@ -1,4 +1,4 @@
-"""The tokenizer: a word is a token, and a saved one is the same again."""
+"""The tokenizer: one token per word, and the same tokenizer after saving and loading."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def test_every_word_is_one_token_of_its_own(tokenizer: CLIPTokenizer) -> None:
-    found = {word: tokenizer(word)["input_ids"] for word in vocabulary()}
-    assert {len(ids) for ids in found.values()} == {3}  # start, the word, end
-    assert len({ids[1] for ids in found.values()}) == len(found)
-    assert tokenizer.unk_token_id not in {ids[1] for ids in found.values()}
+    result = {word: tokenizer(word)["input_ids"] for word in vocabulary()}
+    assert {len(ids) for ids in result.values()} == {3}  # start, the word, end
+    assert len({ids[1] for ids in result.values()}) == len(result)
+    assert tokenizer.unk_token_id not in {ids[1] for ids in result.values()}
 
 
-def test_captions_are_start_words_end(tokenizer: CLIPTokenizer) -> None:
+def test_captions_are_start_token_words_and_end_token(tokenizer: CLIPTokenizer) -> None:
     for text in scene_captions(300, seed=1, training=False):
         ids = tokenizer(text)["input_ids"]
         assert len(ids) == len(text.replace(",", " ,").split()) + 2 <= MAX_LENGTH
@@ -32,23 +32,23 @@ def test_captions_are_start_words_end(tokenizer: CLIPTokenizer) -> None:
         assert tokenizer.decode(ids[1:-1]).replace(" ,", ",").strip() == text
 
 
-def test_letters_outside_the_vocabulary_do_not_fail(tokenizer: CLIPTokenizer) -> None:
+def test_unknown_letters_do_not_fail(tokenizer: CLIPTokenizer) -> None:
     ids = tokenizer("a photo of a zebra, 4k!", truncation=True)["input_ids"]
     assert len(ids) <= MAX_LENGTH and max(ids) < len(tokenizer)
 
 
-def test_padding_and_length_are_clips(tokenizer: CLIPTokenizer) -> None:
+def test_padding_and_length_are_those_of_clip(tokenizer: CLIPTokenizer) -> None:
     assert tokenizer.model_max_length == MAX_LENGTH
     padded = tokenizer("a big red", padding="max_length", truncation=True)["input_ids"]
     assert len(padded) == MAX_LENGTH
     assert padded[5:] == [tokenizer.pad_token_id] * (MAX_LENGTH - 5)
 
 
-def test_learning_is_repeatable(tokenizer: CLIPTokenizer) -> None:
+def test_the_tokenizer_is_the_same_every_time(tokenizer: CLIPTokenizer) -> None:
     assert build_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
-def test_saved_and_loaded(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+def test_a_saved_tokenizer_is_loaded_unchanged(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     loaded = CLIPTokenizer.from_pretrained(tmp_path)
     assert loaded.get_vocab() == tokenizer.get_vocab()

@@ -1,4 +1,4 @@
-"""The scenes' VAE: shapes, what it learns from, and a training that goes on bit for bit."""
+"""The VAE: its shapes, crops and losses, and trainings that resume bit for bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trained(scenes: SceneSet, iterations: int, **changes: object) -> tuple[Autoe
     return vae, lines
 
 
-def test_it_divides_the_sides_by_two(scenes: SceneSet) -> None:
+def test_the_vae_downsamples_by_two(scenes: SceneSet) -> None:
     vae = seeded_vae()
     for side in (32, 64):
         images = torch.zeros(2, 3, side, side)
@@ -48,8 +48,8 @@ def test_it_divides_the_sides_by_two(scenes: SceneSet) -> None:
         assert vae.decode(latents).sample.shape == images.shape
 
 
-def test_it_is_the_same_at_every_resolution() -> None:
-    # convolutions only: the inside of a larger picture is coded like the smaller one
+def test_the_vae_is_convolutional() -> None:
+    # The inside of a larger picture is encoded like the smaller picture.
     names = {type(module).__name__ for module in seeded_vae().modules()}
     assert not any("Attention" in name or name == "Linear" for name in names)
 
@@ -66,20 +66,20 @@ def test_encoding_in_chunks_and_with_the_factor(scenes: SceneSet) -> None:
 def test_reconstruction_loss_in_closed_form() -> None:
     images = torch.zeros(1, 1, 4, 4)
     assert float(reconstruction_loss(images, images)) == 0
-    assert float(reconstruction_loss(images + 0.3, images)) == pytest.approx(0.3)  # a shift has no edges
+    assert float(reconstruction_loss(images + 0.3, images)) == pytest.approx(0.3)  # a constant error has no edges
     stripes = torch.tensor([1.0, -1.0]).repeat(2).expand(1, 1, 4, 4)
-    assert float(reconstruction_loss(stripes, images)) == pytest.approx(1 + 2)  # differences of 2 across, 0 down
+    assert float(reconstruction_loss(stripes, images)) == pytest.approx(1 + 2)  # differences are 2 across and 0 down
 
 
 def test_crops_are_windows_and_small_pictures() -> None:
     ramp = torch.arange(64.0 * 64).reshape(1, 1, 64, 64).expand(8, 3, 64, 64)
-    found = _crops(ramp, torch.Generator().manual_seed(0))
-    assert found.shape == (8, 3, 32, 32)
-    assert torch.equal(found[:2], torch.nn.functional.avg_pool2d(ramp[:2], 2))
-    top, left = divmod(int(found[2, 0, 0, 0]), 64)
-    assert torch.equal(found[2:], ramp[2:, :, top : top + 32, left : left + 32])
+    result = _crops(ramp, torch.Generator().manual_seed(0))
+    assert result.shape == (8, 3, 32, 32)
+    assert torch.equal(result[:2], torch.nn.functional.avg_pool2d(ramp[:2], 2))
+    top, left = divmod(int(result[2, 0, 0, 0]), 64)
+    assert torch.equal(result[2:], ramp[2:, :, top : top + 32, left : left + 32])
     other = _crops(ramp, torch.Generator().manual_seed(1))
-    assert not torch.equal(other[2:], found[2:])
+    assert not torch.equal(other[2:], result[2:])
 
 
 def test_training_lowers_the_error_and_scales_the_latents(scenes: SceneSet) -> None:
@@ -116,7 +116,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
     assert resumed.config.scaling_factor == whole.config.scaling_factor
 
 
-def test_the_second_phase_betters_the_decoder_and_leaves_the_latents(scenes: SceneSet, tmp_path: Path) -> None:
+def test_the_second_phase_improves_the_decoder_and_keeps_the_latents(scenes: SceneSet, tmp_path: Path) -> None:
     pixels = scenes.pixels(torch.arange(16))
     vae, lines = trained(scenes, 20)
     latents, factor = encode(vae, pixels), vae.config.scaling_factor

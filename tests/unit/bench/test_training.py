@@ -1,4 +1,4 @@
-"""Measured training iterations: every step of the plan, real updates, with and without the teacher's weights."""
+"""Timed training iterations: every step of the plan, real updates, with and without the teacher's weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from rmd.bench.training import (
 )
 from rmd.cli.app import main
 from rmd.core.plan import Step
-from rmd.models.architectures import architecture_of
+from rmd.models.registry import family_class
 from rmd.models.roles import TRAINED
+from rmd.models.untrained import architecture_of
 from rmd.recipes.schema import Recipe, to_yaml
 
 CPU = torch.device("cpu")
@@ -47,10 +48,10 @@ def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: st
     trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
     before = {name: tensor.clone() for name, tensor in trainer.roles.state("student").items()}
     seen = []
-    found = time_training(trainer, repeats=1, progress=lambda: seen.append(None))
-    assert [timing.step for timing in found] == list(trainer.plan.steps)
-    assert len(seen) == 2 * len(found)
-    assert all(timing.seconds > 0 and timing.peak_bytes is None for timing in found)
+    timings = time_training(trainer, repeats=1, progress=lambda: seen.append(None))
+    assert [timing.step for timing in timings] == list(trainer.plan.steps)
+    assert len(seen) == 2 * len(timings)
+    assert all(timing.seconds > 0 and timing.peak_bytes is None for timing in timings)
     assert any(not torch.equal(before[name], now) for name, now in trainer.roles.state("student").items())
     assert not (tmp_path / "unused").exists()
 
@@ -58,7 +59,8 @@ def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: st
 @families
 def test_the_encoded_prompts_have_the_names_and_widths_of_real_ones(family: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, family)
-    shapes = architecture_of(recipe.teacher, family).cond_shapes()
+    kind = family_class(family)
+    shapes = kind.cond_shapes(architecture_of(recipe.teacher, kind))
     real = TINY[family]().encode(PROMPTS[:1]).tensors
     assert shapes.keys() == real.keys()
     for name, shape in shapes.items():
@@ -80,8 +82,8 @@ def test_bare_passes_add_up_to_iterations() -> None:
     steps = [step(1, 1), step(2, 1), step(3, 2), step(4, 2)]
     passes = BarePasses({1: 1.0, 2: 10.0}, {1: 3.0, 2: 30.0}, {1: 2.0, 2: 20.0})
     scores = 20.0 + 10.0 + 2 * 30.0  # teacher, fake score, two updates of it
-    found = [passes.of_iteration(steps, each, fake_updates=2, scored=2) for each in steps]
-    assert found == [3.0 + scores, 1.0 + 3.0 + scores, 2.0 + 30.0 + scores, 12.0 + 30.0 + scores]
+    seconds = [passes.of_iteration(steps, each, fake_updates=2, scored=2) for each in steps]
+    assert seconds == [3.0 + scores, 1.0 + 3.0 + scores, 2.0 + 30.0 + scores, 12.0 + 30.0 + scores]
     low = 2.0 + 1.0 + 2 * 3.0
     assert passes.of_iteration(steps, steps[1], fake_updates=2, scored=1) == 1.0 + 3.0 + low
     assert passes.of_public_tdm(4, fake_updates=1) == 4 * 10.0 + 30.0 + 20.0 + 10.0 + 30.0 + 20.0
@@ -102,8 +104,8 @@ def test_timing_bare_passes_changes_nothing(mode: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, "pixart", mode)
     trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))
     before = {role: {name: t.clone() for name, t in trainer.roles.state(role).items()} for role in TRAINED}
-    found = time_passes(trainer, repeats=1)
-    kinds = (found.forward, found.trained, found.guided)
+    passes = time_passes(trainer, repeats=1)
+    kinds = (passes.forward, passes.trained, passes.guided)
     assert all(seconds.keys() == {1, 2} and min(seconds.values()) > 0 for seconds in kinds)
     for role in TRAINED:
         assert_same(trainer.roles.state(role), before[role])
@@ -128,9 +130,9 @@ def test_iterations_and_bare_passes_take_turns(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(training, "time_training", iterations)
     monkeypatch.setattr(training, "time_passes", passes)
-    found, bare = time_in_turn(trainer, repeats=3)
+    timings, bare = time_in_turn(trainer, repeats=3)
     assert order == ["iteration, 0", "passes, 0"] * 4
-    assert found == [StepTiming(step, 2.0, 7)]
+    assert timings == [StepTiming(step, 2.0, 7)]
     assert bare == BarePasses({1: 5.0}, {1: 15.0}, {1: 10.0})
 
 
@@ -139,14 +141,14 @@ def test_the_command(weights: list[str], tmp_path: Path, capsys: pytest.CaptureF
     path = tmp_path / "mine.yaml"
     path.write_text(to_yaml(recipe_for(tmp_path, "pixart")), encoding="utf-8")
     assert main(["bench", "train", str(path), "--repeats", "1", "--device", "cpu", "--json", *weights]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["untrained"], found["batch"]) == (bool(weights), 2)
-    assert [row["step"] for row in found["steps"]] == [1, 2, 3, 4]
-    assert all(row["bare_seconds"] > 0 for row in found["steps"]) and found["mean_bare_seconds"] > 0
-    assert (found["evaluations"], found["public_tdm"]["evaluations"]) == (2.5 + 2 + 1 + 2, 4 + 1 + 2 + 1 + 2 * 3)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["untrained"], printed["batch"]) == (bool(weights), 2)
+    assert [row["step"] for row in printed["steps"]] == [1, 2, 3, 4]
+    assert all(row["bare_seconds"] > 0 for row in printed["steps"]) and printed["mean_bare_seconds"] > 0
+    assert (printed["evaluations"], printed["public_tdm"]["evaluations"]) == (2.5 + 2 + 1 + 2, 4 + 1 + 2 + 1 + 2 * 3)
     assert main(["bench", "train", str(path), "--repeats", "1", *weights]) == 0
     shown = capsys.readouterr().out
-    assert "16x16" in shown and "32x32" in shown and "s an iteration on average" in shown
+    assert "16x16" in shown and "32x32" in shown and "s per iteration on average" in shown
     assert "x the bare forward and backward passes of its networks" in shown
     assert "network evaluations per student update: 7.5; TDM's public schedule makes 14, all at 32x32 (" in shown
 
@@ -156,9 +158,9 @@ def test_without_repeats_every_step_is_trained_once(tmp_path: Path, capsys: pyte
     path.write_text(to_yaml(recipe_for(tmp_path, "wan")), encoding="utf-8")
     command = ["bench", "train", str(path), "--repeats", "0", "--device", "cpu", "--untrained"]
     assert main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(row["step"], row["peak_bytes"]) for row in found["steps"]] == [(n, None) for n in (1, 2, 3, 4)]
-    assert all(row["seconds"] > 0 for row in found["steps"])
+    printed = json.loads(capsys.readouterr().out)
+    assert [(row["step"], row["peak_bytes"]) for row in printed["steps"]] == [(n, None) for n in (1, 2, 3, 4)]
+    assert all(row["seconds"] > 0 for row in printed["steps"])
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "seconds, the first time" in shown and "bare passes" not in shown
@@ -169,7 +171,7 @@ def test_without_repeats_every_step_is_trained_once(tmp_path: Path, capsys: pyte
     [
         ("nowhere", "there is no device 'nowhere': use cpu, cuda"),
         ("mps", "this command cannot compute on mps: use cpu or cuda"),
-        ("cuda:99", "there is no cuda:99 here, torch sees "),
+        ("cuda:99", "there is no cuda:99, since torch finds "),
     ],
 )
 def test_a_device_that_is_not_there(device: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

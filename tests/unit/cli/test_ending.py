@@ -1,4 +1,4 @@
-"""How a process of the command ends where its output, its folder or its memory fails: quietly, or in one sentence."""
+"""The command ends quietly, or in one sentence, when its output, its folder or its memory fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RMD = f"{sys.executable} -m rmd"
 
 
 def shell(command: str, **variables: str) -> tuple[int, str, str]:
-    """Status and outputs of a command line of bash, in which `rmd` is the command."""
+    """Return the status and the outputs of a bash command line, in which `rmd` is the command."""
     script = f'set -o pipefail; rmd() {{ {RMD} "$@"; }}; {command}'
     ended = subprocess.run(
         ["bash", "-c", script], capture_output=True, env={**os.environ, **variables}, timeout=120
@@ -91,7 +91,7 @@ import rmd.__main__
 
 
 class OutOfMemoryError(RuntimeError):
-    """Called as torch's own."""
+    """Has the name of torch's own exception."""
 
 
 LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a machine with more memory"
@@ -115,19 +115,19 @@ LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a
         ),
         (
             RecursionError("maximum recursion depth exceeded"),
-            "something that was read is nested too deeply: look at the files and settings that were given",
+            "a file or setting is nested too deeply: check those that were given",
         ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), None),
-        (OSError(errno.EIO, "Input/output error"), "cannot read or write something: Input/output error"),
-        (OSError("no file named x"), "cannot read or write something: no file named x"),
+        (OSError(errno.EIO, "Input/output error"), "a file cannot be read or written: Input/output error"),
+        (OSError("no file named x"), "a file cannot be read or written: no file named x"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"), "a file is not UTF-8 text (at byte 0): save it as UTF-8"),
         (
             UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "x"),
-            "'\\udce9' cannot be written: use names of plain characters",
+            "'\\udce9' cannot be encoded: use names without it",
         ),
         (
             ValueError("embedded null byte"),
-            "a name or path that was given holds a NUL character: leave that out",
+            "a name or path contains a NUL character: remove it",
         ),
         (
             ModuleNotFoundError("No module named 'x'"),
@@ -136,6 +136,6 @@ LESS = "use a smaller batch, smaller sides, fewer frames or half precision, or a
     ],
 )  # fmt: skip
 def test_one_sentence(error: Exception, said: str | None) -> None:
-    found = sentence(error)
-    assert len(found) < 500 and "unexpected" not in found
-    assert found == said or said is None
+    text = sentence(error)
+    assert len(text) < 500 and "unexpected" not in text
+    assert text == said or said is None

@@ -1,4 +1,4 @@
-"""What `rmd generate`, `rmd eval` and `--device` do not take: told in one sentence, before weights are loaded."""
+"""Inputs that `rmd generate`, `rmd eval` and `--device` refuse in one sentence, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rmd.common.errors import RMDError
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Students without their weights: what is refused before these are loaded does not miss them."""
-    found = {family: make_student(tmp_path_factory.mktemp(family), family, "lora") for family in ("sdxl", "wan")}
-    for student in found.values():
+    """Return students without weights, which are not needed to refuse an input before weights are loaded."""
+    students = {family: make_student(tmp_path_factory.mktemp(family), family, "lora") for family in ("sdxl", "wan")}
+    for student in students.values():
         for path in student.parent.rglob("*model*.safetensors"):
             path.unlink()
-    return found
+    return students
 
 
 INPUTS = [
     (["a", "--seed", str(2**64)], 2, "--seed"),
     (["a", "--seed", "-1"], 2, "--seed"),
     (["a", "-n", "2", "--seed", str(2**64 - 1)], 1, "seeds are numbers from 0 to 18446744073709551615, got"),
-    (["a\ud83d"], 1, "cannot be used: the caption holds half of a character"),
-    (["a\0b"], 1, "cannot be used: the caption holds the control character U+0000"),
-    (["a" * 10**6], 1, "cannot be used: the caption has 1000000 characters, more than the 100000"),
+    (["a\ud83d"], 1, "cannot be used: the caption contains half of a character"),
+    (["a\0b"], 1, "cannot be used: the caption contains the control character U+0000"),
+    (["a" * 10**6], 1, "cannot be used: the caption has 1000000 characters, but at most 100000"),
     (["a", "-n", str(10**9)], 2, "--count"),
     (["a", "b", "-n", str(10**6)], 1, "an album has 1 to 1000000 pictures, not 2000000"),
     (["a", "--batch-size", str(10**9)], 2, "--batch-size"),
@@ -45,18 +45,18 @@ INPUTS = [
     (
         ["a", "--model", "wan", "--format", "gif", "--fps", "60"],
         1,
-        "a clip in .gif plays 1 to 50 frames a second",
+        "a clip in .gif can play 1 to 50 frames per second",
     ),
     (["a", "--model", "wan", "--out", "x" * 240 + ".webp"], 1, "too long: use at most 200 bytes"),
     (["a", "--out", "file"], 1, "file is a file: give a folder as --out"),
     (["a", "--out", "file/pictures"], 1, "cannot write to file/pictures: Not a directory"),
     (["a", "--out", "x" * 300], 1, "File name too long"),
-    (["a", "--out", "x\udce9"], 1, "--out holds a character that is not valid Unicode"),
+    (["a", "--out", "x\udce9"], 1, "--out contains a character that is not valid Unicode"),
     (["a", "--out", "/proc/pictures"], 1, "cannot write to /proc/pictures: "),
-    (["a", "--model", "x\0"], 1, "--model holds a NUL character"),
+    (["a", "--model", "x\0"], 1, "--model contains a NUL character"),
     (["a", "--model", ""], 1, "the name of the model is empty"),
-    (["a", "--teacher", "x\udce9"], 1, "--teacher holds a character that is not valid Unicode"),
-    (["a", "--device", "mps"], 1, "torch sees no mps here, the GPU of an Apple computer: use --device cpu"),
+    (["a", "--teacher", "x\udce9"], 1, "--teacher contains a character that is not valid Unicode"),
+    (["a", "--device", "mps"], 1, "torch finds no mps, the GPU of an Apple computer: use --device cpu"),
     (
         ["a", "--device", "cuda:99999999999999999999"],
         1,
@@ -99,9 +99,9 @@ def test_an_input_of_generate(
         (["--name", "x" * 101], 1, "a row cannot be called "),
         (["--name", "a/b"], 1, "a row cannot be called 'a/b': give --name with up to 100 letters, digits and"),
         (["--out", "file"], 1, "file is a file: give a folder as --out"),
-        (["--out", "x\udce9"], 1, "--out holds a character that is not valid Unicode"),
+        (["--out", "x\udce9"], 1, "--out contains a character that is not valid Unicode"),
         (["--guidance", "inf"], 1, "--guidance must be a finite number, got inf"),
-        (["--base", "x\udce9"], 1, "--base holds a character that is not valid Unicode"),
+        (["--base", "x\udce9"], 1, "--base contains a character that is not valid Unicode"),
         (["--base", "/nowhere"], 1, "there is no folder /nowhere"),
         (["--device", "mps"], 1, "this command cannot compute on mps: use cpu or cuda"),
     ],

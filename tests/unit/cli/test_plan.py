@@ -1,4 +1,4 @@
-"""`rmd plan`: the table, the JSON, the overrides and the figure."""
+"""`rmd plan`: the table, the JSON, the overrides, the figure, and the comparison of splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(*arguments: str) -> Result:
 
 
 def values(*arguments: str) -> dict[str, list[dict[str, float | None]]]:
-    """What --json prints, read by the rules of strict JSON."""
+    """Return what --json prints, parsed by the rules of strict JSON."""
 
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
@@ -99,7 +99,7 @@ def test_a_logsnr_of_minus_infinity_is_null() -> None:
 
 def test_standard_output_is_the_json_alone() -> None:
     result = run("sdxl", "--json")
-    assert result.stderr.startswith("rmd: warning: plain noise is sampled with beta 1 but was trained with 0.2")
+    assert result.stderr.startswith("rmd: warning: sampling uses plain noise with beta 1, but training uses beta 0.2")
     assert result.stdout.startswith("{") and result.stdout.endswith("}\n")
 
 
@@ -230,13 +230,13 @@ def test_a_figure_takes_the_place_of_another(tmp_path: Path) -> None:
 def test_fit_weighs_every_split() -> None:
     result = run("scenes", "--fit", "--sides=16,32,64", "--steps=3", "--samples=2", "--json")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)["splits"]
-    assert {(*split["steps"], split["sides"][0][0]) for split in found} == {
+    splits = json.loads(result.stdout)["splits"]
+    assert {(*split["steps"], split["sides"][0][0]) for split in splits} == {
         (3, 64), (1, 2, 16), (2, 1, 16), (1, 2, 32), (2, 1, 32), (1, 1, 1, 16)
     }  # fmt: skip
-    (whole,) = (split for split in found if split["steps"] == [3])
+    (whole,) = (split for split in splits if split["steps"] == [3])
     assert whole["missing_bits"] == 0 and whole["frontier"] and whole["thresholds"] == []
-    by_steps = {(*split["steps"], split["sides"][0][0]): split for split in found}
+    by_steps = {(*split["steps"], split["sides"][0][0]): split for split in splits}
     assert 0 < by_steps[1, 2, 32]["missing_bits"] < by_steps[2, 1, 32]["missing_bits"]
     assert by_steps[2, 1, 16]["missing_bits"] > by_steps[2, 1, 32]["missing_bits"]
     # what it proposes is a plan
@@ -248,6 +248,6 @@ def test_fit_weighs_every_split() -> None:
 def test_fit_needs_a_step_for_every_side_and_a_teacher(tmp_path: Path) -> None:
     few = run("scenes", "--fit", "--sides=16,32,64", "--steps=2")
     assert isinstance(few.exception, RMDError)
-    assert str(few.exception) == "3 sides need at least 3 steps, and plan.steps is 2"
+    assert str(few.exception) == "3 sides need at least 3 steps, but plan.steps is 2: set it higher"
     absent = run("sdxl", "--fit", "--set", f"teacher={tmp_path / 'none'}", "--set", "data.prompts=scenes")
     assert isinstance(absent.exception, RMDError) and "\n" not in str(absent.exception)

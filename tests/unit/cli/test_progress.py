@@ -1,4 +1,4 @@
-"""Progress lines where there is no terminal: a line every tenth, with honest times."""
+"""Progress: a line after every tenth with correct times, or a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rmd.cli.progress import progress_bar
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that progress sees, to be moved on."""
+    """Return the current time, which tests advance, in a list."""
     now = [100.0]
     monkeypatch.setattr("rmd.cli.progress.time.monotonic", lambda: now[0])
     return now
@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard error counts as one."""
+    """Make standard error look like a terminal."""
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
         monkeypatch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""Libraries that a command loads leave standard error to the command."""
+"""Libraries that a command loads print nothing on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--variant`: every command that loads weights can be told which of a folder's weight files to load."""
+"""`--variant`: every command that loads weights loads the variant of the weight files that it is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmd.recipes.schema import to_yaml
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA student whose teacher comes in two variants, neither of which is the plain one."""
+    """Return a folder with a LoRA student whose teacher has two variants, neither of which is the plain one."""
     folder = tmp_path_factory.mktemp("variants")
     make_student(folder, "pixart", "lora")
     for path in (folder / "teacher").rglob("*.safetensors"):
@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["generate", "export", "cache", "train"])
-def test_a_command_loads_the_variant_that_it_is_told(
+def test_a_command_loads_the_variant_that_it_is_reported(
     verb: str, home: Path, tmp_path: Path, small_panels: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = {

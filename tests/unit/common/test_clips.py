@@ -1,4 +1,4 @@
-"""Clips as files: every frame is there, at its time, and what cannot be written is told before it is made."""
+"""Clip files contain every frame at its time; what cannot be written is refused before it is computed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def frames(count: int = 5) -> list[Image.Image]:
 @pytest.mark.parametrize("name", ["clip.webp", "clip.GIF"])
 def test_animated_pictures_hold_every_frame_and_loop(name: str, tmp_path: Path) -> None:
     save_clip(frames(), tmp_path / name, fps=8)
-    with Image.open(tmp_path / name) as found:
-        assert found.n_frames == 5 and found.info["loop"] == 0
+    with Image.open(tmp_path / name) as clip:
+        assert clip.n_frames == 5 and clip.info["loop"] == 0
         for index, expected in enumerate(frames()):
-            found.seek(index)
-            difference = np.asarray(found.convert("RGB")).astype(int) - np.asarray(expected).astype(int)
-            assert found.info["duration"] == pytest.approx(125, abs=5)
+            clip.seek(index)
+            difference = np.asarray(clip.convert("RGB")).astype(int) - np.asarray(expected).astype(int)
+            assert clip.info["duration"] == pytest.approx(125, abs=5)
             assert np.abs(difference).max() <= (0 if name.endswith("webp") else 24)
 
 
 def test_mp4_plays_as_long_as_it_should(tmp_path: Path) -> None:
     save_clip(frames(8), tmp_path / "clip.mp4", fps=8)
-    found = iio.imread(tmp_path / "clip.mp4", plugin="FFMPEG")
-    assert found.shape == (8, 32, 48, 3)
-    assert np.abs(found[3].astype(int) - np.asarray(frames(8)[3]).astype(int)).mean() < 6
+    clip = iio.imread(tmp_path / "clip.mp4", plugin="FFMPEG")
+    assert clip.shape == (8, 32, 48, 3)
+    assert np.abs(clip[3].astype(int) - np.asarray(frames(8)[3]).astype(int)).mean() < 6
     assert iio.immeta(tmp_path / "clip.mp4", plugin="FFMPEG")["fps"] == 8
 
 
 def test_what_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RMDError, match=r"^x\.avi is no name for a clip: let it end in \.mp4, \.webp, \.gif$"):
+    with pytest.raises(RMDError, match=r"^a clip cannot be written to x\.avi: give a name that ends in \.mp4, "):
         check_suffix(Path("x.avi"))
     monkeypatch.setattr(clips, "find_spec", lambda name: None)
     with pytest.raises(RMDError, match=r"^x\.mp4: writing MP4 needs `pip install 'rmd\[video\]'`"):
@@ -51,19 +51,19 @@ def test_what_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fps", [3, 7, 24, 30, 50])
 def test_a_gif_lasts_as_long_as_it_should_though_it_counts_hundredths_of_a_second(fps: int, tmp_path: Path) -> None:
     save_clip(frames(20), tmp_path / "clip.gif", fps=fps)
-    with Image.open(tmp_path / "clip.gif") as found:
+    with Image.open(tmp_path / "clip.gif") as clip:
         total = 0
-        for index in range(found.n_frames):
-            found.seek(index)
-            total += found.info["duration"]
-    assert found.n_frames == 20 and total == pytest.approx(20_000 / fps, abs=5)
+        for index in range(clip.n_frames):
+            clip.seek(index)
+            total += clip.info["duration"]
+    assert clip.n_frames == 20 and total == pytest.approx(20_000 / fps, abs=5)
 
 
 @pytest.mark.parametrize(("suffix", "fps", "most"), [(".gif", 51, 50), (".webp", 10**9, 1000), (".mp4", 0, 1000)])
 def test_a_speed_that_no_clip_has(suffix: str, fps: int, most: int, tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=rf"^a clip in {suffix} plays 1 to {most} frames a second, not {fps}$"):
+    with pytest.raises(RMDError, match=rf"^a clip in {suffix} can play 1 to {most} frames per second, but not {fps}$"):
         check_fps(suffix, fps)
-    with pytest.raises(RMDError, match="frames a second"):
+    with pytest.raises(RMDError, match="frames per second"):
         save_clip(frames(2), tmp_path / f"clip{suffix}", fps=fps)
     assert not list(tmp_path.iterdir())
 

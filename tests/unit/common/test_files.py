@@ -1,4 +1,4 @@
-"""Files of RMD: whole or not at all, one writer at a time, and strict when read back."""
+"""RMD's files are written atomically, by one process at a time, and are validated when they are read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
         with replacing(path) as partial:
             partial.mkdir()
             (partial / name).touch()
-    assert [found.name for found in path.iterdir()] == ["new"]
+    assert [each.name for each in path.iterdir()] == ["new"]
 
 
 def test_a_folder_comes_back_after_a_kill_between_two_renames(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_folder_comes_back_after_a_kill_between_two_renames(tmp_path: Path) ->
     (tmp_path / ".student.previous" / "old").touch()
     with pytest.raises(ZeroDivisionError), replacing(path):
         raise ZeroDivisionError
-    assert [found.name for found in path.iterdir()] == ["old"]
+    assert [each.name for each in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -80,7 +80,7 @@ def test_a_folder_stays_where_the_new_one_cannot_take_its_place(
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="Input/output error"), replacing(path) as partial:
         partial.mkdir()
-    assert [found.name for found in path.iterdir()] == ["old"]
+    assert [each.name for each in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
 
 

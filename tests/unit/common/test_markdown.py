@@ -1,4 +1,4 @@
-"""Text in Markdown is shown as it is: in a paragraph, a heading, a cell, as code."""
+"""Text is put on one line, and into Markdown so that it is shown literally: in paragraphs, headings, cells and code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from rmd.common.markdown import markdown_block, markdown_code, markdown_lines, markdown_text
-from rmd.common.text import one_line
+from rmd.common.markdown import markdown_block, markdown_code, markdown_lines, markdown_text, one_line
 
 HOSTILE = (
     "<script>alert(1)</script>", "</td>", "<!-- -->", "&lt;", "a | b", "`code`", "``", "*a* __b__ ~~c~~",
@@ -21,12 +20,12 @@ texts = st.one_of(st.text(), st.text(alphabet="`*_[]()<>&|~$@#-+=.\\:!\"'1a/ \n"
 
 
 def inlines(markdown: str) -> list[Token]:
-    """The inline parts of a text, with HTML and GitHub's tables and struck text."""
+    """Return the inline tokens of Markdown, including HTML and GitHub's tables and strikethrough."""
     return [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) if token.type == "inline"]
 
 
 def words(token: Token) -> str:
-    """What is read; fails on anything that is not plain text."""
+    """Return the text that readers see; fail if it contains anything but plain text."""
     assert {child.type for child in token.children or ()} <= {"text", "text_special"}
     return "".join(child.content for child in token.children or ())
 
@@ -71,3 +70,16 @@ def test_no_line_of_a_block_of_code_ends_it(text: str) -> None:
 def test_usual_names_are_not_touched() -> None:
     for text in ("RMD, 2+2", "teacher, 4 steps (p < 0.05)", "block, trained at 0.2", "29.14", "x2 – 64 × 64"):
         assert markdown_text(text) == text
+
+
+@given(st.text())
+def test_a_line_has_no_breaks_and_keeps_every_other_character(text: str) -> None:
+    line = one_line(text)
+    assert len(line.splitlines()) <= 1 and "\0" not in line
+    assert one_line(line) == line == line.strip()
+    assert [c for c in text if c.isalnum()] == [c for c in line if c.isalnum()]
+
+
+def test_what_reorders_text_and_half_a_character_are_left_out() -> None:
+    assert one_line("a\u202eb\u2066c\ud800d\x1b[0m\u2028e\r\n\tf") == "a b c d [0m e f"
+    assert one_line("Straße 東京 👩\u200d🚀") == "Straße 東京 👩\u200d🚀"

@@ -14,10 +14,10 @@ from rmd.common.plugins import Registry
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """Entry points that tests add to."""
-    found: list[EntryPoint] = []
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [each for each in found if each.group == group])
-    return found
+    """Return a list of entry points, to which a test adds those of its packages."""
+    points: list[EntryPoint] = []
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [each for each in points if each.group == group])
+    return points
 
 
 def registry() -> Registry[type]:
@@ -54,7 +54,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(installed: list[EntryPoi
 def test_a_name_that_is_taken_is_refused(name: str, installed: list[EntryPoint]) -> None:
     things = registry()
     things.register("mine", int)
-    with pytest.raises(RMDError, match="is taken by another thing"):
+    with pytest.raises(RMDError, match="belongs to another thing"):
         things.register(name, float)
     things.register("mine", int)  # the same entry again is not a conflict
 

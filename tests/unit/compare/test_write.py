@@ -22,7 +22,7 @@ from rich.console import Console
 
 from rmd.common.errors import RMDError
 from rmd.common.files import read_model
-from rmd.common.text import one_line
+from rmd.common.markdown import one_line
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table

@@ -21,12 +21,12 @@ RATIOS = [((6, 6), (12, 12)), ((4, 6), (6, 9)), ((4, 4), (12, 8)), ((5, 3), (7, 
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Unit Gaussian noise in float64."""
+    """Return noise ~ N(0, I) in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def matrices(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) -> tuple[Tensor, Tensor]:
-    """The two linear maps of renoise, (high pixels, low pixels) and (high pixels, high pixels)."""
+    """Return the two linear maps of renoise: (high pixels, low pixels) and (high pixels, high pixels)."""
     n, m = math.prod(low), math.prod(high)
     basis_low = torch.eye(n, dtype=torch.float64).reshape(n, 1, *low)
     basis_high = torch.eye(m, dtype=torch.float64).reshape(m, 1, *high)
@@ -38,7 +38,7 @@ def matrices(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) ->
 
 
 def covariance(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) -> Tensor:
-    """Exact covariance of renoise for white eps_hat and white noise."""
+    """Return the exact covariance of renoise for white eps_hat and white noise."""
     of_eps, of_noise = matrices(low, high, crossing)
     return of_eps @ of_eps.T + of_noise @ of_noise.T
 
@@ -46,8 +46,8 @@ def covariance(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) 
 @pytest.mark.parametrize(("low", "high"), RATIOS)
 @pytest.mark.parametrize("beta", BETAS)
 def test_block_noise_is_exactly_white_at_every_beta(low: tuple[int, int], high: tuple[int, int], beta: float) -> None:
-    found = covariance(low, high, Crossing(rule="block", beta=beta))
-    torch.testing.assert_close(found, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
+    result = covariance(low, high, Crossing(rule="block", beta=beta))
+    torch.testing.assert_close(result, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,8 +58,8 @@ def test_block_noise_is_exactly_white_at_every_beta(low: tuple[int, int], high: 
 )
 def test_block_noise_is_white_for_any_sizes(low: tuple[int, int], extra: tuple[int, int], beta: float) -> None:
     high = (low[0] + extra[0], low[1] + extra[1])
-    found = covariance(low, high, Crossing(rule="block", beta=beta))
-    torch.testing.assert_close(found, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
+    result = covariance(low, high, Crossing(rule="block", beta=beta))
+    torch.testing.assert_close(result, torch.eye(math.prod(high), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("low", "high"), RATIOS)
@@ -84,7 +84,7 @@ def test_block_means_are_the_predicted_noise_mixed_with_fresh_means(ratio: int, 
 
 
 def test_block_embedding_of_a_constant_is_a_constant_at_every_ratio() -> None:
-    # The mean of n white values is known: it must become the mean of the white values at the high size.
+    # A known mean of the low-resolution values must become the mean of the high-resolution values.
     for low, high in RATIOS:
         embedded = renoise(torch.ones(1, 1, *low), torch.zeros(1, 1, *high), Crossing(rule="block"))
         value = math.sqrt(math.prod(low) / math.prod(high))
@@ -106,8 +106,8 @@ def test_block_embedding_keeps_low_frequencies_in_place_at_a_ratio_of_one_and_a_
 def test_corrected_noise_has_exactly_unit_variance(
     mode: Upsample, low: tuple[int, int], high: tuple[int, int], beta: float
 ) -> None:
-    found = covariance(low, high, Crossing(mode, "corrected", beta)).diagonal()
-    torch.testing.assert_close(found, torch.ones_like(found), rtol=0, atol=1e-12)
+    result = covariance(low, high, Crossing(mode, "corrected", beta)).diagonal()
+    torch.testing.assert_close(result, torch.ones_like(result), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -119,9 +119,9 @@ def test_plain_noise_has_the_covariance_of_its_two_parts(mode: Upsample) -> None
         torch.testing.assert_close(covariance(low, high, Crossing(mode, "plain", beta)), expected)
 
 
-def neighbour(found: Tensor, size: tuple[int, int]) -> tuple[float, float]:
-    """Variance, and correlation with the right neighbour, averaged over the interior of a covariance."""
-    grid = found.reshape(*size, *size)
+def neighbour(result: Tensor, size: tuple[int, int]) -> tuple[float, float]:
+    """Return the variance and the correlation with the right neighbour, averaged over the interior."""
+    grid = result.reshape(*size, *size)
     rows, columns = range(2, size[0] - 2), range(2, size[1] - 3)
     variances, correlations = [], []
     for i in rows:
@@ -265,7 +265,7 @@ def test_the_state_has_the_dtype_of_x0_and_half_precision_is_mixed_in_float32() 
         assert torch.equal(half, full.half())
 
 
-def test_a_smaller_size_is_a_clear_error() -> None:
+def test_a_smaller_size_is_refused() -> None:
     with pytest.raises(RMDError, match="cannot upsample a latent of 8x8 to 4x8, which is smaller"):
         upsample(torch.zeros(1, 1, 8, 8), (4, 8), "bilinear")
     with pytest.raises(RMDError, match="cannot embed a latent side of 8 in one of 4"):

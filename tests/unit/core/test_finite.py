@@ -1,4 +1,4 @@
-"""What is not finite is found in every dtype, and named."""
+"""NaN and infinite values are detected in every dtype, and the error names the tensor."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=40), dtype=st.sampled_from(DTYPES))
-def test_it_is_what_isfinite_says(values: list[float], dtype: torch.dtype) -> None:
+def test_is_finite_agrees_with_torch(values: list[float], dtype: torch.dtype) -> None:
     tensor = torch.tensor(values).to(dtype)
     assert bool(is_finite(tensor)) == bool(tensor.isfinite().all())
 
 
-def test_eight_bits_too() -> None:
+def test_eight_bit_floats_are_checked() -> None:
     tensor = torch.ones(3).to(torch.float8_e4m3fn)
     assert is_finite(tensor)
     assert not is_finite(torch.tensor([1.0, math.nan]).to(torch.float8_e4m3fn))
 
 
-def test_the_first_tensor_is_named_and_others_have_nothing_to_be_checked() -> None:
+def test_the_first_broken_tensor_is_named_and_unreadable_ones_are_skipped() -> None:
     fine = [("words", torch.arange(3)), ("empty", torch.zeros(0)), ("elsewhere", torch.zeros(2, device="meta"))]
     check_tensors(fine, "the file")
     broken = [("a", torch.tensor([1.0, math.inf])), ("b", torch.tensor(math.nan))]
@@ -36,7 +36,7 @@ def test_the_first_tensor_is_named_and_others_have_nothing_to_be_checked() -> No
         check_tensors([*fine, *broken], "the file")
 
 
-def test_a_module_is_checked_as_it_is_saved() -> None:
+def test_a_module_is_checked_by_its_state_dict() -> None:
     module = nn.BatchNorm1d(2)
     module.register_buffer("mask", torch.tensor(-math.inf), persistent=False)
     check_module(module, "vae")
@@ -45,7 +45,7 @@ def test_a_module_is_checked_as_it_is_saved() -> None:
         check_module(module, "vae")
 
 
-def test_pictures() -> None:
+def test_broken_pictures_are_refused() -> None:
     check_pictures(torch.zeros(1, 3, 2, 2))
-    with pytest.raises(RMDError, match=r"^the VAE gave values that are not finite"):
+    with pytest.raises(RMDError, match=r"^the VAE returned values that are not finite"):
         check_pictures(torch.full((1, 3, 2, 2), math.nan))

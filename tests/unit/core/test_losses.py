@@ -1,4 +1,4 @@
-"""Losses in closed form, with a Gaussian teacher and fake score whose readings are known."""
+"""Losses in closed form, with a Gaussian teacher and a Gaussian fake score whose predictions are known."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def posterior_mean(x_t: Tensor, mean: Tensor, std: float, alpha: float, sigma: float) -> Tensor:
-    """E[x0 | x_t] when x0 ~ N(mean, std^2 I): what a perfect score of that distribution reads in x_t."""
+    """Return E[x0 | x_t] for x0 ~ N(mean, std^2 I), the prediction of a perfect score network."""
     gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
     return mean + gain * (x_t - alpha * mean)
 
 
 def gradient(y: Tensor, f_real: Tensor, f_fake: Tensor, metric: Metric) -> Tensor:
-    """Gradient of the generator loss with respect to y."""
+    """Return the gradient of the generator loss with respect to y."""
     leaf = y.clone().requires_grad_()
     generator_loss(leaf, f_real, f_fake, metric=metric).backward()
     assert leaf.grad is not None
@@ -53,7 +53,7 @@ def test_the_gradient_points_from_the_students_mean_to_the_teachers(metric: Metr
     f_real = posterior_mean(x_t, teacher, std, alpha, sigma)
     f_fake = posterior_mean(x_t, student, std, alpha, sigma)
     descent = -gradient(y, f_real, f_fake, metric)
-    # With equal spreads the readings differ by a multiple of the means' difference, whatever x_t is.
+    # With equal variances the predictions differ by a multiple of the difference of the means, whatever x_t is.
     factor = sigma**2 / (alpha**2 * std**2 + sigma**2)
     torch.testing.assert_close(f_real - f_fake, (factor * (teacher - student)).expand_as(y))
     cosine = torch.cosine_similarity(descent.flatten(1), (teacher - student).flatten(1))
@@ -119,13 +119,13 @@ def test_gradients_in_closed_form() -> None:
 def test_a_small_difference_survives_a_large_sample_in_float32_and_bfloat16() -> None:
     d = 1e-4 * noise(1, 64).float()
     y, f_fake = torch.full((1, 64), 1000.0), torch.zeros(1, 64)
-    found = gradient(y, d, f_fake, "l2")
-    torch.testing.assert_close(found, -d / 64)
+    result = gradient(y, d, f_fake, "l2")
+    torch.testing.assert_close(result, -d / 64)
     half = gradient(y.bfloat16(), d, f_fake, "l2")
     torch.testing.assert_close(half, (-d / 64).bfloat16())
 
 
-def test_an_unknown_metric_is_a_clear_error() -> None:
+def test_an_unknown_metric_is_refused() -> None:
     x = torch.zeros(1, 2)
     with pytest.raises(RMDError, match="unknown metric 'l1': use pseudo_huber or l2"):
         generator_loss(x, x, x, metric="l1")  # type: ignore[arg-type]
@@ -165,13 +165,13 @@ def test_pseudo_huber_has_a_finite_gradient_at_zero_and_bounded_elsewhere() -> N
 
 
 def test_pseudo_huber_scales_with_the_number_of_dimensions() -> None:
-    # The same error at every position costs sqrt(dim) times as much: the constant grows alike.
+    # The same error at every position costs sqrt(dim) times as much, as does the constant.
     low, high = pseudo_huber(torch.full((1, 16), 1e-3)), pseudo_huber(torch.full((1, 64), 1e-3))
     torch.testing.assert_close(high, 2 * low)
 
 
 @pytest.mark.parametrize("c", [0.0, -1.0, math.nan])
-def test_a_constant_that_is_not_positive_is_a_clear_error(c: float) -> None:
+def test_a_constant_that_is_not_positive_is_refused(c: float) -> None:
     with pytest.raises(RMDError, match="pseudo-Huber constant must be positive"):
         pseudo_huber(torch.ones(1, 2), c)
 
@@ -185,7 +185,7 @@ def test_sample_weight_is_the_inverse_mean_distance_without_gradient() -> None:
     assert sample_weight(y, y, floor=1e-3).tolist() == pytest.approx([1000.0, 1000.0])
 
 
-def test_sample_weight_makes_the_loss_blind_to_the_scale_of_a_sample() -> None:
+def test_sample_weight_makes_the_loss_independent_of_the_scale_of_a_sample() -> None:
     y, f_real, f_fake = (noise(1, 3, 4, 4, seed=i) for i in range(3))
 
     def loss(scale: float) -> float:
@@ -235,7 +235,7 @@ def test_the_fake_score_loss_is_least_at_the_posterior_mean() -> None:
         assert float(fake_score_loss(other, y, one)) > floor
 
 
-def test_equal_errors_weigh_alike_at_every_resolution() -> None:
+def test_equal_errors_have_equal_weight_at_every_resolution() -> None:
     one = torch.tensor(1.0)
     low = fake_score_loss(torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, 3, 8, 8), one)
     high = fake_score_loss(torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, 3, 32, 32), one)
@@ -243,16 +243,16 @@ def test_equal_errors_weigh_alike_at_every_resolution() -> None:
 
 
 def test_adversarial_losses_in_closed_form() -> None:
-    """-log D and -log(1 - D) of D = sigmoid(logit); their gradients are D - 1 and D."""
+    """They are -log D and -log(1 - D) with D = sigmoid(logit); their gradients are D - 1 and D."""
     logits = torch.tensor([-3.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
     d = torch.sigmoid(logits.detach())
     loss = adversarial_student_loss(logits)
     torch.testing.assert_close(loss.detach(), -d.log().mean())
-    (found,) = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(found, (d - 1) / 3)
+    (result,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(result, (d - 1) / 3)
     both = adversarial_fake_loss(logits, -logits)
     torch.testing.assert_close(both.detach(), -(1 - d).log().mean() - (1 - d).log().mean())
-    (found,) = torch.autograd.grad(both, logits)
-    torch.testing.assert_close(found, 2 * d / 3)
+    (result,) = torch.autograd.grad(both, logits)
+    torch.testing.assert_close(result, 2 * d / 3)
     assert float(adversarial_fake_loss(torch.zeros(2), torch.zeros(5))) == pytest.approx(2 * math.log(2))
     assert adversarial_student_loss(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32

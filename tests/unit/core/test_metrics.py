@@ -1,4 +1,4 @@
-"""Measures against closed forms, naive loops and distributions whose distance is known."""
+"""Metrics against closed forms, naive loops and distributions whose distance is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Unit Gaussian features in float64."""
+    """Return features ~ N(0, I) in float64."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -61,14 +61,14 @@ def test_a_dimension_constant_in_the_reference_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("x", "reference", "message"),
     [
-        (normal(3, 2), torch.full((5, 2), 0.1), "all alike"),
-        (normal(3, 2), torch.zeros(5, 2), "all alike"),
+        (normal(3, 2), torch.full((5, 2), 0.1), "all reference samples have the same features"),
+        (normal(3, 2), torch.zeros(5, 2), "all reference samples have the same features"),
         (normal(3, 2), normal(5, 3), r"\(3, 2\) and \(5, 3\)"),
         (normal(3, 2), normal(1, 2), "2 samples or more"),
         (torch.full((3, 2), math.nan), normal(5, 2), "not finite"),
     ],
 )
-def test_standardise_says_what_is_wrong(x: Tensor, reference: Tensor, message: str) -> None:
+def test_standardise_refuses_invalid_values(x: Tensor, reference: Tensor, message: str) -> None:
     with pytest.raises(RMDError, match=message):
         standardise(x, reference)
 
@@ -77,7 +77,7 @@ def test_standardise_says_what_is_wrong(x: Tensor, reference: Tensor, message: s
 
 
 def naive_mmd(x: Tensor, y: Tensor, a: int = 1, b: int = 1, *, paired: bool = False) -> float:
-    """Squared MMD by its definition, one kernel at a time, without pairs of one prompt."""
+    """Return the squared MMD by its definition, one kernel value at a time, without pairs of one prompt."""
 
     def k(a: Tensor, b: Tensor) -> float:
         return (float(a @ b) / len(a) + 1) ** 3
@@ -94,76 +94,76 @@ def mean(values: list[float]) -> float:
 
 
 def leave_out(x: Tensor, index: int, run: int = 1) -> Tensor:
-    """Without the rows of one prompt."""
+    """Remove the rows of one prompt."""
     return torch.cat([x[: index * run], x[(index + 1) * run :]])
 
 
-def spread(values: list[float]) -> float:
-    """Jackknife variance of one set's leave-one-out values."""
+def jackknife_variance(values: list[float]) -> float:
+    """Return the jackknife variance of the leave-one-out values of one set."""
     return (len(values) - 1) * mean([(value - mean(values)) ** 2 for value in values])
 
 
 def scaled(value: float, variance: float) -> list[float]:
     half = Z95 * math.sqrt(variance)
-    return [KERNEL_SCALE * found for found in (value, value - half, value + half)]
+    return [KERNEL_SCALE * result for result in (value, value - half, value + half)]
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 1), (3, 2)])
 def test_kernel_distance_is_the_naive_jackknife(a: int, b: int) -> None:
     x, y = normal(4 * a, 3), normal(5 * b, 3, seed=1) + 0.7
-    found = kernel_distance(x, y, per_prompt=(a, b))
-    variance = spread([naive_mmd(leave_out(x, i, a), y, a, b) for i in range(4)])
-    variance += spread([naive_mmd(x, leave_out(y, i, b), a, b) for i in range(5)])
+    result = kernel_distance(x, y, per_prompt=(a, b))
+    variance = jackknife_variance([naive_mmd(leave_out(x, i, a), y, a, b) for i in range(4)])
+    variance += jackknife_variance([naive_mmd(x, leave_out(y, i, b), a, b) for i in range(5)])
     expected = scaled(naive_mmd(x, y, a, b), variance)
-    assert [found.value, found.low, found.high] == pytest.approx(expected, rel=1e-10)
+    assert [result.value, result.low, result.high] == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("a", [1, 2])
 def test_paired_kernel_distance_is_the_naive_jackknife_over_pairs(a: int) -> None:
     x = normal(5 * a, 3)
     y = 0.9 * x + 0.4 * normal(5 * a, 3, seed=1)
-    found = kernel_distance(x, y, per_prompt=(a, a), paired=True)
+    result = kernel_distance(x, y, per_prompt=(a, a), paired=True)
     left = [(leave_out(x, i, a), leave_out(y, i, a)) for i in range(5)]
-    variance = spread([naive_mmd(p, q, a, a, paired=True) for p, q in left])
+    variance = jackknife_variance([naive_mmd(p, q, a, a, paired=True) for p, q in left])
     expected = scaled(naive_mmd(x, y, a, a, paired=True), variance)
-    assert [found.value, found.low, found.high] == pytest.approx(expected, rel=1e-10)
+    assert [result.value, result.low, result.high] == pytest.approx(expected, rel=1e-10)
 
 
 def test_equal_distributions_are_at_zero_and_inside_the_interval() -> None:
-    found = [kernel_distance(normal(60, 8, seed=2 * s), normal(50, 8, seed=2 * s + 1)) for s in range(300)]
-    values = torch.tensor([interval.value for interval in found])
+    result = [kernel_distance(normal(60, 8, seed=2 * s), normal(50, 8, seed=2 * s + 1)) for s in range(300)]
+    values = torch.tensor([interval.value for interval in result])
     assert abs(float(values.mean())) < 3 * float(values.std()) / math.sqrt(300)
     assert (values < 0).any()
-    assert sum(covers(interval, 0.0) for interval in found) / 300 >= 0.95
+    assert sum(covers(interval, 0.0) for interval in result) / 300 >= 0.95
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_known_distance_is_met_and_covered_as_promised(paired: bool) -> None:
+def test_a_known_distance_is_estimated_and_covered_by_the_interval(paired: bool) -> None:
     # With d = 1 the kernel compares the first three moments: MMD^2 = 3 dm1^2 + 3 dm2^2 + dm3^2.
     mu = 0.8
     truth = KERNEL_SCALE * (3 * mu**2 + 3 * mu**4 + (mu**3 + 3 * mu) ** 2)
-    found = []
+    result = []
     for seed in range(300):
         x, other = normal(150, 1, seed=2 * seed), normal(150, 1, seed=2 * seed + 1)
-        found.append(kernel_distance(x, mu + (0.8 * x + 0.6 * other if paired else other), paired=paired))
-    values = torch.tensor([interval.value for interval in found])
+        result.append(kernel_distance(x, mu + (0.8 * x + 0.6 * other if paired else other), paired=paired))
+    values = torch.tensor([interval.value for interval in result])
     assert abs(float(values.mean()) - truth) < 3 * float(values.std()) / math.sqrt(300)
-    assert 0.90 <= sum(covers(interval, truth) for interval in found) / 300 <= 0.99
+    assert 0.90 <= sum(covers(interval, truth) for interval in result) / 300 <= 0.99
 
 
-def test_pairs_that_are_alike_bias_the_independent_estimate_only() -> None:
+def test_correlated_pairs_bias_the_independent_estimate_only() -> None:
     independent, paired = [], []
     for seed in range(100):
         x = normal(40, 6, seed=2 * seed)
         y = 0.8 * x + 0.6 * normal(40, 6, seed=2 * seed + 1)  # the same distribution as x
         independent.append(kernel_distance(x, y).value)
         paired.append(kernel_distance(x, y, paired=True).value)
-    found = torch.tensor(paired)
-    assert abs(float(found.mean())) < 3 * float(found.std()) / 10
+    result = torch.tensor(paired)
+    assert abs(float(result.mean())) < 3 * float(result.std()) / 10
     assert float(torch.tensor(independent).mean()) < -100
 
 
-def test_samples_of_one_prompt_bias_the_estimate_that_is_not_told() -> None:
+def test_samples_of_one_prompt_bias_the_estimate_unless_per_prompt_is_given() -> None:
     naive, told = [], []
     for seed in range(100):
         prompts = normal(20, 1, 6, seed=3 * seed)
@@ -171,14 +171,14 @@ def test_samples_of_one_prompt_bias_the_estimate_that_is_not_told() -> None:
         y = normal(40, 6, seed=3 * seed + 2)  # the same distribution, each sample of a prompt of its own
         naive.append(kernel_distance(x, y).value)
         told.append(kernel_distance(x, y, per_prompt=(2, 1)).value)
-    found = torch.tensor(told)
-    assert abs(float(found.mean())) < 3 * float(found.std()) / 10
-    assert float((torch.tensor(naive) - found).mean()) > 25
+    result = torch.tensor(told)
+    assert abs(float(result.mean())) < 3 * float(result.std()) / 10
+    assert float((torch.tensor(naive) - result).mean()) > 25
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 9), m=st.integers(3, 9), d=st.integers(1, 5))
 @settings(max_examples=25)
-def test_kernel_distance_is_symmetric_and_blind_to_order(seed: int, n: int, m: int, d: int) -> None:
+def test_kernel_distance_is_symmetric_and_independent_of_order(seed: int, n: int, m: int, d: int) -> None:
     x, y = normal(n, d, seed=seed), normal(m, d, seed=seed + 1)
     forward, backward = kernel_distance(x, y), kernel_distance(y.flip(0), x)
     assert [forward.value, forward.low, forward.high] == pytest.approx(
@@ -186,7 +186,7 @@ def test_kernel_distance_is_symmetric_and_blind_to_order(seed: int, n: int, m: i
     )
 
 
-def test_a_shift_is_seen_and_grows() -> None:
+def test_the_distance_grows_with_a_shift() -> None:
     x, y = normal(100, 8), normal(100, 8, seed=1)
     near, far = kernel_distance(x, y + 0.5), kernel_distance(x, y + 1.0)
     assert 0 < near.low < near.high < far.low
@@ -202,7 +202,7 @@ def test_a_shift_is_seen_and_grows() -> None:
         (normal(5, 3), torch.full((5, 3), math.inf), False, "not finite"),
     ],
 )
-def test_kernel_distance_says_which_sets_do_not_fit(x: Tensor, y: Tensor, paired: bool, message: str) -> None:
+def test_kernel_distance_refuses_sets_of_other_shapes(x: Tensor, y: Tensor, paired: bool, message: str) -> None:
     with pytest.raises(RMDError, match=message):
         kernel_distance(x, y, paired=paired)
 
@@ -211,7 +211,7 @@ def test_kernel_distance_says_which_sets_do_not_fit(x: Tensor, y: Tensor, paired
     ("per_prompt", "message"),
     [((2, 1), "7 samples are not three or more prompts of 2"), ((1, 4), "8 samples .* of 4"), ((0, 1), "of 0")],
 )
-def test_kernel_distance_says_that_prompts_are_not_whole(per_prompt: tuple[int, int], message: str) -> None:
+def test_kernel_distance_refuses_incomplete_prompts(per_prompt: tuple[int, int], message: str) -> None:
     with pytest.raises(RMDError, match=message):
         kernel_distance(normal(7, 3), normal(8, 3), per_prompt=per_prompt)
 
@@ -220,7 +220,7 @@ def test_kernel_distance_says_that_prompts_are_not_whole(per_prompt: tuple[int, 
 
 
 def with_moments(mean: Tensor, covariance: Tensor, *, seed: int) -> Tensor:
-    """Samples whose mean and covariance are exactly the given ones."""
+    """Return samples with exactly the given mean and covariance."""
     raw = normal(40, len(mean), seed=seed)
     centred = raw - raw.mean(0)
     white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.T.cov())).T
@@ -260,7 +260,7 @@ def test_frechet_distance_of_one_dimension_is_symmetric() -> None:
     assert frechet_distance(y, x) == pytest.approx(float(expected))
 
 
-def test_frechet_distance_says_what_is_wrong() -> None:
+def test_frechet_distance_refuses_invalid_values() -> None:
     with pytest.raises(RMDError, match="2 samples or more"):
         frechet_distance(normal(1, 3), normal(5, 3))
 
@@ -269,7 +269,7 @@ def test_frechet_distance_says_what_is_wrong() -> None:
 
 
 def checkerboard(side: int, cell: int) -> Tensor:
-    """(1, 3, side, side) of +1 and -1 squares of `cell` pixels."""
+    """Return a checkerboard (1, 3, side, side) of +1 and -1 squares of `cell` pixels."""
     index = torch.arange(side) // cell
     return (1.0 - 2.0 * ((index[:, None] + index) % 2)).expand(1, 3, side, side)
 
@@ -302,7 +302,7 @@ def test_relative_high_frequency_is_an_energy_ratio() -> None:
         (lambda: relative_high_frequency(checkerboard(8, 1), torch.zeros(1, 3, 8, 8)), "no fine detail"),
     ],
 )
-def test_high_frequency_says_what_is_wrong(measure: Callable[[], float], message: str) -> None:
+def test_high_frequency_refuses_invalid_values(measure: Callable[[], float], message: str) -> None:
     with pytest.raises(RMDError, match=message):
         measure()
 
@@ -313,7 +313,7 @@ def test_high_frequency_says_what_is_wrong(measure: Callable[[], float], message
 def test_diversity_is_the_mean_over_prompts_of_the_mean_distance() -> None:
     features = torch.tensor([[0.0, 0.0], [10.0, 10.0], [3.0, 4.0], [0.0, 0.0], [10.0, 11.0]])
     prompts = torch.tensor([7, 2, 7, 7, 2])
-    # Prompt 7: distances 5, 0, 5; prompt 2: 1. Prompts weigh alike, however many samples they have.
+    # Prompt 7: distances 5, 0, 5; prompt 2: 1. Prompts have equal weight, however many samples they have.
     assert diversity(features, prompts) == pytest.approx((10 / 3 + 1) / 2)
 
 
@@ -330,7 +330,7 @@ def test_diversity_of_copies_is_zero() -> None:
         (torch.full((2, 2), math.nan), torch.tensor([0, 0]), "not finite"),
     ],
 )
-def test_diversity_says_what_is_wrong(features: Tensor, prompts: Tensor, message: str) -> None:
+def test_diversity_refuses_invalid_values(features: Tensor, prompts: Tensor, message: str) -> None:
     with pytest.raises(RMDError, match=message):
         diversity(features, prompts)
 
@@ -338,21 +338,21 @@ def test_diversity_says_what_is_wrong(features: Tensor, prompts: Tensor, message
 # --- accuracy --------------------------------------------------------------------------------------------
 
 
-def test_accuracy_counts_only_what_was_asked() -> None:
+def test_accuracy_counts_only_requested_attributes() -> None:
     attributes = torch.zeros(4, 9, dtype=torch.long)
     attributes[:, 6:] = NONE
     attributes[3, 5] = NONE
     right = torch.ones(4, 9, dtype=torch.bool)
     right[0, 0] = False  # layout
-    right[1, 8] = False  # not asked, so not wrong
-    right[3, 5] = True  # not asked, so not right either
-    right[2, 5] = False  # size_a, asked of three scenes
-    found = accuracy(right, attributes)
-    assert found.all_right == wilson(2, 4)
-    assert found.by_name == pytest.approx(
+    right[1, 8] = False  # not requested, so not wrong
+    right[3, 5] = True  # not requested, so not right either
+    right[2, 5] = False  # size_a, requested in three scenes
+    result = accuracy(right, attributes)
+    assert result.all_right == wilson(2, 4)
+    assert result.by_name == pytest.approx(
         {"layout": 0.75, "background": 1, "shape_a": 1, "colour_a": 1, "texture_a": 1, "size_a": 2 / 3}
     )
-    assert list(found.by_name) == list(ATTRIBUTE_NAMES[:6])
+    assert list(result.by_name) == list(ATTRIBUTE_NAMES[:6])
 
 
 @pytest.mark.parametrize(
@@ -361,26 +361,26 @@ def test_accuracy_counts_only_what_was_asked() -> None:
 )
 def test_wilson_against_published_values(hits: int, total: int, low: float, high: float) -> None:
     # Newcombe, Two-sided confidence intervals for the single proportion (1998), Table I.
-    found = wilson(hits, total)
-    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    result = wilson(hits, total)
+    assert (round(result.low, 4), round(result.high, 4)) == (low, high)
 
 
 @given(total=st.integers(1, 3000), data=st.data())
-def test_wilson_stays_within_0_and_1_and_holds_the_share(total: int, data: st.DataObject) -> None:
+def test_wilson_stays_within_0_and_1_and_covers_the_proportion(total: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, total))
-    found, mirrored = wilson(hits, total), wilson(total - hits, total)
-    assert 0 <= found.low <= found.value == hits / total <= found.high <= 1
-    assert found.high - found.low > 0
-    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high), abs=1e-12)
+    result, mirrored = wilson(hits, total), wilson(total - hits, total)
+    assert 0 <= result.low <= result.value == hits / total <= result.high <= 1
+    assert result.high - result.low > 0
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((result.low, result.high), abs=1e-12)
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_says_what_is_wrong(hits: int, total: int) -> None:
+def test_wilson_refuses_invalid_values(hits: int, total: int) -> None:
     with pytest.raises(RMDError, match=f"got {hits} of {total}"):
         wilson(hits, total)
 
 
 @pytest.mark.parametrize("shape", [(0, 9), (4, 8), (9,)])
-def test_accuracy_says_what_is_wrong(shape: tuple[int, ...]) -> None:
+def test_accuracy_refuses_invalid_values(shape: tuple[int, ...]) -> None:
     with pytest.raises(RMDError, match="9 attributes a sample"):
         accuracy(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long))

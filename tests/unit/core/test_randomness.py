@@ -1,4 +1,4 @@
-"""Counter-based noise: what a draw depends on, what it does not, and values that must never change."""
+"""Counter-based noise: the key that a draw depends on, its independence of all else, and pinned values."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_dtype_changes_the_precision_and_not_the_draw() -> None:
     assert torch.equal(half, full.bfloat16())
 
 
-def test_noise_is_where_it_is_wanted_and_what_chooses_times_stays_on_the_cpu() -> None:
+def test_gaussian_noise_is_on_the_requested_device_and_uniform_numbers_on_the_cpu() -> None:
     with accelerator():
         for source in (CounterNoise(0, [0], device=DEVICE), GeneratorNoise([torch.Generator()], device=DEVICE)):
             assert source.normal((1, 4), "start").device == DEVICE
@@ -118,16 +118,16 @@ def test_draws_ignore_torchs_default_dtype_and_device() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            found = draw(), choice_in_turn(9, seed=0, count=0, purpose="p"), permutation(5, seed=0, epoch=0)
+            result = draw(), choice_in_turn(9, seed=0, count=0, purpose="p"), permutation(5, seed=0, epoch=0)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found[0].dtype == torch.float32
-    assert torch.equal(found[0], expected[0])
-    assert found[1] == expected[1]
-    assert torch.equal(found[2], expected[2])
+    assert result[0].dtype == torch.float32
+    assert torch.equal(result[0], expected[0])
+    assert result[1] == expected[1]
+    assert torch.equal(result[2], expected[2])
 
 
-def test_values_are_pinned_for_ever() -> None:
+def test_values_never_change() -> None:
     source = CounterNoise(seed=0, samples=[0, 1], step=0)
     normal = source.normal((2, 2), "start")
     uniform = source.uniform((2, 2), "tau")
@@ -175,13 +175,13 @@ def test_choices_take_turns_in_an_order_of_the_key() -> None:
     def picks(seed: int = 0, purpose: str = "step") -> list[int]:
         return [choice_in_turn(4, seed=seed, count=count, purpose=purpose) for count in range(400)]
 
-    found = picks()
-    rounds = [tuple(found[start : start + 4]) for start in range(0, 400, 4)]
+    result = picks()
+    rounds = [tuple(result[start : start + 4]) for start in range(0, 400, 4)]
     assert all(sorted(one) == [0, 1, 2, 3] for one in rounds)
     assert len(set(rounds)) == 24  # every order comes
-    assert found == picks()
-    assert found != picks(seed=1)
-    assert found != picks(purpose="stage")
+    assert result == picks()
+    assert result != picks(seed=1)
+    assert result != picks(purpose="stage")
 
 
 def test_every_single_choice_is_uniform() -> None:
@@ -199,7 +199,7 @@ def test_permutations_hold_every_index_once_and_differ_by_epoch_and_seed() -> No
     assert not torch.equal(first, permutation(100, seed=1, epoch=0))
 
 
-def test_seeds_are_those_of_torch() -> None:
+def test_seeds_that_torch_refuses_are_refused() -> None:
     for seed in (0, 7, MAX_SEED):
         expected = torch.randn(3, generator=torch.Generator().manual_seed(seed))
         assert torch.equal(torch.randn(3, generator=seeded(seed)), expected)

@@ -1,4 +1,4 @@
-"""The cascade loop against diffusers' samplers, analytic Gaussian results and its own guarantees."""
+"""The cascade loop against the samplers of diffusers, analytic results for Gaussian data, and its guarantees."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ RULES: list[NoiseRule] = ["plain", "corrected", "block"]
 
 
 def shape(batch: int = 2, channels: int = 3) -> LatentShape:
-    """Latents of an eighth of the stage's sides."""
+    """Return shapes of latents with an eighth of the stage's sides."""
     return lambda stage: (batch, channels, stage.height // 8, stage.width // 8)
 
 
 def cascade(schedule: NoiseSchedule = FLOW, **changes: object) -> StepPlan:
-    """Three stages, 1+1+2, with a non-integer ratio between the last two."""
+    """Return a plan of three stages, 1+1+2, with a non-integer ratio between the last two."""
     arguments: dict[str, object] = {
         "steps": 4,
         "sides": ((32, 32), (64, 64), (96, 96)),
@@ -52,12 +52,12 @@ def one_stage(schedule: NoiseSchedule, steps: int) -> StepPlan:
 
 
 def network(x: Tensor, t: float) -> Tensor:
-    """A smooth toy network that mixes neighbours and depends on the time it is given."""
+    """Evaluate a smooth toy network that mixes neighbours and depends on the time."""
     return torch.tanh(x.roll(1, -1) + 0.3 * x + math.sin(t / 100))
 
 
 def toy(schedule: NoiseSchedule) -> Predict:
-    """The toy network read as a noise prediction (VP) or a velocity (flow)."""
+    """Return a predictor that takes the toy network's output as noise (VP) or as velocity (flow)."""
 
     def predict(x_t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         t = step.model_time
@@ -69,7 +69,7 @@ def toy(schedule: NoiseSchedule) -> Predict:
 
 
 def gaussian(schedule: NoiseSchedule, mean: float, std: float) -> Predict:
-    """The exact predictor for data whose values are all N(mean, std^2)."""
+    """Return the exact predictor for data whose values are independent and N(mean, std^2)."""
 
     def predict(x_t: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         a, s = float(schedule.alpha(step.model_time)), float(schedule.sigma(step.model_time))
@@ -81,7 +81,7 @@ def gaussian(schedule: NoiseSchedule, mean: float, std: float) -> Predict:
 
 @pytest.mark.parametrize("schedule", [VP, FLOW])
 def test_fresh_noise_within_a_stage_is_drawn_for_every_step(schedule: NoiseSchedule) -> None:
-    """A stochastic sampler in its own words: predict, noise anew to the next time, and so on."""
+    """The loop equals a stochastic sampler written out: predict, add fresh noise for the next time, repeat."""
     plan = replace(one_stage(schedule, 4), crossing=Crossing(within="fresh"))
     noise, predict = CounterNoise(0, [0, 1]), toy(schedule)
     x = noise.normal((2, 3, 8, 8), "start")
@@ -142,8 +142,8 @@ def test_one_stage_on_gaussian_data_is_the_product_of_its_steps(schedule: NoiseS
     for (a, s), (b, r) in zip(coefficients, [*coefficients[1:], (1.0, 0.0)], strict=True):
         gain *= (a * b * std**2 + s * r) / (a**2 * std**2 + s**2)
     expected = mean + gain * (start - coefficients[0][0] * mean)
-    found = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
-    torch.testing.assert_close(found, expected)
+    result = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
+    torch.testing.assert_close(result, expected)
 
 
 @pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
@@ -154,16 +154,16 @@ def test_many_steps_on_gaussian_data_follow_the_ode_to_the_data(schedule: NoiseS
     a, s = float(schedule.alpha(1000)), float(schedule.sigma(1000))
     # The probability-flow ODE keeps each value's number of standard deviations from the mean.
     expected = mean + std * (start - a * mean) / math.sqrt(a**2 * std**2 + s**2)
-    found = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+    result = run_cascade(gaussian(schedule, mean, std), plan, schedule, shape(), CounterNoise(0, [0, 1]), x=start)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
-def test_a_cascade_on_a_point_returns_the_point(schedule: NoiseSchedule, rule: NoiseRule) -> None:
+def test_a_cascade_on_constant_data_returns_the_constant(schedule: NoiseSchedule, rule: NoiseRule) -> None:
     plan = cascade(schedule, crossing=Crossing(rule=rule, beta=0.5))
-    found = run_cascade(gaussian(schedule, 1.5, 0.0), plan, schedule, shape(), CounterNoise(0, [0, 1]))
-    torch.testing.assert_close(found, torch.full((2, 3, 12, 12), 1.5))
+    result = run_cascade(gaussian(schedule, 1.5, 0.0), plan, schedule, shape(), CounterNoise(0, [0, 1]))
+    torch.testing.assert_close(result, torch.full((2, 3, 12, 12), 1.5))
 
 
 def test_a_block_cascade_on_white_gaussian_data_keeps_the_states_on_the_schedule() -> None:
@@ -283,18 +283,18 @@ def test_the_state_stays_on_the_device_of_its_noise() -> None:
         for rule in RULES:
             plan = cascade(schedule, crossing=Crossing(rule=rule, beta=0.5))
             noise = CounterNoise(0, [0, 1], device="meta")
-            found = run_cascade(predict, plan, schedule, shape(), noise)
-            assert found.device.type == "meta"
-            assert found.shape == (2, 3, 12, 12)
+            result = run_cascade(predict, plan, schedule, shape(), noise)
+            assert result.device.type == "meta"
+            assert result.shape == (2, 3, 12, 12)
 
 
 def test_videos_cross_too() -> None:
     def video_shape(stage: Stage) -> tuple[int, ...]:
         return (1, 2, 3, stage.height // 8, stage.width // 8)
 
-    found = run_cascade(toy(FLOW), cascade(), FLOW, video_shape, CounterNoise(0, [0]))
-    assert found.shape == (1, 2, 3, 12, 12)
-    assert bool(torch.isfinite(found).all())
+    result = run_cascade(toy(FLOW), cascade(), FLOW, video_shape, CounterNoise(0, [0]))
+    assert result.shape == (1, 2, 3, 12, 12)
+    assert bool(torch.isfinite(result).all())
 
 
 def test_the_whole_run_is_differentiable_when_gradients_are_on() -> None:
@@ -305,12 +305,12 @@ def test_the_whole_run_is_differentiable_when_gradients_are_on() -> None:
 
 
 @pytest.mark.parametrize("until", [0, 5, -1])
-def test_a_step_that_is_not_in_the_plan_is_a_clear_error(until: int) -> None:
-    with pytest.raises(RMDError, match=f"cannot stop at step {until} of a plan of 4 steps"):
+def test_a_step_that_is_not_in_the_plan_is_refused(until: int) -> None:
+    with pytest.raises(RMDError, match=f"cannot stop at step {until}: the plan has 4 steps"):
         run_cascade(toy(FLOW), cascade(), FLOW, shape(), CounterNoise(0, [0, 1]), until=until)
 
 
-def test_a_start_of_another_shape_is_a_clear_error() -> None:
+def test_initial_noise_of_another_shape_is_refused() -> None:
     with pytest.raises(RMDError, match=r"has shape \(2, 3, 8, 8\), but the first stage needs \(2, 3, 4, 4\)"):
         run_cascade(toy(FLOW), cascade(), FLOW, shape(), CounterNoise(0, [0, 1]), x=torch.zeros(2, 3, 8, 8))
 
@@ -330,7 +330,7 @@ def test_guiding_x0_and_eps_gives_the_same_state(schedule: NoiseSchedule) -> Non
     torch.testing.assert_close(a * x0 + s * guided(first, second, 4.5), x_t)
 
 
-def test_the_step_into_a_stage_is_the_public_crossing() -> None:
+def test_the_step_into_a_stage_equals_cross() -> None:
     plan, noise = cascade(VP), CounterNoise(0, [0, 1])
     x0_hat, eps_hat = toy(VP)(noise.normal((2, 3, 4, 4), "start"), plan.steps[0])
     t = plan.steps[1].model_time
@@ -346,10 +346,10 @@ def test_sampling_is_the_roll_out_bit_for_bit() -> None:
     def look(step: Step, x0_hat: Tensor, x_t: Tensor) -> None:
         seen.append(step.index)
 
-    found = sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, on_step=look)
-    assert torch.equal(found, run_cascade(toy(FLOW), plan, FLOW, shape(), noise)) and seen == [1, 2, 3, 4]
+    result = sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, on_step=look)
+    assert torch.equal(result, run_cascade(toy(FLOW), plan, FLOW, shape(), noise)) and seen == [1, 2, 3, 4]
     start = noise.normal((2, 3, 4, 4), "start")
-    assert torch.equal(sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, x=start), found)
+    assert torch.equal(sample_cascade(toy(FLOW), plan, FLOW, shape(), noise, x=start), result)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -362,15 +362,13 @@ def test_the_first_step_that_is_not_finite_is_named(index: int, size: str, value
         x0[-1, 0, 0, 0] = value if step.index == index else x0[-1, 0, 0, 0]
         return x0, eps
 
-    expected = (
-        rf"^step {index} of 4 \({size}, time {plan.steps[index - 1].model_time:g}\) gave values that are not finite: "
-    )
+    expected = rf"^step {index} of 4 \({size}, time {plan.steps[index - 1].model_time:g}\) returned values that are "
     with pytest.raises(RMDError, match=expected):
         sample_cascade(breaking, plan, FLOW, shape(), CounterNoise(0, [0, 1]))
     assert not bool(run_cascade(breaking, plan, FLOW, shape(), CounterNoise(0, [0, 1])).isfinite().all())  # a roll-out
 
 
-def test_what_a_callback_makes_of_a_step_is_checked_too() -> None:
+def test_a_tensor_returned_by_a_callback_is_checked_too() -> None:
     def spoil(step: Step, x0_hat: Tensor, x_t: Tensor) -> Tensor | None:
         return torch.full_like(x0_hat, math.nan) if step.index == 4 else None
 

@@ -1,4 +1,4 @@
-"""The cache of encoded prompts: what the encoders gave, whole after any interruption, and only for its own teacher."""
+"""The cache of encoded prompts returns what the encoders returned, survives kills, and belongs to one teacher."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def built(backbone: Backbone, folder: Path, **options: Any) -> PromptCache:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a cache; locks, and what a killed process leaves, are hidden."""
+    """Return the files of a cache; locks and the leftovers of killed processes are hidden files."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
@@ -39,13 +39,13 @@ def test_a_network_reads_the_same_from_the_cache(family: str, tmp_path: Path) ->
     backbone = TINY[family]()
     cache = built(backbone, tmp_path / "cache")
     asked = [PROMPTS[3], PROMPTS[0], PROMPTS[3]]
-    found, expected = cache.encode(asked), backbone.encode(asked)
-    assert found.tensors.keys() == expected.tensors.keys()
+    cached, expected = cache.encode(asked), backbone.encode(asked)
+    assert cached.tensors.keys() == expected.tensors.keys()
     x = torch.randn(backbone.latent_shape(3, 32, 32, frames_of(backbone)), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         outputs = [
             backbone.predict(backbone.denoiser, x, 500.0, backbone.stage_cond(cond, FULL, FULL))[0]
-            for cond in (found, expected)
+            for cond in (cached, expected)
         ]
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-5)
     for name, tensor in backbone.null(2).tensors.items():
@@ -76,7 +76,7 @@ def test_an_interrupted_build_that_goes_on_equals_one_in_one_go(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "write_shard", fail)
         built(backbone, tmp_path / "parts")
-    with pytest.raises(RMDError, match=r"is not complete: run its `rmd cache` command again$"):
+    with pytest.raises(RMDError, match=r"is not complete: run the cache's `rmd cache` command again$"):
         PromptCache(tmp_path / "parts")
     first = (tmp_path / "parts" / "shard-00000.safetensors").stat().st_mtime_ns
     built(backbone, tmp_path / "parts")
@@ -116,7 +116,7 @@ def test_a_flipped_byte_is_found_and_named(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"shard-00001\.safetensors is damaged: remove it and run"):
         verify_cache(tmp_path)
     path.unlink()
-    with pytest.raises(RMDError, match=r"lacks shard-00001\.safetensors: run its `rmd cache` command again$"):
+    with pytest.raises(RMDError, match=r"lacks shard-00001\.safetensors: run the cache's `rmd cache` command again$"):
         verify_cache(tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
     backbone = TINY["sdxl"]()
     cache = built(backbone, tmp_path / "cache")
     cache.check(TINY["sdxl"]())
-    with pytest.raises(RMDError, match=r"is of the family sdxl, not sd3$"):
+    with pytest.raises(RMDError, match=r"belongs to the family sdxl, not to sd3: build one with"):
         cache.check(TINY["sd3"]())
     other = TINY["sdxl"]()
     before = encoders_key(other)
@@ -135,19 +135,17 @@ def test_another_teacher_is_refused(tmp_path: Path) -> None:
         RMDError, match=r"was made by other text encoders than this teacher's: build one with `rmd cache`"
     ):
         cache.check(other)
-    with pytest.raises(RMDError, match=r"holds the cache of other prompts or other encoders: choose another --out$"):
+    with pytest.raises(RMDError, match=r"holds a cache of other prompts or other encoders: choose another --out$"):
         build_cache(other, PROMPTS, tmp_path / "cache", shard_prompts=2)
-    with pytest.raises(
-        RMDError, match=r"^the prompt 'a cat' is not in the cache .*: build the cache of these prompts$"
-    ):
+    with pytest.raises(RMDError, match=r"^the prompt 'a cat' is not in the cache .*: build a cache of these prompts$"):
         cache.encode(["a cat"])
 
 
-def test_what_is_no_cache_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=r"is no cache of prompts: it has no meta\.json; build one with `rmd cache`$"):
+def test_what_is_no_cache_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=r"is not a cache of prompts, since it has no meta\.json: build one with"):
         PromptCache(tmp_path)
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RMDError, match=r"is not empty and no cache: choose another --out$"):
+    with pytest.raises(RMDError, match=r"is neither empty nor a cache: choose another --out$"):
         build_cache(TINY["sdxl"](), PROMPTS, tmp_path)
     (tmp_path / META).write_text("{", encoding="utf-8")
     with pytest.raises(RMDError, match=r"meta\.json is not valid JSON"):
@@ -165,7 +163,7 @@ def test_a_run_from_the_cache_is_the_run(
     assert main(arguments) == 0
     assert capsys.readouterr().out == "4 prompts in cache; use it with data.cache=cache\n"
     assert main(["cache", "--verify", "--out", "cache"]) == 0
-    assert capsys.readouterr().out == "cache: 2 shards are as they were written\n"
+    assert capsys.readouterr().out == "cache: 2 shards match their checksums\n"
     losses = []
     for cached in (None, "cache"):
         recipe = recipe_of(family, Path("teacher"), "lora")
@@ -186,7 +184,7 @@ def test_a_run_from_the_cache_is_the_run(
         (["p.txt"], "give PROMPTS and --teacher ID, or --recipe RECIPE"),
         (["p.txt", "--teacher", "t", "--worker", "2/2"], "--worker should be I/N with I from 0 to N - 1, but is '2/2'"),
         (["p.txt", "--teacher", "t"], "there is no prompt file p.txt"),
-        (["--verify", "--out", "none"], "none is no cache of prompts"),
+        (["--verify", "--out", "none"], "none is not a cache of prompts"),
     ],
 )
 def test_one_sentence(

@@ -1,4 +1,4 @@
-"""How a cache is built: killed at any moment, on full disks, by several processes, and of what it may be."""
+"""Building a cache: kills at any moment, full disks, several processes, and prompts that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., Any]]:
-    """Start processes that end with the test."""
+    """Return a function that starts processes, which are killed at the end of the test."""
     running = []
 
     def start(target: Callable[..., object], *arguments: object, **options: object) -> Any:
@@ -103,7 +103,7 @@ def test_two_processes_for_the_same_shards_are_refused(other: tuple[int, int], t
 
 def test_a_second_build_of_other_prompts_is_refused(cache: Path, tmp_path: Path) -> None:
     before = contents(cache)
-    with pytest.raises(RMDError, match=r"holds the cache of other prompts or other encoders: choose another --out$"):
+    with pytest.raises(RMDError, match=r"holds a cache of other prompts or other encoders: choose another --out$"):
         build(cache, prompts=PROMPTS[1:])
     assert contents(cache) == before
     assert build(cache) and contents(cache) == before
@@ -111,7 +111,7 @@ def test_a_second_build_of_other_prompts_is_refused(cache: Path, tmp_path: Path)
 
 def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(RMDError, match="is not empty and no cache"):
+    with pytest.raises(RMDError, match="is neither empty nor a cache"):
         build(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -208,11 +208,11 @@ def test_a_cache_may_move_and_so_may_its_prompts_and_its_teacher(
 def test_values_that_are_not_finite_are_refused_by_the_prompts_name(tmp_path: Path) -> None:
     class Overflowing(Encoding):
         def encode(self, prompts: Sequence[str]) -> Cond:
-            found = super().encode(prompts)
+            cond = super().encode(prompts)
             for number, prompt in enumerate(prompts):
                 if prompt == PROMPTS[7]:
-                    found.tensors["letters"][number, 3, 1] = float("inf")
-            return found
+                    cond.tensors["letters"][number, 3, 1] = float("inf")
+            return cond
 
     with pytest.raises(RMDError, match=rf"not finite for the prompt '{PROMPTS[7]}': encode in float32"):
         build_cache(Overflowing(), PROMPTS, tmp_path / "cache", shard_prompts=3, batch_size=2)
@@ -222,8 +222,8 @@ def test_values_that_are_not_finite_are_refused_by_the_prompts_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("prompts", "sentence"),
     [
-        (["a fox \ud83e"], r"the prompt 'a fox \\ud83e' cannot be used: the caption holds half of a character"),
-        (["a\0b"], "cannot be used: the caption holds the control character"),
+        (["a fox \ud83e"], r"the prompt 'a fox \\ud83e' cannot be used: the caption contains half of a character"),
+        (["a\0b"], "cannot be used: the caption contains the control character"),
         ([], "there is no prompt: give at least one"),
     ],
     ids=range(3),
@@ -234,21 +234,21 @@ def test_prompts_that_no_file_can_hold_are_refused(prompts: list[str], sentence:
     assert not (tmp_path / "cache").exists()
 
 
-def test_prompts_that_are_not_in_the_cache_are_told_before_a_run(cache: Path) -> None:
-    found = PromptCache(cache)
-    found.check(Encoding(), PROMPTS)
-    with pytest.raises(RMDError, match=r"^2 of 42 prompts are not in the cache .*, the first of them 'x': build the"):
-        found.check(Encoding(), [*PROMPTS, "x", "y"])
+def test_prompts_that_are_not_in_the_cache_are_reported_before_a_run(cache: Path) -> None:
+    reader = PromptCache(cache)
+    reader.check(Encoding(), PROMPTS)
+    with pytest.raises(RMDError, match=r"^2 of 42 prompts are not in the cache .*, the first of them 'x': build a"):
+        reader.check(Encoding(), [*PROMPTS, "x", "y"])
 
 
 def test_a_home_folder_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(cache.parent))
     assert len(PromptCache(Path("~/cache"))) == len(PROMPTS)
-    with pytest.raises(RMDError, match=r"^'~nobody-of-this-name/cache' is no path: "):
+    with pytest.raises(RMDError, match=r"^'~nobody-of-this-name/cache' is not a path: "):
         PromptCache(Path("~nobody-of-this-name/cache"))
 
 
-def test_tokenizers_without_a_vocabulary_are_told_apart() -> None:
+def test_tokenizers_without_a_vocabulary_are_distinguished() -> None:
     class Processor:
         def __init__(self, step: int) -> None:
             self.tokenizer = lambda text: {"input_ids": [step * ord(c) for c in text]}

@@ -1,4 +1,4 @@
-"""Files of a cache that somebody else has written, or that are damaged, are refused when they are read."""
+"""Files of a cache that are damaged, or that RMD did not write, are refused when they are read."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def columns(cache: Path) -> dict[str, list[Any]]:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda found: found | {"prompt": [*found["prompt"][1:], "another"]},
-        lambda found: found | {"prompt": [None, *found["prompt"][1:]]},
-        lambda found: found | {"row": [*found["row"][1:], 0]},
-        lambda found: found | {"row": [2**40, *found["row"][1:]]},
-        lambda found: found | {"shard": [-1, *found["shard"][1:]]},
-        lambda found: found | {"shard": [float(i) for i in found["shard"]]},
-        lambda found: {name: values[:-1] for name, values in found.items()},
-        lambda found: {"prompt": found["prompt"]},
-        lambda found: found | {"prompt": list(range(len(found["prompt"])))},
+        lambda index: index | {"prompt": [*index["prompt"][1:], "another"]},
+        lambda index: index | {"prompt": [None, *index["prompt"][1:]]},
+        lambda index: index | {"row": [*index["row"][1:], 0]},
+        lambda index: index | {"row": [2**40, *index["row"][1:]]},
+        lambda index: index | {"shard": [-1, *index["shard"][1:]]},
+        lambda index: index | {"shard": [float(i) for i in index["shard"]]},
+        lambda index: {name: values[:-1] for name, values in index.items()},
+        lambda index: {"prompt": index["prompt"]},
+        lambda index: index | {"prompt": list(range(len(index["prompt"])))},
     ],
     ids=range(9),
 )
@@ -84,11 +84,11 @@ def test_an_index_that_does_not_fit_is_refused(damage: Callable[[Any], Any], cac
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda found: {"letters": found["letters"]},
-        lambda found: found | {"more": found["length"].clone()},
-        lambda found: found | {"letters": found["letters"][:, :5]},
-        lambda found: found | {"length": found["length"] * float("nan")},
-        lambda found: found | {"length": found["length"].expand(2, -1).contiguous()},
+        lambda tensors: {"letters": tensors["letters"]},
+        lambda tensors: tensors | {"more": tensors["length"].clone()},
+        lambda tensors: tensors | {"letters": tensors["letters"][:, :5]},
+        lambda tensors: tensors | {"length": tensors["length"] * float("nan")},
+        lambda tensors: tensors | {"length": tensors["length"].expand(2, -1).contiguous()},
     ],
     ids=range(5),
 )
@@ -108,13 +108,13 @@ def test_a_null_file_that_does_not_fit_is_refused(damage: Callable[[Any], Any], 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda found: {"letters": found["letters"]},
-        lambda found: found | {"length": found["length"][:1]},
-        lambda found: found | {"letters": found["letters"][:, :2].contiguous()},
-        lambda found: found | {"letters": found["letters"][:5]},
-        lambda found: found | {"letters-offsets": found["letters-offsets"] - 7},
-        lambda found: found | {"letters-offsets": found["letters-offsets"] * 1000},
-        lambda found: found | {"letters-offsets": found["letters-offsets"].flip(0)},
+        lambda tensors: {"letters": tensors["letters"]},
+        lambda tensors: tensors | {"length": tensors["length"][:1]},
+        lambda tensors: tensors | {"letters": tensors["letters"][:, :2].contiguous()},
+        lambda tensors: tensors | {"letters": tensors["letters"][:5]},
+        lambda tensors: tensors | {"letters-offsets": tensors["letters-offsets"] - 7},
+        lambda tensors: tensors | {"letters-offsets": tensors["letters-offsets"] * 1000},
+        lambda tensors: tensors | {"letters-offsets": tensors["letters-offsets"].flip(0)},
     ],
     ids=range(7),
 )

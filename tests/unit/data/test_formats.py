@@ -1,4 +1,4 @@
-"""Whatever is wrong in a file, the answer is one sentence that can be printed, or prompts that can be used."""
+"""Any damage to a file leads to one printable sentence, or to prompts that can be used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from rmd.common.errors import RMDError
-from rmd.data.sources import Source, read_source
+from rmd.data.prompts import read_source
+from rmd.recipes.schema import DataConfig
 
 FILES = {
     "txt": b"a cat\nb \xf0\x9f\x90\xb1 dog\n",
@@ -26,18 +27,18 @@ BYTES = [0, 9, 10, 13, 34, 44, 65, 91, 123, 0xBB, 0xEF, 0xFE, 0xFF]
 
 
 def changed(content: bytes, draw: random.Random) -> bytes:
-    """A file with a few bytes changed, added or removed."""
-    found = bytearray(content)
+    """Return the content of a file with a few bytes changed, added or removed."""
+    damaged = bytearray(content)
     for _ in range(draw.choice([1, 2, 5])):
-        place = draw.randrange(len(found))
+        place = draw.randrange(len(damaged))
         match draw.randrange(3):
             case 0:
-                found[place] = draw.randrange(256)
+                damaged[place] = draw.randrange(256)
             case 1:
-                found[place:place] = bytes(draw.choices(BYTES, k=draw.randrange(1, 4)))
+                damaged[place:place] = bytes(draw.choices(BYTES, k=draw.randrange(1, 4)))
             case _:
-                del found[place : place + draw.randrange(1, 4)]
-    return bytes(found)
+                del damaged[place : place + draw.randrange(1, 4)]
+    return bytes(damaged)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -50,7 +51,7 @@ def test_any_damage_ends_in_one_sentence_or_in_prompts(kind: str, tmp_path: Path
     for turn in range(250):
         path.write_bytes(changed(content, draw))
         try:
-            for text in read_source(Source(str(path), skip_invalid=turn % 2 == 1)).texts:
+            for text in read_source(DataConfig(prompts=str(path), skip_invalid=turn % 2 == 1)).texts:
                 text.encode()
                 assert "\0" not in text
         except RMDError as error:

@@ -1,4 +1,4 @@
-"""Real images: their order, their captions, how they come to a size, and a run that is trained with them."""
+"""Real images: their order, captions and scaling, and a training run that uses them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures of one colour each, wider than high."""
-    found = tmp_path / "pictures"
-    found.mkdir()
+    """Return a folder of three pictures, each of one colour and wider than it is high."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for i, (colour, suffix) in enumerate(zip(COLOURS, ("png", "jpg", "webp"), strict=True)):
-        Image.new("RGB", (80, 40), colour).save(found / f"{i}.{suffix}", quality=100)
-        (found / f"{i}.txt").write_text(PROMPTS[i] + "\n", encoding="utf-8")
-    return found
+        Image.new("RGB", (80, 40), colour).save(pictures / f"{i}.{suffix}", quality=100)
+        (pictures / f"{i}.txt").write_text(PROMPTS[i] + "\n", encoding="utf-8")
+    return pictures
 
 
 def recipe_of(folder: Path | str | None, prompts: Path, mode: str = "full", **changes: dict[str, object]) -> Recipe:
@@ -63,7 +63,7 @@ def test_scenes_are_rendered_at_the_size(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_encoding_undoes_decoding() -> None:
-    """With a VAE that changes nothing, the rules of its config are inverse to each other."""
+    """With a VAE that changes nothing, the scaling on encoding is the inverse of that on decoding."""
     vae = SimpleNamespace(
         dtype=torch.float32,
         config=SimpleNamespace(
@@ -88,7 +88,7 @@ def test_real_vaes_encode_to_latents_of_the_networks_shape() -> None:
     for family in sorted(set(TINY) - {"wan"}):
         backbone = TINY[family]()
         assert backbone.encode_images(torch.zeros(2, 3, 16, 24)).shape == backbone.latent_shape(2, 16, 24)
-    with pytest.raises(RMDError, match=r"^wan makes clips: real images are of no use to it$"):
+    with pytest.raises(RMDError, match=r"^wan generates videos: it cannot learn from real images$"):
         TINY["wan"]().encode_images(torch.zeros(1, 3, 16, 16))
 
 
@@ -115,14 +115,17 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
     prompts, plain = write_prompts(tmp_path), {**GAN, "adversarial": 0.0}
     for recipe, sentence in (
         (recipe_of(None, prompts), "method.adversarial needs real images: set data.images to a folder of them"),
-        (recipe_of(folder, prompts, method=plain), "data.images are of no use to this method: set method.adversarial"),
+        (
+            recipe_of(folder, prompts, method=plain),
+            "data.images has no effect with this method: set",
+        ),
         (
             recipe_of(folder, prompts, method={"name": "tdm", "fake_updates": 2}),
-            "data.images are of no use to this method: set method.adversarial",
+            "data.images has no effect with this method: set",
         ),
         (
             recipe_of(folder, prompts, train={"gradient_checkpointing": True}),
-            "method.adversarial does not go with recomputed",
+            "method.adversarial does not work with recomputed",
         ),
         (recipe_of(tmp_path / "none", prompts), f"data.images: there is no folder {tmp_path / 'none'}"),
         (recipe_of(tmp_path, prompts), f"data.images: there is no picture (.png, .jpg, .jpeg, .webp) in {tmp_path}"),
@@ -136,5 +139,5 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ImageFolder.read(folder)
     (folder / "1.txt").write_text("a", encoding="utf-8")
     (folder / "0.png").write_text("no picture")
-    with pytest.raises(RMDError, match=r"0\.png is no picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
         ImageFolder.read(folder)

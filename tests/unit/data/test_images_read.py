@@ -1,4 +1,4 @@
-"""Pictures are read as a person sees them, and what cannot be read is refused by name before a run begins."""
+"""Pictures are read as a person sees them; a picture that cannot be read is refused by name before a run begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = Stage(1, 24, 24)
 
 
 def picture(width: int = 48, height: int = 24) -> Image.Image:
-    """Red with a blue patch at the top left."""
+    """Return a red picture with a blue patch at the top left."""
     image = Image.new("RGB", (width, height), (200, 30, 30))
     ImageDraw.Draw(image).rectangle((0, 0, width // 3, height // 3), (20, 40, 220))
     return image
@@ -41,7 +41,7 @@ def save(
 
 
 def seen(path: Path) -> torch.Tensor:
-    """The pixels of the only picture of its folder, 0 to 255."""
+    """Return the pixels, from 0 to 255, of the only picture of its folder."""
     return (ImageFolder.read(path.parent).pixels(torch.tensor([0]), SIZE)[0] + 1) * 127.5
 
 
@@ -68,12 +68,12 @@ def test_sixteen_bits_of_grey_keep_their_range(mode: str, tmp_path: Path) -> Non
     values = np.tile(np.linspace(0, 65535, 24).astype(np.uint16), (24, 1))
     image = Image.frombytes("I;16", (24, 24), values.tobytes())
     if mode == "I;16":
-        found = seen(save(tmp_path / "a", image))
+        pixels = seen(save(tmp_path / "a", image))
     else:
         other = Image.frombytes(mode, (24, 24), values.astype(np.int32 if mode == "I" else ">u2").tobytes())
-        found = torch.from_numpy(np.array(as_seen(other))).permute(2, 0, 1).float()
+        pixels = torch.from_numpy(np.array(as_seen(other))).permute(2, 0, 1).float()
     expected = torch.from_numpy(values.astype(np.float32) / 257)
-    torch.testing.assert_close(found, expected.expand(3, -1, -1), atol=0.6, rtol=0)
+    torch.testing.assert_close(pixels, expected.expand(3, -1, -1), atol=0.6, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "key", "PA", "webp"])
@@ -93,12 +93,12 @@ def test_what_is_transparent_is_white(mode: str, tmp_path: Path) -> None:
     elif mode == "webp":
         name, options = "0.webp", {"lossless": True}
     if mode == "PA":
-        found = torch.from_numpy(np.array(as_seen(image.convert("PA")))).permute(2, 0, 1).float()
+        pixels = torch.from_numpy(np.array(as_seen(image.convert("PA")))).permute(2, 0, 1).float()
     else:
-        found = seen(save(tmp_path / "a", image, name, **options))
-    assert (found[:, :, 12:] == 255).all()
+        pixels = seen(save(tmp_path / "a", image, name, **options))
+    assert (pixels[:, :, 12:] == 255).all()
     if mode not in ("key", "PA"):
-        torch.testing.assert_close(found[:, 14:, :10], torch.full((3, 10, 10), 127.0), atol=2, rtol=0)
+        torch.testing.assert_close(pixels[:, 14:, :10], torch.full((3, 10, 10), 127.0), atol=2, rtol=0)
 
 
 def test_colours_of_print_and_palettes_are_read(tmp_path: Path) -> None:
@@ -125,15 +125,15 @@ def test_names_in_capitals_and_files_of_macos(tmp_path: Path) -> None:
     for name in ("._IMG_1.PNG", ".hidden.png", "._IMG_1.TXT"):
         (folder / name).write_bytes(b"\0\5\x16\7")
     (folder / "folder.png").mkdir()
-    found = ImageFolder.read(folder)
-    assert [path.name for path in found.paths] == ["IMG_1.PNG"] and found.captions == ["a ball"]
+    images = ImageFolder.read(folder)
+    assert [path.name for path in images.paths] == ["IMG_1.PNG"] and images.captions == ["a ball"]
 
 
 @pytest.mark.parametrize("name", ["1.gif", "1.avif", "1.TIFF"])
 def test_pictures_of_other_formats_are_not_left_out_unsaid(name: str, tmp_path: Path) -> None:
     save(tmp_path / "a", picture())
     (tmp_path / "a" / name).touch()
-    with pytest.raises(RMDError, match=rf"{name} is of a format that is not read: make it a PNG, or remove it$"):
+    with pytest.raises(RMDError, match=rf"RMD does not read the format of .*{name}: convert it to PNG, or remove it$"):
         ImageFolder.read(tmp_path / "a")
 
 
@@ -142,7 +142,7 @@ def test_a_format_that_hides_behind_another_name_is_refused(tmp_path: Path) -> N
     picture().save(path, format="WEBP")  # as browsers save them: this one is read
     ImageFolder.read(path.parent)
     picture().save(path, format="GIF")
-    with pytest.raises(RMDError, match=r"0\.png is no picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
         ImageFolder.read(path.parent)
 
 
@@ -153,7 +153,7 @@ def test_a_format_that_hides_behind_another_name_is_refused(tmp_path: Path) -> N
         (b" \n\t\n", "0.txt is empty: write the caption of its picture to it"),
         (b"B\xe4r", "0.txt is not UTF-8 (byte 1): save it as UTF-8 text"),
         ("a ball".encode("utf-16-le"), "0.txt is UTF-16 without its byte-order mark"),
-        (b"a\0ball", "0.txt: the caption holds the control character U+0000"),
+        (b"a\0ball", "0.txt: the caption contains the control character U+0000"),
         (b"x" * 200_000, "0.txt: the caption has 200000 characters"),
         (b"x" * 2_000_000, "0.txt is too large for a caption: at most 1 MB"),
     ],
@@ -172,7 +172,7 @@ def test_captions_of_several_lines_are_one_caption(tmp_path: Path) -> None:
 
 
 def png_of_any_size(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """Return the content of a PNG file that claims a size but has no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -187,7 +187,7 @@ def test_a_decompression_bomb_is_refused_by_name(side: int, tmp_path: Path) -> N
     path.write_bytes(png_of_any_size(side, side))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(RMDError, match=r"0\.png .*too large.*: scale it down$|0\.png is no picture"):
+        with pytest.raises(RMDError, match=r"0\.png .*too large.*: scale it down$|0\.png is not a picture"):
             ImageFolder.read(path.parent)
 
 
@@ -205,7 +205,7 @@ def test_a_picture_that_is_cut_short_is_refused_before_a_run(name: str, tmp_path
     whole = path.read_bytes()
     for part in (0.02, 0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * part)])
-        with pytest.raises(RMDError, match=rf"{name} is no picture, or a damaged one"):
+        with pytest.raises(RMDError, match=rf"{name} is not a picture, or a damaged one"):
             ImageFolder.read(path.parent)
     path.write_bytes(whole + bytes(100_000))  # padding is no damage
     ImageFolder.read(path.parent)
@@ -234,7 +234,7 @@ def test_any_damage_ends_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_picture_without_damage_is_what_it_was_before(tmp_path: Path) -> None:
-    """Plain pictures keep their bits: a run with them stays the same run."""
+    """Plain pictures keep their bits, so that a run that uses them can be resumed."""
     path = save(tmp_path / "a", picture(), "0.png")
     with Image.open(path) as image:
         expected = module.ImageOps.fit(image.convert("RGB"), (24, 24))

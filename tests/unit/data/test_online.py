@@ -1,4 +1,4 @@
-"""Prompts encoded as they come: the same bits whatever is remembered, memory as allowed, encoders put away."""
+"""Encoding prompts when they are needed: the same bits for any state of the cache, bounded memory, offloading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ families = pytest.mark.parametrize("family", sorted(TINY))
 
 
 def watched(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Every batch that the backbone encodes from here on."""
+    """Return a list to which every batch is added that the backbone encodes from now on."""
     asked: list[list[str]] = []
     usual = backbone.encode
 
@@ -35,10 +35,10 @@ def test_it_gives_what_the_backbone_gives(family: str) -> None:
     backbone = TINY[family]()
     encoder = OnlineEncoder(backbone, cache_bytes=10**9, offload=False)
     for prompts in (PROMPTS[:3], [PROMPTS[1], PROMPTS[3], PROMPTS[1]]):
-        found, wanted = encoder.encode(prompts), backbone.encode(prompts)
-        assert found.tensors.keys() == wanted.tensors.keys()
+        cond, wanted = encoder.encode(prompts), backbone.encode(prompts)
+        assert cond.tensors.keys() == wanted.tensors.keys()
         for name, tensor in wanted.tensors.items():
-            torch.testing.assert_close(found.tensors[name], tensor.detach(), rtol=0, atol=1e-5)
+            torch.testing.assert_close(cond.tensors[name], tensor.detach(), rtol=0, atol=1e-5)
     for name, tensor in backbone.null(2).tensors.items():
         torch.testing.assert_close(encoder.null(2).tensors[name], tensor.detach(), rtol=0, atol=1e-5)
 

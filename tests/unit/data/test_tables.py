@@ -1,4 +1,4 @@
-"""Tables as spreadsheets and scripts write them; what joins or splits their rows is refused, never read."""
+"""Tables as spreadsheets and scripts write them; anything that would join or split rows is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
 from rmd.data import tables
-from rmd.data.sources import Source, read_raw, read_source
+from rmd.data.captions import RECIPE_KEYS
+from rmd.data.formats import read_file
+from rmd.data.prompts import read_source
+from rmd.recipes.schema import DataConfig
 
 
 def written(folder: Path, content: str, name: str = "p.csv") -> Path:
@@ -22,16 +25,16 @@ def written(folder: Path, content: str, name: str = "p.csv") -> Path:
 
 
 def texts(path: Path, **options: object) -> list[str]:
-    return read_source(Source(str(path), **options)).texts  # type: ignore[arg-type]  # options of one test each
+    return read_source(DataConfig(prompts=str(path), **options)).texts  # type: ignore[arg-type]  # options of one test each
 
 
 def test_large_fields_are_read_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     path = written(tmp_path, 'prompt,blob\na cat,"' + "x" * 140_000 + '"\na dog,y\n')
-    reading = read_raw(Source(str(path)))
-    assert next(reading) == "a cat"
+    rows = read_file(path, None, RECIPE_KEYS)
+    assert next(rows) == (f"{path}, line 2", "a cat")
     assert csv.field_size_limit() == before  # between two rows, too
-    assert list(reading) == ["a dog"] and csv.field_size_limit() == before
+    assert [value for _, value in rows] == ["a dog"] and csv.field_size_limit() == before
     with pytest.raises(RMDError):
         texts(written(tmp_path, 'prompt\n"a'))
     assert csv.field_size_limit() == before
@@ -43,13 +46,13 @@ def test_the_header_says_what_parts_the_fields(delimiter: str, name: str, tmp_pa
     rows = [["id", "prompt", "score"], ["1", "a cat: big", "0.5"], ["2", "a dog", "0"]]
     content = "\n".join(delimiter.join(row) for row in rows)
     assert texts(written(tmp_path, content, name)) == ["a cat: big", "a dog"]
-    with pytest.raises(RMDError, match=r"has no column x: it has id, prompt, score \(the fields .* parted by "):
+    with pytest.raises(RMDError, match=r"has no column x: it has id, prompt, score \(the fields .* separated by "):
         texts(written(tmp_path, content, name), column="x")
 
 
 def test_a_column_that_is_not_found_tells_the_delimiter_that_was_assumed(tmp_path: Path) -> None:
     with pytest.raises(
-        RMDError, match=r"has no column x: it has a b \(the fields of its header are parted by commas\)$"
+        RMDError, match=r"has no column x: it has a b \(the fields of its header are separated by commas\)$"
     ):
         texts(written(tmp_path, "a b\n1\n"), column="x")
 
@@ -78,10 +81,13 @@ def test_quotes_in_a_file_of_tabs_are_obeyed_if_all_of_them_pair(tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('prompt\na cat\n"a dog\na cow\n', "the quotes in the row that begins in line 3 do not pair"),
-        ('prompt,x\n"a cat,1\n"a dog,2\n', "the quotes in the row that begins in line 2 do not pair"),
-        ('prompt,x\n"a cat" on a mat,1\n', "the quotes in the row that begins in line 2 do not pair"),
-        ('prompt,x\n"a cat,1\n' + "a dog,2\n" * 400, "the row that begins in line 2 goes on for 200 lines: a quote in"),
+        ('prompt\na cat\n"a dog\na cow\n', "the quotes in the row that begins in line 3 are not balanced"),
+        ('prompt,x\n"a cat,1\n"a dog,2\n', "the quotes in the row that begins in line 2 are not balanced"),
+        ('prompt,x\n"a cat" on a mat,1\n', "the quotes in the row that begins in line 2 are not balanced"),
+        (
+            'prompt,x\n"a cat,1\n' + "a dog,2\n" * 400,
+            "the row that begins in line 2 spans 200 lines: close",
+        ),
         ("", "has no header: its first line must name the columns"),
         ("\n\n", "has no header: its first line must name the columns"),
         ("prompt,id,prompt\na,1,b\n", "has 2 columns prompt: give each its own name"),
@@ -91,7 +97,7 @@ def test_quotes_in_a_file_of_tabs_are_obeyed_if_all_of_them_pair(tmp_path: Path)
     ],
     ids=range(10),
 )
-def test_what_is_wrong_in_a_table_is_told(content: str, sentence: str | None, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_table_is_reported(content: str, sentence: str | None, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     if sentence is None:
         assert texts(path) == ["a"]
@@ -112,9 +118,9 @@ def test_rows_that_are_not_as_long_as_the_header_are_refused_or_counted(row: str
         RMDError, match=rf"p\.csv, line 4 has {fields} fields?, but the header has 2 \(prompt, x\): put"
     ):
         texts(path)
-    found = read_source(Source(str(path), skip_invalid=True))
-    assert found.texts == ["a dog", "a cow"]
-    assert found.left_out == {"with another number of fields than the header": 1}
+    reading = read_source(DataConfig(prompts=str(path), skip_invalid=True))
+    assert reading.texts == ["a dog", "a cow"]
+    assert reading.left_out == {"with another number of fields than the header": 1}
 
 
 def test_a_caption_with_a_comma_in_a_table_of_one_column_is_never_cut(tmp_path: Path) -> None:
@@ -131,9 +137,9 @@ def test_what_a_writer_of_csv_writes_comes_back(rows: list[tuple[str, str]], del
     writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL if every else csv.QUOTE_MINIMAL)
     writer.writerows([("id", "prompt"), *rows])
     lines = iter(file.getvalue().replace("\r\n", "\n").split("\n"))
-    found = list(tables._quoted_rows(lines, delimiter, Path("x")))[1:]
+    read = list(tables._quoted_rows(lines, delimiter, Path("x")))[1:]
     # Spaces at the beginning of a field mean nothing to a caption.
-    assert [[field.strip() for field in row] for _, row in found] == [[field.strip() for field in row] for row in rows]
+    assert [[field.strip() for field in row] for _, row in read] == [[field.strip() for field in row] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.tsv"])
@@ -141,5 +147,5 @@ def test_what_a_writer_of_csv_writes_comes_back(rows: list[tuple[str, str]], del
 def test_a_nul_character_is_refused_by_line(name: str, text: str, tmp_path: Path) -> None:
     path = written(tmp_path, text, name)
     number = 1 + text[: text.index("\0")].count("\n")
-    with pytest.raises(RMDError, match=rf"{name}, line {number} holds a NUL character: save the table as text$"):
+    with pytest.raises(RMDError, match=rf"{name}, line {number} contains a NUL character: save the table as text$"):
         texts(path)

@@ -1,4 +1,4 @@
-"""Every format is loaded back and is the same student; folding, the model card, and FlowMatchLCMScheduler's cascade."""
+"""Every format loads back as the same student; folding, the model card, and the cascade of FlowMatchLCMScheduler."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PAIRS = [
 
 def samples(pipe: RMDPipeline) -> Tensor:
     pipe.pipe.set_progress_bar_config(disable=True)
-    found: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent").images
-    return found / found.abs().max()
+    latents: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    return latents / latents.abs().max()
 
 
 @pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
@@ -67,7 +67,7 @@ def test_stock_diffusers_reads_the_kohya_file_and_its_alpha_is_the_rank(tmp_path
     fresh.pipe.load_lora_weights(out, weight_name=LORA_NAME)
 
 
-def test_comfyui_gets_wans_own_names_and_stock_diffusers_reads_them(tmp_path: Path) -> None:
+def test_comfyui_files_have_the_names_of_wans_own_code_and_load_in_stock_diffusers(tmp_path: Path) -> None:
     out = export_student(make_student(tmp_path, "wan", "lora"), "comfyui", tmp_path / "out")
     keys = set(load_file(out / LORA_NAME))
     layers = {key.removesuffix(".lora_A.weight") for key in keys if key.endswith(".lora_A.weight")}
@@ -82,10 +82,10 @@ def test_comfyui_gets_wans_own_names_and_stock_diffusers_reads_them(tmp_path: Pa
     assert len(adapted) == len(layers)
 
 
-def test_folding_leaves_the_product_as_it_was() -> None:
+def test_folding_keeps_the_product_of_both_matrices() -> None:
     a, b = torch.randn(2, 6), torch.randn(5, 2)
-    found = folded({"x.lora_A.weight": a, "x.lora_B.weight": b}, 3.0)
-    torch.testing.assert_close(found["x.lora_B.weight"] @ found["x.lora_A.weight"], 3.0 * b @ a)
+    tensors = folded({"x.lora_A.weight": a, "x.lora_B.weight": b}, 3.0)
+    torch.testing.assert_close(tensors["x.lora_B.weight"] @ tensors["x.lora_A.weight"], 3.0 * b @ a)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_folding_leaves_the_product_as_it_was() -> None:
             "is a lora student, which cannot be exported to diffusers-full: use diff",
         ),
         ("sdxl", "full", "kohya", "is a full student, which cannot be exported to kohya: use diffusers-full"),
-        ("sd3", "lora", "kohya", "the kohya format names the layers of SDXL, but the student is of sd3: use comfyui"),
+        ("sd3", "lora", "kohya", "the kohya format has no names for the layers of the family sd3: use comfyui"),
         ("sd3", "lora", "khoya", f"unknown format 'khoya' (did you mean 'kohya'?): use one of {', '.join(FORMATS)}"),
     ],
 )
-def test_a_format_that_does_not_fit(family: str, mode: str, to: str, sentence: str, tmp_path: Path) -> None:
+def test_a_format_that_does_not_suit_is_refused(family: str, mode: str, to: str, sentence: str, tmp_path: Path) -> None:
     student = make_student(tmp_path, family, mode)
     with pytest.raises(RMDError) as error:
         export_student(student, to, tmp_path / "out")
@@ -110,7 +110,7 @@ def test_a_format_that_does_not_fit(family: str, mode: str, to: str, sentence: s
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lora_of_another_base_is_told(tmp_path: Path) -> None:
+def test_a_lora_of_another_base_is_refused(tmp_path: Path) -> None:
     student = make_student(tmp_path, "sd3", "lora")
     other = tiny_sd3(dual=False)
     other.pipe.save_pretrained(tmp_path / "other")
@@ -126,7 +126,7 @@ def test_a_mismatch_is_an_error_and_nothing_is_kept(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_card_says_what_it_is(tmp_path: Path) -> None:
+def test_the_card_describes_the_student(tmp_path: Path) -> None:
     student = make_student(tmp_path, "sdxl", "lora")
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: openrail++\n---\n# A teacher\n", encoding="utf-8")
     out = export_student(student, "diffusers-lora", tmp_path / "out", base_model="someone/teacher")
@@ -153,7 +153,7 @@ def cascade(beta: float, *, steps: int = 2, sides: Any = ((16, 16), (32, 32))) -
     )  # fmt: skip
 
 
-def test_the_stock_lcm_scheduler_is_the_cascade_of_one_step_a_stage_without_reinjection() -> None:
+def test_the_stock_lcm_scheduler_runs_the_cascade_of_one_step_per_stage_without_reinjection() -> None:
     backbone, plan = tiny_sd3(), cascade(0.0)
     config = lcm_scheduler(plan)
     assert config is not None
@@ -175,7 +175,7 @@ def test_the_stock_lcm_scheduler_is_the_cascade_of_one_step_a_stage_without_rein
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
 
 
-def test_no_stock_scheduler_is_any_other_cascade() -> None:
+def test_the_stock_lcm_scheduler_runs_no_other_cascade() -> None:
     assert lcm_scheduler(cascade(0.5)) is None
     assert lcm_scheduler(cascade(0.0, steps=4)) is None
 

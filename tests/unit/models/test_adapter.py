@@ -1,4 +1,4 @@
-"""A LoRA student on pipelines as people have them: with other adapters, compiled, quantised; or it says why not."""
+"""LoRA students on pipelines with other adapters, and on compiled or quantised ones; or an error that says why not."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from rmd.sample.pipeline import RMDPipeline
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 with_loras = pytest.mark.parametrize("family", [family for family in sorted(TINY) if family != "pixart"])
-"""Families whose pipelines have `set_adapters` and its like."""
+"""Families whose pipelines have diffusers' adapter methods, such as `set_adapters`."""
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a family's LoRA student, made once; its teacher is beside it."""
+    """Return the folder of a family's LoRA student, made once per session, with its teacher beside it."""
     made: dict[str, Path] = {}
 
     def find(family: str) -> Path:
@@ -53,7 +53,7 @@ def network(pipe: Any) -> Any:
 
 
 def add_style(pipe: Any, name: str = "style") -> None:
-    """An adapter of another program: of another rank and other layers, active alone afterwards."""
+    """Add another adapter, with another rank and other layers; afterwards it alone is active."""
     config = LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_k"], init_lora_weights=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -70,7 +70,7 @@ def fuse_a_style(pipe: Any) -> None:
 
 
 def merged(pipe: Any, student: Path | None, style: float) -> Any:
-    """The pipeline with plain weights W + BA of the student's file and the style, written out."""
+    """Build the pipeline with plain weights W + BA, computed from the student's file and the style."""
     if style:
         styled = base_like(pipe)
         add_style(styled)
@@ -93,8 +93,8 @@ def base_like(pipe: Any) -> Any:
 
 
 def sample(pipe: RMDPipeline) -> Tensor:
-    found: Tensor = pipe(PROMPTS[:1], generator=torch.Generator().manual_seed(0), output_type="latent").images
-    return found / found.abs().max()
+    latents: Tensor = pipe(PROMPTS[:1], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    return latents / latents.abs().max()
 
 
 def expected(student: Path, style: float = 0.0) -> Tensor:
@@ -106,17 +106,17 @@ def expected(student: Path, style: float = 0.0) -> Tensor:
     return sample(pipe)
 
 
-def same(found: Tensor, wanted: Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+def same(actual: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
 
 
 @families
-def test_a_style_that_is_there_before_stays_active(family: str, students: Callable[[str], Path]) -> None:
+def test_a_style_that_was_active_before_stays_active(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     add_style(pipe)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # two adapters are wanted, and PEFT's warning of that is no news
+        warnings.simplefilter("error", UserWarning)  # two adapters are intended: PEFT need not warn
         put_on = RMDPipeline.from_pipe(pipe, student)
     same(sample(put_on), expected(student, style=1.0))
 
@@ -141,7 +141,7 @@ def test_a_style_that_was_disabled_stays_off(family: str, students: Callable[[st
 
 
 @families
-def test_a_style_that_comes_after_switches_the_student_off_and_that_is_told(
+def test_a_style_added_later_deactivates_the_student_which_is_an_error(
     family: str, students: Callable[[str], Path]
 ) -> None:
     student = students(family)
@@ -159,14 +159,14 @@ def test_a_style_that_comes_after_switches_the_student_off_and_that_is_told(
 
 
 @families
-def test_the_same_student_twice_is_the_student_once(family: str, students: Callable[[str], Path]) -> None:
+def test_loading_the_same_student_twice_changes_nothing(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     RMDPipeline.from_pipe(pipe, student)
     same(sample(RMDPipeline.from_pipe(pipe, student)), expected(student))
 
 
-def test_another_student_is_not_put_over_the_first(students: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_second_student_on_the_same_pipeline_is_refused(students: Callable[[str], Path], tmp_path: Path) -> None:
     student = students("sd3")
     other = changed(student, tmp_path, lambda state: {name: 2 * tensor for name, tensor in state.items()})
     pipe = base(student)
@@ -177,7 +177,7 @@ def test_another_student_is_not_put_over_the_first(students: Callable[[str], Pat
 
 
 @families
-def test_a_compiled_network_takes_it(family: str, students: Callable[[str], Path]) -> None:
+def test_a_compiled_network_accepts_a_student(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     name = "unet" if hasattr(pipe, "unet") else "transformer"
@@ -188,7 +188,7 @@ def test_a_compiled_network_takes_it(family: str, students: Callable[[str], Path
 
 
 class Packed(nn.Linear):
-    """A linear layer in the manner of bitsandbytes: eight bits a weight in one column, unpacked at every call."""
+    """A linear layer like those of bitsandbytes: eight bits per weight in one column, unpacked at every call."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None)
@@ -203,14 +203,14 @@ class Packed(nn.Linear):
 
 
 @families
-def test_a_quantised_base_takes_it(family: str, students: Callable[[str], Path]) -> None:
+def test_a_quantised_base_accepts_a_student(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     for name, layer in list(network(pipe).named_modules()):
         if type(layer) is nn.Linear and name.endswith(("to_q", "to_k", "to_v")):
             setattr(network(pipe).get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], Packed(layer))
-    found = sample(RMDPipeline.from_pipe(pipe, student))
-    assert 0 < float((found - expected(student)).abs().max()) < 0.1
+    latents = sample(RMDPipeline.from_pipe(pipe, student))
+    assert 0 < float((latents - expected(student)).abs().max()) < 0.1
 
 
 Change = Callable[[Any], object]
@@ -226,13 +226,13 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda pipe: pipe.disable_lora(), r"the student with them: call pipe\.pipe\.enable_lora\(\)$"),
     (
         fuse_a_style,
-        r"^the adapters style were fused without the student's, which is off so: call pipe\.pipe\.unfuse_lora\(\)",
+        r"^the adapters style were fused without the student's, which is therefore off: call pipe\.pipe\.unfuse_lora",
     ),
 ]
 
 
 @with_loras
-def test_what_switches_the_student_off_is_told(family: str, students: Callable[[str], Path]) -> None:
+def test_whatever_deactivates_the_student_is_an_error(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     for change, sentence in CHANGES:
         pipe = RMDPipeline.from_pipe(base(student), student)
@@ -242,7 +242,7 @@ def test_what_switches_the_student_off_is_told(family: str, students: Callable[[
 
 
 @with_loras
-def test_fused_and_unfused_it_is_the_same_student(family: str, students: Callable[[str], Path]) -> None:
+def test_fusing_and_unfusing_leave_the_student_the_same(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = RMDPipeline.from_pipe(base(student), student)
     wanted = expected(student)
@@ -255,7 +255,7 @@ def test_fused_and_unfused_it_is_the_same_student(family: str, students: Callabl
 
 
 @with_loras
-def test_another_scale_is_a_warning_that_names_it(family: str, students: Callable[[str], Path]) -> None:
+def test_another_scale_is_a_warning_with_that_scale(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     for change, scale in (
         (lambda pipe: pipe.set_adapters("rmd", 0.5), "0.5"),
@@ -268,7 +268,7 @@ def test_another_scale_is_a_warning_that_names_it(family: str, students: Callabl
 
 
 @with_loras
-def test_a_base_with_fused_adapters(family: str, students: Callable[[str], Path]) -> None:
+def test_a_base_with_fused_adapters_is_refused(family: str, students: Callable[[str], Path]) -> None:
     student = students(family)
     pipe = base(student)
     add_style(pipe)
@@ -283,7 +283,7 @@ def changed(
     student: Path, folder: Path, state: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     header: Callable[[dict[str, Any]], object] = dict,
 ) -> Path:  # fmt: skip
-    """A copy of a student with other tensors or another header in its file."""
+    """Copy a student, with other tensors or another header in its file."""
     folder.mkdir(exist_ok=True)
     (folder / "rmd_config.json").write_bytes((student / "rmd_config.json").read_bytes())
     with safe_open(student / LORA_NAME, "pt") as file:
@@ -314,7 +314,7 @@ PART = {"sdxl": "unet"}
         ("target_modules", ".*", "target_modules should be a list, but is '.*'"),
     ],
 )
-def test_the_header_holds_nothing_else(
+def test_other_settings_in_the_header_are_refused(
     family: str, key: str, value: object, sentence: str, students: Callable[[str], Path], tmp_path: Path
 ) -> None:
     name = f"{PART.get(family, 'transformer')}.{key}"
@@ -324,7 +324,9 @@ def test_the_header_holds_nothing_else(
 
 
 @pytest.mark.parametrize("header", ["[]", "{", None])
-def test_a_header_that_is_none(header: str | None, students: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_header_without_settings_is_refused(
+    header: str | None, students: Callable[[str], Path], tmp_path: Path
+) -> None:
     student = changed(students("pixart"), tmp_path, header=lambda _: header)
     with pytest.raises(RMDError, match=r"lora_adapter_metadata") as caught:
         RMDPipeline.from_pipe(base(students("pixart")), student)
@@ -332,16 +334,17 @@ def test_a_header_that_is_none(header: str | None, students: Callable[[str], Pat
 
 
 @families
-def test_a_file_with_other_tensors_than_a_students(
-    family: str, students: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_file_with_other_tensors_is_refused(family: str, students: Callable[[str], Path], tmp_path: Path) -> None:
     def broken(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return {**state, next(iter(state)): torch.full_like(next(iter(state.values())), math.nan)}
 
     for change, sentence in (
         (broken, r"pytorch_lora_weights\.safetensors: the tensor .*lora_A.weight holds values that are not finite"),
-        (lambda state: {**state, "text_encoder.x.lora_A.weight": torch.zeros(2, 2)}, "which is no tensor of a student"),
-        (lambda state: {**state, "x": torch.zeros(2)}, "which is no tensor of a student"),
+        (
+            lambda state: {**state, "text_encoder.x.lora_A.weight": torch.zeros(2, 2)},
+            "is not one of a student's tensors",
+        ),
+        (lambda state: {**state, "x": torch.zeros(2)}, "is not one of a student's tensors"),
         (lambda state: {k.replace("to_q", "to_z"): v for k, v in state.items()}, r"it has no layer .*to_z"),
         (
             lambda state: {k: v[..., :1].contiguous() if "lora_A" in k else v for k, v in state.items()},
@@ -352,13 +355,15 @@ def test_a_file_with_other_tensors_than_a_students(
         pipe = base(students(family))
         with pytest.raises(RMDError, match=sentence):
             RMDPipeline.from_pipe(pipe, student)
-        same(sample(RMDPipeline.from_pipe(pipe, students(family))), expected(students(family)))  # it was left as it was
+        same(
+            sample(RMDPipeline.from_pipe(pipe, students(family))), expected(students(family))
+        )  # the refused file left no trace
 
 
-def test_pixart_leaves_no_layer_out_that_its_header_does_not_name(
+def test_pixart_refuses_tensors_of_layers_that_the_header_does_not_name(
     students: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """In the other families diffusers reads the layers from the tensors."""
+    """Checked for PixArt only: for the other families, diffusers takes the layers from the tensors."""
     student = changed(
         students("pixart"), tmp_path, header=lambda values: {**values, "transformer.target_modules": ["to_q"]}
     )
@@ -369,7 +374,7 @@ def test_pixart_leaves_no_layer_out_that_its_header_does_not_name(
 
 
 @families
-def test_an_adapter_that_lacks_a_tensor(family: str, tmp_path: Path) -> None:
+def test_an_adapter_that_lacks_a_tensor_is_refused(family: str, tmp_path: Path) -> None:
     student = make_student(tmp_path, family, "lora")
     path = student / LORA_NAME
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""What every image family must do, and what is a family's own."""
+"""What every family must do, and what only one of them does."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_both_updates_of_a_cascade_reach_every_parameter(family: str, mode: Lite
     for step in (plan.steps[0], plan.steps[-1]):
         loss, rollout = method.student_loss(batch, step)
         roles.zero_grad()
-        roles.backward("student", loss)  # checks the routing itself
+        roles.backward("student", loss)  # also checks where the gradients went
         roles.zero_grad()
         roles.backward("fake", method.fake_loss(batch, rollout))
     assert all(len(roles.trainable(role)) > 0 for role in TRAINED)
 
 
 @families
-def test_every_target_of_adapters_is_a_layer_that_can_have_one(family: str) -> None:
+def test_every_adapter_target_is_a_layer_that_can_carry_one(family: str) -> None:
     backbone = TINY[family]()
     layers = dict(backbone.denoiser.named_modules())
     for target in backbone.adapted("all"):
@@ -59,22 +59,22 @@ def test_every_target_of_adapters_is_a_layer_that_can_have_one(family: str) -> N
 
 
 @families
-def test_a_saved_pipeline_loads_as_its_family_and_reads_the_same(family: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_loads_as_its_family_with_the_same_predictions(family: str, tmp_path: Path) -> None:
     backbone = TINY[family]()
     backbone.pipe.save_pretrained(tmp_path)
     loaded = load_backbone(tmp_path)
     assert type(loaded) is type(backbone)
     x = torch.randn(backbone.latent_shape(2, 32, 40), generator=torch.Generator().manual_seed(0))
-    found = [
+    predictions = [
         b.predict(b.denoiser, x, 500.0, b.stage_cond(b.encode(PROMPTS[:2]), LOW, HIGH)) for b in (backbone, loaded)
     ]
-    for mine, theirs in zip(*found, strict=True):
+    for mine, theirs in zip(*predictions, strict=True):
         assert torch.equal(mine, theirs)
         assert mine.shape == x.shape and mine.dtype == torch.float32
 
 
 @families
-def test_half_precision_is_read_in_float32(family: str) -> None:
+def test_predictions_of_a_half_precision_network_are_float32(family: str) -> None:
     backbone = TINY[family]()
     backbone.pipe.to(dtype=torch.bfloat16)
     x = torch.randn(backbone.latent_shape(2, 32, 40), generator=torch.Generator().manual_seed(0))
@@ -86,24 +86,22 @@ def test_half_precision_is_read_in_float32(family: str) -> None:
 
 
 @pytest.mark.parametrize(("sigma", "most"), [(False, 120), (True, 300)])
-def test_pixart_reads_as_many_tokens_as_the_official_pipeline_unless_its_tokenizer_has_fewer(
-    sigma: bool, most: int
-) -> None:
+def test_pixart_reads_as_many_tokens_as_the_official_pipeline_and_its_tokenizer(sigma: bool, most: int) -> None:
     backbone = tiny_pixart(sigma=sigma)
     x = torch.randn(backbone.latent_shape(2, 32, 32), generator=torch.Generator().manual_seed(0))
-    found = []
+    predictions = []
     for length, tokens in ((16, 16), (512, most)):
         backbone.pipe.tokenizer.model_max_length = length
         cond = backbone.encode(["a ball", "a red box"])
         assert cond.tensors["embeds"].shape[1] == tokens == backbone.official_options(1)["max_sequence_length"]
         arguments = backbone.stage_cond(cond, Stage(1, 32, 32), Stage(1, 32, 32))
         with torch.no_grad():
-            found.append(backbone.predict(backbone.denoiser, x, 500.0, arguments)[0])
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)  # the filling is masked
+            predictions.append(backbone.predict(backbone.denoiser, x, 500.0, arguments)[0])
+    torch.testing.assert_close(predictions[0], predictions[1], rtol=0, atol=1e-5)  # the padding is masked
 
 
 @pytest.mark.parametrize(("length", "tokens"), [(16, 16), (512, 256)])
-def test_sd3s_t5_reads_as_many_tokens_as_the_official_pipelines(length: int, tokens: int) -> None:
+def test_the_t5_of_sd3_reads_as_many_tokens_as_in_the_official_pipeline(length: int, tokens: int) -> None:
     backbone = tiny_sd3()
     backbone.pipe.tokenizer_3.model_max_length = length
     clip = backbone.pipe.tokenizer_max_length
@@ -147,11 +145,11 @@ def test_sd3_refuses_a_side_beyond_its_positions() -> None:
         backbone.stage_cond(cond, Stage(2, 32, 68), Stage(2, 32, 68))
 
 
-def test_sd3s_positions_of_the_final_size_can_be_spread_over_a_stage() -> None:
+def test_sd3_can_interpolate_the_positions_of_the_final_size_at_a_stage() -> None:
     backbone = tiny_sd3()
     embedding = backbone.denoiser.pos_embed
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-    with torch.no_grad():  # positions that say where they are, and nothing of the picture
+    with torch.no_grad():  # each position holds its own coordinates, and the picture adds nothing
         embedding.proj.weight.zero_()
         embedding.proj.bias.zero_()
         embedding.pos_embed.zero_()[..., :2] = torch.stack([rows, columns], dim=-1).flatten(0, 1)
@@ -198,7 +196,7 @@ def test_a_vae_that_overflows_in_float16_decodes_in_float32(force: bool) -> None
 
 
 @families
-def test_a_lora_student_is_saved_with_names_and_scale(family: str, tmp_path: Path) -> None:
+def test_a_lora_student_is_saved_with_its_names_and_scale(family: str, tmp_path: Path) -> None:
     backbone = TINY[family]()
     recipe = make_recipe("prompts.txt", "lora").model_copy(update={"family": family})
     roles = build_roles(backbone.denoiser, mode="lora", targets=backbone.adapted("all"), rank=2, alpha=4.0)
@@ -217,12 +215,12 @@ def test_a_lora_student_is_saved_with_names_and_scale(family: str, tmp_path: Pat
     assert names == {f"{part}.{name}" for name in state}
     assert (header[f"{part}.r"], header[f"{part}.lora_alpha"]) == (2, 4.0)
     if family == "pixart":
-        return  # diffusers has no LoRA for PixArt
+        return  # diffusers does not support LoRAs for PixArt
     fresh = TINY[family]()
     fresh.pipe.load_lora_weights(folder)
     with torch.no_grad():
-        found = fresh.predict(fresh.denoiser, x, 500.0, kwargs)[0]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        actual = fresh.predict(fresh.denoiser, x, 500.0, kwargs)[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_sd3_without_t5_loads_as_it_was_saved(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sampling a cascade with a real (tiny) network: sizes, guidance, and samples that know nothing of their batch."""
+"""Sampling a cascade with a tiny network: sizes, guidance, and samples that do not depend on their batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ rules = pytest.mark.parametrize("rule", ["plain", "corrected", "block"])
 
 @plans
 @guidances
-def test_a_cascade_ends_at_the_final_size_and_repeats_itself(sides: tuple[int, ...], guidance: float) -> None:
+def test_a_cascade_ends_at_the_final_size_and_is_reproducible(sides: tuple[int, ...], guidance: float) -> None:
     backbone = tiny_sdxl()
     plan = cascade(backbone, sides=sides)
     one, two = (sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=1, guidance=guidance) for _ in range(2))
@@ -84,7 +84,7 @@ def test_guidance_mixes_two_calls() -> None:
 
 
 def test_steps_run_in_order_at_their_own_size_and_time() -> None:
-    """The network sees each step's model time and stage, and the size of the final picture."""
+    """The network is given each step's model time and stage, and the size of the final picture."""
     backbone = tiny_sdxl()
     plan = cascade(backbone, sides=(8, 16, 32))
     seen: list[tuple[tuple[int, ...], float, list[float]]] = []
@@ -114,7 +114,7 @@ def test_steps_run_in_order_at_their_own_size_and_time() -> None:
     ]
 
 
-def test_another_final_size_may_be_told() -> None:
+def test_the_network_can_be_told_another_final_size() -> None:
     backbone = tiny_sdxl()
     plan = cascade(backbone, sides=(16,), steps=2)
     cond, told = backbone.encode(PROMPTS[:2]), Stage(1, 32, 32)

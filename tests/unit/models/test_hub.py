@@ -1,4 +1,4 @@
-"""What a user reads when the Hub refuses: a server on this machine answers as the Hub does."""
+"""The errors for repositories that the Hub refuses, with a local server that answers as the Hub does."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ ABSENT = (
     "with `hf auth login` if it is private"
 )
 UNREACHED = (
-    "a/model is no folder and not in the cache of the Hub, which cannot be reached: go online (is HF_HUB_OFFLINE "
-    "set?), or give a folder"
+    "a/model is neither a folder nor in the cache of the Hub, and the Hub cannot be reached: go online (is "
+    "HF_HUB_OFFLINE set?), or give a folder"
 )
 
 
@@ -57,7 +57,7 @@ COMMIT = "0" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Refuses by the beginning of a name, and else has what lies in the folder `repositories`."""
+    """Refuses names by their beginning; for others, serves the files in the folder `repositories`."""
 
     repositories: Path | None = None
 
@@ -82,14 +82,14 @@ class Hub(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _answer(self, folder: Path, rest: list[str]) -> None:
-        """What the Hub says of a repository, of its list of files, or of a file in it."""
-        found = sorted(path for path in folder.rglob("*") if path.is_file())
-        names = [str(path.relative_to(folder)) for path in found]
+        """Answer for a repository, for its list of files, or for a file in it."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [str(path.relative_to(folder)) for path in paths]
         about: object = {"id": "x", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
         if rest[:1] == ["tree"]:
             about = [
                 {"type": "file", "path": name, "size": path.stat().st_size, "oid": _digest(path)}
-                for name, path in zip(names, found, strict=True)
+                for name, path in zip(names, paths, strict=True)
             ]
         content = json.dumps(about).encode()
         self.send_response(200 if rest[:1] != ["resolve"] or (folder / "/".join(rest[2:])).is_file() else 404)
@@ -124,40 +124,40 @@ def without_proxies() -> dict[str, str]:
 
 
 def complaints(sources: list[str], folder: Path, endpoint: str) -> list[str]:
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, *sources],
         env=without_proxies() | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
-    return found.stdout.strip().splitlines()
+    return process.stdout.strip().splitlines()
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
-    found = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, hub)
-    assert found == [
+    sentences = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, hub)
+    assert sentences == [
         *[GATED] * 2,
         *[ABSENT] * 2,
         "the Hub's an/empty holds no pipeline: check the name",
         "the Hub's an/empty holds no student: check the name",
-        *["there is no folder no/such/folder, and a repository on the Hub cannot be called so: check the name"] * 2,
+        *["there is no folder no/such/folder, and a repository on the Hub cannot have this name: check the name"] * 2,
     ]
 
 
 @pytest.mark.parametrize("load", [load_backbone, read_student])
-def test_offline_and_not_in_the_cache(load: Callable[[str], object]) -> None:
-    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as for all tests
+def test_a_repository_that_is_not_in_the_cache_is_an_error_offline(load: Callable[[str], object]) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # set for all tests
     with pytest.raises(RMDError) as caught:
         load("a/model")
     assert str(caught.value) == UNREACHED
 
 
 @pytest.mark.parametrize("cause", [ConnectError("refused"), LocalEntryNotFoundError("none"), ConnectionError()])
-def test_no_connection_whoever_noticed(cause: Exception) -> None:
+def test_a_failed_connection_is_recognised_in_every_library(cause: Exception) -> None:
     with pytest.raises(RMDError, match=re.escape(UNREACHED)), hub_errors("a/model", "the pipeline"):
         raise OSError("cannot load; see above") from cause
 
 
-def test_a_folder_that_does_not_load_says_what_the_library_says(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_quotes_the_library(tmp_path: Path) -> None:
     expected = f"^cannot load the pipeline {tmp_path}: no weights$"
     with pytest.raises(RMDError, match=expected), hub_errors(tmp_path, "the pipeline"):
         raise OSError("no weights\nand a long story")
@@ -180,7 +180,7 @@ for source in sys.argv[1:]:
 SPY = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n\nclass X: pass\n"
 
 
-def test_repositories_load_whole_in_a_variant_alone_and_never_with_code(
+def test_repositories_load_as_a_whole_or_in_their_only_variant_and_never_with_code(
     hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hub, "repositories", tmp_path / "hub")
@@ -195,15 +195,16 @@ def test_repositories_load_whole_in_a_variant_alone_and_never_with_code(
     for place in (foreign, foreign / "transformer"):
         (place / "my_module.py").write_text(SPY)
     sources = ["owner/whole", "owner/half", "owner/foreign"]
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LOADED, *sources],
         env=without_proxies() | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub},
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
-    said = found.stdout.strip().splitlines()
+    said = process.stdout.strip().splitlines()
     assert said[:2] == [f"vp PixArtBackbone owner/{name}" for name in ("whole", "half")]
     assert re.match(
-        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is no class of the", said[2]
+        r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is not a class of the",
+        said[2],
     )
     home = tmp_path / "home"
     assert not list(home.rglob("my_module.py")) and not list(tmp_path.rglob("ran"))
@@ -213,7 +214,7 @@ def test_repositories_load_whole_in_a_variant_alone_and_never_with_code(
     }  # fmt: skip
 
 
-def test_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with pytest.raises(RMDError, match=r"^there is no file .*x\.safetensors$"):
         check_weights(path)

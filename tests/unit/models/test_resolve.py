@@ -1,4 +1,4 @@
-"""A recipe's noise is its teacher's: read from it, or compared with it to the last bit."""
+"""A recipe's noise is its teacher's: either read from the teacher, or compared with it to the last bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WRITTEN_BY_DIFFUSERS = [
 
 
 @pytest.mark.parametrize("config", WRITTEN_BY_DIFFUSERS, ids=range(len(WRITTEN_BY_DIFFUSERS)))
-def test_the_noise_of_a_scheduler_is_its_schedule_to_the_last_bit(config: dict[str, Any]) -> None:
+def test_the_noise_read_from_a_scheduler_gives_its_schedule_to_the_last_bit(config: dict[str, Any]) -> None:
     config.setdefault("_class_name", "UniPCMultistepScheduler")
     noise, exact = noise_of(config), schedule_from_config(config)
     ours, times = noise.schedule(), torch.linspace(0, 1000, 2001, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_the_noise_of_a_scheduler_is_its_schedule_to_the_last_bit(config: dict[s
     assert torch.equal(ours.alpha(times), exact.alpha(times)) and torch.equal(ours.sigma(times), exact.sigma(times))
 
 
-def test_betas_that_are_listed_cannot_be_said() -> None:
+def test_a_scheduler_with_listed_betas_is_refused() -> None:
     with pytest.raises(RMDError, match="its scheduler lists its betas one by one"):
         noise_of({"beta_schedule": "linear", "trained_betas": [0.1, 0.2]})
 
@@ -52,7 +52,7 @@ def test_the_packaged_recipes_have_their_teachers_noise(name: str) -> None:
     recipe = load_recipe(name)
     assert resolve_noise(recipe) is recipe
     left = load_recipe(name, ["noise=teacher"])
-    with pytest.raises(RMDError, match=r"has not been read: rmd\.teacher\.resolve_noise\(recipe\) returns"):
+    with pytest.raises(RMDError, match=r"has not been read: resolve_noise\(recipe\) returns"):
         left.build_plan()
     assert resolve_noise(left) == recipe
     assert run_hash(resolve_noise(left)) == run_hash(recipe)
@@ -82,12 +82,12 @@ def test_a_trainer_takes_the_noise_of_the_backbone_it_is_given(tmp_path: Path) -
     assert trainer.recipe == recipe and trainer.identity.run_hash == run_hash(recipe)
 
 
-def test_a_teacher_that_is_not_at_hand_is_told(tmp_path: Path) -> None:
+def test_a_teacher_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scheduler").mkdir()
     for teacher, sentence in {
         str(tmp_path): r"there is no file .*scheduler_config\.json",
         "~/no/such/folder": "there is no folder .*/no/such/folder",
-        "no/model": "no/model is no folder and not in the cache of the Hub, which cannot be reached: go online",
+        "no/model": "no/model is neither a folder nor in the cache of the Hub, and the Hub cannot be reached",
         "no/such/thing": "there is no folder no/such/thing",
     }.items():
         recipe = load_recipe("sd35", [f"teacher={teacher}", "noise=teacher"])
@@ -98,7 +98,7 @@ def test_a_teacher_that_is_not_at_hand_is_told(tmp_path: Path) -> None:
 
 
 def told(recipe: Recipe, backbone: Backbone, changes: dict[str, Any], sentence: str) -> None:
-    noise = recipe.noise.model_copy(update=changes)  # type: ignore[union-attr]  # of these recipes it is spelt out
+    noise = recipe.noise.model_copy(update=changes)  # type: ignore[union-attr]  # these recipes spell it out
     with pytest.raises(
         RMDError, match=rf"^the recipe's noise is not that of the teacher .*: {sentence}; set `noise: te"
     ):
@@ -124,27 +124,27 @@ def test_every_key_of_the_noise_is_compared_and_named(tmp_path: Path) -> None:
         check_teacher(recipe.model_copy(update={"noise": FlowNoise(kind="flow")}), vp)
 
 
-def test_a_grid_may_have_a_shift_of_its_own(tmp_path: Path) -> None:
+def test_the_grid_of_times_may_have_its_own_shift(tmp_path: Path) -> None:
     recipe = recipe_of("wan", tmp_path, "lora", plan={"shift": 5.0})
     assert recipe.noise == FlowNoise(kind="flow", shift=3.0)
     times = tuple(step.teacher_time for step in recipe.build_plan().steps)
     assert times == schedule_from_config({"shift": 5.0}).grid(4)
     check_teacher(recipe, tiny_wan(shift=3.0))
-    check_teacher(recipe, tiny_wan(shift=7.0))  # which has no part in it
+    check_teacher(recipe, tiny_wan(shift=7.0))  # the teacher's shift does not matter then
     vp = recipe.model_copy(update={"noise": VPNoise(kind="vp")})
     with pytest.raises(RMDError, match=r"^plan\.shift is for noise of kind flow"):
         vp.build_plan()
 
 
-def test_where_a_teacher_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teachers_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "owner" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert teacher_source("owner/model") == Path("owner/model")  # rather than a repository of that name
+    assert teacher_source("owner/model") == Path("owner/model")  # the folder, not the repository of the same name
     assert teacher_source("~/owner/model") == tmp_path / "owner" / "model"
     assert teacher_source("another/model") == "another/model"
 
 
-def test_an_empty_name_is_no_teacher() -> None:
+def test_an_empty_name_is_refused() -> None:
     with pytest.raises(RMDError, match=r"^the teacher's name is empty: give a folder"):
         teacher_source("")

@@ -16,9 +16,10 @@ from safetensors import safe_open
 from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.export.formats import check_out, export_student
-from rmd.models import student as module
-from rmd.models.share import shared_copy, shared_prompts, shared_teacher, without_paths
-from rmd.models.student import CONFIG_NAME, LORA_NAME, read_student, upload
+from rmd.models import share as module
+from rmd.models.hub import shared_prompts
+from rmd.models.share import shared_copy, shared_teacher, upload, without_paths
+from rmd.models.student import CONFIG_NAME, LORA_NAME, read_student
 from rmd.sample.pipeline import RMDPipeline
 
 BASE = "someone/their-teacher"
@@ -31,7 +32,7 @@ FORMATS_OF_SDXL = [(mode, to) for family, mode, to in PAIRS if family == "sdxl"]
 
 
 class Hub:
-    """Stands in for the Hub, which tests do not reach: keeps the content of what is uploaded."""
+    """Stands in for the Hub, which tests cannot reach, and keeps the content of the uploaded files."""
 
     files: dict[str, bytes]
 
@@ -42,8 +43,8 @@ class Hub:
         return f"https://huggingface.co/{repo_id}"
 
     def upload_folder(self, *, repo_id: str, folder_path: Path) -> None:
-        found = (path for path in folder_path.rglob("*") if path.is_file())
-        Hub.files = {str(path.relative_to(folder_path)): path.read_bytes() for path in found}
+        paths = (path for path in folder_path.rglob("*") if path.is_file())
+        Hub.files = {str(path.relative_to(folder_path)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def umask(mask: int) -> Iterator[None]:
 
 
 def naming(folder: Path, path: Path) -> list[str]:
-    """Files of a folder that hold a path."""
-    return [str(found) for found in folder.rglob("*") if found.is_file() and str(path).encode() in found.read_bytes()]
+    """List the files in a folder that contain a path."""
+    return [str(file) for file in folder.rglob("*") if file.is_file() and str(path).encode() in file.read_bytes()]
 
 
 @pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
@@ -127,7 +128,7 @@ def test_a_teacher_is_named_where_others_can_find_it(teacher: str | None, name: 
     assert shared_teacher(teacher, BASE) == BASE
 
 
-def test_a_folder_that_is_called_like_a_repository_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_the_name_of_a_repository_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shared_teacher("someone/model") == "someone/model"
     (tmp_path / "someone" / "model").mkdir(parents=True)
@@ -238,7 +239,7 @@ def test_the_command_says_that_the_teacher_is_not_named(
 ) -> None:
     student, out = make_student(tmp_path, "sdxl", "lora"), tmp_path / "out"
     command = ["export", str(student), "--to", "diffusers-lora", "--out", str(out)]
-    capsys.readouterr()  # the bars of what makes the student
+    capsys.readouterr()  # progress bars from making the student
     assert main(command) == 0
     told = capsys.readouterr()
     assert told.out == f"diffusers-lora: {out} (loaded back: the same samples; its card is README.md)\n"
@@ -263,17 +264,17 @@ def test_the_command_says_that_the_teacher_is_not_named(
         ({"--to": "khoya"}, "unknown format 'khoya' (did you mean 'kohya'?): use one of diffusers-lora, "),
         ({"--out": "a-file"}, "cannot write to a-file: {here}/a-file is a file; choose another --out"),
         ({"--out": "a-file/x/out"}, "cannot write to a-file/x/out: {here}/a-file is a file; choose another --out"),
-        ({"--out": "student"}, "the export would take the place of student, which it is made of: choose another --out"),
-        ({"--out": "student/../student/"}, "the export would take the place of student, which it is made of"),
-        ({"--out": "."}, "the export would take the place of student, which it is made of"),
-        ({"--out": "teacher"}, "the export would take the place of {here}/teacher, which it is made of"),
+        ({"--out": "student"}, "the export would replace student, which it is made from: choose another --out"),
+        ({"--out": "student/../student/"}, "the export would replace student, which it is made from"),
+        ({"--out": "."}, "the export would replace student, which it is made from"),
+        ({"--out": "teacher"}, "the export would replace {here}/teacher, which it is made from"),
         ({"--base-model": "no repository"}, "the base model must be the name of a repository of the Hub, as OWNER/"),
         ({"--push": "me"}, "the repository must be the name of a repository of the Hub, as OWNER/NAME, got 'me'"),
         ({"--teacher": "gone/away/x"}, "there is no folder gone/away/x"),
-        ({"--to": "student"}, "student is no checkpoint, nor the folder of a run that has one"),
+        ({"--to": "student"}, "student is neither a checkpoint nor the folder of a run that has one"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(
+def test_every_mistake_is_one_sentence(
     changes: dict[str, str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -302,7 +303,7 @@ def test_a_student_whose_teacher_is_gone_is_one_sentence(tmp_path: Path, capsys:
 
 
 def test_a_folder_that_may_not_be_written_to() -> None:
-    with TemporaryDirectory() as temporary:  # not pytest's own, which other users may not even pass
+    with TemporaryDirectory() as temporary:  # not pytest's own folder, which other users may not enter
         parent = Path(temporary) / "locked"
         (parent / "out").mkdir(parents=True)
         Path(temporary).chmod(0o755)
@@ -315,7 +316,7 @@ def test_a_folder_that_may_not_be_written_to() -> None:
 
 @contextmanager
 def _as_nobody() -> Iterator[None]:
-    """Root may write everywhere."""
+    """Run the block as another user, because root may write everywhere."""
     if os.geteuid() != 0:
         yield
         return

@@ -1,4 +1,4 @@
-"""What is Wan's own: time in the latents, statistics of the channels, parts kept in float32, pipelines refused."""
+"""Wan: the time dimension of its latents, channel statistics, parts kept in float32, and refused pipelines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_only_height_and_width_of_the_latents_follow_the_stage() -> None:
     assert backbone.size_multiple == 16
 
 
-def test_a_video_is_one_frame_and_whole_steps() -> None:
+def test_a_video_has_one_frame_and_a_multiple_of_the_step() -> None:
     backbone = tiny_wan()
     for frames in (1, 3, 5, 81):
         backbone.check_frames(frames)
@@ -46,7 +46,7 @@ def test_decoding_undoes_the_statistics_of_every_channel() -> None:
 
 
 def test_the_schedulers_of_wan_are_read_as_flow() -> None:
-    # what the published repositories hold
+    # the schedulers of the published repositories
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
     backbone = tiny_wan(scheduler=scheduler)
     assert isinstance(backbone.schedule, FlowSchedule) and backbone.schedule.shift == 5.0
@@ -76,13 +76,13 @@ def test_the_null_prompt_is_the_empty_one() -> None:
     assert torch.equal(null[2:], backbone.encode([""]).tensors["embeds"]) and len(null) == 3
     filled = backbone.encode(PROMPTS[:1]).tensors["embeds"]
     assert filled.shape[1] == backbone.pipe.tokenizer.model_max_length
-    assert not filled[0, -1].any()  # zeros after the prompt's end, as the official pipeline has it
+    assert not filled[0, -1].any()  # padded with zeros, as in the official pipeline
 
 
 def test_wan22_is_refused() -> None:
-    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline of two experts, .*: give a Wan2\.1"):
+    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline with two experts, .*: give a Wan2\.1"):
         tiny_wan(transformer_2=tiny_wan().denoiser, boundary_ratio=0.875)
-    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline of two experts"):
+    with pytest.raises(RMDError, match=r"^this is a Wan2\.2 pipeline with two experts"):
         tiny_wan(boundary_ratio=0.9)
-    with pytest.raises(RMDError, match=r"^this Wan2\.2 pipeline gives every token a time of its own"):
+    with pytest.raises(RMDError, match=r"^this Wan2\.2 pipeline gives each token its own time"):
         tiny_wan(expand_timesteps=True)

@@ -28,11 +28,11 @@ def test_the_hash_is_the_same_in_another_process(run_python) -> None:  # type: i
 
 
 def leaves(model: BaseModel, prefix: str = "") -> list[str]:
-    found = []
+    names: list[str] = []
     for name in type(model).model_fields:
         value = getattr(model, name)
-        found += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
-    return found
+        names += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
+    return names
 
 
 CHANGES = {
@@ -57,7 +57,8 @@ CHANGES = {
     "train.dtype": "bfloat16", "train.gradient_checkpointing": "true", "train.gradient_accumulation_steps": "7",
     "train.keep_every": "7",
     "train.guard": "false", "train.loggers": "[wandb]",
-    "parallel.dp_replicate": "2", "parallel.context_parallel": "2", "data.prompts": "other", "data.column": "words",
+    "parallel.dp_replicate": "2", "parallel.context_parallel": "2", "data.options": "{n: 7}",
+    "data.prompts": "other", "data.column": "words",
     "data.split": "test", "data.journeydb": "true", "data.skip_invalid": "true",
     "data.min_chars": "7", "data.max_chars": "7",
     "data.exclude": "[bench.json]", "data.cache": "folder", "data.prompt_cache_mb": "7", "data.offload": "true",
@@ -141,7 +142,7 @@ def test_locations_do_not_change_the_hash_of_a_run_but_settings_do() -> None:
     changed = {key: load_recipe("scenes", [f"{key}={value}"]) for key, value in CHANGES.items()}
     same = {key for key, other in changed.items() if run_hash(other) == run_hash(recipe)}
     contents = {"prompts", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache"}
-    contents |= {"skip_invalid"}
+    contents |= {"skip_invalid", "options"}
     unsettled = {key for key, other in changed.items() if settings_hash(other) == settings_hash(recipe)}
     assert same - unsettled == {"teacher", "variant", *(f"data.{key}" for key in contents)}
     others = [run_hash(other) for key, other in changed.items() if key not in same]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
 from rmd.common.errors import RMDError
-from rmd.recipes.hashes import run_hash
+from rmd.recipes.hashes import run_hash, settings_hash
 from rmd.recipes.methods import (
     METHODS,
     CascadeConfig,
@@ -61,6 +61,7 @@ def test_only_the_adversarial_loss_needs_images() -> None:
 class Mine(MethodConfig):
     """Settings of a method of another package."""
 
+    name: Literal["mine"] = "mine"
     strength: Annotated[float, Field(ge=0, le=10)] = 0.5
     words: str | None = None
 
@@ -81,12 +82,19 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_packages_method_brings_its_own_settings() -> None:
     overrides = ["method.name=mine", "method.strength=2", "method.words=a"]
     recipe = load_recipe("scenes", overrides)
-    assert recipe.method == Mine(name="mine", guidance=3.0, strength=2.0, words="a")
+    assert recipe.method == Mine(guidance=3.0, strength=2.0, words="a")
     assert "  strength: 2.0\n" in to_yaml(recipe)
     again = Recipe.model_validate(recipe.model_dump(mode="json"))
     assert again == recipe and run_hash(again) == run_hash(recipe)
     assert run_hash(recipe) != run_hash(load_recipe("scenes", [*overrides, "method.strength=3"]))
     assert not isinstance(recipe.method, CascadeConfig)
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_name_of_another_packages_method_is_part_of_the_hash() -> None:
+    mine = load_recipe("scenes", ["method={name: mine, guidance: 3.0}"])
+    rmd = load_recipe("scenes", ["method={warmup_steps: 0, fake_weight: snr}"])
+    assert run_hash(mine) != run_hash(rmd) and settings_hash(mine) != settings_hash(rmd)
 
 
 @pytest.mark.usefixtures("registered")

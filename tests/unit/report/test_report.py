@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.common.files import read_model
+from rmd.common.markdown import one_line
 from rmd.common.pictures import png, to_image
-from rmd.common.text import one_line
 from rmd.core.noise import FlowSchedule
 from rmd.core.plan import build_plan
 from rmd.evaluate.rows import Check, Motion, Report, Row

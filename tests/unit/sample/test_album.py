@@ -1,4 +1,4 @@
-"""Albums: every picture can be made again from its own file, finished ones are left, others are not overwritten."""
+"""Albums: every picture is reproducible from its settings, finished ones are kept, others are not overwritten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
 from families import FRAMES, make_student
 from helpers import PROMPTS, tiny_sdxl
 from numpy.typing import NDArray
@@ -23,9 +22,9 @@ from PIL.PngImagePlugin import PngInfo
 from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
-from rmd.sample.album import KEY, Album, make_album, plan_album, read_making, writing
-from rmd.sample.makers import PipelineMaker, Sample, StudentMaker
+from rmd.sample.album import KEY, Album, make_album, plan_album, read_settings, writing
 from rmd.sample.pipeline import RMDPipeline
+from rmd.sample.samplers import PipelineSampler, Sample, StudentSampler
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +34,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(student: Path) -> RMDPipeline:
-    found = RMDPipeline.from_pretrained(student)
-    found.pipe.set_progress_bar_config(disable=True)
-    return found
+    loaded = RMDPipeline.from_pretrained(student)
+    loaded.pipe.set_progress_bar_config(disable=True)
+    return loaded
 
 
 def pixels(path: Path) -> NDArray[np.int_]:
@@ -56,43 +55,43 @@ def test_names_and_seeds(tmp_path: Path) -> None:
         plan_album([], tmp_path, count=1, seed=0)
 
 
-def test_a_picture_says_how_to_make_it_again(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_a_picture_can_be_reproduced_from_its_settings(pipe: RMDPipeline, tmp_path: Path) -> None:
     pictures = plan_album(PROMPTS[:3], tmp_path / "all", count=1, seed=7)
-    assert make_album(StudentMaker(pipe, height=24, width=40), pictures, batch_size=2) == 3
-    making = read_making(pictures[2].path)
-    assert making is not None and making["prompt"] == PROMPTS[2] and making["seed"] == 9
-    (again,) = plan_album([making["prompt"]], tmp_path / "again", count=1, seed=making["seed"])
-    make_album(StudentMaker(pipe, height=making["height"], width=making["width"]), [again])
+    assert make_album(StudentSampler(pipe, height=24, width=40), pictures, batch_size=2) == 3
+    settings = read_settings(pictures[2].path)
+    assert settings is not None and settings["prompt"] == PROMPTS[2] and settings["seed"] == 9
+    (again,) = plan_album([settings["prompt"]], tmp_path / "again", count=1, seed=settings["seed"])
+    make_album(StudentSampler(pipe, height=settings["height"], width=settings["width"]), [again])
     assert np.abs(pixels(again.path) - pixels(pictures[2].path)).max() <= 1
     assert Image.open(again.path).size == (40, 24)
 
 
-def test_finished_pictures_are_left_and_others_are_not_overwritten(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_finished_pictures_are_kept_and_others_are_not_overwritten(pipe: RMDPipeline, tmp_path: Path) -> None:
     pictures = plan_album(PROMPTS, tmp_path, count=1, seed=0)
     seen: list[int] = []
-    assert make_album(StudentMaker(pipe), pictures[:2]) == 2
+    assert make_album(StudentSampler(pipe), pictures[:2]) == 2
     before = pictures[0].path.stat().st_mtime_ns
-    assert make_album(StudentMaker(pipe), pictures, progress=seen.append) == 2
+    assert make_album(StudentSampler(pipe), pictures, progress=seen.append) == 2
     assert seen == [2, 2] and pictures[0].path.stat().st_mtime_ns == before
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png"] * 4
     with pytest.raises(RMDError, match=r"is another picture: remove it, or choose another --out$"):
-        make_album(StudentMaker(pipe), plan_album(PROMPTS, tmp_path, count=1, seed=1))
+        make_album(StudentSampler(pipe), plan_album(PROMPTS, tmp_path, count=1, seed=1))
     pictures[3].path.write_text("no picture")
-    with pytest.raises(RMDError, match=r"is no picture: remove it, or choose another --out$"):
-        make_album(StudentMaker(pipe), pictures)
+    with pytest.raises(RMDError, match=r"is not a picture: remove it, or choose another --out$"):
+        make_album(StudentSampler(pipe), pictures)
 
 
-def test_a_picture_from_elsewhere_is_not_taken_for_ours(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_a_picture_without_settings_is_not_overwritten(pipe: RMDPipeline, tmp_path: Path) -> None:
     (picture,) = plan_album(PROMPTS[:1], tmp_path, count=1, seed=0)
     Image.new("RGB", (8, 8)).save(picture.path)
-    assert read_making(picture.path) is None
+    assert read_settings(picture.path) is None
     with pytest.raises(RMDError, match="is another picture"):
-        make_album(StudentMaker(pipe), [picture])
+        make_album(StudentSampler(pipe), [picture])
 
 
-def test_the_stages_lie_beside(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_stages_are_saved_beside_the_picture(pipe: RMDPipeline, tmp_path: Path) -> None:
     (picture,) = plan_album(PROMPTS[:1], tmp_path, count=1, seed=0)
-    make_album(StudentMaker(pipe, stages=True), [picture])
+    make_album(StudentSampler(pipe, stages=True), [picture])
     assert [Image.open(picture.beside(f"stage{k}").path).size for k in (1, 2)] == [(16, 16), (32, 32)]
     assert np.array_equal(pixels(picture.beside("stage2").path), pixels(picture.path))
     assert Image.open(picture.beside("stage1").path).info[KEY]
@@ -107,7 +106,7 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = tmp_path / "prompts.txt"
     lines.write_text("\n".join(PROMPTS[:2]), encoding="utf-8")
     assert main(["generate", "--prompts", str(lines), *options]) == 0
-    assert capsys.readouterr().out == f"0 pictures in {out} (4 were there already)\n"
+    assert capsys.readouterr().out == f"0 pictures in {out} (4 existed already)\n"
 
 
 @pytest.mark.parametrize(
@@ -115,15 +114,15 @@ def test_the_command(student: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ([], "give prompts either as arguments or in a file with --prompts FILE"),
         (["a ball", "--prompts", "x.txt"], "give prompts either as arguments or in a file with --prompts FILE"),
-        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt a line"),
+        (["--prompts", "none.txt"], "there is no prompt file none.txt: give a text file with one prompt per line"),
         (
             ["a ball", "--model", "nowhere/at-all"],
-            "nowhere/at-all is no folder and not in the cache",
+            "nowhere/at-all is neither a folder nor in the cache",
         ),
         (["a ball", "--model", "MODEL", "--height", "30"], "the final size, 30x32, is not divisible by 4"),
     ],
 )
-def test_one_sentence(
+def test_errors_are_one_sentence(
     arguments: list[str], sentence: str, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [str(student) if a == "MODEL" else a for a in arguments]
@@ -136,61 +135,9 @@ def test_one_sentence(
 
 def test_seeds_follow_one_another(pipe: RMDPipeline, tmp_path: Path) -> None:
     pictures = plan_album(PROMPTS[:1], tmp_path, count=3, seed=5)
-    make_album(StudentMaker(pipe), pictures, batch_size=3)
+    make_album(StudentSampler(pipe), pictures, batch_size=3)
     expected = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(7)).images[0]
     assert np.abs(pixels(pictures[2].path) - np.asarray(expected).astype(int)).max() <= 1
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plain") / "pipeline"
-    tiny_sdxl().pipe.save_pretrained(folder)
-    return folder
-
-
-def test_any_pipeline_makes_albums_by_its_own_call(
-    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    options = ["--model", str(plain), "--out", str(out), "--seed", "3", "--device", "cpu", "--height", "24"]
-    assert main(["generate", *PROMPTS[:3], *options, "--steps", "2", "--guidance", "3", "--batch-size", "2"]) == 0
-    assert capsys.readouterr().out == f"3 pictures in {out}\n"
-    (last,) = out.glob("00002*")
-    making = read_making(last)
-    assert making is not None
-    assert {**making, "version": ""} == {
-        "version": "", "model": str(plain), "num_inference_steps": 2, "guidance_scale": 3.0, "height": 24,
-        "prompt": PROMPTS[2], "seed": 5,
-    }  # fmt: skip
-    pipe = tiny_sdxl().pipe
-    expected = pipe(
-        PROMPTS[2], height=24, num_inference_steps=2, guidance_scale=3.0, generator=torch.Generator().manual_seed(5)
-    ).images[0]
-    assert np.abs(pixels(last) - np.asarray(expected).astype(int)).max() <= 1
-    # other steps are another picture
-    assert main(["generate", PROMPTS[0], *options, "--steps", "3", "--guidance", "3"]) == 1
-    assert "is another picture" in capsys.readouterr().err
-
-
-def test_what_a_pipeline_does_not_take(
-    plain: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for model, more, sentence in (
-        (plain, ["--frames", "3"], f"{plain} is a StableDiffusionXLPipeline, which takes no frames: leave it out"),
-        (plain, ["--stages"], f"--stages is of students, but {plain} is a diffusers pipeline: leave it out"),
-        (plain, ["--compare-teacher"], "--compare-teacher is of students"),
-        (plain, ["--format", "gif"], f"--format is of clips, but {plain} makes single pictures: leave it out"),
-        (student, ["--steps", "3"], f"--steps is of diffusers pipelines, but {student} is a student with its own plan"),
-        (student, ["--guidance", "3"], "--guidance is of diffusers pipelines"),
-        (tmp_path, [], f"{tmp_path} holds neither a student nor a diffusers pipeline: it has no rmd_config.json"),
-    ):
-        assert main(["generate", "a ball", "--model", str(model), "--out", str(tmp_path / "out"), *more]) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("rmd: ") and error.count("\n") == 1 and sentence in error
-    pipe = tiny_sdxl().pipe
-    assert not PipelineMaker(pipe, "x").moving
-    with pytest.raises(RMDError, match=r"^x is a DDPMPipeline, which takes no prompt$"):
-        PipelineMaker(DDPMPipeline(unet=pipe.unet, scheduler=pipe.scheduler), "x")
 
 
 @pytest.fixture(scope="module")
@@ -198,26 +145,26 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_student(tmp_path_factory.mktemp("clips"), "wan", "lora")
 
 
-def test_clips_have_their_making_beside_them(moving: Path, tmp_path: Path) -> None:
+def test_clips_have_their_settings_beside_them(moving: Path, tmp_path: Path) -> None:
     pipe = RMDPipeline.from_pretrained(moving)
     pipe.pipe.set_progress_bar_config(disable=True)
     pictures = plan_album(PROMPTS[:2], tmp_path, count=1, seed=4, suffix=".webp")
-    assert make_album(StudentMaker(pipe, stages=True, fps=8), pictures) == 2
+    assert make_album(StudentSampler(pipe, stages=True, fps=8), pictures) == 2
     names = [path.name for path in sorted(tmp_path.iterdir()) if path.name.startswith("00001")]
     stem = pictures[1].path.stem
     assert names == [f"{stem}{end}" for end in (
         "-stage1.webp", "-stage1.webp.json", "-stage2.webp", "-stage2.webp.json", ".webp", ".webp.json"
     )]  # fmt: skip
-    making = read_making(pictures[1].path)
-    assert making is not None and (making["frames"], making["fps"], making["seed"]) == (FRAMES, 8, 5)
+    settings = read_settings(pictures[1].path)
+    assert settings is not None and (settings["frames"], settings["fps"], settings["seed"]) == (FRAMES, 8, 5)
     with Image.open(pictures[1].path) as clip:
         assert clip.n_frames == FRAMES
-    assert make_album(StudentMaker(pipe, fps=8), pictures) == 0
+    assert make_album(StudentSampler(pipe, fps=8), pictures) == 0
     with pytest.raises(RMDError, match="is another picture"):
-        make_album(StudentMaker(pipe, fps=16), pictures)
+        make_album(StudentSampler(pipe, fps=16), pictures)
     pictures[0].path.with_name(f"{pictures[0].path.name}.json").unlink()
     with pytest.raises(RMDError, match="is another picture"):
-        make_album(StudentMaker(pipe, fps=8), pictures)
+        make_album(StudentSampler(pipe, fps=8), pictures)
 
 
 def test_the_command_writes_one_clip(moving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +175,7 @@ def test_the_command_writes_one_clip(moving: Path, tmp_path: Path, capsys: pytes
     files = ["clip-teacher.mp4", "clip-teacher.mp4.json", "clip.mp4", "clip.mp4.json"]
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == files
     for arguments, sentence in (
-        ([PROMPTS[0], "-n", "2", *options, str(out)], f"2 samples do not go into the one file {out}"),
+        ([PROMPTS[0], "-n", "2", *options, str(out)], f"2 samples cannot be saved in the one file {out}"),
         ([PROMPTS[0], *options, str(tmp_path / "f"), "--format", "avi"], "--format 'avi'"),
         ([PROMPTS[0], *options, str(tmp_path / "f"), "--frames", "4"], "wan makes 1 + 2 n frames, which 4 is not"),
     ):
@@ -237,19 +184,19 @@ def test_the_command_writes_one_clip(moving: Path, tmp_path: Path, capsys: pytes
         assert error.startswith("rmd: ") and error.count("\n") == 1 and sentence in error
 
 
-def test_a_format_of_clips_is_nothing_to_a_family_of_pictures(
+def test_clip_options_are_refused_for_models_of_pictures(
     student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["a ball", "--model", str(student), "--out", str(tmp_path / "out")]
     for more, sentence in (
-        (["--format", "gif"], "--format is of clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
+        (["--format", "gif"], "--format is for clips"), (["--frames", "5"], "sdxl makes single pictures, not 5 frames")
     ):  # fmt: skip
         assert main(["generate", *arguments, *more]) == 1
         assert sentence in capsys.readouterr().err
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of an album; locks are hidden."""
+    """Return the contents of all files of an album but the lock, whose name starts with a dot."""
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
@@ -257,13 +204,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_album_that_was_interrupted_ends_with_the_same_bytes(
     family: str, student: Path, moving: Path, tmp_path: Path
 ) -> None:
-    """Files appear whole, so that a kill leaves some of them, and what had been begun."""
+    """Files are written atomically, so an interruption leaves some of them, and partial ones."""
     loaded = RMDPipeline.from_pretrained(student if family == "sdxl" else moving)
     loaded.pipe.set_progress_bar_config(disable=True)
-    maker = StudentMaker(loaded, stages=True)
+    sampler = StudentSampler(loaded, stages=True)
     suffix = ".png" if family == "sdxl" else ".webp"
     pictures = plan_album(PROMPTS, tmp_path, count=1, seed=3, suffix=suffix)
-    assert make_album(maker, pictures, batch_size=3) == 4
+    assert make_album(sampler, pictures, batch_size=3) == 4
     whole = contents(tmp_path)
     for lost in ([0], [1], [2, 3], [3]):
         for index in lost:
@@ -271,13 +218,13 @@ def test_an_album_that_was_interrupted_ends_with_the_same_bytes(
             (tmp_path / f".{pictures[index].path.name}.partial").write_bytes(b"half of it")
         pictures[lost[0]].beside("stage2").path.unlink()
         seen: list[int] = []
-        assert make_album(maker, pictures, batch_size=3, progress=seen.append) == len(lost)
+        assert make_album(sampler, pictures, batch_size=3, progress=seen.append) == len(lost)
         assert contents(tmp_path) == whole and sum(seen) == 4
         assert not list(tmp_path.glob(".*.partial"))
 
 
 def generate_until_killed(arguments: list[str], files: int) -> None:
-    """Run the command in a process that kills itself when it would put one more file into its place."""
+    """Run the command in a process that kills itself before it would complete one more file."""
     replace, left = Path.replace, [files]
 
     def kill(path: Path, target: Path) -> Path:
@@ -286,11 +233,11 @@ def generate_until_killed(arguments: list[str], files: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(path, target)
 
-    Path.replace = kill  # type: ignore[method-assign, assignment]  # of this process alone
+    Path.replace = kill  # type: ignore[method-assign, assignment]  # in this process only
     main(arguments)
 
 
-def test_a_command_that_was_killed_goes_on(student: Path, tmp_path: Path) -> None:
+def test_a_killed_command_can_be_resumed(student: Path, tmp_path: Path) -> None:
     options = ["generate", *PROMPTS, "--model", str(student), "--batch-size", "3", "--device", "cpu", "--out"]
     out = tmp_path / "out"
     assert main([*options, str(tmp_path / "whole")]) == 0
@@ -304,13 +251,13 @@ def test_a_command_that_was_killed_goes_on(student: Path, tmp_path: Path) -> Non
     assert not list(out.glob(".*.partial"))
 
 
-def test_stages_that_are_asked_for_later_are_made(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_stages_that_are_requested_later_are_added(pipe: RMDPipeline, tmp_path: Path) -> None:
     pictures = plan_album(PROMPTS[:2], tmp_path, count=1, seed=0)
-    assert make_album(StudentMaker(pipe), pictures) == 2
+    assert make_album(StudentSampler(pipe), pictures) == 2
     before = contents(tmp_path)
-    assert make_album(StudentMaker(pipe, stages=True), pictures) == 2
+    assert make_album(StudentSampler(pipe, stages=True), pictures) == 2
     assert len(contents(tmp_path)) == 6 and before.items() <= contents(tmp_path).items()
-    assert make_album(StudentMaker(pipe, stages=True), pictures) == 0
+    assert make_album(StudentSampler(pipe, stages=True), pictures) == 0
 
 
 def test_an_album_has_one_writer(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +270,7 @@ def test_an_album_has_one_writer(student: Path, tmp_path: Path, capsys: pytest.C
     assert main(["generate", "a ball", *options]) == 0
 
 
-def test_a_new_folder_that_stays_empty_is_taken_away_again(tmp_path: Path) -> None:
+def test_a_new_folder_that_remains_empty_is_removed(tmp_path: Path) -> None:
     album = plan_album(["a"], tmp_path / "new" / "out", count=1, seed=0)
     with pytest.raises(ZeroDivisionError), writing(album):
         raise ZeroDivisionError
@@ -337,7 +284,7 @@ def test_a_new_folder_that_stays_empty_is_taken_away_again(tmp_path: Path) -> No
     assert (tmp_path / "empty").is_dir()
 
 
-def test_an_album_lists_nothing_that_it_can_count(tmp_path: Path) -> None:
+def test_an_album_computes_its_pictures_on_access(tmp_path: Path) -> None:
     album = plan_album(["a", "b"], tmp_path, count=500_000, seed=2**64 - 10**6)
     assert isinstance(album, Album) and len(album) == 10**6
     assert album[-1].seed == 2**64 - 1 and album[-1].path.name == "00001-499999-b.png"
@@ -355,12 +302,14 @@ def test_an_album_lists_nothing_that_it_can_count(tmp_path: Path) -> None:
         (["a"], {"seed": 2**64}, r"^seeds are numbers from 0 to "),
         (["a", "b"], {"seed": 2**64 - 1}, rf", got {2**64 - 1} to {2**64}$"),
         (["a"], {"seed": 10**100}, r", got a number of 333 bits$"),
-        (["a", "b\ud83d"], {}, r"cannot be used: the caption holds half of a character"),
-        (["a\0"], {}, r"cannot be used: the caption holds the control character U.0000"),
-        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, more than the 100000"),
+        (["a", "b\ud83d"], {}, r"cannot be used: the caption contains half of a character"),
+        (["a\0"], {}, r"cannot be used: the caption contains the control character U.0000"),
+        (["a" * 10**6], {}, r"cannot be used: the caption has 1000000 characters, but at most 100000"),
     ],
 )
-def test_what_is_no_album(prompts: list[str], changes: dict[str, int], sentence: str, tmp_path: Path) -> None:
+def test_impossible_albums_are_refused(
+    prompts: list[str], changes: dict[str, int], sentence: str, tmp_path: Path
+) -> None:
     arguments = {"count": 1, "seed": 0, **changes}
     with pytest.raises(RMDError, match=sentence):
         plan_album(prompts, tmp_path, **arguments)
@@ -379,81 +328,50 @@ def test_what_is_no_album(prompts: list[str], changes: dict[str, int], sentence:
         ),
     ],
 )
-def test_a_making_is_read_strictly(text: str, sentence: str, tmp_path: Path) -> None:
+def test_settings_are_read_strictly(text: str, sentence: str, tmp_path: Path) -> None:
     info = PngInfo()
     info.add_text(KEY, text)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
     (tmp_path / "a.mp4.json").write_text(text)
     for name in ("a.png", "a.mp4"):
         with pytest.raises(RMDError, match=sentence.replace(r"\(rmd\)", "" if name == "a.mp4" else r" \(rmd\)")):
-            read_making(tmp_path / name)
+            read_settings(tmp_path / name)
 
 
-def test_a_making_is_what_was_written(pipe: RMDPipeline, moving: Path, plain: Path) -> None:
+def test_settings_are_read_as_they_were_written(pipe: RMDPipeline, moving: Path, tmp_path: Path) -> None:
     clips = RMDPipeline.from_pretrained(moving)
-    for maker in (
-        StudentMaker(pipe), StudentMaker(clips), PipelineMaker(tiny_sdxl().pipe, "x", steps=2, guidance=3, width=24),
-        PipelineMaker(clips.pipe, "y", frames=5),
-    ):  # fmt: skip
-        making = {**maker.making, "prompt": "a", "seed": 2**64 - 1}
-        path = plain / "making.mp4"
-        path.with_name("making.mp4.json").write_text(json.dumps(making))
-        assert read_making(path) == making
+    for sampler in (
+        StudentSampler(pipe),
+        StudentSampler(clips),
+        PipelineSampler(tiny_sdxl().pipe, "x", steps=2, guidance=3, width=24),
+        PipelineSampler(clips.pipe, "y", frames=5),
+    ):
+        settings = {**sampler.settings, "prompt": "a", "seed": 2**64 - 1}
+        path = tmp_path / "settings.mp4"
+        path.with_name("settings.mp4.json").write_text(json.dumps(settings))
+        assert read_settings(path) == settings
 
 
-def test_a_folder_in_a_pictures_place_is_left(pipe: RMDPipeline, tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_picture_is_kept(pipe: RMDPipeline, tmp_path: Path) -> None:
     (picture,) = plan_album(["a"], tmp_path, count=1, seed=0)
     (picture.beside("stage1").path / "thesis").mkdir(parents=True)
     with pytest.raises(RMDError, match=r"-stage1\.png is a folder: remove it, or choose another --out$"):
-        make_album(StudentMaker(pipe, stages=True), [picture])
+        make_album(StudentSampler(pipe, stages=True), [picture])
     assert (picture.beside("stage1").path / "thesis").is_dir()
 
 
-@pytest.mark.parametrize("family", ["sdxl", "wan"])
-def test_what_an_official_pipeline_makes_is_what_it_makes_itself_and_finite(family: str, moving: Path) -> None:
-    pipe = tiny_sdxl().pipe if family == "sdxl" else RMDPipeline.from_pretrained(moving).pipe
-    pipe.set_progress_bar_config(disable=True)
-    maker = PipelineMaker(pipe, "x", steps=2, height=32, width=32, frames=5 if family == "wan" else None)
-    found = maker.make(PROMPTS[:2], [4, 5])
-    arguments: dict[str, Any] = {"num_frames": 5, "max_sequence_length": 32} if family == "wan" else {}
-    output = pipe(
-        PROMPTS[:2], num_inference_steps=2, height=32, width=32, output_type="pil",
-        generator=[torch.Generator().manual_seed(seed) for seed in (4, 5)], **arguments,
-    )  # fmt: skip
-    for sample, made in zip(found, output.frames if family == "wan" else output.images, strict=True):
-        frames = zip(sample.made, made, strict=True) if family == "wan" else [(sample.made, made)]
-        assert all(np.array_equal(np.asarray(ours), np.asarray(theirs)) for ours, theirs in frames)
-    next(pipe.vae.decoder.parameters()).data.fill_(float("nan"))
-    with pytest.raises(RMDError, match=r"^x gave values that are not finite for the prompt 'a small red"):
-        maker.make(PROMPTS[:2], [4, 5])
-
-
-def test_what_no_pipeline_takes() -> None:
-    pipe = tiny_sdxl().pipe
-    for arguments, sentence in (
-        ({"steps": 10**9}, "^steps must be between 1 and 10000, got 1000000000$"),
-        ({"height": 10**6}, "^height must be between 1 and 16384, got 1000000$"),
-        ({"guidance": float("nan")}, "^guidance must be a finite number, got nan$"),
-        ({"guidance": -1.0}, "^guidance must be at least 0, got -1$"),
-    ):
-        with pytest.raises(RMDError, match=sentence):
-            PipelineMaker(pipe, "x", **arguments)  # type: ignore[arg-type]
-    with pytest.raises(RMDError, match=r"^x refuses what it was given: `height` and `width` have to be divisible by 8"):
-        PipelineMaker(pipe, "x", steps=1, width=37).make(["a"], [0])
-
-
 class Hungry:
-    """A maker whose batch does not fit any memory."""
+    """A sampler whose batch exceeds any memory."""
 
     moving, stage_count = False, 0
-    making: Mapping[str, Any] = {"version": "1", "model": "hungry"}
+    settings: Mapping[str, Any] = {"version": "1", "model": "hungry"}
 
-    def make(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         torch.empty(len(prompts) * 10**14)
         raise AssertionError
 
 
-def test_a_batch_that_does_not_fit_the_memory(tmp_path: Path) -> None:
+def test_a_batch_that_exceeds_the_memory_is_refused(tmp_path: Path) -> None:
     pictures = plan_album(PROMPTS, tmp_path, count=1, seed=0)
-    with pytest.raises(RMDError, match=r"^there is not enough memory for 4 at once: use a smaller batch"):
+    with pytest.raises(RMDError, match=r"^there is not enough memory for a batch of 4: use a smaller batch"):
         make_album(Hungry(), pictures)

@@ -1,4 +1,4 @@
-"""RMDPipeline: the roll-out's own latents, whatever the batch; both kinds of students; arguments that do not fit."""
+"""RMDPipeline: it equals the roll-out of training in any batch, loads both kinds of students, and checks arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ plans = pytest.mark.parametrize("plan", sorted(PLANS))
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """(student's folder, teacher's folder) of a family in a mode, with a plan of PLANS."""
+    """Return a function that makes a student and returns its folder and its teacher's."""
 
     def build(family: str, mode: str, plan: str = "2+2") -> tuple[Path, Path]:
         changes = PLANS[plan]
@@ -72,9 +72,9 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str
             lambda stage: backbone.latent_shape(4, stage.height, stage.width, pipe.plan.frames),
             GeneratorNoise(seeds(4)),
         )
-    found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    result = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     scale = float(expected.abs().max())
-    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 @plans
@@ -92,27 +92,27 @@ def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, mak
 @plans
 @families
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (48, 16)])
-def test_the_size_is_the_one_asked_for(family: str, size: tuple[int, int], plan: str, make: Make) -> None:
+def test_the_size_is_the_requested_one(family: str, size: tuple[int, int], plan: str, make: Make) -> None:
     pipe = quiet(make(family, "full", plan)[0])
     frames = ()
-    if pipe.backbone.moving:  # whose sides are multiples of 16
+    if pipe.backbone.moving:  # its sides are multiples of 16
         size, frames = ((size[0] + 8) // 16 * 32, (size[1] + 8) // 16 * 32), (FRAMES,)
     images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt").images
     assert images.shape == (1, *frames, 3, *size)
     assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
-def test_a_lora_student_goes_on_a_pipeline_that_is_loaded(make: Make) -> None:
+def test_a_lora_student_can_be_added_to_a_loaded_pipeline(make: Make) -> None:
     student, _ = make("sdxl", "lora")
     expected = quiet(student)(PROMPTS, generator=seeds(4), output_type="latent").images
     stock = TINY["sdxl"]().pipe
-    found = RMDPipeline.from_pipe(stock, student)(PROMPTS, generator=seeds(4), output_type="latent").images
-    torch.testing.assert_close(found, expected)
+    result = RMDPipeline.from_pipe(stock, student)(PROMPTS, generator=seeds(4), output_type="latent").images
+    torch.testing.assert_close(result, expected)
     with pytest.raises(RMDError, match=r"is of the family sdxl, but the pipeline is of sd3$"):
         RMDPipeline.from_pipe(TINY["sd3"]().pipe, student)
 
 
-def test_a_full_student_is_no_adapter(make: Make) -> None:
+def test_a_full_student_cannot_be_added_to_a_pipeline(make: Make) -> None:
     student, _ = make("sdxl", "full")
     with pytest.raises(RMDError, match="is a full student, not an adapter: load it with RMDPipeline"):
         RMDPipeline.from_pipe(TINY["sdxl"]().pipe, student)
@@ -126,7 +126,7 @@ def test_the_teacher_of_a_lora_student_may_have_moved(make: Make, tmp_path: Path
     assert quiet(student, teacher=moved)(PROMPTS[:1], generator=seeds(1), output_type="pt").images.shape[0] == 1
 
 
-def test_what_comes_out(make: Make) -> None:
+def test_output_types(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     pictures = pipe(PROMPTS[:2], generator=seeds(2)).images
     assert [type(picture) for picture in pictures] == [Image.Image] * 2
@@ -137,7 +137,7 @@ def test_what_comes_out(make: Make) -> None:
         pipe(PROMPTS[0], output_type="jpg")
 
 
-def test_the_stages_can_be_seen(make: Make) -> None:
+def test_stages_are_returned_on_request(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     output = pipe(PROMPTS[:2], generator=seeds(2), output_type="pt", return_stages=True)
     assert [tuple(stage.shape) for stage in output.stages] == [(2, 3, 16, 16), (2, 3, 32, 32)]
@@ -145,23 +145,23 @@ def test_the_stages_can_be_seen(make: Make) -> None:
     assert pipe(PROMPTS[0], generator=seeds(1)).stages == ()
 
 
-def test_several_pictures_of_a_prompt_stand_side_by_side(make: Make) -> None:
+def test_several_pictures_of_a_prompt_are_adjacent(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
-    found = pipe(PROMPTS[:2], num_images_per_prompt=2, generator=seeds(4), output_type="latent").images
+    result = pipe(PROMPTS[:2], num_images_per_prompt=2, generator=seeds(4), output_type="latent").images
     expected = pipe([PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]], generator=seeds(4), output_type="latent").images
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
     with pytest.raises(RMDError, match=r"^num_images_per_prompt must be at least 1, got 0$"):
         pipe(PROMPTS[0], num_images_per_prompt=0)
 
 
 @families
-def test_embeddings_take_the_place_of_prompts(family: str, make: Make) -> None:
+def test_embeddings_replace_prompts(family: str, make: Make) -> None:
     pipe = quiet(make(family, "full")[0])
     with torch.no_grad():
         cond = pipe.backbone.encode(PROMPTS[:2])
     given: dict[str, Any] = {name: cond.tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
-    found = pipe(**given, generator=seeds(2), output_type="latent").images
-    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    result = pipe(**given, generator=seeds(2), output_type="latent").images
+    assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
     with pytest.raises(RMDError, match=r"^give a prompt or its embeddings, not both$"):
         pipe(PROMPTS[:2], **given)
     last = list(given)[-1]
@@ -171,7 +171,7 @@ def test_embeddings_take_the_place_of_prompts(family: str, make: Make) -> None:
         pipe(**given)
 
 
-def test_one_generator_for_all_and_the_start_noise_itself(make: Make) -> None:
+def test_generators_and_initial_noise(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     one = [pipe(PROMPTS[:2], generator=seeds(1)[0], output_type="latent").images for _ in range(2)]
     assert torch.equal(*one)
@@ -180,8 +180,8 @@ def test_one_generator_for_all_and_the_start_noise_itself(make: Make) -> None:
     rest = seeds(2)
     for g in rest:
         torch.randn((1, *shape[1:]), generator=g)
-    found = pipe(PROMPTS[:2], latents=start, generator=rest, output_type="latent").images
-    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    result = pipe(PROMPTS[:2], latents=start, generator=rest, output_type="latent").images
+    assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
     unseeded = [pipe(PROMPTS[:1], output_type="latent").images for _ in range(2)]
     assert not torch.equal(*unseeded)
     with pytest.raises(RMDError, match=r"^2 pictures need one generator or 2 of them, got 3$"):
@@ -190,7 +190,7 @@ def test_one_generator_for_all_and_the_start_noise_itself(make: Make) -> None:
         pipe(PROMPTS[:2], latents=torch.zeros(2, 4, 3, 3))
 
 
-def test_a_callback_sees_every_step_and_may_change_it(make: Make) -> None:
+def test_a_callback_is_called_at_every_step_and_can_replace_x0(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     seen: list[tuple[int, float, set[str]]] = []
 
@@ -209,29 +209,29 @@ def test_a_callback_sees_every_step_and_may_change_it(make: Make) -> None:
     assert not pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=blank).images.any()
 
 
-def test_guidance_does_nothing_and_says_so(make: Make) -> None:
+def test_guidance_is_ignored_with_a_warning(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", guidance_scale=1.0).images
     with pytest.warns(UserWarning, match="^negative_prompt and guidance_scale changed nothing"):
-        found = pipe(
+        result = pipe(
             PROMPTS[:1], generator=seeds(1), output_type="latent", guidance_scale=7.5, negative_prompt="bad"
         ).images
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_a_saved_pipeline_is_the_same_student(mode: str, make: Make, tmp_path: Path) -> None:
+def test_a_saved_pipeline_loads_as_the_same_student(mode: str, make: Make, tmp_path: Path) -> None:
     pipe = quiet(make("pixart", mode)[0])
     pipe.save_pretrained(tmp_path / "copy")
     copy = quiet(tmp_path / "copy")
     assert copy.plan == pipe.plan
-    found = copy(PROMPTS[:2], generator=seeds(2), output_type="latent").images
-    assert torch.equal(found, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    result = copy(PROMPTS[:2], generator=seeds(2), output_type="latent").images
+    assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
 
 
-def test_videos_come_out_as_frames_and_of_any_length(make: Make) -> None:
+def test_videos_are_lists_of_frames_of_any_valid_length(make: Make) -> None:
     pipe = quiet(make("wan", "lora")[0])
     output = pipe(PROMPTS[:2], generator=seeds(2), return_stages=True)
     assert output.frames is output.images and [len(video) for video in output.frames] == [FRAMES] * 2
@@ -248,7 +248,7 @@ def test_videos_come_out_as_frames_and_of_any_length(make: Make) -> None:
         still(PROMPTS[:1], num_frames=5)
 
 
-def test_what_is_no_student_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"holds no student: it has no rmd_config\.json$"):
         RMDPipeline.from_pretrained(tmp_path)
 
@@ -270,24 +270,24 @@ SET = [pytest.param("sdxl", what, marks=[pytest.mark.slow] if what == "compile" 
 
 
 @pytest.mark.parametrize(("family", "what"), [*SET, ("pixart", "compile")])  # a transformer takes a third of the time
-def test_what_is_set_on_the_official_pipeline_holds(family: str, what: str, make: Make) -> None:
+def test_settings_of_the_official_pipeline_stay_in_effect(family: str, what: str, make: Make) -> None:
     pipe = quiet(make(family, "full")[0])
     expected = pipe(PROMPTS, generator=seeds(4), output_type="pt").images
     OF_THE_PIPELINE[what](pipe.pipe)
     torch.testing.assert_close(pipe(PROMPTS, generator=seeds(4), output_type="pt").images, expected, rtol=0, atol=1e-4)
 
 
-def test_a_base_in_half_precision_passes_through(make: Make) -> None:
+def test_a_base_model_in_half_precision_works(make: Make) -> None:
     student, teacher = make("sdxl", "lora")
     pipe = quiet(student, dtype=torch.bfloat16, teacher=teacher)
     assert pipe.pipe.unet.dtype == torch.bfloat16
     expected = quiet(student)(PROMPTS, generator=seeds(4), output_type="latent").images
-    found = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
-    assert found.dtype == torch.float32
-    assert float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.1
+    result = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    assert result.dtype == torch.float32
+    assert float((result - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.1
 
 
-def test_torch_dtype_is_dtype(make: Make) -> None:
+def test_torch_dtype_is_an_alias_of_dtype(make: Make) -> None:
     student, _ = make("sdxl", "lora")
     assert quiet(student, torch_dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
     assert quiet(student, torch_dtype=torch.bfloat16, dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
@@ -296,31 +296,31 @@ def test_torch_dtype_is_dtype(make: Make) -> None:
 
 
 @families
-def test_what_is_not_finite_makes_no_black_pictures(family: str, make: Make) -> None:
+def test_values_that_are_not_finite_are_errors(family: str, make: Make) -> None:
     pipe = quiet(make(family, "full")[0])
     first = next(iter(denoiser(pipe.pipe).parameters()))
     before = first.detach().clone()
     first.data[0] = float("nan")
-    with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) gave values that are not finite: "):
+    with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) returned values that are not finite: "):
         pipe(PROMPTS[:2], generator=seeds(2))
     first.data.copy_(before)
     for parameter in pipe.pipe.vae.decoder.conv_out.parameters():
         parameter.data.fill_(float("inf"))
-    with pytest.raises(RMDError, match=r"^the VAE gave values that are not finite: "):
+    with pytest.raises(RMDError, match=r"^the VAE returned values that are not finite: "):
         pipe(PROMPTS[:1], generator=seeds(1))
     assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent").images.isfinite().all()
 
 
-def test_arguments_that_no_model_takes(make: Make) -> None:
+def test_invalid_arguments_are_refused(make: Make) -> None:
     pipe = quiet(make("sdxl", "full")[0])
     given = {name: pipe.backbone.encode(PROMPTS[:2]).tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
     for arguments, sentence in (
         ({"prompt": []}, r"^there is no prompt: give at least one$"),
         ({"prompt": 5}, r"^a prompt must be text, but prompt 1 is 5$"),
         ({"prompt": ["a", None]}, r"^a prompt must be text, but prompt 2 is None$"),
-        ({"prompt": "a\ud83d"}, r"cannot be used: the caption holds half of a character"),
-        ({"prompt": "a\0"}, r"cannot be used: the caption holds the control character U.0000"),
-        ({"prompt": "a" * 10**6}, r"cannot be used: the caption has 1000000 characters, more than the 100000"),
+        ({"prompt": "a\ud83d"}, r"cannot be used: the caption contains half of a character"),
+        ({"prompt": "a\0"}, r"cannot be used: the caption contains the control character U.0000"),
+        ({"prompt": "a" * 10**6}, r"cannot be used: the caption has 1000000 characters, but at most 100000"),
         ({"prompt": "a", "num_images_per_prompt": 10**9}, r"^1000000000 pictures are too many for one call: "),
         ({"prompt": "a", "num_images_per_prompt": 1.5}, r"^num_images_per_prompt must be an integer, got 1\.5$"),
         ({"prompt": "a", "height": 0}, r"^the final size is 0x32: sides must be positive$"),
@@ -330,7 +330,7 @@ def test_arguments_that_no_model_takes(make: Make) -> None:
         ({"prompt": "a", "output_type": None}, r"^unknown output_type None: use one of pil"),
         (
             {"prompt": "a", "callback_on_step_end": lambda *_: {"x0": torch.zeros(1)}},
-            r"^callback_on_step_end gave an x0 of shape \(1,\) at step 1, which needs \(1, 4, 8, 8\)$",
+            r"^callback_on_step_end returned an x0 of shape \(1,\) at step 1, which needs \(1, 4, 8, 8\)$",
         ),
     ):  # fmt: skip
         with pytest.raises(RMDError, match=sentence):

@@ -1,4 +1,4 @@
-"""The sampling benchmark: it counts what was evaluated, and its parts add up."""
+"""Timing of the sampler: it counts evaluations, and its parts add up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_stopwatch_changes_nothing_and_counts_rows() -> None:
     with Stopwatch(layer) as watch:
         assert torch.equal(layer(x), expected)
         layer(x[:2])
-    layer(x)  # nobody looks any more
+    layer(x)  # outside the block: not counted
     assert watch.evaluations == 7
     assert len(watch.calls) == 2
     assert watch.seconds == sum(watch.calls) > 0

@@ -1,4 +1,4 @@
-"""What test_loop.py starts and kills: a run of 60 iterations, the last half slow enough that none outlives the kill.
+"""The run of 60 iterations that test_loop.py kills; its second half is slow, so that it never ends before the kill.
 
 killed.py RECIPE FOLDER
 """

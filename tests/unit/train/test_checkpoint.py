@@ -1,10 +1,8 @@
-"""Checkpoints: whole or not there, complete, of the same run, and pruned only after the next one is safe."""
+"""Checkpoints: everything is restored, only into the same run, and only from a complete checkpoint."""
 
 from __future__ import annotations
 
-import errno
 import json
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,61 +10,17 @@ from typing import Any
 import pytest
 import torch
 from accelerator import DEVICE, accelerator
-from helpers import LinearBackbone, Mixer, assert_same
-from torch import Tensor, nn
+from helpers import assert_same
+from torch import nn
 from torch.distributed.checkpoint import FileSystemReader, load, save
+from toy_checkpoints import IDENTITY, advance, everything, make, meta_of, save_now
 
 from rmd.common.errors import RMDError
-from rmd.models.roles import TRAINED, build_roles
-from rmd.train import checkpoint as module
-from rmd.train.checkpoint import CheckpointWriter, Meta, Trained, checkpoints, load_checkpoint, set_aside
-from rmd.train.guard import GuardState
-from rmd.train.identity import Identity
+from rmd.models.roles import TRAINED
+from rmd.train import checkpoint
+from rmd.train.checkpoint import Meta, checkpoints, load_checkpoint, set_aside
 
-IDENTITY = Identity(run_hash="abc", prompts=4, prompts_key="p", teacher_key="t", images_key=None)
 modes = pytest.mark.parametrize("mode", ["lora", "full"])
-
-
-def make(mode: Any = "lora", *, average: bool = True, rank: int = 2, fused: bool = False) -> Trained:
-    roles = build_roles(Mixer(), mode=mode, targets=LinearBackbone.lora_targets, rank=rank, alpha=2.0)
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        role: torch.optim.AdamW(roles.trainable(role), lr=0.1, fused=fused) for role in TRAINED
-    }
-    kept = {name: value.clone() for name, value in roles.state("student").items()} if average else {}
-    return Trained(roles, optimizers, kept)
-
-
-def advance(trained: Trained, *, seed: int = 0) -> None:
-    """One update of everything that a checkpoint holds."""
-    g = torch.Generator().manual_seed(seed)
-    for role in TRAINED:
-        for parameter in trained.roles.trainable(role):
-            parameter.grad = torch.randn(parameter.shape, generator=g)
-        trained.optimizers[role].step()
-    for name, value in trained.average.items():
-        value.lerp_(trained.roles.state("student")[name], 0.5)
-
-
-def everything(trained: Trained) -> dict[str, Tensor]:
-    found = {f"average/{name}": value.clone() for name, value in trained.average.items()}
-    for role in TRAINED:
-        found |= {f"{role}/{name}": value.clone() for name, value in trained.roles.state(role).items()}
-        for i, state in enumerate(trained.optimizers[role].state.values()):
-            found |= {f"{role}/{i}/{key}": torch.as_tensor(value).clone() for key, value in state.items()}
-    return found
-
-
-def meta_of(iteration: int, **changes: Any) -> Meta:
-    guard = GuardState(series={}, best=0.0, low=[])
-    known: dict[str, Any] = {"recipe": "tiny", "identity": IDENTITY, "plan": {}, "guard": guard, "best": None}
-    return Meta(iteration=iteration, **(known | changes))
-
-
-def save_now(folder: Path, iteration: int, trained: Trained, keep: int = 2, keep_every: int | None = None) -> Path:
-    writer = CheckpointWriter(folder, keep_last=keep, keep_every=keep_every)
-    path = writer.save(trained, meta_of(iteration))
-    writer.close()
-    return path
 
 
 @modes
@@ -103,18 +57,8 @@ def test_a_fused_optimiser_counts_its_steps_where_the_parameters_are() -> None:
         parameter = nn.Parameter(torch.zeros(3, device=DEVICE))
         for fused in (True, False):
             optimizer = torch.optim.AdamW([parameter], fused=fused)
-            module._fill_optimizer(optimizer, [parameter])
+            checkpoint._fill_optimizer(optimizer, [parameter])
             assert (optimizer.state[parameter]["step"].device == DEVICE) == fused
-
-
-def test_checkpoints_are_listed_in_order_and_the_newest_are_kept(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    assert checkpoints(tmp_path / "none") == []
-    for iteration in (5, 900_000, 1_000_000):
-        save_now(tmp_path, iteration, trained)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-900000", "step-1000000"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1000000", "step-900000"]
 
 
 def test_what_is_not_whole_is_never_listed(tmp_path: Path) -> None:
@@ -128,70 +72,12 @@ def test_what_is_not_whole_is_never_listed(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == [whole]
 
 
-def test_the_next_save_clears_what_a_killed_one_left(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    left = tmp_path / ".step-000004.partial"
-    left.mkdir()
-    (left / "__0_0.distcp").write_bytes(b"half")
-    save_now(tmp_path, 6, trained)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000006"]
-
-
-def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    save_now(tmp_path, 3, trained)
-    advance(trained, seed=2)
-    path, target = save_now(tmp_path, 3, trained), make()
-    load_checkpoint(path, target, identity=IDENTITY)
-    assert_same(everything(target), everything(trained))
-    assert checkpoints(tmp_path) == [path]
-
-
-@pytest.mark.parametrize(
-    ("error", "why"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
-        (RuntimeError("PytorchStreamWriter failed writing file: No space left on device"), "the disk is full"),
-        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
-    ],
-)
-def test_a_save_that_fails_leaves_the_earlier_ones_alone(
-    error: Exception, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = make()
-    advance(trained)
-    before = [save_now(tmp_path, 1, trained), save_now(tmp_path, 2, trained)]
-    kept = everything(trained)
-
-    def fail(tensors: object, *, checkpoint_id: Path, **options: object) -> None:
-        (checkpoint_id / "__0_0.distcp").write_bytes(b"half of it")
-        raise error
-
-    monkeypatch.setattr(module, "save", fail)
-    advance(trained, seed=1)
-    with pytest.raises(RMDError, match=f"^cannot save .*step-000003: {why}; earlier checkpoints are intact"):
-        save_now(tmp_path, 3, trained)
-    assert checkpoints(tmp_path) == before
-    assert sorted(tmp_path.iterdir()) == sorted(before)
-    target = make()
-    assert load_checkpoint(before[-1], target, identity=IDENTITY).iteration == 2
-    assert_same(everything(target), kept)
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    with pytest.raises(RMDError, match=r"^cannot save .*step-000001"):
-        save_now(tmp_path / "run", 1, make())
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         (
             {"run_hash": "other"},
-            "is of another recipe: resume with the settings it was made with, add --reset-optimizer",
+            "was made with another recipe: resume with the settings of that recipe, add --reset-optimizer",
         ),
         (
             {"prompts_key": "q", "prompts": 1200},
@@ -203,11 +89,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         ),
         (
             {"teacher_key": "u"},
-            "was made with another teacher, of other weights: resume with the same teacher, add --reset",
+            "was made with another teacher, which has other weights: resume with the same teacher, add --reset",
         ),
         (
             {"images_key": "i"},
-            "was made with other images: resume with the same images, add --reset-optimizer to go on",
+            "was made with other images: resume with the same images, add --reset-optimizer to continue",
         ),
     ],
 )
@@ -235,11 +121,11 @@ def test_a_checkpoint_of_the_first_version_is_compared_by_its_own_hash(tmp_path:
         assert load_checkpoint(path, target, identity=IDENTITY, earlier_hash="of 0.1").iteration == 1
     assert_same(everything(target), everything(trained))
     for hash_now in ("another", None):
-        with pytest.raises(RMDError, match="is of another recipe"):
+        with pytest.raises(RMDError, match="was made with another recipe"):
             load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=hash_now)
     del earlier["run_hash"]
     (path / "meta.json").write_text(json.dumps(earlier))
-    with pytest.raises(RMDError, match="is of another recipe"):
+    with pytest.raises(RMDError, match="was made with another recipe"):
         load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=None)
 
 
@@ -263,7 +149,7 @@ def test_what_a_checkpoint_says_is_read_strictly(change: dict[str, Any], sentenc
 
 
 def edit(path: Path, *dropped: str) -> None:
-    """Rewrite a checkpoint without the tensors whose names start so."""
+    """Rewrite a checkpoint without the tensors whose names start with one of the given prefixes."""
     held = FileSystemReader(path).read_metadata().state_dict_metadata
     tensors = {name: torch.empty(entry.size) for name, entry in held.items() if not name.startswith(dropped)}
     with warnings.catch_warnings():
@@ -328,54 +214,6 @@ def test_meta_says_what_the_checkpoint_is(tmp_path: Path) -> None:
     assert load_checkpoint(path, make(), identity=IDENTITY) == meta_of(4)
 
 
-def test_a_kill_while_a_checkpoint_is_removed_leaves_none_that_looks_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = make()
-    advance(trained)
-    save_now(tmp_path, 1, trained)
-    monkeypatch.setattr(module.shutil, "rmtree", lambda path, ignore_errors: None)  # killed before anything is gone
-    for iteration in (2, 3):
-        save_now(tmp_path, iteration, trained, keep=1)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003"]
-    monkeypatch.undo()
-    save_now(tmp_path, 4, trained, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
-
-
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is what there was, whatever the training does meanwhile."""
-    trained, target = make("full"), make("full")
-    advance(trained)
-    kept, go_on = everything(trained), threading.Event()
-    real = module.save
-
-    def slow(*arguments: Any, **options: Any) -> Any:
-        assert go_on.wait(60)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(module, "save", slow)
-    writer = CheckpointWriter(tmp_path, keep_last=2)
-    path = writer.save(trained, meta_of(1))
-    advance(trained, seed=1)
-    assert checkpoints(tmp_path) == []
-    go_on.set()
-    writer.close()
-    load_checkpoint(path, target, identity=IDENTITY)
-    assert_same(everything(target), kept)
-
-
-def test_the_last_good_checkpoint_outlives_those_that_look_bad(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    writer = CheckpointWriter(tmp_path, keep_last=1)
-    for iteration in range(1, 6):
-        writer.good_until = 4 if iteration > 3 else None
-        writer.save(trained, meta_of(iteration))
-    writer.close()
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000003", "step-000005"]
-
-
 def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     trained = make()
     advance(trained)
@@ -386,14 +224,6 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("collapsed-*")) == [
         "collapsed-step-000002", "collapsed-step-000003"
     ]  # fmt: skip
-
-
-def test_milestones_are_kept_for_good(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    for iteration in range(1, 8):
-        save_now(tmp_path, iteration, trained, keep=2, keep_every=3)
-    assert [path.name for path in checkpoints(tmp_path)] == [f"step-00000{i}" for i in (3, 6, 7)]
 
 
 def test_weights_alone_come_back_where_the_optimisers_are_reset(tmp_path: Path) -> None:

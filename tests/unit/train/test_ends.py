@@ -1,4 +1,4 @@
-"""How a run ends and begins again: signals at odd moments, full disks, and a folder that is another run's."""
+"""How a run ends and is resumed: signals at odd moments, full disks, and a folder that another run holds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from helpers import LinearBackbone, assert_same, make_recipe, write_prompts
-from torch import Tensor
+from helpers import assert_same, make_recipe, write_prompts
+from toy_runs import everything, metrics, toy
 
 from rmd.common.errors import RMDError
-from rmd.models.roles import TRAINED
-from rmd.recipes.schema import Recipe
-from rmd.train import checkpoint
+from rmd.train import writer
+from rmd.train.callbacks import Callback
 from rmd.train.checkpoint import checkpoints
-from rmd.train.loop import Trainer
-from rmd.train.tracking import MACHINE, read_metrics
+from rmd.train.run import Run
 
 
 @pytest.fixture
@@ -28,36 +25,15 @@ def prompts(tmp_path: Path) -> Path:
     return write_prompts(tmp_path)
 
 
-def toy(recipe: Recipe, folder: Path) -> Trainer:
-    return Trainer(recipe, LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True), folder)
-
-
-def everything(trainer: Trainer) -> dict[str, Tensor]:
-    """Weights, average and optimiser states by name."""
-    found = {f"average/{name}": value.clone() for name, value in trainer.trained.average.items()}
-    for role in TRAINED:
-        found |= {f"{role}/{name}": value.clone() for name, value in trainer.roles.state(role).items()}
-        states = trainer.trained.optimizers[role].state.values()
-        found |= {f"{role}/{i}/{key}": torch.as_tensor(value) for i, s in enumerate(states) for key, value in s.items()}
-    return found
-
-
-def metrics(folder: Path) -> list[dict[str, float | None]]:
-    """The run's records, without what depends on the machine."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name not in MACHINE} for row in rows]
-
-
 def test_a_signal_before_the_first_iteration_saves_that_iteration(prompts: Path, tmp_path: Path) -> None:
     recipe = make_recipe(prompts, train={"iterations": 3})
     first = toy(recipe, tmp_path / "run")
-    open_files = first._open_files
 
-    def interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return open_files(*arguments)
+    class Interrupt(Callback):
+        def start(self, run: Run, iteration: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    first._open_files = interrupted  # type: ignore[method-assign]
+    first.callbacks.insert(0, Interrupt())
     assert first.train() == 1
     resumed, whole = toy(recipe, tmp_path / "run"), toy(recipe, tmp_path / "whole")
     assert resumed.train(resume=True) == whole.train() == 3
@@ -67,7 +43,7 @@ def test_a_signal_before_the_first_iteration_saves_that_iteration(prompts: Path,
 def test_signals_while_the_last_checkpoint_is_written_do_not_cut_it_short(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = checkpoint.save
+    save = writer.save
 
     def slow(*arguments: Any, **options: Any) -> Any:
         time.sleep(0.5)  # the main thread waits for it meanwhile
@@ -76,7 +52,7 @@ def test_signals_while_the_last_checkpoint_is_written_do_not_cut_it_short(
             time.sleep(0.1)
         return save(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(writer, "save", slow)
     recipe = make_recipe(prompts, train={"iterations": 2, "checkpoint_every": 100})
     trainer = toy(recipe, tmp_path / "run")
     assert trainer.train() == 2
@@ -112,7 +88,7 @@ def test_a_disk_that_is_full_for_the_metrics_ends_the_run_with_its_checkpoints_i
             (folder / "metrics.jsonl").symlink_to("/dev/full")
 
     trainer.on_iteration = fill
-    with pytest.raises(RMDError, match=f"^cannot write to {folder}: the disk is full; checkpoints in it are intact"):
+    with pytest.raises(RMDError, match=f"^cannot write to {folder}: the disk is full; its checkpoints are intact"):
         trainer.train()
     assert checkpoints(trainer.checkpoint_folder)[-1].name == "step-000002"
     (folder / "kept").replace(folder / "metrics.jsonl")  # room was made
@@ -138,7 +114,7 @@ def test_a_recipe_that_cannot_be_written_leaves_the_earlier_one(
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 8})})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        with pytest.raises(RMDError, match="the disk is full; checkpoints in it are intact"):
+        with pytest.raises(RMDError, match="the disk is full; its checkpoints are intact"):
             toy(longer, tmp_path / "run").train(resume=True)
     assert path.read_bytes() == before
     assert not list((tmp_path / "run").glob("*partial*"))

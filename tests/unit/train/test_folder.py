@@ -1,4 +1,4 @@
-"""One run at a time writes to a folder, a killed one blocks nobody, and a folder that was not used is not left."""
+"""One run at a time writes to a folder, a killed run blocks nobody, and an unused folder is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The collapse guard: silent on what varies, loud on what stays wrong, the same after a resume."""
+"""The collapse guard: silent about normal variation, loud about lasting faults, and unchanged by a resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_what_varies_as_usual_is_no_collapse(factors: list[tuple[float, float]])
 def test_samples_that_lose_their_spread_are_told_after_a_while() -> None:
     said = watched(*[values()] * FIRST, *[values(spread=0.2)] * PATIENCE)
     assert not any(said[:-1])
-    assert said[-1] == "the samples of step 1 spread 0.2 times as much as at the start"
+    assert said[-1] == "the samples of step 1 have 0.2 times the standard deviation they had at the start"
 
 
 def test_samples_that_blow_up_and_scores_that_drift_apart_are_told() -> None:
@@ -63,7 +63,7 @@ def test_the_judges_marks_may_not_halve() -> None:
     marks = [0.3, 0.5, 0.2, 0.4, 0.24, 0.2]
     said = watched(*[values() | {"judge/all_right": mark} for mark in marks])
     assert not any(said[:-1])
-    assert said[-1] == "the judge finds 20% of its samples right, after 50%"
+    assert said[-1] == "judge accuracy has fallen to 20% from 50%"
     assert not any(watched(*[values() | {"judge/all_right": mark} for mark in (0.1, 0.0, 0.0, 0.0)]))  # never was good
 
 

@@ -1,4 +1,4 @@
-"""What a run is made of is told by contents: the same anywhere, another wherever a value differs."""
+"""A run is identified by contents: the same in any folder, and different as soon as a value differs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rmd.data.images import ImageFolder, Images
 from rmd.data.prompts import Prompts
 from rmd.models.teacher import load_teacher
 from rmd.train.identity import images_key, network_key
-from rmd.train.weights import load_spread_teacher
+from rmd.train.weights import load_sharded_teacher
 
 
 def test_a_network_is_told_by_the_values_and_the_shapes_of_its_weights() -> None:
@@ -40,11 +40,11 @@ def test_a_network_is_told_by_the_values_and_the_shapes_of_its_weights() -> None
 @pytest.mark.parametrize("family", sorted(TINY))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_network_without_weights_has_the_key_of_its_files(family: str, dtype: str, tmp_path: Path) -> None:
-    """A run may go on with another number of processes, each of which reads a part of the weights."""
+    """A run may be resumed with another number of processes, each of which reads its shards of the weights."""
     TINY[family]().pipe.save_pretrained(tmp_path / "teacher")
     recipe = recipe_of(family, tmp_path / "teacher", "lora", train={"dtype": dtype})
     whole = load_teacher(recipe)
-    backbone, weights = load_spread_teacher(recipe)
+    backbone, weights = load_sharded_teacher(recipe)
     assert network_key(backbone.denoiser, weights) == network_key(whole.denoiser)
 
 

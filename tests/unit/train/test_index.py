@@ -1,4 +1,4 @@
-"""An index of a checkpoint is read, whatever it holds, without running any of it; real ones as torch reads them."""
+"""The index of a checkpoint is read without running any code, whatever it holds; real ones as torch reads them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 class Call:
-    """Is pickled as a call of a function: whoever unpickles it makes the call."""
+    """Pickles as a call of a function, which unpickling would make."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self.how = (function, args)
@@ -58,7 +58,7 @@ def put(folder: Path, index: object) -> None:
 
 
 def changed(folder: Path, change: Callable[[Metadata], object]) -> None:
-    """Write a checkpoint's index anew after a change to it."""
+    """Change the index of a checkpoint, and write it again."""
     index = pickle.loads((folder / INDEX).read_bytes())
     change(index)
     put(folder, index)
@@ -72,10 +72,10 @@ def test_a_real_index_is_read_as_torch_reads_it(checkpoint: Path) -> None:
     ours, theirs = read_index(checkpoint), FileSystemReader(checkpoint).read_metadata()
     assert ours.state_dict_metadata == theirs.state_dict_metadata
     assert ours.storage_data == theirs.storage_data
-    found = read_student_state(checkpoint)
-    assert found.keys() == {name.removeprefix("student/") for name in TENSORS}
+    state = read_student_state(checkpoint)
+    assert state.keys() == {name.removeprefix("student/") for name in TENSORS}
     for name, value in TENSORS.items():
-        read = found[name.removeprefix("student/")]
+        read = state[name.removeprefix("student/")]
         assert read.dtype == value.dtype and torch.equal(read, value)
 
 
@@ -91,7 +91,7 @@ def test_the_places_of_tensors_beyond_two_gigabytes_are_read(checkpoint: Path) -
 
 
 def attacks(proof: Path) -> dict[str, object]:
-    """Indices that write a file when they are unpickled, or call what they should not, by what they name."""
+    """Return indices that would write a file or call something else when unpickled, by the name that each contains."""
     shell, python = f"touch {proof}", f"open({str(proof)!r}, 'w')"
     text = "\x8c{}{}".format
     named = [text(chr(len(word)), word).encode("latin-1") for word in ("torch.serialization", "os.system", shell)]
@@ -124,7 +124,7 @@ INSTRUCTIONS = {
     "plain values": pickle.dumps({"state_dict_metadata": {}, "storage_data": {}}),
     "no end": b"\x80\x04N",
 }
-"""Indices that consist of other instructions than real ones."""
+"""Indices of instructions that real ones do not contain."""
 
 
 @pytest.mark.parametrize("name", attacks(Path("/tmp/never")))

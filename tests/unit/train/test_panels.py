@@ -1,4 +1,4 @@
-"""The pictures that a run explains itself with: every pixel where it belongs."""
+"""The pictures of a run: every pixel is where it belongs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GAP = 4
 
 
 def cell(picture: Image.Image, row: int, column: int, side: int) -> Tensor:
-    """The picture (3, side, side) in a cell of a grid."""
+    """Return the picture (3, side, side) in a cell of a grid."""
     top, left = row * (side + GAP), column * (side + GAP)
     pixels = np.asarray(picture)[top : top + side, left : left + side]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Who takes which samples, and what a process alone does; two processes are in tests/distributed."""
+"""How a batch is divided, and what a single process does; tests/distributed has two processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
 from rmd.recipes.schema import ParallelConfig
-from rmd.train.parallel import Parallel, local_device, own, place, processes, whole
+from rmd.train.parallel import Parallel, full, local, local_device, place, processes
 
 CPU = torch.device("cpu")
 
@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 @given(world=st.integers(1, 8), gradient_accumulation_steps=st.integers(1, 4), size=st.integers(1, 5))
 def test_shares_are_the_batch_in_its_order(world: int, gradient_accumulation_steps: int, size: int) -> None:
     batch = list(range(world * gradient_accumulation_steps * size))
-    parts = [Parallel(rank, world).share(batch, gradient_accumulation_steps) for rank in range(world)]
+    parts = [Parallel(rank, world).micro_batches(batch, gradient_accumulation_steps) for rank in range(world)]
     assert all(len(part) == gradient_accumulation_steps and {len(piece) for piece in part} == {size} for part in parts)
     assert [item for part in parts for piece in part for item in piece] == batch
 
 
 def test_a_batch_that_does_not_divide_is_told() -> None:
     with pytest.raises(RMDError, match=r"^a batch of 6 does not divide into 2 processes with 2 micro-batches each: "):
-        Parallel(0, 2).share(range(6), 2)
+        Parallel(0, 2).micro_batches(range(6), 2)
 
 
 def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,15 +39,15 @@ def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.M
 
 def test_a_process_alone_agrees_with_itself() -> None:
     alone = Parallel()
-    assert alone.main and alone.context == alone.parts == 1 and alone.part == 0
+    assert alone.main and alone.cp == alone.dp == 1 and alone.dp_rank == 0
     assert alone.any(True, False) == (True, False)
     assert alone.mean({"a": 1.5}) == {"a": 1.5}
-    assert alone.from_main("x") == "x"
+    assert alone.from_main("x") == alone.result_from_main(lambda: "x") == "x"
     network = torch.nn.Linear(2, 2)
-    alone.spread(network, [])
-    alone.synchronise(network, wanted=False)
+    alone.shard(network, [])
+    alone.set_gradient_sync(network, wanted=False)
     assert type(network) is torch.nn.Linear
-    assert whole(network.weight) is network.weight and own(network.weight) is network.weight
+    assert full(network.weight) is network.weight and local(network.weight) is network.weight
 
 
 @given(limit=st.floats(1e-3, 1e3), scale=st.floats(1e-3, 1e3))
@@ -84,7 +84,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Processes:
-    """So many processes that share a sample."""
+    """A mesh of `count` processes that share a sample."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""A dry run: whatever is broken in one place alone is met before the run, and said."""
+"""A dry run meets and reports whatever is broken, even in one place only, before the run does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from families import TINY, recipe_of, t5_tokenizer
 from helpers import PROMPTS, write_prompts
 from torch import nn
 
-from rmd.cli.train import _dry_run
+from rmd.cli.dry_run import rehearse as dry_run
 from rmd.common.errors import RMDError
 from rmd.data.cache import build_cache
 from rmd.models.teacher import load_teacher
@@ -48,22 +48,22 @@ def recipe(family: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def rehearse(recipe: Recipe, break_it: Callable[[Trainer], object] = lambda trainer: None) -> list[str]:
-    """What a dry run says of a trainer that has been broken in one place; it leaves nothing behind."""
+    """Return what a dry run prints about a trainer that has been broken in one place; it leaves nothing behind."""
     trainer, said = Trainer(recipe, load_teacher(recipe), Path("run")), []
     break_it(trainer)
     try:
-        _dry_run(trainer, said.append)
+        dry_run(trainer, said.append)
     finally:
         assert list(Path().iterdir()) == []
     return said
 
 
 def spoil(network: nn.Module, ending: str) -> None:
-    """Make the weights whose names end so no numbers any more."""
+    """Set the weights whose names have the given ending to NaN."""
     with torch.no_grad():
-        found = [parameter for name, parameter in network.named_parameters() if name.endswith(ending)]
-        assert found
-        for parameter in found:
+        parameters = [parameter for name, parameter in network.named_parameters() if name.endswith(ending)]
+        assert parameters
+        for parameter in parameters:
             parameter.fill_(float("nan"))
 
 
@@ -79,7 +79,7 @@ def test_all_is_tried_and_said(recipe: Recipe, tmp_path: Path) -> None:
     assert len(asked) == 1
     assert tried.startswith(f"tried: {len(PROMPTS) + 1} prompts tokenized, 1 of them cut at ")
     assert tried.endswith(
-        "every step trained, pictures made, the judge asked; the student was written and loaded again"
+        "every step trained, pictures made, the judge called; the student was written and loaded again"
     )
     assert size == "1 iterations of batch 2 into run"
 
@@ -153,7 +153,7 @@ def test_a_full_disk_is_met(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rehearsal.shutil, "disk_usage", left(needed))
     assert check_disk(trainer).endswith("are free")
     monkeypatch.setattr(rehearsal.shutil, "disk_usage", left(needed - 1))
-    with pytest.raises(RMDError, match=r"^a checkpoint takes about .* MB are free where run is: make room, or"):
+    with pytest.raises(RMDError, match=r"^a checkpoint takes about .* MB are free where run is: free some space, or"):
         check_disk(trainer)
 
 

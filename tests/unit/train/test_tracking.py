@@ -1,22 +1,31 @@
-"""What a run writes about itself, and where a resumed one goes on."""
+"""What a run records about itself, where a resumed run continues, and trackers of other packages."""
 
 from __future__ import annotations
 
 import errno
 import json
-import sys
+from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import LinearBackbone, make_recipe, write_prompts
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rmd.common.errors import RMDError
-from rmd.train.tracking import Tracker, peak_memory_gb, read_metrics
+from rmd.common.plugins import Registry
+from rmd.train import callbacks, tracking
+from rmd.train.loop import Trainer
+from rmd.train.services import Trackio, Wandb
+from rmd.train.tracking import TRACKERS, LocalFiles, Tracker, check_trackers, peak_memory_gb, read_metrics
+
+
+def opened(folder: Path, *, start: int) -> closing[LocalFiles]:
+    """Return a block in which the files of a run are open."""
+    return closing(LocalFiles(folder, start=start))
 
 
 def iterations(folder: Path) -> list[float]:
@@ -24,14 +33,14 @@ def iterations(folder: Path) -> list[float]:
 
 
 def write(folder: Path, *numbers: int, start: int = 0) -> None:
-    with Tracker(folder, start=start) as tracker:
+    with opened(folder, start=start) as tracker:
         for number in numbers:
-            tracker.metrics(number, {"loss": number / 2})
+            tracker.log_metrics(number, {"loss": number / 2})
 
 
 def test_a_record_is_a_line_of_json(tmp_path: Path) -> None:
-    with Tracker(tmp_path / "run", start=0) as tracker:
-        tracker.metrics(1, {"loss": 0.1, "norm": float("inf"), "gap": float("nan")})
+    with opened(tmp_path / "run", start=0) as tracker:
+        tracker.log_metrics(1, {"loss": 0.1, "norm": float("inf"), "gap": float("nan")})
         # on disk at once: a killed run keeps it
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"iteration": 1, "loss": 0.1, "norm": None, "gap": None}]
@@ -42,9 +51,9 @@ def test_the_memory_of_a_process_is_measured() -> None:
 
 
 def test_the_gap_of_every_step_has_a_curve_of_its_own(tmp_path: Path) -> None:
-    with Tracker(tmp_path, start=0) as tracker:
+    with opened(tmp_path, start=0) as tracker:
         for iteration, step in enumerate((1, 3, 1), start=1):
-            tracker.metrics(iteration, {"step": float(step), "gap": iteration / 10})
+            tracker.log_metrics(iteration, {"step": float(step), "gap": iteration / 10})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("gap/step-1")] == [1, 3]
     assert [event.step for event in events.Scalars("gap/step-3")] == [2]
@@ -79,7 +88,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
         ('{"iteration": 2, "loss": NaN}', "is not a record of metrics"),
         ('{"iteration": 2, "loss": "0.5"}', "is not a record of metrics"),
         ("[2, 0.5]", "is not a record of metrics"),
-        ('{"loss": 0.5}', "does not say its iteration: remove that line"),
+        ('{"loss": 0.5}', "has no iteration: remove that line"),
         ("\ud83d".encode("utf-8", "surrogatepass"), "is not a record of metrics"),
     ],
 )
@@ -91,28 +100,28 @@ def test_a_line_that_is_no_record_is_told_and_nothing_after_it_is_lost(
     content = path.read_bytes() + (line if isinstance(line, bytes) else line.encode()) + b'\n{"iteration": 3}\n'
     path.write_bytes(content)
     with pytest.raises(RMDError, match=f"^{path}, line 2 {sentence}"):
-        Tracker(tmp_path, start=3)
+        LocalFiles(tmp_path, start=3)
     assert path.read_bytes() == content
 
 
 def test_numbers_that_were_not_finite_and_whole_numbers_survive_a_resume(tmp_path: Path) -> None:
-    with Tracker(tmp_path, start=0) as tracker:
-        tracker.metrics(1, {"loss": float("nan")})
+    with opened(tmp_path, start=0) as tracker:
+        tracker.log_metrics(1, {"loss": float("nan")})
     before = (tmp_path / "metrics.jsonl").read_bytes()
     write(tmp_path, start=1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before == b'{"iteration": 1, "loss": null}\n'
 
 
-FULL = r"^cannot write to .*: the disk is full; checkpoints in it are intact, .* run again with --resume$"
+FULL = r"^cannot write to .*: the disk is full; its checkpoints are intact; .* run again with --resume$"
 
 
 def test_a_disk_that_is_full_is_told(tmp_path: Path) -> None:
-    with Tracker(tmp_path, start=0) as tracker:
-        tracker.metrics(1, {"loss": 0.5})
+    with opened(tmp_path, start=0) as tracker:
+        tracker.log_metrics(1, {"loss": 0.5})
         tracker.path.unlink()
         tracker.path.symlink_to("/dev/full")
         with pytest.raises(RMDError, match=FULL):
-            tracker.metrics(2, {"loss": 0.5})
+            tracker.log_metrics(2, {"loss": 0.5})
 
 
 def test_a_disk_that_is_full_for_a_picture_leaves_no_half_of_it(
@@ -123,8 +132,8 @@ def test_a_disk_that_is_full_for_a_picture_leaves_no_half_of_it(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fill)
-    with Tracker(tmp_path, start=0) as tracker, pytest.raises(RMDError, match=FULL):
-        tracker.picture("samples", 1, Image.new("RGB", (4, 4)))
+    with opened(tmp_path, start=0) as tracker, pytest.raises(RMDError, match=FULL):
+        tracker.log_picture("samples", 1, Image.new("RGB", (4, 4)))
     assert list((tmp_path / "pictures").iterdir()) == []
 
 
@@ -142,43 +151,49 @@ def test_tensorboard_shows_every_iteration_of_a_resumed_run_once(tmp_path: Path)
 
 def test_a_picture_is_saved_and_shown(tmp_path: Path) -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    with Tracker(tmp_path, start=0) as tracker:
-        path = tracker.picture("samples", 12, Image.fromarray(pixels))
-    assert path == tmp_path / "pictures" / "samples-000012.png"
+    with opened(tmp_path, start=0) as tracker:
+        tracker.log_picture("samples", 12, Image.fromarray(pixels))
+    path = tmp_path / "pictures" / "samples-000012.png"
     assert np.array_equal(np.asarray(Image.open(path)), pixels)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Images("samples")] == [12]
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_service_is_told_everything_and_goes_on_with_the_same_page(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_tracker_of_another_package_receives_what_the_files_receive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[Any, ...]] = []
-    module = SimpleNamespace(
-        init=lambda **options: told.append(("init", options)),
-        log=lambda values, step: told.append(("log", values, step)),
-        Image=lambda image: ("picture", image.size),
-        finish=lambda: told.append(("finish",)),
-    )
-    monkeypatch.setitem(sys.modules, name, module)
-    for start in (0, 2):
-        with Tracker(tmp_path / "mine", start=start, loggers=[name], config={"a": 1}) as tracker:
-            tracker.metrics(start + 1, {"loss": 0.5})
-            tracker.picture("samples", start + 1, Image.new("RGB", (4, 2)))
-    assert [entry[0] for entry in told] == ["init", "log", "log", "finish"] * 2
-    assert told[0][1] == told[4][1] and told[0][1]["resume"] == "allow"
-    assert told[0][1].items() >= {"project": "rmd", "config": {"a": 1}}.items()
-    with Tracker(tmp_path / "other" / "mine", start=0, loggers=[name]):
-        pass
-    marks = [(told[i][1]["name"], told[i][1].get("id")) for i in (0, -2)]
-    assert marks[0] != marks[1] and all(name.startswith("mine") for name, _ in marks)
-    assert told[1] == ("log", {"loss": 0.5}, 1) and told[6] == ("log", {"samples": ("picture", (4, 2))}, 3)
+
+    class Recorder(Tracker):
+        def __init__(self, folder: Path, *, start: int, config: Any) -> None:
+            told.append(("open", folder.name, start, config["name"]))
+
+        def log_metrics(self, iteration: int, values: Any) -> None:
+            told.append(("metrics", iteration, values["student_loss"]))
+
+        def log_picture(self, name: str, iteration: int, image: Image.Image) -> None:
+            told.append(("picture", iteration, name))
+
+        def close(self) -> None:
+            told.append(("close",))
+
+    # A registry whose own entries include it stands for an installed package with an entry point.
+    mine: Registry[type[Tracker]] = Registry("rmd.trackers", "tracker", {})
+    mine.register("trackio", Recorder)
+    for module in (callbacks, tracking):
+        monkeypatch.setattr(module, "TRACKERS", mine)
+    recipe = make_recipe(write_prompts(tmp_path), train={"iterations": 2, "loggers": ["trackio"]})
+    backbone = LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    Trainer(recipe, backbone, tmp_path / "run").train()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    losses = [("metrics", row["iteration"], row["student_loss"]) for row in rows]
+    pictures = [("picture", 2, "samples"), ("picture", 2, "scores")]
+    assert told == [("open", "run", 0, "tiny"), losses[0], *pictures, losses[1], ("close",)]
 
 
-def test_a_service_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RMDError, match=r"^train.loggers: wandb needs `pip install 'rmd\[track\]'`$"):
-        Tracker(tmp_path / "run", start=0, loggers=["wandb"])
-    assert not (tmp_path / "run").exists()
+def test_the_trackers_by_name() -> None:
+    assert TRACKERS.names()[:2] == ("wandb", "trackio")
+    assert TRACKERS.get("wandb") is Wandb and TRACKERS.get("trackio") is Trackio
+    with pytest.raises(RMDError, match=r"^unknown tracker 'wandbb' \(did you mean 'wandb'\?\): use one of wandb"):
+        check_trackers(["wandbb"])

@@ -1,6 +1,6 @@
-"""A teacher without weights takes no room, and what is wrong with its files is told.
+"""A teacher without weights takes no memory, and errors in its files are reported.
 
-tests/distributed reads them in parts.
+tests/distributed reads weights in shards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rmd.common.errors import RMDError
 from rmd.models.roles import build_roles
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe
-from rmd.train.weights import TeacherWeights, load_spread_teacher
+from rmd.train.weights import TeacherWeights, load_sharded_teacher
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 STEM = "diffusion_pytorch_model.safetensors"
@@ -31,7 +31,7 @@ def saved(family: str, folder: Path, mode: str = "lora", **train: object) -> Rec
 @families
 def test_adapters_have_values_and_the_rest_no_room(family: str, tmp_path: Path) -> None:
     recipe = saved(family, tmp_path, dtype="bfloat16")
-    (backbone, weights), loaded = load_spread_teacher(recipe), load_teacher(recipe).denoiser
+    (backbone, weights), loaded = load_sharded_teacher(recipe), load_teacher(recipe).denoiser
     assert weights.files.keys() == loaded.state_dict().keys()
     for name, parameter in backbone.denoiser.named_parameters():
         usual = loaded.get_parameter(name)
@@ -50,7 +50,7 @@ def test_adapters_have_values_and_the_rest_no_room(family: str, tmp_path: Path) 
 
 
 def test_three_copies_of_nothing_are_nothing(tmp_path: Path) -> None:
-    backbone, _ = load_spread_teacher(saved("sdxl", tmp_path, "full"))
+    backbone, _ = load_sharded_teacher(saved("sdxl", tmp_path, "full"))
     roles = build_roles(backbone.denoiser, mode="full", targets=())
     for network, trained in roles.networks():
         assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
@@ -58,7 +58,7 @@ def test_three_copies_of_nothing_are_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_no_weight_is_there(tmp_path: Path) -> None:
-    backbone, _ = load_spread_teacher(saved("wan", tmp_path))
+    backbone, _ = load_sharded_teacher(saved("wan", tmp_path))
     assert backbone.pipe.config._name_or_path == str(tmp_path)
     for name, buffer in TINY["wan"]().denoiser.named_buffers():
         assert torch.equal(backbone.denoiser.get_buffer(name), buffer)
@@ -68,7 +68,7 @@ def test_files_are_found_by_their_index(tmp_path: Path) -> None:
     recipe = saved("pixart", tmp_path)
     TINY["pixart"]().denoiser.save_pretrained(tmp_path / "transformer", max_shard_size="20KB")
     (tmp_path / "transformer" / STEM).unlink()
-    _, weights = load_spread_teacher(recipe)
+    _, weights = load_sharded_teacher(recipe)
     assert len(set(weights.files.values())) > 1
     for name, path in weights.files.items():
         assert name in load_file(path)
@@ -78,11 +78,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     recipe = saved("sdxl", tmp_path)
     (tmp_path / "unet" / STEM).rename(tmp_path / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(RMDError, match=r"unet holds its weights as diffusion_pytorch_model\.bin, a pickle"):
-        load_spread_teacher(recipe)
+        load_sharded_teacher(recipe)
 
 
 def weights_of(recipe: Recipe) -> tuple[torch.nn.Module, TeacherWeights]:
-    backbone, weights = load_spread_teacher(recipe)
+    backbone, weights = load_sharded_teacher(recipe)
     weights.drop(backbone.denoiser)
     return backbone.denoiser, weights
 
@@ -94,7 +94,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     del tensors["conv_in.weight"]
     save_file(tensors, path)
     with pytest.raises(RMDError, match=r"unet lacks the weight conv_in\.weight, which its config\.json asks for"):
-        load_spread_teacher(recipe)
+        load_sharded_teacher(recipe)
 
 
 def test_a_weight_of_another_shape_is_named(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_weight_of_another_shape_is_named(tmp_path: Path) -> None:
     path = tmp_path / "unet" / STEM
     save_file({name: tensor[..., :1].contiguous() for name, tensor in load_file(path).items()}, path)
     with pytest.raises(RMDError, match=r"unet holds the weight conv_in\.weight in the shape \(8, 4, 3, 1\), where"):
-        load_spread_teacher(recipe)
+        load_sharded_teacher(recipe)
 
 
 def test_a_weight_that_the_network_lacks_is_named(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_a_weight_that_the_network_lacks_is_named(tmp_path: Path) -> None:
     path = tmp_path / "unet" / STEM
     save_file({**load_file(path), "conv_in.more": torch.zeros(2)}, path)
     with pytest.raises(RMDError, match=r"unet holds the weight conv_in\.more, which the network of its config\.json"):
-        load_spread_teacher(recipe)
+        load_sharded_teacher(recipe)
 
 
 def test_a_variant_alone_is_found(tmp_path: Path) -> None:
     recipe = saved("sdxl", tmp_path)
     for path in list(tmp_path.rglob("*.safetensors")):
         path.rename(path.with_suffix(".fp16.safetensors"))
-    _, weights = load_spread_teacher(recipe)
+    _, weights = load_sharded_teacher(recipe)
     assert {path.name for path in weights.files.values()} == {"diffusion_pytorch_model.fp16.safetensors"}
 
 
@@ -133,5 +133,5 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
 def test_a_config_that_is_none_is_told(tmp_path: Path) -> None:
     recipe = saved("sdxl", tmp_path)
     (tmp_path / "unet" / "config.json").write_text(json.dumps({"nothing": 1}))
-    with pytest.raises(RMDError, match=r"config.json names no network of diffusers: save the teacher anew"):
-        load_spread_teacher(recipe)
+    with pytest.raises(RMDError, match=r"config.json names no network of diffusers: save the teacher again"):
+        load_sharded_teacher(recipe)

@@ -17,7 +17,7 @@ from rmd.evaluate.protocol import assess, evaluation_prompts, run_maker
 from rmd.models.registry import load_pipeline
 from rmd.models.teacher import load_teacher, teacher_source
 from rmd.recipes.schema import load_recipe
-from rmd.sample.makers import PipelineMaker
+from rmd.sample.samplers import PipelineSampler
 from rmd.train.identity import weights_key
 from rmd.worlds import assets
 from rmd.worlds.assets import TEACHERS, teacher_folder, teacher_home
@@ -77,7 +77,7 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
 
 @pytest.mark.parametrize("name", STILL)
 def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> None:
-    maker = PipelineMaker(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
+    maker = PipelineSampler(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
     captions = evaluation_prompts(6, seed=0)
     samples = run_maker(maker, [], captions, seed=0, size=Stage(1, 64, 64))
     right, _, _ = assess(samples.images, captions, load_judge(assets.assets_folder()))

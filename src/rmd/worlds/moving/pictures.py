@@ -11,11 +11,10 @@ from torch import Tensor
 from rmd.common.clips import save_clip
 from rmd.common.errors import RMDError
 from rmd.common.files import check_new_folder, new_folder
-from rmd.common.pictures import comparison_picture, grid_image, to_image
+from rmd.common.pictures import comparison_picture, grid_image, to_image, to_uint8
 from rmd.worlds.moving.grammar import CLIP_ATTRIBUTES, ClipAttributes, parse_clip
 from rmd.worlds.moving.path import FPS
 from rmd.worlds.moving.render import ClipBatch, clips_of, render_clips, sample_clips
-from rmd.worlds.still.dataset import to_uint8
 
 SHEET = "sheet.webp"
 SHEET_LIMIT = 32
@@ -53,7 +52,7 @@ def write_clips(clips: ClipBatch, folder: Path, *, size: int = 64) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")
     check_new_folder(folder)
-    videos = to_uint8(render_clips(clips, size, chunk=max(1, 32 * 64**2 // size**2)))
+    videos = to_uint8(render_clips(clips, size, chunk=max(1, 32 * 64**2 // size**2)), low=0)
     names = [f"{index:04d}.webp" for index in range(len(clips))]
     lines = []
     with new_folder(folder) as partial:

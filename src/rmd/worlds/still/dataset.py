@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rmd.common.pictures import to_uint8
 from rmd.worlds.still import render
 
 
@@ -30,17 +31,12 @@ class SceneSet:
         return self.images[index].float() / 127.5 - 1
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """[0, 1] float images to uint8 as PIL would save them."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 def make_scenes(count: int, *, seed: int, training: bool, size: int = 64) -> SceneSet:
     """Render `count` scenes of a seed; `training` leaves out the held-out combinations."""
     images, attributes, places, captions = [], [], [], []
     for start in range(0, count, 256):
         scenes = render.sample_scenes(range(start, min(start + 256, count)), seed=seed, training=training)
-        images.append(to_uint8(render.render(scenes, size)))
+        images.append(to_uint8(render.render(scenes, size), low=0))
         attributes.append(scenes.attributes)
         places.append(render.object_places(scenes))
         captions += scenes.captions

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rmd.common.errors import RMDError
 from rmd.common.files import check_new_folder, new_folder
-from rmd.common.pictures import grid_image, to_image
-from rmd.worlds.still.dataset import to_uint8
+from rmd.common.pictures import grid_image, to_image, to_uint8
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, Attributes, parse
 from rmd.worlds.still.render import SceneBatch, render, sample_scenes, scenes_of
 
@@ -45,7 +44,7 @@ def write_scenes(scenes: SceneBatch, folder: Path, *, size: int = 64) -> Path:
         RMDError: the folder holds something, or cannot be written.
     """
     check_new_folder(folder)
-    images = to_uint8(render(scenes, size, chunk=max(1, 64 * 64**2 // size**2)))
+    images = to_uint8(render(scenes, size, chunk=max(1, 64 * 64**2 // size**2)), low=0)
     names = [f"{index:04d}.png" for index in range(len(scenes))]
     with new_folder(folder) as partial:
         partial.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The builds of the moving scenes on a few clips and iterations: what they write, read back and measure."""
+"""The builds of moving scenes on a few clips and iterations: files, records and measurements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHORT = Curriculum(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder with all parts, the smallest that there can be, and what was logged."""
+    """Return a folder with all parts, as small as possible, and the log messages."""
     root, lines = tmp_path_factory.mktemp("moving"), list[str]()
     out, cache = root / "out", root / "cache"
     vae = build_clip_vae_weights(out, cache=cache, iterations=2, data=FEW, log=lines.append)
@@ -49,7 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, lines
 
 
-def test_everything_is_there_and_recorded(built: tuple[Path, list[str]]) -> None:
+def test_all_parts_are_written_and_recorded(built: tuple[Path, list[str]]) -> None:
     out = built[0] / "out"
     assert sorted(path.name for path in out.iterdir()) == [
         "build.json", "clip-references.safetensors", "frame-judge.safetensors", "teacher", "vae",
@@ -78,32 +78,32 @@ def test_the_teacher_is_an_ordinary_pipeline_in_half_precision(built: tuple[Path
 
 def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(built: tuple[Path, list[str]]) -> None:
     vae = load_clip_vae(built[0] / "out" / "vae")
-    found = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
-    high, low = found.high.values, found.low.values
-    assert found.high.known is not None and found.high.known.shape == (16, 5 * 8 * 8, 40)
-    assert found.low.known is not None and found.low.known.shape == (12, 5 * 4 * 4, 40)
+    result = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
+    high, low = result.high.values, result.low.values
+    assert result.high.labels is not None and result.high.labels.shape == (16, 5 * 8 * 8, 40)
+    assert result.low.labels is not None and result.low.labels.shape == (12, 5 * 4 * 4, 40)
     assert high.shape == (16, CLIP_CHANNELS, 5, 16, 16) and low.shape == (12, CLIP_CHANNELS, 5, 8, 8)
     assert high.dtype == torch.float16
-    assert found.high.captions == make_clips(16, seed=1, training=True).captions
-    spread = high.float().transpose(0, 1).flatten(1).std(1)
-    assert float(spread.min()) > 0.8 and float(spread.max()) < 1.2
+    assert result.high.captions == make_clips(16, seed=1, training=True).captions
+    deviation = high.float().transpose(0, 1).flatten(1).std(1)
+    assert float(deviation.min()) > 0.8 and float(deviation.max()) < 1.2
     assert float(high.float().mean().abs()) < 0.1
     again = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
-    assert torch.equal(again.low.values, low) and again.low.captions == found.low.captions
+    assert torch.equal(again.low.values, low) and again.low.captions == result.low.captions
 
 
 def test_first_frames_are_those_of_their_clips(built: tuple[Path, list[str]]) -> None:
     vae = load_clip_vae(built[0] / "out" / "vae")
-    found = clip_latents(vae, FEW, FEW, FEW, seed=0)
-    assert found.still is not None and found.still.captions == found.high.captions
-    assert found.still.values.shape == (16, CLIP_CHANNELS, 1, 16, 16)
-    assert torch.allclose(found.still.values[:, :, 0].float(), found.high.values[:, :, 0].float(), atol=5e-3)
-    assert found.still.known is not None and found.high.known is not None
-    assert torch.equal(found.still.known, found.high.known[:, : 8 * 8])
+    result = clip_latents(vae, FEW, FEW, FEW, seed=0)
+    assert result.still is not None and result.still.captions == result.high.captions
+    assert result.still.values.shape == (16, CLIP_CHANNELS, 1, 16, 16)
+    assert torch.allclose(result.still.values[:, :, 0].float(), result.high.values[:, :, 0].float(), atol=5e-3)
+    assert result.still.labels is not None and result.high.labels is not None
+    assert torch.equal(result.still.labels, result.high.labels[:, : 8 * 8])
     assert clip_latents(vae, FEW, FEW, seed=0).still is None
 
 
-def test_a_second_build_takes_the_encoded_clips_from_the_cache(
+def test_a_second_build_reads_encoded_clips_from_the_cache(
     built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "clip_latents", None)
@@ -116,7 +116,7 @@ def test_a_second_build_takes_the_encoded_clips_from_the_cache(
     assert not any(line.startswith("encoding") for line in lines)
 
 
-def test_the_vae_codes_the_first_frame_alone_and_sides_by_four() -> None:
+def test_the_vae_encodes_the_first_frame_alone_and_downsamples_by_four() -> None:
     vae = build_clip_vae().eval()
     assert encode_clips(vae, torch.zeros(1, 3, FRAMES, 64, 64)).shape == (1, CLIP_CHANNELS, 5, 16, 16)
     assert encode_clips(vae, torch.zeros(2, 3, FRAMES, 32, 32)).shape == (2, CLIP_CHANNELS, 5, 8, 8)
@@ -135,23 +135,23 @@ def test_the_untrained_teacher_is_small() -> None:
     assert all(side % backbone.size_multiple == 0 for side in (LOW.height, HIGH.height))
 
 
-def test_the_judge_reads_back_the_same_and_measures_what_it_should(built: tuple[Path, list[str]]) -> None:
+def test_a_loaded_judge_is_the_same_and_measures_clips(built: tuple[Path, list[str]]) -> None:
     judge = load_frame_judge(built[0] / "out")
     clips = make_clips(8, seed=9, training=False)
     videos = clips.pixels(torch.arange(8))
     track = judge.follow(videos, chunk=3)
     assert track.named.shape == (8, FRAMES, 3) and track.features.shape == (8, FRAMES, FEATURES)
     assert torch.allclose(track.features, judge.follow(videos).features, atol=1e-5)
-    found = measure_clips(videos, track, clips.attributes)
-    assert 0 <= found.attributes.low <= found.attributes.value <= found.attributes.high <= 1
-    assert set(found.attributes_by_name) == {"background", "shape", "colour"}
+    result = measure_clips(videos, track, clips.attributes)
+    assert 0 <= result.attributes.low <= result.attributes.value <= result.attributes.high <= 1
+    assert set(result.attributes_by_name) == {"background", "shape", "colour"}
     assert frame_features(track).shape == (24, FEATURES) and change_features(track).shape == (8, FEATURES)
     loaded = load_clip_references(built[0] / "out")
     assert loaded.render_frames.shape == (12, FEATURES) and loaded.teacher_changes.shape == (4, FEATURES)
     assert loaded.high_frequency > 0
 
 
-def test_flicker_is_of_what_should_stand_still(built: tuple[Path, list[str]]) -> None:
+def test_flicker_is_the_change_of_the_background(built: tuple[Path, list[str]]) -> None:
     clips = make_clips(6, seed=9, training=False)
     videos = clips.pixels(torch.arange(6))
     path = clips.path
@@ -162,7 +162,7 @@ def test_flicker_is_of_what_should_stand_still(built: tuple[Path, list[str]]) ->
     assert flicker(noisy, true) == pytest.approx(5, abs=0.2)
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_missing_parts_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(
         RMDError, match=r"holds no VAE: give the folder that `python -m research.scenes train-vae --moving` wrote$"
     ):

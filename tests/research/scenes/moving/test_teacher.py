@@ -1,4 +1,4 @@
-"""The moving scenes' teacher before training: where its heads look, and the layer that gets hints."""
+"""The untrained teacher of moving scenes: heads that attend to neighbours, and the layer that gets hints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from research.scenes.teacher import HIGH, LOW
 from rmd.models import Backbone
 
 FRAMES = 5
-"""Of the latents."""
+"""Number of frames of the latents."""
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def latents(side: int) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [8, 4], ids=["high", "low"])
-def test_heads_look_at_their_neighbours(untrained: Backbone, side: int) -> None:
+def test_heads_attend_to_their_neighbours(untrained: Backbone, side: int) -> None:
     net = untrained.denoiser
     noisy = latents(2 * side)
     tokens = net.patch_embedding(noisy).flatten(2).transpose(1, 2)
     tokens = torch.nn.functional.layer_norm(tokens, tokens.shape[-1:])
-    cosines, sines = (part[0, :, 0, ::2] for part in net.rope(noisy))  # (tokens, pairs of a head's channels)
+    cosines, sines = (part[0, :, 0, ::2] for part in net.rope(noisy))  # (tokens, channel pairs of a head)
 
     def turned(states: Tensor, heads: int) -> Tensor:
         x, y = states.unflatten(-1, (heads, -1, 2)).unbind(-1)
@@ -50,15 +50,15 @@ def test_heads_look_at_their_neighbours(untrained: Backbone, side: int) -> None:
         weights = score.softmax(-1).unflatten(-1, (FRAMES, side, side))[0, :, (frame * side + row) * side + column]
         offsets = NEIGHBOURS[number % 3]
         for head, (later, down, right) in enumerate(offsets):
-            found = weights[head]
-            assert float(found[frame + later, row + down, column + right]) == float(found.max()) > 0.35
-        for found in weights[len(offsets) :]:
-            assert float(found.max()) < 0.1  # the others look everywhere
+            result = weights[head]
+            assert float(result[frame + later, row + down, column + right]) == float(result.max()) > 0.35
+        for result in weights[len(offsets) :]:
+            assert float(result.max()) < 0.1  # the other heads attend everywhere
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("stage", [LOW, HIGH], ids=["low", "high"])
-def test_the_layer_with_hints_lies_at_half_the_latents_side(untrained: Backbone, stage: object) -> None:
+def test_the_layer_with_hints_has_half_the_resolution_of_the_latents(untrained: Backbone, stage: object) -> None:
     layer, width = hidden_layer(untrained)
     seen: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, given, out: seen.append(out))

@@ -1,4 +1,4 @@
-"""The moving scenes' VAE: how it begins, its loss, and that frames and clips are both learned from."""
+"""The VAE of moving scenes: its initialisation, its loss, and the three parts of its training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rmd.core.randomness import generator
 
 
 @torch.no_grad()
-def test_it_begins_frame_by_frame() -> None:
+def test_the_untrained_vae_processes_frames_alone() -> None:
     vae = build_clip_vae().eval()
     frames = torch.rand(2, 3, 9, 32, 32) * 2 - 1
     alone = [vae.encode(frames[:, :, t : t + 1]).latent_dist.mean for t in (0, 2, 4, 6, 8)]
@@ -31,15 +31,17 @@ def test_it_begins_frame_by_frame() -> None:
     torch.testing.assert_close(vae.decode(latents).sample, twice, rtol=0, atol=1e-5)
 
 
-def test_the_loss_of_known_errors() -> None:
+def test_the_loss_in_closed_form() -> None:
     videos = torch.zeros(2, 3, 9, 8, 8)
     assert clip_reconstruction_loss(videos + 0.25, videos) == pytest.approx(0.25)
     ramp = torch.arange(9.0).view(1, 1, 9, 1, 1).expand_as(videos)
-    assert clip_reconstruction_loss(videos + ramp, videos) == pytest.approx(4.0 + 1.0)  # mean of 0..8, and one a frame
+    assert clip_reconstruction_loss(videos + ramp, videos) == pytest.approx(
+        4.0 + 1.0
+    )  # mean of 0 to 8, plus one per frame
     assert clip_reconstruction_loss(videos[:, :, :1] + 0.5, videos[:, :, :1]) == pytest.approx(0.5)
 
 
-def test_it_learns_from_frames_then_from_clips_then_from_what_moves() -> None:
+def test_training_uses_frames_then_clips_then_moving_crops() -> None:
     clips = make_clips(8, seed=3, training=True)
     vae = build_clip_vae()
     past: dict[tuple[str, str], Tensor] = {}
@@ -50,14 +52,14 @@ def test_it_learns_from_frames_then_from_clips_then_from_what_moves() -> None:
         past[name, step] = kernel[:, :, :-1].detach().abs().max()
 
     train_clip_vae(vae, clips, iterations=6, batch_size=2, stills=0.5, moves=1 / 3, log=watch)
-    assert past["vae", "0/4"] == 0.0  # a frame has no past that a kernel could learn from
+    assert past["vae", "0/4"] == 0.0  # temporal kernels learn nothing from single frames
     assert past["vae", "3/4"] > 0.0
     assert ("vae-moving", "1/2") in past
     std = torch.tensor(vae.config.latents_std)
     assert std.shape == (CLIP_CHANNELS,) and not torch.equal(std, torch.ones(CLIP_CHANNELS))
 
 
-def test_what_moves_is_seen_whole() -> None:
+def test_moving_crops_contain_the_object() -> None:
     clips = make_clips(8, seed=3, training=True)
     index = torch.arange(8)
     seen = torch.stack([moving_windows(clips, index, generator(0, "window", step)) for step in range(4)])
@@ -65,6 +67,6 @@ def test_what_moves_is_seen_whole() -> None:
     whole = clips.pixels(index)
     for window, video in zip(seen[0, :3], whole, strict=False):
         parts = video.unfold(2, 32, 1).unfold(3, 32, 1)  # (3, T, 33, 33, 32, 32)
-        assert (parts == window[:, :1, None, None]).all(-1).all(-1).all(0).any()  # its own clip's, unchanged
+        assert (parts == window[:, :1, None, None]).all(-1).all(-1).all(0).any()  # an unchanged part of its own clip
     changes = seen.diff(dim=3).abs().amax(2) > 0.2
-    assert bool(changes.flatten(2).any(2).all())  # the object, for all else stands still
+    assert bool(changes.flatten(2).any(2).all())  # only the object moves

@@ -1,4 +1,4 @@
-"""Tars as they come: made on a Mac, packed, cut short, damaged, or meant to do harm; members are only read."""
+"""Tar archives: made on a Mac, compressed, truncated, damaged, or malicious; their members are only read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from rmd.common.errors import RMDError
-from rmd.data import shards
-from rmd.data.shards import read_members
-from rmd.data.sources import Source, read_source
+from rmd.data import formats
+from rmd.data.formats import read_members
+from rmd.data.prompts import read_source
+from rmd.recipes.schema import DataConfig
 
 MAC = b"\0\5\x16\7\0\2\0\0Mac OS X\xa3\xb0"
 
@@ -38,7 +39,7 @@ def shard(folder: Path, *members: tuple[str, bytes], name: str = "x.tar") -> Pat
 
 
 def texts(path: Path, column: str | None = None) -> list[str]:
-    return read_source(Source(str(path), column=column)).texts
+    return read_source(DataConfig(prompts=str(path), column=column)).texts
 
 
 @pytest.mark.parametrize("suffix", ["txt", "caption", "TXT", "json"])
@@ -88,8 +89,8 @@ def test_a_broken_member_is_named_or_counted(
         with pytest.raises(RMDError) as caught:
             texts(path, column)
         assert str(caught.value).startswith(f"{path}, {sentence}")
-        found = read_source(Source(str(path), column=column, skip_invalid=True))
-        assert found.texts == ["a dog"] and found.left_out == {reason: 1}
+        reading = read_source(DataConfig(prompts=str(path), column=column, skip_invalid=True))
+        assert reading.texts == ["a dog"] and reading.left_out == {reason: 1}
 
 
 def test_text_members_may_be_of_any_encoding_with_a_mark(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_packed_archives_are_read_under_any_of_their_names(
     (tmp_path / name).write_bytes(whole)
     assert texts(tmp_path / name) == ["a cat", "a dog"]
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RMDError, match=r"damaged or cut short|no tar archive"):
+    with pytest.raises(RMDError, match=r"damaged or truncated|not a tar archive"):
         texts(tmp_path / name)
 
 
@@ -118,7 +119,7 @@ def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path: Path) -> None:
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for size in (*range(1, end, 97), *range(512, end + 1, 512)):
         (tmp_path / "x.tar").write_bytes(whole[:size])
-        with pytest.raises(RMDError, match=r"x\.tar is cut short|no tar archive, or a damaged one"):
+        with pytest.raises(RMDError, match=r"x\.tar is truncated|not a tar archive, or a damaged one"):
             texts(tmp_path / "x.tar")
 
 
@@ -126,27 +127,27 @@ def test_an_archive_that_is_damaged_inside_or_goes_on_is_refused(tmp_path: Path)
     whole = bytearray(packed(("0.txt", b"a cat"), ("1.txt", b"a dog")))
     whole[1024 + 3] ^= 1  # in the name of the second header
     (tmp_path / "x.tar").write_bytes(bytes(whole))
-    with pytest.raises(RMDError, match=r"x\.tar is damaged behind its first 1024 bytes"):
+    with pytest.raises(RMDError, match=r"x\.tar is damaged after its first 1024 bytes"):
         texts(tmp_path / "x.tar")
     (tmp_path / "x.tar").write_bytes(packed(("0.txt", b"a cat")) + packed(("1.txt", b"a dog")))
     with pytest.raises(RMDError, match=r"x\.tar is several archives in one file"):
         texts(tmp_path / "x.tar")
     (tmp_path / "x.tar").write_bytes(b"")
-    with pytest.raises(RMDError, match=r"it is no tar archive"):
+    with pytest.raises(RMDError, match=r"it is not a tar archive"):
         texts(tmp_path / "x.tar")
 
 
 def test_members_that_are_too_large_are_refused_and_others_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "MAX_MEMBER", 2**20)
+    monkeypatch.setattr(formats, "MAX_MEMBER", 2**20)
     path = shard(tmp_path, ("0.jpg", bytes(3 * 2**20)), ("0.txt", b"a cat"))
     assert texts(path) == ["a cat"]
-    with pytest.raises(RMDError, match=r"x\.tar, 0\.txt is larger than .* MB: this is no caption"):
+    with pytest.raises(RMDError, match=r"x\.tar, 0\.txt is larger than .* MB, which is no caption"):
         texts(shard(tmp_path, ("0.txt", b"a cat " * 400_000)))
-    monkeypatch.setattr(shards, "MAX_PACKED", 50_000)
+    monkeypatch.setattr(formats, "MAX_PACKED", 50_000)
     (tmp_path / "x.tar").write_bytes(gzip.compress(packed(("0.jpg", bytes(100_000)), ("0.txt", b"a cat"))))
-    with pytest.raises(RMDError, match=r"x\.tar, 0\.jpg is larger than .* GB: unpack the archive"):
+    with pytest.raises(RMDError, match=r"x\.tar, 0\.jpg is larger than .* GB: decompress the archive"):
         texts(tmp_path / "x.tar")
 
 
@@ -154,7 +155,7 @@ def test_a_header_that_claims_any_size_costs_no_memory(tmp_path: Path) -> None:
     info = tarfile.TarInfo("pax")
     info.type, info.size = tarfile.XHDTYPE, 7 * 2**30
     (tmp_path / "x.tar").write_bytes(gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(64 * 2**20)))
-    with pytest.raises(RMDError, match="it is no tar archive, or a damaged one"):
+    with pytest.raises(RMDError, match="it is not a tar archive, or a damaged one"):
         texts(tmp_path / "x.tar")
 
 
@@ -188,7 +189,7 @@ def test_any_damage_ends_in_one_sentence_or_in_the_same_names(tmp_path: Path) ->
         path.write_bytes(bytes(content))
         try:
             list(read_members(path, (".txt",)))
-            read_source(Source(str(path)))
+            read_source(DataConfig(prompts=str(path)))
         except (RMDError, tarfile.TarError) as error:
             assert "\n" not in str(error) or isinstance(error, tarfile.TarError)
     assert time.monotonic() - begun < 30

@@ -1,4 +1,4 @@
-"""How the scenes' small networks are trained: AdamW under one cycle of the learning rate, or Muon with it."""
+"""Training loops of the small networks of the scenes: AdamW with a one-cycle learning rate, or Muon with AdamW."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from torch import Tensor, nn
 from research.scenes.checkpoint import Checkpoint
 
 
-def fit(
+def train_adamw(
     trained: nn.Module, loss: Callable[[int], Tensor], *, name: str, iterations: int, lr: float = 2e-3,
     betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01, rise: float = 0.1,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print, log_every: int = 100,
 ) -> float:  # fmt: skip
-    """Descend `loss`, a function of the step alone; gradients are clipped at a norm of 1.
+    """Minimise a loss with AdamW and a one-cycle learning rate; gradients are clipped to a norm of 1.
 
     Args:
-        trained: what is trained and kept.
-        name: of the lines that are logged.
-        rise: share of the iterations in which the learning rate rises to `lr`; it falls in the others.
-        checkpoint: file that a killed run goes on from, kept after every `every` iterations.
+        trained: the module to train.
+        loss: returns the loss of a step. It must depend on the step alone, so that a training can be resumed.
+        name: name of the training in log messages.
+        iterations: number of optimiser steps.
+        lr: largest learning rate.
+        betas, weight_decay: settings of AdamW.
+        rise: fraction of the iterations in which the learning rate rises; it falls in the others.
+        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
+        log: receives a message every `log_every` iterations.
 
     Returns:
-        Seconds the training took, those before a kill included.
+        Seconds of training, including those before an interruption.
     """
     optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=betas, weight_decay=weight_decay)
-    rise = max(rise, 1.5 / iterations)  # a rise of exactly one step would divide by zero in torch
+    rise = max(rise, 1.5 / iterations)  # torch divides by zero for a rise of exactly one step
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=iterations, pct_start=rise)
     state = Checkpoint(checkpoint, every, trained=trained, optimizer=optimizer, schedule=schedule)
 
@@ -36,19 +41,22 @@ def fit(
         optimizer.step()
         schedule.step()
 
-    return _descend(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
+    return _minimise(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
 
 
-def fit_matrices(
+def train_muon(
     trained: nn.Module, loss: Callable[[int], Tensor], *, name: str, iterations: int, lr: float, warmup: int = 50,
     decay: float = 0.4, checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
     log_every: int = 100,
 ) -> float:  # fmt: skip
-    """As `fit`, by `Optimizers` at one rate, which stays at `lr` between a rise and a fall to zero.
+    """Minimise a loss with `Optimizers`, that is, Muon and AdamW at the same learning rate.
+
+    The other arguments and the result are those of `train_adamw`.
 
     Args:
-        warmup: iterations in which the rate rises.
-        decay: share of the iterations, the last ones, in which it falls.
+        lr: learning rate between warm-up and decay.
+        warmup: number of iterations in which the learning rate rises.
+        decay: fraction of the iterations, at the end, in which it falls to zero.
     """
     optimizers = Optimizers(trained, lr=lr, matrix_lr=lr)
     state = Checkpoint(checkpoint, every, trained=trained, muon=optimizers.muon, adamw=optimizers.adamw)
@@ -56,10 +64,10 @@ def fit_matrices(
     def update(step: int) -> None:
         optimizers.step(min(1.0, (step + 1) / warmup, (iterations - step) / (iterations * decay)))
 
-    return _descend(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
+    return _minimise(trained, loss, update, state, name=name, iterations=iterations, log=log, log_every=log_every)
 
 
-def _descend(
+def _minimise(
     trained: nn.Module, loss: Callable[[int], Tensor], update: Callable[[int], None], state: Checkpoint, *, name: str,
     iterations: int, log: Callable[[str], None], log_every: int,
 ) -> float:  # fmt: skip
@@ -76,23 +84,24 @@ def _descend(
 
 
 class Optimizers:
-    """Muon for matrices and convolution kernels, AdamW for all else.
+    """Muon for matrices and convolution kernels, AdamW for all other parameters.
 
-    On the scenes' teachers Muon reaches AdamW's loss in about two thirds of the iterations, on the clips' VAE in less
-    than half. It takes matrices only, so it is given kernels as views of (out, in * height * width).
+    Muon reaches the loss of AdamW in about two thirds of the iterations on the teachers of the scenes, and in less than
+    half on the VAE of clips. It accepts matrices only, so kernels are passed as views (out, in * height * width).
     """
 
     _elementwise = (
         "embed", "shared", "relative_attention_bias", "conv_in", "conv_out", "proj_out", "scale_shift_table", "gamma",
     )  # fmt: skip
-    """Names of tables, gains, and layers next to the network's inputs and outputs, where Muon does not apply."""
+    """Names of embeddings, gains and the first and last layers of networks, for which Muon is not meant."""
 
     def __init__(self, trained: nn.Module, *, lr: float, matrix_lr: float) -> None:
-        """Take hold of what is trained.
+        """Create both optimisers.
 
         Args:
-            lr: of AdamW.
-            matrix_lr: of Muon, scaled to match the size of AdamW's updates.
+            trained: the module to train.
+            lr: learning rate of AdamW.
+            matrix_lr: learning rate of Muon, scaled to match the size of AdamW's updates.
         """
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         others = []
@@ -114,7 +123,7 @@ class Optimizers:
         )
 
     def step(self, factor: float) -> None:
-        """One update with `factor` times the learning rates, from the gradients of the trained parameters."""
+        """Update the parameters from their gradients, with `factor` times the learning rates."""
         for parameter, matrix in self._pairs:
             matrix.grad = None if parameter.grad is None else parameter.grad.view_as(matrix)
         for optimizer, lr in self._rates:

@@ -1,4 +1,4 @@
-"""The optimisers of the scenes' networks: who updates what, and that a killed training goes on as if never killed."""
+"""The optimisers: which one updates which parameters, and that a resumed training gives the same result."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from helpers import assert_same
 from torch import Tensor, nn
 
-from research.scenes.fitting import Optimizers, fit_matrices
+from research.scenes.optimisation import Optimizers, train_muon
 
 
-def test_matrices_go_to_muon_and_all_else_to_adamw() -> None:
+def test_muon_updates_matrices_and_adamw_everything_else() -> None:
     layers: dict[str, nn.Module] = {
         "inner": nn.Linear(6, 4),
         "kernel": nn.Conv2d(3, 4, 3),
@@ -26,10 +26,15 @@ def test_matrices_go_to_muon_and_all_else_to_adamw() -> None:
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     optimizers.step(0.5)
     moved = {name: parameter.detach() - before[name] for name, parameter in trained.named_parameters()}
-    for name in ("inner.bias", "kernel.bias", "conv_in.weight", "embed.weight"):  # AdamW's first step is lr sign(grad)
+    for name in (
+        "inner.bias",
+        "kernel.bias",
+        "conv_in.weight",
+        "embed.weight",
+    ):  # AdamW starts with lr sign(grad)
         assert float(moved[name].abs().max()) == pytest.approx(0.5 * 1e-3, rel=0.2)
         assert float(moved[name].abs().min()) == pytest.approx(0.5 * 1e-3, rel=0.2)
-    for name in ("inner.weight", "kernel.weight"):  # Muon's is nearly orthogonal, of AdamW's size (0.2 lr on average)
+    for name in ("inner.weight", "kernel.weight"):  # that of Muon is nearly orthogonal and as large (0.2 lr on average)
         update = moved[name].flatten(1)
         assert float(update.square().mean().sqrt()) == pytest.approx(0.2 * 0.5 * 1e-2, rel=0.25)
         values = torch.linalg.svdvals(update)
@@ -45,7 +50,9 @@ def regression(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
     return network, x, x @ torch.randn(4, 2, generator=g)
 
 
-def fitted(network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpoint: Path | None = None) -> list[float]:
+def losses_of(
+    network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpoint: Path | None = None
+) -> list[float]:
     seen = []
 
     def loss(step: int) -> Tensor:
@@ -56,26 +63,26 @@ def fitted(network: nn.Module, x: Tensor, y: Tensor, *, iterations: int, checkpo
         seen.append(value.item())
         return value
 
-    fit_matrices(
+    train_muon(
         network, loss, name="it", iterations=iterations, lr=0.02, warmup=5, checkpoint=checkpoint,
         every=iterations // 2, log=lambda line: None,
     )  # fmt: skip
     return seen
 
 
-def test_muon_fits_and_ends_with_a_rate_of_zero() -> None:
+def test_muon_lowers_the_loss_and_ends_with_a_rate_of_zero() -> None:
     network, x, y = regression()
-    seen = fitted(network, x, y, iterations=200)
+    seen = losses_of(network, x, y, iterations=200)
     assert seen[-1] < 0.05 * seen[0]
     assert abs(seen[-1] - seen[-2]) < 0.01 * seen[-1]
 
 
-def test_a_killed_fit_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     whole, x, y = regression()
-    fitted(whole, x, y, iterations=20)
+    losses_of(whole, x, y, iterations=20)
     checkpoint = tmp_path / "it.pt"
     killed, again = regression()[0], regression(seed=1)[0]
     with pytest.raises(KeyboardInterrupt):
-        fitted(killed, x, y, iterations=20, checkpoint=checkpoint)
-    assert len(fitted(again, x, y, iterations=20, checkpoint=checkpoint)) == 10
+        losses_of(killed, x, y, iterations=20, checkpoint=checkpoint)
+    assert len(losses_of(again, x, y, iterations=20, checkpoint=checkpoint)) == 10
     assert_same(again.state_dict(), whole.state_dict())

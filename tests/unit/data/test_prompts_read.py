@@ -1,4 +1,4 @@
-"""Prompt sources: every format gives the same prompts, filters say what they left out, errors say what is wrong."""
+"""Reading prompts: every format gives the same ones, filters count what they leave out, errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
-from rmd.data import formats
-from rmd.data.sources import Source, clean, key, read_raw, read_source
+from rmd.data.captions import clean, key
+from rmd.data.prompts import read_source
+from rmd.recipes.schema import DataConfig
 
 TEXTS = ["a red ball, at night", "zwei Bälle", 'a "quoted" box']
 FORMATS = ["txt", "json", "records.json", "jsonl", "csv", "tsv", "parquet", "tar", "json.tar"]
@@ -59,28 +60,27 @@ def write(folder: Path, kind: str, texts: list[str] = TEXTS, column: str = "prom
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same_prompts(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind)
-    found = read_source(Source(str(path), column="prompt" if kind == "json.tar" else None))
-    assert found.texts == TEXTS and found.left_out == {}
-    assert read_source(Source(str(path), column="prompt" if kind == "json.tar" else None), limit=2).texts == TEXTS[:2]
+    reading = read_source(DataConfig(prompts=str(path), column="prompt" if kind == "json.tar" else None))
+    assert reading.texts == TEXTS and reading.left_out == {}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_column_can_be_named_and_usual_ones_are_found(kind: str, tmp_path: Path) -> None:
-    assert read_source(Source(str(write(tmp_path, kind, column="caption")))).texts == TEXTS
+    assert read_source(DataConfig(prompts=str(write(tmp_path, kind, column="caption")))).texts == TEXTS
     path = write(tmp_path, kind, column="words")
-    assert read_source(Source(str(path), column="words")).texts == TEXTS
+    assert read_source(DataConfig(prompts=str(path), column="words")).texts == TEXTS
     with pytest.raises(RMDError, match=r"has none of the columns prompt, caption, text: name one with data\.column"):
-        read_source(Source(str(path)))
+        read_source(DataConfig(prompts=str(path)))
     with pytest.raises(RMDError, match=r"has no column prose: it has id, words"):
-        read_source(Source(str(path), column="prose"))
+        read_source(DataConfig(prompts=str(path), column="prose"))
 
 
 def test_a_pattern_reads_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name, text in (("b", "second"), ("a", "first"), ("c", "third")):
         (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
-    assert list(read_raw(Source(str(tmp_path / "*.txt")))) == ["first", "second", "third"]
+    assert read_source(DataConfig(prompts=str(tmp_path / "*.txt"))).texts == ["first", "second", "third"]
     with pytest.raises(RMDError, match=r"^no file matches .*\*\.csv: check the pattern$"):
-        read_source(Source(str(tmp_path / "*.csv")))
+        read_source(DataConfig(prompts=str(tmp_path / "*.csv")))
 
 
 def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
@@ -96,21 +96,21 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path) -> None:
     ]
     path = tmp_path / "mine.txt"
     path.write_text("\n".join(texts), encoding="utf-8")
-    found = read_source(Source(str(path), min_chars=3, max_chars=20, exclude=[str(benchmark)]))
-    assert found.texts == ["good one", "another good"]
-    assert found.left_out == {"empty": 1, "too short": 1, "too long": 1, "of a benchmark": 1, "there twice": 1}
-    with pytest.raises(RMDError, match=r"gives no prompts \(1 empty, 6 too short\): look at the file"):
-        read_source(Source(str(path), min_chars=99))
+    reading = read_source(DataConfig(prompts=str(path), min_chars=3, max_chars=20, exclude=[str(benchmark)]))
+    assert reading.texts == ["good one", "another good"]
+    assert reading.left_out == {"empty": 1, "too short": 1, "too long": 1, "in a benchmark": 1, "duplicate": 1}
+    with pytest.raises(RMDError, match=r"gives no prompts \(1 empty, 6 too short\): check its content"):
+        read_source(DataConfig(prompts=str(path), min_chars=99))
 
 
 @given(st.lists(st.text(alphabet="aB !\n\tß", max_size=8), max_size=12))
 def test_clean_keeps_each_prompt_once_in_order_and_counts_the_rest(texts: list[str]) -> None:
-    found = clean(texts)
-    keys = [key(text) for text in found.texts]
+    reading = clean(texts)
+    keys = [key(text) for text in reading.texts]
     assert len(set(keys)) == len(keys)
-    assert len(found.texts) + sum(found.left_out.values()) == len(texts)
+    assert len(reading.texts) + sum(reading.left_out.values()) == len(texts)
     assert set(keys) == {key(" ".join(text.split())) for text in texts if text.split()}
-    assert clean(found.texts) == type(found)(found.texts, {})
+    assert clean(reading.texts) == type(reading)(reading.texts, {})
 
 
 @pytest.mark.parametrize(
@@ -118,25 +118,25 @@ def test_clean_keeps_each_prompt_once_in_order_and_counts_the_rest(texts: list[s
     [
         ("x.jsonl", b'{"prompt": "a"}\n{oops\n', "line 2 is not JSON"),
         ("x.jsonl", b"[1]\n", "line 1 is neither a prompt nor a record"),
-        ("x.json", b"{}", "holds no list: give a list of prompts or of records"),
+        ("x.json", b"{}", "does not hold a list: give a list of prompts or of records"),
         ("x.json", b"[", "is not JSON"),
         ("x.csv", "prompt\nBär".encode("latin-1"), "is not UTF-8"),
         ("x.parquet", b"PAR1", "is not readable as Parquet"),
-        ("x.tar", b"no archive", "cannot read the prompt file {path}: it is no tar archive"),
-        ("x.docx", b"", "is of no known format: let it end in .txt, .json"),
+        ("x.tar", b"no archive", "cannot read the prompt file {path}: it is not a tar archive"),
+        ("x.docx", b"", "has no known format: give a file that ends in .txt, .json"),
     ],
 )
-def test_a_damaged_file_is_told_in_a_sentence(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_in_a_sentence(name: str, content: bytes, sentence: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RMDError) as caught:
-        read_source(Source(str(tmp_path / name)))
+        read_source(DataConfig(prompts=str(tmp_path / name)))
     assert sentence.format(path=tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["txt", "parquet", "tar", "csv"])
-def test_a_missing_file_is_told(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=r"^there is no prompt file .*: give a text file with one prompt a line$"):
-        read_source(Source(str(tmp_path / f"none.{kind}")))
+def test_a_missing_file_is_reported(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match=r"^there is no prompt file .*: give a text file with one prompt per line$"):
+        read_source(DataConfig(prompts=str(tmp_path / f"none.{kind}")))
 
 
 def test_what_an_extra_reads_is_named_when_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_what_an_extra_reads_is_named_when_it_is_not_installed(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "datasets", None)
     for name in (str(path), "hf:owner/name"):
         with pytest.raises(RMDError, match=r"needs `pip install 'rmd\[data\]'`$"):
-            read_source(Source(name))
+            read_source(DataConfig(prompts=name))
 
 
 def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,28 +176,29 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
                 raise KeyError("text")
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
-    assert read_source(Source("hf:owner/name", split="test")).texts == TEXTS
+    assert read_source(DataConfig(prompts="hf:owner/name", split="test")).texts == TEXTS
     assert asked == ["owner/name", "test", True]
-    with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gone \(it is not there\): check name"):
-        read_source(Source("hf:owner/gone"))
+    with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gone \(it is not there\): check its"):
+        read_source(DataConfig(prompts="hf:owner/gone"))
     with pytest.raises(RMDError, match=r"^cannot read the dataset owner/gated \(it is gated\): accept its terms "):
-        read_source(Source("hf:owner/gated"))
+        read_source(DataConfig(prompts="hf:owner/gated"))
     for name, reason in (("owner/torn", "a shard is damaged"), ("owner/far", "the line went dead")):
-        with pytest.raises(RMDError, match=rf"^cannot read the dataset {name} behind row 3 \({reason}\): check name"):
-            read_source(Source(f"hf:{name}"))
+        with pytest.raises(
+            RMDError, match=rf"^cannot read the dataset {name} after row 3 \({reason}\): check its name"
+        ):
+            read_source(DataConfig(prompts=f"hf:{name}"))
     with pytest.raises(KeyError):  # no fault of the user's
-        read_source(Source("hf:owner/bug"))
+        read_source(DataConfig(prompts="hf:owner/bug"))
 
 
-def test_damage_inside_a_parquet_file_is_told(tmp_path: Path) -> None:
+def test_damage_inside_a_parquet_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.table({"text": [f"a prompt {i}" for i in range(5000)]}), path, compression="snappy")
     content = bytearray(path.read_bytes())
     content[100:2000] = bytes(1900)  # pages of the column; the footer, which says what is where, stays whole
     path.write_bytes(content)
     with pytest.raises(RMDError, match=r"x\.parquet is not readable as Parquet: "):
-        read_source(Source(str(path)))
-    assert set(formats._READERS) == set(formats.FORMATS)
+        read_source(DataConfig(prompts=str(path)))
 
 
 def test_marks_of_letters_tell_words_apart_and_spellings_do_not() -> None:
@@ -209,20 +210,21 @@ def test_marks_of_letters_tell_words_apart_and_spellings_do_not() -> None:
 def test_a_pattern_of_very_many_files_is_read(tmp_path: Path) -> None:
     for number in range(3000):  # more than a process may hold open
         (tmp_path / f"{number:05}.txt").write_text(f"ball {number}", encoding="utf-8")
-    assert read_source(Source(str(tmp_path / "*.txt"))).texts == [f"ball {number}" for number in range(3000)]
+    texts = read_source(DataConfig(prompts=str(tmp_path / "*.txt"))).texts
+    assert texts == [f"ball {number}" for number in range(3000)]
 
 
 def test_any_name_of_a_file_is_a_name(tmp_path: Path) -> None:
     for name in ('a #2: it\'s "one".txt', "{x}.txt", " p.txt", "-p.txt", "p?.txt", "猫.TXT"):
         (tmp_path / name).write_text("a cat", encoding="utf-8")
-        assert read_source(Source(str(tmp_path / name))).texts == ["a cat"]
+        assert read_source(DataConfig(prompts=str(tmp_path / name))).texts == ["a cat"]
 
 
 @pytest.mark.parametrize(("kind", "sentence"), [
-    ("txt", r"is text, one prompt a line, and has no columns: leave data\.column out$"),
+    ("txt", r"is text with one prompt per line and has no columns: leave data\.column out$"),
     ("tar", r"has no \.json members with captions: leave data\.column out to read \.txt and \.caption$"),
 ])  # fmt: skip
-def test_a_column_without_effect_is_told(kind: str, sentence: str, tmp_path: Path) -> None:
+def test_a_column_without_effect_is_reported(kind: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / f"x.{kind}"
     path.write_text("a cat", encoding="utf-8")
     if kind == "tar":
@@ -231,7 +233,7 @@ def test_a_column_without_effect_is_told(kind: str, sentence: str, tmp_path: Pat
             member.size = 5
             shard.addfile(member, io.BytesIO(b"a cat"))
     with pytest.raises(RMDError, match=sentence):
-        read_source(Source(str(path), column="prompt"))
+        read_source(DataConfig(prompts=str(path), column="prompt"))
 
 
 def test_names_out_of_files_cannot_break_a_message(tmp_path: Path) -> None:
@@ -240,17 +242,17 @@ def test_names_out_of_files_cannot_break_a_message(tmp_path: Path) -> None:
         shard.addfile(tarfile.TarInfo("a\n\x1b[31m" * 200 + ".json"), io.BytesIO())
     for name in ("x.jsonl", "x.tar"):
         with pytest.raises(RMDError) as caught:
-            read_source(Source(str(tmp_path / name), column="words"))
+            read_source(DataConfig(prompts=str(tmp_path / name), column="words"))
         message = str(caught.value)
         message.encode()
         assert message.isprintable() and len(message) < 500
 
 
 @pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b/c", "hf:../x", "hf:/x", "hf:" + "x/" * 10_000])
-def test_what_is_no_name_on_the_hub_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_name_on_the_hub_is_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
-    with pytest.raises(RMDError, match=r": a dataset of the Hub is called hf:OWNER/NAME$") as caught:
-        read_source(Source(name))
+    with pytest.raises(RMDError, match=r" does not name a dataset of the Hub: write hf:OWNER/NAME$") as caught:
+        read_source(DataConfig(prompts=name))
     assert len(str(caught.value)) < 200
 
 
@@ -261,7 +263,7 @@ def test_a_folder_that_is_called_as_a_dataset_is_not_read_in_its_place(
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())
     with pytest.raises(RMDError, match=r"^hf:owner/name is also a folder here"):
-        read_source(Source("hf:owner/name"))
+        read_source(DataConfig(prompts="hf:owner/name"))
 
 
 def test_of_a_dataset_the_column_alone_is_asked_for_and_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +282,9 @@ def test_of_a_dataset_the_column_alone_is_asked_for_and_rows_are_named(monkeypat
 
     library = SimpleNamespace(load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=KeyError))
     monkeypatch.setitem(sys.modules, "datasets", library)
-    with pytest.raises(RMDError, match=r"^hf:owner/name, row 3: the caption is a number \(3\), not text; mend it, or"):
-        read_source(Source("hf:owner/name"))
-    assert read_source(Source("hf:owner/name", skip_invalid=True)).texts == ["a cat", "a dog"]
+    with pytest.raises(RMDError, match=r"^hf:owner/name, row 3: the caption is a number \(3\), not text; correct"):
+        read_source(DataConfig(prompts="hf:owner/name"))
+    assert read_source(DataConfig(prompts="hf:owner/name", skip_invalid=True)).texts == ["a cat", "a dog"]
     assert asked == [False, ["caption"]] * 2
     with pytest.raises(RMDError, match=r"^hf:owner/name has no column words: it has image, caption$"):
-        read_source(Source("hf:owner/name", column="words"))
+        read_source(DataConfig(prompts="hf:owner/name", column="words"))
