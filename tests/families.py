@@ -17,11 +17,14 @@ from diffusers import (
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
     WanPipeline,
     WanTransformer3DModel,
 )
 from helpers import TOKENIZER, WIDTH, make_recipe, text_encoder, tiny_pipeline
 from transformers import (
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     T5Config,
     T5EncoderModel,
@@ -142,6 +145,28 @@ def tiny_sd3(*, t5: bool = True, dual: bool = True, shift: float = 3.0, seed: in
         )
     pipe.set_progress_bar_config(disable=True)
     return SD3Backbone(pipe)
+
+
+def tiny_sd() -> StableDiffusionPipeline:
+    """A random Stable Diffusion pipeline, of a family that RMD itself does not have."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=4,
+        ).eval()  # fmt: skip
+        scheduler = DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
+            steps_offset=1, clip_sample=False,
+        )  # fmt: skip
+        pipe = StableDiffusionPipeline(
+            vae=small_vae(), text_encoder=text_encoder(CLIPTextModel), tokenizer=TOKENIZER, unet=unet,
+            scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 FRAMES = 5

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from families import small_vae
-from helpers import PROMPTS, TOKENIZER, WIDTH, text_encoder
-from transformers import CLIPTextModel
+from families import tiny_sd
+from helpers import PROMPTS
 
 from rmd.common import plugins
 from rmd.core.plan import build_plan
@@ -41,27 +39,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(registry, "MODELS", plugins.Registry(MODELS.group, MODELS.kind, MODELS._own))
     monkeypatch.delitem(sys.modules, "my_sd_backbone", raising=False)
     yield "my_sd_backbone"
-
-
-def tiny_sd() -> StableDiffusionPipeline:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=4,
-        ).eval()  # fmt: skip
-        scheduler = DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
-            steps_offset=1, clip_sample=False,
-        )  # fmt: skip
-        pipe = StableDiffusionPipeline(
-            vae=small_vae(), text_encoder=text_encoder(CLIPTextModel), tokenizer=TOKENIZER, unet=unet,
-            scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        )  # fmt: skip
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +44,7 @@ def _copies(packages: list[Path], folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def used(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def used(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process says that used every example."""
     script = Path(__file__).with_name("use_examples.py")
     paths = [str(installed), *sys.path]
@@ -55,7 +55,7 @@ def used(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    values: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    values: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return values
 
 
@@ -68,35 +68,43 @@ def test_every_kind_of_plug_in_has_an_example_and_a_page() -> None:
     table = (DOCS / "plugins.md").read_text(encoding="utf-8")
     for path in EXAMPLES.glob("*/pyproject.toml"):
         assert f"examples/{path.parent.name}" in table
-    pages = {line.split("](")[1].split(")")[0] for line in table.splitlines() if line.startswith("| a ") and "](" in line}
+    pages = {
+        line.split("](")[1].split(")")[0] for line in table.splitlines() if line.startswith("| a ") and "](" in line
+    }
     assert all((DOCS / page).is_file() for page in pages), pages
 
 
-@pytest.mark.parametrize("kind", ["models", "methods", "metrics", "worlds", "prompts", "trackers"])
-def test_an_installed_package_is_found(kind: str, used: dict[str, dict[str, str]]) -> None:
-    entry = EntryPoint(*used["entries"][kind].split("="), group=f"rmd.{kind}")  # type: ignore[misc]
-    assert used["names"][kind].split(",").count(entry.name) == 1
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("models", "sd"), ("methods", "weighted"), ("metrics", "variety"), ("worlds", "beach-scenes"),
+     ("prompts", "template"), ("trackers", "csv")],
+)  # fmt: skip
+def test_an_installed_package_is_found(kind: str, name: str, used: dict[str, Any]) -> None:
+    assert used["names"][f"rmd.{kind}"].count(name) == 1
 
 
-def test_the_method_trains_with_the_prompts_and_the_tracker(used: dict[str, str]) -> None:
+def test_the_method_trains_with_the_prompts_and_the_tracker(used: dict[str, Any]) -> None:
+    assert used["method"] == "Weighted"
     rows = used["csv"].splitlines()
     assert rows[0].startswith("iteration,") and [row.split(",")[0] for row in rows[1:]] == ["1", "2"]
-    assert used["prompts"] == "a blue ball on the beach|a blue kite on the beach|a red ball on the beach|a red kite on the beach"
+    assert used["prompts"] == [
+        f"a {colour} {thing} on the beach" for colour in ("blue", "red") for thing in ("ball", "kite")
+    ]
 
 
-def test_options_are_validated_by_the_plug_in(used: dict[str, str]) -> None:
-    assert "strength" in used["wrong option"] and "method" in used["wrong option"]
-    assert "data.options" in used["wrong prompts"]
+def test_options_are_validated_by_the_plug_in(used: dict[str, Any]) -> None:
+    assert "method.strenght" in used["wrong option"] and "method.strength" in used["wrong option"]
+    assert "data.options" in used["wrong prompts"] and "words" in used["wrong prompts"]
 
 
-def test_the_metric_is_reported_where_it_applies(used: dict[str, list[str]]) -> None:
+def test_the_metric_is_reported_where_it_applies(used: dict[str, Any]) -> None:
     assert "variety" in used["metrics of scenes"] and "variety" not in used["metrics of moving-scenes"]
-    assert 0.0 <= float(used["variety"]) <= 1.0  # type: ignore[arg-type]
+    assert used["variety"] == 0.5  # every other dimension of the samples hardly varies
 
 
-def test_the_world_is_a_prompt_source(used: dict[str, list[str]]) -> None:
-    assert len(used["beach"]) == 8192 and all("on sand" in text for text in used["beach"][:100])
+def test_the_world_is_a_prompt_source(used: dict[str, Any]) -> None:
+    assert len(used["beach"]) == 100 and all("on sand" in text for text in used["beach"])
 
 
-def test_the_family_loads_and_samples(used: dict[str, object]) -> None:
+def test_the_family_loads_and_samples(used: dict[str, Any]) -> None:
     assert used["family"] == "sd" and used["picture"] == [1, 3, 16, 16]

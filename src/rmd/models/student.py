@@ -32,9 +32,14 @@ from rmd.recipes.hashes import config_hash
 from rmd.recipes.schema import Recipe
 
 __all__ = [
-    "CONFIG_NAME", "LORA_NAME", "Student", "StudentConfig", "apply_student", "base_of", "check_fits", "holds_student",
-    "load_student", "read_student", "save_student", "stored_teacher", "student_folder", "write_config",
+    "CONFIG_NAME", "LORA_NAME", "UNNAMED", "Student", "StudentConfig", "apply_student", "base_of", "check_fits",
+    "holds_student", "load_student", "read_student", "save_student", "stored_teacher", "student_config",
+    "student_folder", "write_config",
 ]  # fmt: skip
+
+
+UNNAMED = "a pipeline in memory"
+"""Name of a teacher that was given as a pipeline which does not say where it was loaded from."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,24 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             _save_pipeline(backbone, state, partial)
         else:
             _save_lora(backbone, state, recipe, partial)
-        config = StudentConfig(
-            method=recipe.method.name,
-            mode=recipe.roles.mode,
-            teacher=stored_teacher(recipe.teacher),
-            family=recipe.family,
-            recipe=recipe.name,
-            recipe_hash=config_hash(recipe),
-            guidance=recipe.method.guidance,
-            prompts=shared_prompts(recipe.data.prompts),
-            conditioning=backbone.conditioning,
-            plan=recipe.build_plan(),
-        )
-        write_config(config, partial)
+        write_config(student_config(backbone, recipe), partial)
     return folder
+
+
+def student_config(backbone: Backbone, recipe: Recipe) -> StudentConfig:
+    """Return what `rmd_config.json` says of the student that a recipe makes of a teacher."""
+    return StudentConfig(
+        method=recipe.method.name,
+        mode=recipe.roles.mode,
+        teacher=None if recipe.teacher == UNNAMED else stored_teacher(recipe.teacher),
+        family=recipe.family,
+        recipe=recipe.name,
+        recipe_hash=config_hash(recipe),
+        guidance=recipe.method.guidance,
+        prompts=shared_prompts(recipe.data.prompts),
+        conditioning=backbone.conditioning,
+        plan=recipe.build_plan(),
+    )
 
 
 def stored_teacher(name: str) -> str:

@@ -84,6 +84,8 @@ class RMDPipeline:
 
     def __init__(self, backbone: Backbone, config: StudentConfig) -> None:
         self.backbone, self.config, self.plan = backbone, config, config.plan
+        self.files: object = None
+        """Keeps the temporary folder of a student that was made in this process."""
 
     @property
     def pipe(self) -> DiffusionPipeline:

@@ -33,7 +33,7 @@ class Iteration:
 
     done: int
     """Number of iterations done, including this one."""
-    values: dict[str, float]
+    metrics: dict[str, float]
     """Its metrics, the same on every process; a callback may add to them for those after it."""
     rollout: Rollout
     """The student's samples of the last micro-batch."""
@@ -125,7 +125,7 @@ class Tracking(Callback):
 
     def _log_metrics(self, iteration: Iteration) -> None:
         for tracker in self._trackers:
-            tracker.log_metrics(iteration.done, iteration.values)
+            tracker.log_metrics(iteration.done, iteration.metrics)
 
 
 class Panels(Callback):
@@ -151,7 +151,7 @@ class Panels(Callback):
             self.tracking.log_picture("scores", iteration.done, score_panel(run.backbone, iteration.rollout))
 
         run.parallel.on_main(log)
-        iteration.values.update(run.held_out())
+        iteration.metrics.update(run.held_out())
 
 
 class Judging(Callback):
@@ -162,8 +162,8 @@ class Judging(Callback):
         if run.judge is None or not iteration.is_due(run.recipe.evaluation.every):
             return
         with run.averaged_student() as student:
-            iteration.values.update(run.judge(student))
-        run.best = Best.of(run.best, iteration.done, iteration.values)
+            iteration.metrics.update(run.judge(student))
+        run.best = Best.of(run.best, iteration.done, iteration.metrics)
 
 
 class Checkpointing(Callback):
@@ -212,7 +212,7 @@ class StopOnCollapse(Callback):
         """
         if not run.recipe.train.guard:
             return
-        wrong, since = run.guard.observe(iteration.done, iteration.values), run.guard.since
+        wrong, since = run.guard.observe(iteration.done, iteration.metrics), run.guard.since
         writer = self.checkpointing.writer
         writer.good_until = since
         if wrong is None or since is None:
@@ -236,7 +236,7 @@ class Progress(Callback):
     def after_iteration(self, run: Run, iteration: Iteration) -> None:
         """Call the function if there is one."""
         if run.on_iteration is not None and run.parallel.main:
-            run.on_iteration(iteration.done, iteration.values)
+            run.on_iteration(iteration.done, iteration.metrics)
 
 
 def default_callbacks() -> list[Callback]:

@@ -80,12 +80,19 @@ class Trainer(Run):
             RMDError: another process writes to the folder, the folder or its checkpoint does not fit, something cannot
                 be written, or the training has failed. Checkpoints that were complete before stay complete.
         """
+        with self._stop_on_signals():
+            for _ in self.iterations(resume=resume, reset_optimizers=reset_optimizers, is_locked=is_locked):
+                pass
+        return self.done
+
+    def iterations(
+        self, *, resume: bool = False, reset_optimizers: bool = False, is_locked: bool = False
+    ) -> Iterator[Iteration]:
+        """Train as `train` does, and yield every iteration when its callbacks are done; signals are left alone."""
         with ExitStack() as stack:
             if not is_locked:
                 stack.enter_context(hold_folder(self.folder, self.parallel, resume=resume))
-            done = start = self.start(resume=resume, reset_optimizers=reset_optimizers)
-            # Left last, so that a signal does not interrupt the writing of the last checkpoint either.
-            stack.enter_context(self._stop_on_signals())
+            self.done = start = self.start(resume=resume, reset_optimizers=reset_optimizers)
             for callback in self.callbacks:
                 callback.start(self, start)
                 stack.callback(callback.close)
@@ -93,15 +100,15 @@ class Trainer(Run):
                 began = time.perf_counter()
                 values, rollout = self.iterate(iteration)
                 values |= self._speed(time.perf_counter() - began)
-                done = iteration + 1
-                # Read only once: a stop that is requested later ends the run after the next iteration.
+                self.done = iteration + 1
+                # Read only once: a signal that arrives later ends the next iteration.
                 (stop,) = self.parallel.any(self.stop_requested)
-                result = Iteration(done, values, rollout, last=stop or done == self.recipe.train.iterations)
+                result = Iteration(self.done, values, rollout, last=stop or self.done == self.recipe.train.iterations)
                 for callback in self.callbacks:
                     callback.after_iteration(self, result)
+                yield result
                 if stop:
                     break
-        return done
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
         """Update the student once, and then the fake score `method.fake_updates` times (Alg. 1).

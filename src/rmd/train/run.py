@@ -227,20 +227,27 @@ def score_gap(rollout: Rollout) -> Tensor:
 
 def _load_teacher(recipe: Recipe, parallel: Parallel, device: torch.device) -> tuple[Backbone, TeacherWeights | None]:
     """Load the recipe's teacher and move it to the device, except for what stays on the CPU or is sharded later."""
-    stay: list[nn.Module] = []
-    weights = None
     if parallel.world == 1:
-        backbone = load_teacher(recipe)
+        backbone, weights = load_teacher(recipe), None
     else:
         backbone, weights = load_sharded_teacher(recipe)
-        stay.append(backbone.denoiser)
+    move_teacher(backbone, recipe, device, stay=[] if weights is None else [backbone.denoiser])
+    return backbone, weights
+
+
+def move_teacher(backbone: Backbone, recipe: Recipe, device: torch.device, stay: Sequence[nn.Module] = ()) -> None:
+    """Move a teacher to the device where its run computes.
+
+    Args:
+        stay: networks that stay where they are, besides text encoders that are not needed on the device.
+    """
+    stay = list(stay)
     if recipe.data.offload or recipe.data.cache is not None:
         stay += backbone.text_encoders
     for part in backbone.pipe.components.values():
         if isinstance(part, nn.Module) and part not in stay:
             part.to(device)
     backbone.computes_on(device)
-    return backbone, weights
 
 
 def _build_roles(
