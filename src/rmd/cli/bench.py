@@ -43,10 +43,10 @@ def sample(
     from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.core.plan import build_plan
-    from rmd.data.prompts import scene_captions
     from rmd.models.teacher import load_teacher, resolve_noise
     from rmd.recipes.schema import load_recipe
     from rmd.sample.timing import time_sampling
+    from rmd.worlds.registry import world_of_kind
 
     prepare_cpu(threads)
     loaded = resolve_noise(load_recipe(recipe))
@@ -62,7 +62,7 @@ def sample(
         (f"{count} full-resolution steps", few, 1.0),
         ("RMD cascade", plan, 1.0),
     ]
-    prompts, timings = scene_captions(batch, seed=0, training=False), []
+    prompts, timings = world_of_kind(moving=False).captions(batch, seed=0, training=False), []
     with progress_bar() as show:
         for name, its, guidance in rows:
             advance = partial(_advance, show, name, count_up(1), repeats + 1)

@@ -53,6 +53,7 @@ def export(
     from rmd.export.run import find_checkpoint, student_of
     from rmd.models.share import check_hub_id, required_teacher, shared_values
     from rmd.models.student import CONFIG_NAME, read_student, upload
+    from rmd.report.tables import measures_beside
 
     one_of("format", to, (*FORMATS, "student"))
     for what, name in (("the base model", base_model), ("the repository", push)):
@@ -85,6 +86,7 @@ def export(
                 variant=variant,
                 device=str(find_device(device)),
                 base_model=base_model,
+                measures=measures_beside(Path(source)),
             )
         typer.echo(f"{to}: {folder} (loaded back: the same samples; its card is README.md)")
         if read_student(folder).teacher is None:

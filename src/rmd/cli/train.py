@@ -133,10 +133,11 @@ def plan_line(plan: StepPlan) -> str:
 
 def prompts_line(data: DataConfig) -> str:
     """How many prompts there are, and what was left out: `120 prompts of p.txt (left out: 3 too long)`."""
-    from rmd.data.prompts import MOVING, SCENES, source_of
+    from rmd.data.prompts import source_of
     from rmd.data.sources import read_source
+    from rmd.worlds.registry import WORLDS
 
-    if data.prompts in (SCENES, MOVING):
+    if data.prompts in WORLDS.names():
         return f"prompts: the grammar of {data.prompts}"
     found = read_source(source_of(data))
     left = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
@@ -164,15 +165,17 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     import torch
 
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.data.prompts import SCENES, load_prompts
+    from rmd.data.prompts import load_prompts
     from rmd.models.teacher import load_teacher
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
     from rmd.train.tracking import service_module
     from rmd.train.weights import load_spread_teacher
+    from rmd.worlds.registry import WORLDS
 
-    if recipe.evaluation.every is not None and recipe.data.prompts != SCENES:
-        raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
+    if recipe.evaluation.every is not None and recipe.data.prompts not in WORLDS.names():
+        judged = ", ".join(WORLDS.names())
+        raise RMDError(f"evaluation.every: there is a judge for {judged}, none for prompts of {recipe.data.prompts}")
     for service in recipe.train.loggers:
         service_module(service)
     prepare_cpu(threads)
@@ -191,9 +194,12 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     backbone.computes_on(where)
     trainer = Trainer(recipe, backbone, folder, parallel=parallel, weights=weights)
     if recipe.evaluation.every is not None:
-        from rmd.evaluate.watch import scene_watcher
+        from rmd.evaluate.watch import student_watcher
 
-        trainer.judge = scene_watcher(backbone, trainer.plan, samples=recipe.evaluation.samples, seed=recipe.train.seed)
+        trainer.judge = student_watcher(
+            WORLDS.get(recipe.data.prompts), backbone, trainer.plan,
+            samples=recipe.evaluation.samples, seed=recipe.train.seed,
+        )  # fmt: skip
     return trainer
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmd.common.errors import RMDError
-from rmd.core.randomness import generator, permutation
+from rmd.core.randomness import permutation
 from rmd.data.captions import RECIPE_KEYS, Keys
 from rmd.data.sources import Source, read_raw, read_source
 from rmd.recipes.schema import DataConfig
+from rmd.worlds.registry import WORLDS
 
-SCENES, MOVING = "scenes", "moving-scenes"
-_SCENE_PROMPTS = 8192
+WORLD_PROMPTS = 8192
+"""Number of captions that a world generates for training."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def positions(count: int, samples: Sequence[int], *, seed: int) -> list[int]:
 
 
 def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Prompts:
-    """Load the prompts that a recipe names, or generate them if the source is `scenes` or `moving-scenes`.
+    """Load the prompts that a recipe names, or generate them if the source is a world, such as `scenes`.
 
     Args:
         seed: seed of the order of the prompts, and of the captions that the grammars generate.
@@ -56,10 +57,8 @@ def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Pr
     Raises:
         RMDError: the source is missing or cannot be read, or the filters leave nothing of it.
     """
-    if data.prompts == SCENES:
-        return Prompts(scene_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
-    if data.prompts == MOVING:
-        return Prompts(clip_captions(_SCENE_PROMPTS, seed=seed, training=True), seed)
+    if data.prompts in WORLDS.names():
+        return Prompts(WORLDS.get(data.prompts).captions(WORLD_PROMPTS, seed=seed, training=True), seed)
     return Prompts(read_source(source_of(data, keys=keys)).texts, seed)
 
 
@@ -76,25 +75,6 @@ def source_of(data: DataConfig, *, keys: Keys = RECIPE_KEYS) -> Source:
         exclude=data.exclude,
         keys=keys,
     )
-
-
-def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
-    """Captions of the scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.worlds.still.grammar import caption, draw_attributes
-
-    found = []
-    for index in range(count):
-        g = generator(seed, "prompt", index)
-        found.append(caption(draw_attributes(g, training=training), flipped=index % 2 == 1))
-    return found
-
-
-def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
-    """Captions of the moving scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.worlds.moving.grammar import clip_caption, draw_clip_attributes
-
-    draws = (generator(seed, "clip-prompt", index) for index in range(count))
-    return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
 
 
 def read_prompts(path: Path, column: str | None = None) -> list[str]:

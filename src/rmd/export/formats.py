@@ -36,7 +36,7 @@ from rmd.models.student import (
     load_student,
     student_folder,
 )
-from rmd.worlds.assets import TEACHERS
+from rmd.worlds.registry import packaged_teachers
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 TOLERANCE = 1e-4
@@ -58,6 +58,7 @@ def export_student(
     variant: str | None = None,
     device: str = "cpu",
     base_model: str | None = None,
+    measures: str = "",
 ) -> Path:
     """Write the student in another format into `out`, with its plan and a model card, and verify it.
 
@@ -70,6 +71,7 @@ def export_student(
         teacher: the base of a LoRA student, if it is not where it was distilled.
         variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant.
         base_model: the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
+        measures: a table of measures in Markdown for the card, such as `rmd.report.tables.measures_beside` returns.
 
     Raises:
         RMDError: the format does not fit the student, the folder cannot be written, or what was written is not the
@@ -99,8 +101,8 @@ def export_student(
             _write_adapter(student, to, partial)
         without_paths(partial)
         (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
-        base = None if home is None or home in TEACHERS else Path(home)
-        card = model_card(config, to, teacher=name, source=Path(source), base=base)
+        base = None if home is None or home in packaged_teachers() else Path(home)
+        card = model_card(config, to, teacher=name, base=base, measures=measures)
         (partial / "README.md").write_text(card, encoding="utf-8")
         _verify(config, to, partial, expected, teacher=teacher, variant=variant, device=device)
     return out

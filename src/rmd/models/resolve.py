@@ -12,7 +12,8 @@ from rmd.common.errors import RMDError, one_of
 from rmd.common.files import user_path
 from rmd.models.hub import hub_errors, read_object
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
-from rmd.worlds.assets import TEACHERS, teacher_folder
+from rmd.worlds.assets import pipeline_folder
+from rmd.worlds.registry import packaged_teachers
 
 SCHEDULER = "scheduler/scheduler_config.json"
 """Path of the scheduler's configuration within a pipeline."""
@@ -27,8 +28,9 @@ def teacher_source(name: str) -> Path | str:
     Raises:
         RMDError: the name is empty.
     """
-    if name in TEACHERS:
-        return teacher_folder(name)
+    packaged = packaged_teachers().get(name)
+    if packaged is not None:
+        return pipeline_folder(packaged)
     if not name:
         raise RMDError("the teacher's name is empty: give a folder, a repository of the Hub, or a packaged teacher")
     path = user_path(name)

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from rmd.common.errors import RMDError, shown
 from rmd.models.hub import HUB
-from rmd.worlds.assets import TEACHERS
+from rmd.worlds.registry import packaged_teachers
 
 _NAMES = ("_name_or_path", "name_or_path")
 """Keys of diffusers' and transformers' configs that record where a part was loaded from."""
@@ -133,7 +133,7 @@ def _is_hub_id(name: str) -> bool:
 
 def _is_shared(name: str) -> bool:
     """Return whether a teacher's name means the same on every machine."""
-    return name in TEACHERS or (_is_hub_id(name) and not os.path.exists(name))
+    return name in packaged_teachers() or (_is_hub_id(name) and not os.path.exists(name))
 
 
 def _without_paths(value: Any) -> Any:

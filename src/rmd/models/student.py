@@ -42,7 +42,7 @@ from rmd.models.share import (
 from rmd.models.teacher import teacher_source
 from rmd.recipes.hashes import config_hash
 from rmd.recipes.schema import Recipe
-from rmd.worlds.assets import TEACHERS
+from rmd.worlds.registry import packaged_teachers
 
 CONFIG_NAME = "rmd_config.json"
 Text = Annotated[str, Field(min_length=1)]
@@ -129,7 +129,7 @@ def stored_teacher(name: str) -> str:
     Packaged teachers and repositories on the Hub keep their names.
     """
     folder = user_path(name)
-    return str(folder.resolve()) if name not in TEACHERS and folder.exists() else name
+    return str(folder.resolve()) if name not in packaged_teachers() and folder.exists() else name
 
 
 def write_config(config: StudentConfig, folder: Path) -> None:

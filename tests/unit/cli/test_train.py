@@ -23,12 +23,12 @@ from rmd.cli.app import main
 from rmd.cli.progress import progress_bar
 from rmd.cli.train import batch_line, calls_line, memory_line, plan_line
 from rmd.common.files import LOCK, locked
-from rmd.data.prompts import scene_captions
 from rmd.models.student import load_student, read_student
 from rmd.recipes.schema import load_recipe, to_yaml
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel
 from rmd.train.tracking import read_metrics
+from rmd.worlds.still.grammar import scene_captions
 
 Captured = pytest.CaptureFixture[str]
 

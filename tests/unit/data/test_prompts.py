@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
-from rmd.data.prompts import Prompts, load_prompts, read_prompts, scene_captions
+from rmd.data.prompts import Prompts, load_prompts, read_prompts
 from rmd.recipes.schema import DataConfig
-from rmd.worlds.still.grammar import has_held_out, parse, vocabulary
+from rmd.worlds.still.grammar import has_held_out, parse, scene_captions, vocabulary
 
 SCENES = DataConfig(prompts="scenes")
 

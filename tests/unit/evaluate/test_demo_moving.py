@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rmd.evaluate.demo_moving import moving_prompts, moving_targets, run_moving_demo, tdm_recipe
 
 from research.scenes.moving.build import (
     build_clip_references,
@@ -17,7 +18,6 @@ from research.scenes.moving.build import (
 from research.scenes.record import Data
 from research.scenes.teacher import Curriculum
 from rmd.evaluate import demo_moving
-from rmd.evaluate.demo_moving import moving_prompts, moving_targets, run_moving_demo, tdm_recipe
 from rmd.evaluate.protocol import SAMPLES_PER_PROMPT
 from rmd.evaluate.rows import Motion, Row
 from rmd.recipes.schema import load_recipe
