@@ -12,6 +12,7 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult
 from rmd.compare.chart import SHOWN, chart, draw
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TABLES
+from rmd.evaluate.metrics import metric
 from rmd.report.curves import DARK, LIGHT
 
 BETAS = (0.0, 0.2, 0.5, 1.0)
@@ -47,7 +48,7 @@ def test_every_mean_and_seed_is_where_it_was_measured(grid: TableResult) -> None
     assert figure is not None
     shares, distances = figure.axes[:3], figure.axes[3:]
     assert [axes.get_title() for axes in shares] == ["plain noise", "corrected noise", "block noise"]
-    assert [axes.get_ylabel() for axes in (shares[0], distances[0])] == [measure.title for measure in SHOWN]
+    assert [axes.get_ylabel() for axes in (shares[0], distances[0])] == [metric(name).title for name in SHOWN]
     for axes in distances:
         means, seeds = axes.lines[::2], axes.lines[1::2]
         for trained, line, dots in zip((0.2, 0.5, 1.0), means, seeds, strict=True):

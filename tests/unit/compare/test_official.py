@@ -69,5 +69,5 @@ def test_its_noise_is_repeatable_and_the_global_generator_is_left_alone() -> Non
 
 def test_a_diffusion_of_another_kind_is_refused() -> None:
     backbone = tiny_sdxl()
-    with pytest.raises(RMDError, match=r"^FlowMatchLCMScheduler is of rectified flows, which sdxl is not$"):
+    with pytest.raises(RMDError, match=r"^FlowMatchLCMScheduler needs a rectified flow, which sdxl is not$"):
         flow_lcm_pipeline(backbone, backbone.denoiser, plan_of(backbone, 16, 32))

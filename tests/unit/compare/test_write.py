@@ -27,6 +27,7 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
 from rmd.compare.write import (
+    MISSING,
     PAPER,
     SMALL,
     as_csv,
@@ -102,6 +103,21 @@ def test_the_page_marks_what_is_the_papers_and_what_is_small(compared: TableResu
     assert SMALL not in page
     small = as_page([compared.model_copy(update={"budget": "small"})], tmp_path)
     assert SMALL in small
+
+
+def test_a_metric_that_a_row_lacks_is_a_dash_and_an_unknown_one_is_shown(compared: TableResult, tmp_path: Path) -> None:
+    tdm, ours = compared.backbones["sdxl"]
+    fewer = tdm.model_copy(update={"numbers": {k: v for k, v in tdm.numbers.items() if k != "diversity"}})
+    more = ours.model_copy(update={"numbers": ours.numbers | {"of_tomorrow": ours.numbers["diversity"]}})
+    given = compared.model_copy(update={"backbones": {"sdxl": (fewer, more)}})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_text(given, "sdxl"))
+    page = as_page([given], tmp_path)
+    for text in (console.export_text(), as_latex(given), as_markdown(given, "sdxl"), page):
+        assert "of tomorrow" in text and text.count(MISSING) == 2
+    assert {row["measure"] for row in csv.DictReader(io.StringIO(as_csv(given)))} >= {"diversity", "of_tomorrow"}
+    write_tables([given], tmp_path)
+    assert read_model(tmp_path / "tiny.json", TableResult) == given
 
 
 def test_what_is_written_reads_back(compared: TableResult, tmp_path: Path) -> None:
@@ -240,5 +256,5 @@ def test_numbers_and_usual_names_are_written_as_they_are(compared: TableResult) 
 def test_a_picture_lies_in_the_folder_of_pictures(picture: str, compared: TableResult, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     lines = tuple(line.model_copy(update={"picture": picture}) for line in compared.backbones["sdxl"])
-    with pytest.raises(RMDError, match=r"^the row 'tdm' names .* as its picture, which is no PNG file of"):
+    with pytest.raises(RMDError, match=r"^the row 'tdm' names .* as its picture, which is not a PNG file in"):
         as_page([compared.model_copy(update={"backbones": {"sdxl": lines}})], tmp_path)

@@ -24,17 +24,24 @@ from rmd.common.pictures import png, to_image
 from rmd.common.text import one_line
 from rmd.core.noise import FlowSchedule
 from rmd.core.plan import build_plan
-from rmd.evaluate.rows import Check, Motion, Report, Row
+from rmd.evaluate.rows import Check, Measured, Report, Row
 from rmd.report import markdown_table, print_table, write_report
-from rmd.report.tables import SMOKE, decimals, duration, fixed, percent, significant
+from rmd.report.tables import MISSING, SMOKE, decimals, duration, fixed, percent, significant
 
 NAMES = ("teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd")
 VOID = {"meta", "img", "source"}
 PROMPTS = [f"prompt {index}, <script>alert('{index}')</script> & \"quotes\"" for index in range(10)]
 
 
+def ends(value: float, low: float, high: float, **parts: float) -> Measured:
+    """Return a measured value with its interval."""
+    return Measured(value=value, low=low, high=high, parts=parts)
+
+
 def row(name: str, position: int) -> Row:
-    """A row whose numbers all differ from those of the others."""
+    """Return a row whose numbers all differ from those of the others."""
+    parts = {"layout": 0.5 + 0.01 * position} | ({"shape_b": 0.25} if position else {})
+    share = 0.1 * position
     return Row(
         name=name,
         label=f"Label of {name} <{position}>",
@@ -42,21 +49,19 @@ def row(name: str, position: int) -> Row:
         seconds_per_image=0.091 / (position + 1),
         speedup=position + 1.04,
         seconds_end_to_end=0.0952 / (position + 1),
-        attributes=0.991 - 0.1 * position,
-        attributes_ci=(0.98 - 0.1 * position, 0.9951 - 0.1 * position),
-        attributes_by_name={"layout": 0.5 + 0.01 * position} | ({"shape_b": 0.25} if position else {}),
-        kernel_distance=101.7 * position - 0.04,
-        kernel_distance_ci=(90.3 * position - 0.5, 113.1 * position + 0.46),
-        kernel_distance_to_teacher=61.7 * position,
-        kernel_distance_to_teacher_ci=(50.3 * position, 73.1 * position + 0.1),
-        frechet_distance=38.4 + position,
-        high_frequency=1.02 - 0.1 * position,
-        diversity=21.3 - position,
+        measures={
+            "attributes": ends(0.991 - share, 0.98 - share, 0.9951 - share, **parts),
+            "kernel_distance": ends(101.7 * position - 0.04, 90.3 * position - 0.5, 113.1 * position + 0.46),
+            "kernel_distance_to_teacher": ends(61.7 * position, 50.3 * position, 73.1 * position + 0.1),
+            "frechet_distance": Measured(value=38.4 + position),
+            "high_frequency": Measured(value=1.02 - share),
+            "diversity": Measured(value=21.3 - position),
+        },
     )
 
 
-def report(*, quick: bool = False) -> Report:
-    plan = build_plan(FlowSchedule(), steps=4, sides=[(32, 32), (64, 64)], thresholds=[-1.0])
+def report(*, quick: bool = False, frames: int = 1) -> Report:
+    plan = build_plan(FlowSchedule(), steps=4, sides=[(32, 32), (64, 64)], thresholds=[-1.0], frames=frames)
     return Report(
         rows=[row(name, position) for position, name in enumerate(NAMES)],
         checks=[
@@ -247,6 +252,17 @@ def test_a_printed_table_has_any_name_and_no_terminal_codes() -> None:
         assert len(said.splitlines()) == len(printed(report().model_copy(update={"checks": checks}), 200).splitlines())
 
 
+def test_a_row_without_a_metric_has_a_dash_in_every_table(tmp_path: Path) -> None:
+    given = report()
+    few = {name: each for name, each in given.rows[1].measures.items() if name != "diversity"}
+    rows = [given.rows[0], given.rows[1].model_copy(update={"measures": few}), *given.rows[2:]]
+    fewer = given.model_copy(update={"rows": rows})
+    assert printed(fewer).count(MISSING) == 1 and markdown_table(fewer).count(MISSING) == 1
+    assert write(tmp_path, fewer).text.count(MISSING) == 1
+    none = given.model_copy(update={"rows": [each.model_copy(update={"measures": {}}) for each in given.rows]})
+    assert "diversity" not in printed(none).lower() and write(tmp_path, none).text
+
+
 def test_smoke_run_is_printed_as_one() -> None:
     assert printed(report(quick=True)).startswith(SMOKE)
     assert SMOKE not in printed(report())
@@ -258,7 +274,7 @@ def test_markdown_table_has_a_cell_for_every_measure() -> None:
     head, rule, *body = markdown_table(Report.model_validate(data)).splitlines()
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in (head, rule, *body)]
     assert {len(line) for line in cells} == {9}
-    assert head.startswith("|  | NFE | s/image | speed-up | all right | kernel distance | to teacher |")
+    assert head.startswith("|  | NFE | s/image | speed-up | all right | kernel distance | to the teacher |")
     assert set(rule) == set("| -:")
     assert cells[2][0] == " a \\| b "
     assert cells[6][:2] == [" **Label of rmd \\<4>** ", " **14** "]
@@ -336,7 +352,14 @@ HOSTILE = (
 def with_names(name: str) -> Report:
     """A report with a name in every field that holds text."""
     given = report()
-    rows = [row.model_copy(update={"label": name, "attributes_by_name": {name: 0.5}}) for row in given.rows]
+    rows = [
+        row.model_copy(
+            update={
+                "label": name, "measures": row.measures | {"attributes": Measured(value=0.5, parts={name: 0.5})},
+            }
+        )
+        for row in given.rows
+    ]  # fmt: skip
     return given.model_copy(
         update={
             "rows": rows,
@@ -365,12 +388,14 @@ def test_json_has_the_agreed_keys(tmp_path: Path) -> None:
     write(tmp_path, report())
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert {"rows", "seconds", "peak_memory_gb", "config", "versions", "checks", "quick"} <= set(data)
-    wanted = {
-        "name", "nfe", "seconds_per_image", "speedup", "attributes", "kernel_distance", "kernel_distance_ci",
-        "kernel_distance_to_teacher", "frechet_distance", "high_frequency", "diversity",
+    metrics = {
+        "attributes", "kernel_distance", "kernel_distance_to_teacher", "frechet_distance", "high_frequency",
+        "diversity",
     }  # fmt: skip
-    assert [found["name"] for found in data["rows"]] == list(NAMES)
-    assert all(wanted <= set(found) for found in data["rows"])
+    assert [row["name"] for row in data["rows"]] == list(NAMES)
+    assert all({"name", "nfe", "seconds_per_image", "speedup"} <= set(row) for row in data["rows"])
+    assert all(metrics == set(row["measures"]) for row in data["rows"])
+    assert set(data["rows"][1]["measures"]["attributes"]) == {"value", "low", "high", "parts"}
     assert data["config"]["plan"] == {"sides": [32, 64]}
     assert data["history"][0]["gap"] is None
 
@@ -414,21 +439,24 @@ def test_files_appear_by_renaming_and_a_failure_leaves_the_old_ones(
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["quick"] is True
 
 
-def moving(position: int) -> Motion:
-    return Motion(
-        motion=0.9 - 0.1 * position, motion_ci=(0.8 - 0.1 * position, 0.95 - 0.1 * position), speed=0.61,
-        speed_ci=(0.5, 0.7), dynamics=1.04, flicker=0.37, change_distance=12.3, change_distance_ci=(10.0, 15.0),
-    )  # fmt: skip
+def moving() -> Report:
+    """Return a report of clips."""
+    given, rows = report(frames=3), []
+    for position, each in enumerate(given.rows):
+        share = 0.1 * position
+        motion = {
+            "motion": ends(0.9 - share, 0.8 - share, 0.95 - share), "speed": ends(0.61, 0.5, 0.7),
+            "dynamics": Measured(value=1.04), "flicker": Measured(value=0.37),
+            "change_distance": ends(12.3, 10.0, 15.0),
+        }  # fmt: skip
+        rows.append(each.model_copy(update={"measures": each.measures | motion}))
+    return given.model_copy(update={"rows": rows})
 
 
 @pytest.mark.parametrize("width", range(48, 100, 4))
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_narrow_console_gets_every_number_whole(width: int, moves: bool) -> None:
-    given = report()
-    if moves:
-        given = given.model_copy(
-            update={"rows": [row.model_copy(update={"motion": moving(i)}) for i, row in enumerate(given.rows)]}
-        )
+    given = moving() if moves else report()
     wide, narrow = (printed(given, columns).partition("NFE: ")[0].splitlines() for columns in (200, width))
     assert max(map(len, narrow)) <= width
     for name in NAMES:
@@ -440,10 +468,8 @@ def test_a_narrow_console_gets_every_number_whole(width: int, moves: bool) -> No
 
 
 def test_a_report_of_clips_says_how_they_move_and_shows_them_moving(tmp_path: Path) -> None:
-    still = report()
-    rows = [row.model_copy(update={"motion": moving(i)}) for i, row in enumerate(still.rows)]
-    given = still.model_copy(update={"rows": rows})
-    assert given.moving and not still.moving
+    given = moving()
+    assert given.moving and not report().moving
     clips = {name: grid[:, :, None].expand(-1, -1, 3, -1, -1).clone() for name, grid in grids().items()}
     clips["rmd"][:, :, 1] = 0
     path = write_report(given, clips, [], png(panel(7)), tmp_path)
@@ -459,9 +485,10 @@ def test_a_report_of_clips_says_how_they_move_and_shows_them_moving(tmp_path: Pa
     with Image.open(io.BytesIO(base64.b64decode(moving_ones[-1].partition(",")[2]))) as clip:
         assert clip.n_frames == 3
     text = markdown_table(given)
-    assert "| motion | speed | moves | flicker |" in text and "| 90.0% | 61.0% | 1.04 | 0.37 |" in text
+    assert "| motion | speed | moves | flicker | of changes |" in text
+    assert "| 90.0% | 61.0% | 1.04 | 0.37 | 12.3 |" in text
     said = printed(given)
     assert "…" not in said and max(map(len, said.splitlines())) <= 100
     assert "what changes from frame to frame" in " ".join(said.split())
     of_ours = [line.split() for line in said.splitlines() if line.startswith("rmd ")]
-    assert of_ours[1] == ["rmd", f"{0.9 - 0.1 * NAMES.index('rmd'):.1%}", "61.0%", "1.04", "0.37"]
+    assert of_ours[1] == ["rmd", f"{0.9 - 0.1 * NAMES.index('rmd'):.1%}", "61.0%", "1.04", "0.37", "12.3"]

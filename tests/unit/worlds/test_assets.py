@@ -13,7 +13,7 @@ from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.evaluate.protocol import assess, evaluation_prompts, run_maker
+from rmd.evaluate.protocol import MakerContender, evaluation_prompts
 from rmd.models.registry import load_pipeline
 from rmd.models.teacher import load_teacher, teacher_source
 from rmd.recipes.schema import load_recipe
@@ -25,7 +25,7 @@ from rmd.worlds.moving.judge import FEATURES, load_frame_judge
 from rmd.worlds.moving.metrics import measure_clips
 from rmd.worlds.moving.references import load_clip_references
 from rmd.worlds.references import load_references
-from rmd.worlds.still.judge import load_judge
+from rmd.worlds.registry import world_of_teacher
 
 STILL = ("scenes", "scenes-pixart", "scenes-sd3")
 
@@ -78,10 +78,11 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
 @pytest.mark.parametrize("name", STILL)
 def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> None:
     maker = PipelineMaker(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
-    captions = evaluation_prompts(6, seed=0)
-    samples = run_maker(maker, [], captions, seed=0, size=Stage(1, 64, 64))
-    right, _, _ = assess(samples.images, captions, load_judge(assets.assets_folder()))
-    assert right.float().mean() > 0.9
+    world = world_of_teacher(name)
+    captions = evaluation_prompts(world, 6, seed=0)
+    images = MakerContender(name, name, maker, []).sample(captions, seed=0, size=Stage(1, 64, 64)).images
+    parts = world.judge(name).assess(images, captions, samples_per_prompt=2).counted["attributes"].parts
+    assert sum(parts.values()) / len(parts) > 0.9
 
 
 def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge() -> None:
