@@ -11,29 +11,32 @@ from rmd.common.errors import one_of
 
 ALL = "all"
 
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
+    ),
+]
+BudgetName = Annotated[
+    str, typer.Option(help="default: three seeds, a day on two cores. small: one seed, to see that everything runs.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of the results. Existing results are not computed again.")]
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="Backbone to compute: sdxl, pixart, sd3. By default: all of the table's."),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch's own choice.")
+]
+
 
 def compare(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="TABLE",
-            help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
-        ),
-    ],
-    budget: Annotated[
-        str,
-        typer.Option(help="default: three seeds, a day on two cores. small: one seed, to see that everything runs."),
-    ] = "default",
-    out: Annotated[Path, typer.Option(help="Folder of the results. Existing results are not computed again.")] = Path(
-        "runs/compare"
-    ),
-    backbones: Annotated[
-        list[str] | None,
-        typer.Option("--backbone", help="Backbone to compute: sdxl, pixart, sd3. By default: all of the table's."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch's own choice.")
-    ] = None,
+    name: Name,
+    budget: BudgetName = "default",
+    out: Out = Path("runs/compare"),
+    backbones: Backbones = None,
+    threads: Threads = None,
 ) -> None:
     """Train and evaluate the rows of a table under one budget; interrupted comparisons continue where they stopped."""
     from rmd.cli.quiet import quiet_libraries
