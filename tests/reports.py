@@ -73,7 +73,7 @@ def report(*, quick: bool = False, frames: int = 1) -> Report:
 
 
 def grids(count: int = len(PROMPTS)) -> dict[str, Tensor]:
-    """Different pictures for every row and prompt."""
+    """Return different pictures for every row and prompt."""
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randint(0, 256, (count, 3, 8, 8), generator=generator, dtype=torch.uint8) for name in NAMES}
 
@@ -122,7 +122,7 @@ def write(folder: Path, given: Report) -> Page:
 
 
 def picture(address: str | None) -> bytes:
-    """Pixels of a PNG in a data address."""
+    """Return the pixels of a PNG in a data URL."""
     assert address is not None and address.startswith("data:image/png;base64,")
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         return image.tobytes()

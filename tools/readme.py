@@ -39,8 +39,8 @@ def main(run: Path) -> None:
         page, picture = PAGES.get(name, ("docs/scenes.md", f"{name}.png"))
         stills(report, run / "grids").save(root / "docs" / picture, optimize=True)
     start, end = f"<!-- demo of {name} -->", f"<!-- /demo of {name} -->"
-    head, found, rest = (root / page).read_text(encoding="utf-8").partition(start)
-    if not found:
+    head, mark, rest = (root / page).read_text(encoding="utf-8").partition(start)
+    if not mark:
         raise SystemExit(f"{page} has no place for the table: add the lines {start} and {end}")
     _, _, tail = rest.partition(end)
     note = (

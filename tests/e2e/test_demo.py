@@ -1,4 +1,4 @@
-"""The demo as a user runs it, in its smoke form: a real process, real weights, every file it promises."""
+"""The smoke run of the demo as a user starts it: a real process, real weights, and every promised file."""
 
 from __future__ import annotations
 

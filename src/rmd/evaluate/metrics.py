@@ -145,7 +145,7 @@ def _diversity(assessment: Assessment) -> Measured:
 
 ATTRIBUTES = Metric(
     "attributes", "all right", compute=_counted("attributes"), heading="All attributes right",
-    legend="every attribute of the caption is right, says the judge (share of samples, of clips: of frames)",
+    legend="share of samples (of clips: of frames) in which the judge finds every attribute of the caption",
     note="Share of samples in which the judge finds everything that the caption asks for; of clips, share of their "
     "frames. The judge is a small classifier that was trained on clean renders only and knows no generator. It does "
     "what larger projects use CLIP for, but it is not CLIP. The interval is Wilson’s.",
@@ -154,7 +154,7 @@ ATTRIBUTES = Metric(
 )  # fmt: skip
 MOTION = Metric(
     "motion", "motion", compute=_counted("motion"), heading="Motion right",
-    legend="clips that move as the caption asks",
+    legend="share of clips that move as the caption says",
     note="Share of clips whose motion is of the requested kind and direction. The judge finds the object in every "
     "frame; its track shows how far it travels, hops, turns and grows. The thresholds are exact: they are right for "
     "every path that the captions describe.",
@@ -162,7 +162,7 @@ MOTION = Metric(
 )  # fmt: skip
 SPEED = Metric(
     "speed", "speed", compute=_counted("speed"), heading="Speed right",
-    legend="clips that have the right speed, too",
+    legend="share of clips whose speed is right, too",
     note="Share of clips whose motion is right and as fast as requested.",
     direction="higher", shown="percent", group="motion",
 )  # fmt: skip
@@ -182,7 +182,7 @@ FLICKER = Metric(
 )  # fmt: skip
 KERNEL_DISTANCE = Metric(
     "kernel_distance", "kernel distance", compute=_to_renders, heading="Kernel distance",
-    legend="to renders on the judge's features, x1000, with its 95% interval (of clips: of their frames)",
+    legend="distance of the judge's features to those of renders, x1000, with its 95% interval (clips: of frames)",
     note="How far the samples, taken together, are from rendered scenes: the unbiased squared MMD of the judge’s "
     "features with a cubic kernel, times 1000. The formula is that of KID but the features are not, so the numbers "
     "compare only with each other. 0 means that no difference was found; chance can put it a little below. The "

@@ -1,4 +1,4 @@
-"""How samplers are compared: the same prompts and seeds for all, and three kinds of contenders that are timed alike."""
+"""How samplers are compared: the same prompts and seeds for all, and contenders that are timed in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart of a grid: a panel a rule, a line a training, every number where it was measured."""
+"""The chart of a grid: one panel per rule, one line per training value, every number at its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BETAS = (0.0, 0.2, 0.5, 1.0)
 
 
 class Known(Bench):
-    """A bench whose cells follow from the betas they are trained and sampled at."""
+    """A bench whose results follow from the betas of training and sampling."""
 
     def path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.setting.name}.json"

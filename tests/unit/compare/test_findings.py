@@ -1,4 +1,4 @@
-"""A text with marks: its numbers are those of the results, and it stays as it is otherwise."""
+"""A text with marks: its numbers are those of the results, and everything else is unchanged."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def plan_of(backbone: Backbone, *sides: int, steps: int = 4) -> StepPlan:
 
 
 def watched(network: nn.Module) -> list[tuple[int, float]]:
-    """Side and time of every call."""
+    """Return a list that receives the side and the time of every call."""
     seen: list[tuple[int, float]] = []
 
     def look(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Files of a comparison: every number is in each of them, and a short run says what it is."""
+"""The files of a comparison: every number is in each of them, and a short run is marked as such."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SECONDS = {"tdm": 0.03, "rmd": 0.02}
 
 
 class Known(Bench):
-    """A bench whose cells are known."""
+    """A bench with chosen results."""
 
     def path(self, cell: Cell) -> Path:
         path = self.folder / f"{cell.setting.name}.json"
@@ -81,7 +81,7 @@ def test_the_terminal_shows_means_intervals_and_what_differs(compared: TableResu
 
 def test_the_csv_has_a_line_for_every_measure(compared: TableResult) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
-    assert len(rows) == 2 * (6 + 1)  # six measures, and one attribute
+    assert len(rows) == 2 * (6 + 1)  # six metrics and one attribute
     (tdm,) = (row for row in rows if row["row"] == "tdm" and row["measure"] == "attributes")
     assert float(tdm["mean"]) == pytest.approx(0.61) and float(tdm["difference"]) == pytest.approx(0.1)
     (ours,) = (row for row in rows if row["row"] == "rmd" and row["measure"] == "attributes")
@@ -162,7 +162,7 @@ HOSTILE = (
 
 
 def with_names(result: TableResult, name: str) -> TableResult:
-    """A table with a name in every field that holds text; its file's name stays."""
+    """Return a table with a name in every text field except its own name, which is that of its file."""
     lines = tuple(
         line.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""Model cards: no name in them is anything but text, and their code runs, for every family and format."""
+"""Model cards: every name in them is shown as text, and their code runs, for every family and format."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudentConfig:
 
 
 def named(config: StudentConfig, **values: str) -> Any:
-    """The config with other texts in its file."""
+    """Return the config with other texts in its file."""
 
     class Named:
         family, plan, guidance = config.family, config.plan, config.guidance
@@ -70,7 +70,7 @@ def code_of(card: str) -> str:
 
 
 def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
-    """Everything of a text but its words: tags of blocks, links, images, HTML, code and emphasis."""
+    """Return the structure of a text without its words: blocks, links, images, HTML, code and emphasis."""
     found = []
     parser = MarkdownIt("gfm-like", {"html": html, "linkify": False}).enable(["strikethrough", "table"])
     for token in parser.parse(text):
@@ -82,7 +82,7 @@ def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
 
 
 def check_card(card: str, plain: str) -> None:
-    """A card with other names has the front matter, structure and code of the plain one."""
+    """Check that a card with other names has the front matter, the structure and the code of the plain one."""
     front, text = front_and_text(card)
     plain_front, plain_text = front_and_text(plain)
     assert front == plain_front
@@ -198,7 +198,7 @@ def test_a_literal_is_one_constant_on_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text])
 def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config: StudentConfig) -> None:
-    """Only names of the Hub come to `model_card` as a teacher; it does not rely on that."""
+    """`model_card` receives only names of the Hub as teachers, but does not rely on it."""
     card = model_card(config, "diffusers-lora", teacher=text, here=text)
     tree = ast.parse(code_of(card))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]

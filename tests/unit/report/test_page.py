@@ -83,7 +83,7 @@ HOSTILE = (
 
 
 def with_names(name: str) -> Report:
-    """A report with a name in every field that holds text."""
+    """Return a report with a name in every text field."""
     given = report()
     rows = [
         row.model_copy(

@@ -1,4 +1,4 @@
-"""The packaged weights: found, or the command that builds them."""
+"""The packaged weights: where they are, that they fit their recipes, and which command builds a missing one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_no_packaged_file_says_where_it_was_made() -> None:
 @pytest.mark.parametrize("name", STILL)
 def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> None:
     home, recipe = teacher_home(name), load_recipe(name)
-    backbone = load_teacher(recipe)  # which checks family, noise and sides
+    backbone = load_teacher(recipe)  # checks family, noise and sides
     built, samples = read_record(home), load_references(home)
     assert built.teacher.iterations == CURRICULA[backbone.family].iterations
     if backbone.family in IMITATORS:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmd.core.metrics import high_frequency
-from rmd.worlds.assets import assets_folder, own_teachers
+from rmd.worlds.assets import own_teachers, teacher_home
 from rmd.worlds.base import Assessment, Demo, Features, Measured, PackagedTeacher, Target
 from rmd.worlds.references import References, load_references
 from rmd.worlds.still.accuracy import accuracy
@@ -80,8 +80,8 @@ class Scenes:
         return make_scenes(count, seed=seed, training=True, size=size)
 
     def judge(self, teacher: str | None = None) -> SceneJudge:
-        home = assets_folder() if teacher is None else self.teachers[teacher].home
-        return SceneJudge(load_judge(assets_folder()), load_references(home))
+        home = teacher_home() if teacher is None else self.teachers[teacher].home
+        return SceneJudge(load_judge(teacher_home()), load_references(home))
 
     def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
         return write_scenes(draw_scenes(count, seed=seed, text=text), folder, size=size) / SHEET_NAME
