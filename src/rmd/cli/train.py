@@ -174,8 +174,11 @@ def _trainer(recipe: Recipe, folder: Path, threads: int | None, device: str | No
     from rmd.worlds.registry import WORLDS
 
     if recipe.evaluation.every is not None and recipe.data.prompts not in WORLDS.names():
-        judged = ", ".join(WORLDS.names())
-        raise RMDError(f"evaluation.every: there is a judge for {judged}, none for prompts of {recipe.data.prompts}")
+        judged = " or ".join(WORLDS.names())
+        raise RMDError(
+            f"evaluation.every needs a judge, but prompts of {recipe.data.prompts} have none: use those of {judged}, "
+            "or leave it out"
+        )
     for service in recipe.train.loggers:
         service_module(service)
     prepare_cpu(threads)

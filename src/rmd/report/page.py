@@ -56,7 +56,10 @@ def page(report: Report, pictures: Pictures) -> str:
         smoke=SMOKE,
         samples_note=SAMPLES_NOTE,
         judge_note=JUDGE_NOTE,
-        measure_notes=(*COST_NOTES, *((each.heading or each.title, each.note) for each in _metrics(report.rows))),
+        measure_notes=[
+            *COST_NOTES,
+            *((metric.heading or metric.title, metric.note) for metric in _metrics(report.rows) if metric.note),
+        ],
         attributes_note=ATTRIBUTES_NOTE,
         panels_note=PANELS_NOTE,
         panel_rows=PANEL_ROWS,

@@ -455,7 +455,7 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
 
 def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
-    assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
+    assert "evaluation.every needs a judge, but prompts of " in capsys.readouterr().err
     settings = ["evaluation.every=5", "evaluation.samples=3"]
     judged = command._trainer(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
     assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}
