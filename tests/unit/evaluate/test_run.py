@@ -12,7 +12,7 @@ from rmd.common.errors import RMDError
 from rmd.core.metrics import high_frequency
 from rmd.core.plan import Stage
 from rmd.evaluate import metrics
-from rmd.evaluate.metrics import METRICS, metric, metrics_of
+from rmd.evaluate.metrics import METRICS, metrics_of
 from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, Samples
 from rmd.evaluate.run import evaluate
 from rmd.worlds.base import Assessment, Measured
@@ -100,10 +100,3 @@ def test_a_prompt_of_another_world_is_one_sentence(scenes: SceneSet, judge: Scen
     contender, prompts = known(scenes)
     with pytest.raises(RMDError, match=r"^'a cat' is not a caption of the scenes: word it like"):
         evaluate(contender, SCENES, judge, ["a cat", *prompts[1:]], seed=0)
-
-
-def test_every_metric_is_explained_and_an_unknown_one_says_its_name() -> None:
-    for world in map(WORLDS.get, WORLDS.names()):
-        for each in map(METRICS.get, world.metrics):
-            assert each.name in world.metrics and each.title and each.heading and each.note and each.legend
-    assert metric("of_tomorrow").title == "of tomorrow"
