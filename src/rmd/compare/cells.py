@@ -38,6 +38,7 @@ from rmd.evaluate.protocol import (
     MakerContender,
     PlanContender,
     evaluation_prompts,
+    running_total,
 )
 from rmd.evaluate.rows import Row
 from rmd.evaluate.run import evaluate
@@ -50,7 +51,7 @@ from rmd.sample.timing import TIMED, plan_seconds
 from rmd.train.identity import weights_key
 from rmd.train.loop import Trainer
 from rmd.worlds.base import Judge
-from rmd.worlds.registry import world_of
+from rmd.worlds.registry import judge_of, world_of
 
 SHOWN = 12
 """Number of captions whose pictures a cell keeps."""
@@ -240,9 +241,7 @@ class Bench:
     def judge(self, backbone: str) -> Judge:
         """Return the judge with the reference statistics of a backbone's teacher."""
         if backbone not in self._judges:
-            recipe = load_recipe(BACKBONES[backbone])
-            world = world_of(recipe)
-            self._judges[backbone] = world.judge(recipe.teacher if recipe.teacher in world.teachers else None)
+            self._judges[backbone] = judge_of(load_recipe(BACKBONES[backbone]))
         return self._judges[backbone]
 
     def _weights(self, backbone: str) -> dict[str, str]:
@@ -264,17 +263,12 @@ class Bench:
 
     def _evaluated(self, cell: Cell, contender: Contender, training: Training | None) -> tuple[CellResult, Tensor]:
         """Evaluate a contender; return the cell's result, and the pictures of its first captions."""
-        world, done = world_of(cell.recipe), 0
+        world = world_of(cell.recipe)
         prompts = evaluation_prompts(world, cell.samples, seed=cell.seed)
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            self.progress("sampling", done, len(prompts))
-
         evaluated = evaluate(
             contender, world, self.judge(cell.backbone), prompts,
-            seed=SAMPLING_SEED + cell.seed, size=_told(cell), progress=count,
+            seed=SAMPLING_SEED + cell.seed, size=_told(cell),
+            progress=running_total(self.progress, "sampling", len(prompts)),
         )  # fmt: skip
         shown = slice(0, SHOWN * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
         right = tuple(evaluated.assessment.right.tolist())

@@ -26,6 +26,7 @@ from rmd.evaluate.protocol import (
     PlanContender,
     evaluation_prompts,
     full_plan,
+    running_total,
 )
 from rmd.evaluate.rows import STUDENT, TEACHER, Check, Report, Row
 from rmd.evaluate.run import Evaluated, evaluate
@@ -37,7 +38,7 @@ from rmd.sample.timing import plan_seconds
 from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
 from rmd.worlds.base import Judge, Target, World
-from rmd.worlds.registry import world_of
+from rmd.worlds.registry import judge_of, world_of
 
 RUNS = {STUDENT: "run", "tdm": "run-tdm"}
 """Folders of the trainings, by the row of their student."""
@@ -84,7 +85,7 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
     trainer = trainers[STUDENT]
     save_student(trainer.backbone, trainer.student_state(), recipe, folder / "student")
     prompts = evaluation_prompts(world, recipe.evaluation.n, seed=recipe.train.seed)
-    judge = world.judge(recipe.teacher if recipe.teacher in world.teachers else None)
+    judge = judge_of(recipe)
     shown = slice(0, world.demo.prompts * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
     rows, grids, overhead, reference = list[Row](), dict[str, Tensor](), 0.0, None
     for name in world.demo.rows:
@@ -183,17 +184,11 @@ def _evaluate(
     trainer = trainers.get(name, trainers[STUDENT])
     label, plan = _sampler(name, trainer)
     guidance = 1.0 if name in trainers else trainer.recipe.method.guidance
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(f"sampling: {label}", done, len(prompts))
-
     with trainer.averaged_student() if name in trainers else trainer.roles.use("teacher") as network:
         return evaluate(
             PlanContender(name, label, trainer.backbone, network, plan, guidance), world, judge, prompts,
-            seed=SAMPLING_SEED, size=trainer.plan.stages[-1], reference_seconds=reference, progress=count,
+            seed=SAMPLING_SEED, size=trainer.plan.stages[-1], reference_seconds=reference,
+            progress=running_total(progress, f"sampling: {label}", len(prompts)),
         )  # fmt: skip
 
 

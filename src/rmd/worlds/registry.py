@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rmd.common.errors import RMDError, one_of, shown
 from rmd.common.plugins import Registry
 from rmd.recipes.schema import Recipe
-from rmd.worlds.base import PackagedTeacher, World
+from rmd.worlds.base import Judge, PackagedTeacher, World
 
 WORLDS: Registry[World] = Registry(
     "rmd.worlds",
@@ -53,6 +53,16 @@ def world_of(recipe: Recipe) -> World:
         f"there is no judge for prompts of {shown(recipe.data.prompts)} and the teacher {shown(recipe.teacher)}: set "
         f"data.prompts to one of {', '.join(WORLDS.names())}"
     )
+
+
+def judge_of(recipe: Recipe) -> Judge:
+    """Load the judge of a recipe's world with the statistics of its teacher, or of the first one if it is not packaged.
+
+    Raises:
+        RMDError: the recipe belongs to no world, or the judge's weights or statistics are missing.
+    """
+    world = world_of(recipe)
+    return world.judge(recipe.teacher if recipe.teacher in world.teachers else None)
 
 
 def world_of_kind(*, moving: bool) -> World:
