@@ -7,7 +7,7 @@ of it can be measured exactly. Other packages add worlds through the entry point
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -165,14 +165,15 @@ class Demo:
     """What `rmd demo` compares in a world.
 
     Attributes:
-        rows: the samplers: teacher, teacher-4, cascade-undistilled, teacher-low, tdm, rmd.
+        rows: the samplers, of teacher (first: speed-ups are relative to it), teacher-4, cascade-undistilled,
+            teacher-low, tdm and rmd.
         targets: what the student must reach.
         prompts: number of captions whose samples the report shows.
     """
 
     rows: tuple[str, ...]
     targets: tuple[Target, ...]
-    prompts: int = field(default=24)
+    prompts: int = 24
 
 
 class World(Protocol):
