@@ -1,4 +1,4 @@
-"""Put the numbers of docs/findings/*.json into docs/findings.md, and draw its chart.
+"""Fills the numbers of docs/findings/*.json into docs/findings.md, and draws its chart.
 
 Run `rmd compare all --out docs/findings` first.
 """

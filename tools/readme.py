@@ -1,7 +1,8 @@
-"""Put a demo's own table and picture into the page that shows them.
+"""Copies the table and the picture of a demo into the page that shows them.
 
-Run `rmd demo`, then `python tools/readme.py`: the README. Run `rmd demo --recipe scenes-pixart --out DIR`, then
-`python tools/readme.py DIR`: docs/scenes.md, between comments that name the recipe.
+For the README, run `rmd demo` and then `python tools/readme.py`. For docs/scenes.md, run for example
+`rmd demo --recipe scenes-pixart --out DIR` and then `python tools/readme.py DIR`. Comments in the pages that name the
+recipe mark the places.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from rmd.evaluate.rows import Report
 from rmd.report import markdown_table
 
 PAGES = {"scenes": ("README.md", "demo.png")}
-"""By recipe, where its demo is shown, and the name of its picture in docs; the others are in docs/scenes.md."""
+"""The page that shows a recipe's demo, and its picture in docs; those of other recipes are in docs/scenes.md."""
 
 
 def main(run: Path) -> None:
-    """Read `<run>/report.json` and `<run>/grids`; refuse a smoke run."""
+    """Copy the table and the pictures of a demo's folder; refuse a smoke run."""
     report = read_model(run / "report.json", Report)
     if report.quick:
-        raise SystemExit("the report is of a smoke run: run `rmd demo` without --quick")
+        raise SystemExit("this is the report of a smoke run: run `rmd demo` without --quick")
     root = Path(__file__).parents[1]
     name = str(report.config["name"])
     if report.moving:
@@ -38,19 +39,19 @@ def main(run: Path) -> None:
         page, picture = PAGES.get(name, ("docs/scenes.md", f"{name}.png"))
         stills(report, run / "grids").save(root / "docs" / picture, optimize=True)
     start, end = f"<!-- demo of {name} -->", f"<!-- /demo of {name} -->"
-    head, found, rest = (root / page).read_text(encoding="utf-8").partition(start)
-    if not found:
-        raise SystemExit(f"{page} has no place for the table: a line {start} and a line {end}")
+    head, mark, rest = (root / page).read_text(encoding="utf-8").partition(start)
+    if not mark:
+        raise SystemExit(f"{page} has no place for the table: add the lines {start} and {end}")
     _, _, tail = rest.partition(end)
     note = (
-        f"\n{report.n} samples a row, seed {report.seed}; the whole demo took {report.seconds / 60:.1f} minutes on "
+        f"\n{report.n} samples per row, seed {report.seed}; the whole demo took {report.seconds / 60:.1f} minutes on "
         f"{report.versions['threads']} CPU threads.\n{verdict(report)}\n"
     )
     (root / page).write_text(f"{head}{start}\n{markdown_table(report)}{note}{end}{tail}", encoding="utf-8")
 
 
 def stills(report: Report, strips: Path) -> Image.Image:
-    """Samples of all rows side by side, from the demo's strips of pictures."""
+    """Return samples of all rows side by side, from the demo's strips of pictures."""
     grids, labels = {}, {}
     for row in report.rows:
         strip = torch.from_numpy(np.array(Image.open(strips / f"{row.name}.png").convert("RGB")))
@@ -61,15 +62,16 @@ def stills(report: Report, strips: Path) -> Image.Image:
 
 
 def verdict(report: Report) -> str:
-    """Which of the targets that were set beforehand the run reached."""
+    """Return a sentence on which of the targets the run reached."""
     missed = [
-        f"{markdown_text(c.name)} is {c.measured:.3g} ({markdown_text(c.target)} was asked)"
+        f"{markdown_text(c.name)} is {c.measured:.3g} (required: {markdown_text(c.target)})"
         for c in report.checks
         if not c.passed
     ]
     if not missed:
-        return f"All {len(report.checks)} targets that were set beforehand are reached (they are listed in the report)."
-    return f"Of {len(report.checks)} targets that were set beforehand, {len(missed)} missed: {'; '.join(missed)}."
+        return f"All {len(report.checks)} targets, which were set beforehand, are met (the report lists them)."
+    verb, reasons = "is" if len(missed) == 1 else "are", "; ".join(missed)
+    return f"{len(missed)} of {len(report.checks)} targets, which were set beforehand, {verb} missed: {reasons}."
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from research.scenes.vae import build_vae, train_decoder, train_vae
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
-from rmd.data.prompts import scene_captions
 from rmd.evaluate.protocol import TEACHER_STEPS, full_plan
 from rmd.models import Backbone, load_backbone
 from rmd.models.generate import sample_images
@@ -44,7 +43,7 @@ from rmd.train.identity import weights_key
 from rmd.worlds.assets import TEACHERS, teacher_folder
 from rmd.worlds.references import References, load_references
 from rmd.worlds.still.accuracy import Accuracy, accuracy
-from rmd.worlds.still.grammar import parse
+from rmd.worlds.still.grammar import parse, scene_captions
 from rmd.worlds.still.judge import Judge, load_judge
 
 __all__ = [

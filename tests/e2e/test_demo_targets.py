@@ -1,4 +1,4 @@
-"""The demo with its default settings reaches what it set out to reach: ten minutes on two cores."""
+"""The demo with its default settings meets its targets, in ten minutes on two cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SPEED = ("denoiser speed-up over", "sampler time outside")  # of the machine: measured by the demo, not tested
+SPEED = ("denoiser speed-up over", "sampler time outside")  # depend on the machine, so they are not tested
 
 
 @pytest.mark.slow

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from rmd.common.pictures import to_image, to_uint8
 from rmd.data.cache import build_cache
-from rmd.evaluate.watch import scene_watcher
+from rmd.evaluate.watch import student_watcher
 from rmd.models import Backbone
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe, load_recipe
 from rmd.sample.pipeline import RMDPipeline
 from rmd.sample.timing import time_sampling
 from rmd.train.loop import Trainer
+from rmd.worlds.registry import WORLDS
 from rmd.worlds.still.render import render, sample_scenes
 
 families = pytest.mark.parametrize("family", sorted(TINY))
@@ -105,7 +106,7 @@ def test_the_judge_and_an_adversarial_head_get_what_they_need(tmp_path: Path) ->
     )
     with accelerator():
         trainer = Trainer(recipe, move(load_teacher(recipe)), tmp_path / "run")
-        trainer.judge = scene_watcher(trainer.backbone, trainer.plan, samples=3, seed=0)
+        trainer.judge = student_watcher(WORLDS.get("scenes"), trainer.backbone, trainer.plan, samples=3, seed=0)
         trainer.train()
     assert trainer.best is not None
 

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from families import tiny_sd
 from helpers import PROMPTS, make_recipe, tiny_sdxl
-from rmd.evaluate.metrics import METRICS, metrics_of
-from rmd.worlds.base import Assessment, Features
-from rmd.worlds.registry import WORLDS
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import build_plan
 from rmd.data.prompts import PROMPTS as SOURCES
 from rmd.data.prompts import load_prompts
+from rmd.evaluate.metrics import METRICS, metrics_of
 from rmd.models.generate import sample_images
 from rmd.models.registry import MODELS, wrap
 from rmd.recipes.methods import METHODS
 from rmd.recipes.schema import load_recipe
 from rmd.train.loop import Trainer
 from rmd.train.tracking import TRACKERS
+from rmd.worlds.base import Assessment, Features
+from rmd.worlds.registry import WORLDS
 
 REGISTRIES = (MODELS, METHODS, METRICS, WORLDS, SOURCES, TRACKERS)
 TEMPLATE = {

@@ -24,14 +24,13 @@ from research.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
-from rmd.data.prompts import clip_captions
 from rmd.evaluate.protocol import TEACHER_STEPS, full_plan
 from rmd.models import load_backbone
 from rmd.models.generate import sample_images
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
 from rmd.worlds.moving import grammar, path, render
-from rmd.worlds.moving.grammar import parse_clip
+from rmd.worlds.moving.grammar import clip_captions, parse_clip
 from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
 from rmd.worlds.moving.metrics import ClipMeasures, change_features, frame_features, measure_clips
 from rmd.worlds.moving.references import FEATURES, FILE_NAME, ClipReferences

@@ -13,13 +13,13 @@ import torch
 from rmd.bench import training
 from rmd.bench.training import BarePasses, EncodedTrainer, StepTiming
 from rmd.core.plan import build_plan
-from rmd.data.prompts import scene_captions
 from rmd.methods.base import draw_shares
 from rmd.models import Backbone
 from rmd.models.teacher import DTYPES, load_teacher
 from rmd.recipes.schema import Recipe
 from rmd.sample.timing import Timing, time_sampling
 from rmd.train.loop import Trainer
+from rmd.worlds.registry import world_of_kind
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a piece of work, how much of it is done, and its total."""
@@ -49,7 +49,7 @@ def time_samplers(
         (f"{steps} full-resolution steps", plain(steps), 1.0),
         ("RMD cascade", cascade, 1.0),
     )
-    prompts = scene_captions(batch, seed=0, training=False)
+    prompts = world_of_kind(moving=False).captions(batch, seed=0, training=False)
     return [
         time_sampling(
             name, backbone, backbone.denoiser, plan, prompts, repeats=repeats, guidance=guidance,

@@ -11,29 +11,34 @@ from rmd.common.errors import one_of
 
 ALL = "all"
 
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
+    ),
+]
+BudgetName = Annotated[
+    str, typer.Option(help="default: three seeds, a day on two cores. small: one seed, to see that everything runs.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of the results. Existing results are not computed again.")]
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="Backbone to compute: sdxl, pixart, sd3. By default: all of the table's."),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch's own choice.")
+]
+
 
 def compare(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="TABLE",
-            help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies; or all.",
-        ),
-    ],
-    budget: Annotated[
-        str, typer.Option(help="default: three seeds, a day on two cores; or small: one seed, to see that it runs.")
-    ] = "default",
-    out: Annotated[Path, typer.Option(help="Folder of results; what is there already is not computed again.")] = Path(
-        "runs/compare"
-    ),
-    backbones: Annotated[
-        list[str] | None, typer.Option("--backbone", help="Of table main, to compute: sdxl, pixart, sd3. Default: all.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="CPU threads. By default: torch's own choice.")
-    ] = None,
+    name: Name,
+    budget: BudgetName = "default",
+    out: Out = Path("runs/compare"),
+    backbones: Backbones = None,
+    threads: Threads = None,
 ) -> None:
-    """Train and judge every row of a table under one budget; a comparison that was stopped goes on where it was."""
+    """Train and evaluate the rows of a table under one budget; interrupted comparisons continue where they stopped."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
@@ -49,7 +54,7 @@ def compare(
     one_of("budget", budget, tuple(BUDGETS))
     for backbone in backbones or ():
         one_of("backbone", backbone, tuple(BACKBONES))
-    read_results(out)  # what cannot be shown beside the new tables is said before they are computed
+    read_results(out)  # an error in the folder is reported before anything is computed
     prepare_cpu(threads)
     chosen = list(TABLES.values()) if name == ALL else [TABLES[name]]
     results = []
@@ -61,7 +66,7 @@ def compare(
                 results.append(run_table(table, BUDGETS[budget], bench, backbones=wanted, folder=out))
                 page = write_tables(results[-1:], out)
             except Stopped:
-                typer.echo(f"stopped; what is done is kept in {out}, run the same command to go on")
+                typer.echo(f"stopped; finished results are in {out}, run the same command to continue")
                 return
     console = table_console(150)
     for result in results:

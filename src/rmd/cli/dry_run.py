@@ -8,13 +8,14 @@ from datetime import timedelta
 from rmd.bench.memory import recipe_memory
 from rmd.bench.training import mean_seconds, time_training
 from rmd.common.errors import RMDError
-from rmd.data.prompts import MOVING, SCENES, read_source
+from rmd.data.prompts import read_source
 from rmd.methods import Method
 from rmd.methods.base import draw_shares
 from rmd.recipes.schema import DataConfig, Recipe
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel
 from rmd.train.rehearsal import check_disk, check_pictures, check_prompts, check_student
+from rmd.worlds.registry import WORLDS
 
 
 def rehearse(trainer: Trainer, say: Callable[[str], None]) -> None:
@@ -44,7 +45,7 @@ def rehearse(trainer: Trainer, say: Callable[[str], None]) -> None:
 
 def prompts_line(data: DataConfig) -> str:
     """Return the number of prompts, and what was left out: `120 prompts of p.txt (left out: 3 too long)`."""
-    if data.prompts in (SCENES, MOVING):
+    if data.prompts in WORLDS.names():
         return f"prompts: the grammar of {data.prompts}"
     source = read_source(data)
     left_out = ", ".join(f"{count} {reason}" for reason, count in source.left_out.items())

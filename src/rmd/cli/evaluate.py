@@ -1,58 +1,75 @@
-"""`rmd eval`: any student or diffusers pipeline as a row of numbers on the scenes."""
+"""`rmd eval`: measure any student or diffusers pipeline on the scenes."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmd.cli.options import Device, Guidance, Steps, Variant, check_options
 from rmd.common.errors import RMDError, check_text, finite, one_of, shown
 
+if TYPE_CHECKING:
+    import torch
+
+    from rmd.evaluate.protocol import SamplerContender
+    from rmd.evaluate.store import Evaluation
+
+Name = Annotated[str | None, typer.Option(help="Name of the row. By default: the last part of MODEL.")]
+Samples = Annotated[int, typer.Option(min=6, max=100_000, help="Number of pictures, two per caption.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the captions and the noise.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="Packaged teacher whose samples are the reference: scenes, scenes-pixart, scenes-sd3. By default: a "
+        "student's own."
+    ),
+]
+Base = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of a LoRA student's teacher, if it has moved.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the rows. Existing rows are printed with this one.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Number of pictures per batch.")]
+DENOISERS = ("unet", "transformer", "transformer_2")
+"""Parts of a diffusers pipeline whose calls are counted and timed."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options that decide how a model is loaded."""
+
+    steps: int | None
+    guidance: float | None
+    base: str | None
+    variant: str | None
+
 
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A student, or any diffusers pipeline: a folder, or a Hub repository."),
+        typer.Argument(metavar="MODEL", help="A student or any diffusers pipeline: a folder, or a Hub repository."),
     ],
-    name: Annotated[str | None, typer.Option(help="Of the row. By default: the end of MODEL.")] = None,
+    name: Name = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    samples: Annotated[int, typer.Option(min=6, max=100_000, help="Pictures to make, two per caption.")] = 384,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the captions and the noise.")] = 0,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose samples are the reference: scenes, scenes-pixart, scenes-sd3. Default: a student's own."
-        ),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of a LoRA student's teacher, if it has moved.")
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Rows that are there already stand beside this one.")] = Path(
-        "runs/eval"
-    ),
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Pictures made at once.")] = 64,
+    samples: Samples = 384,
+    seed: Seed = 0,
+    teacher: Teacher = None,
+    base: Base = None,
+    out: Out = Path("runs/eval"),
+    batch_size: BatchSize = 64,
     device: Device = None,
     variant: Variant = None,
 ) -> None:
-    """Judge a model's pictures of the scenes' captions; models that were judged before stand in the same table."""
+    """Measure a model's pictures of the scenes' captions; models measured before stand in the same table."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.cli.progress import counter, progress_bar
-    from rmd.evaluate.protocol import Entry
-    from rmd.evaluate.run import DENOISERS, all_evaluations, evaluate, read_evaluations, save_evaluation
-    from rmd.models.registry import load_pipeline
-    from rmd.models.student import holds_student
+    from rmd.evaluate.store import all_evaluations, comparable_rows
     from rmd.report import print_rows
-    from rmd.sample.pipeline import RMDPipeline
-    from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
-    from rmd.worlds.assets import TEACHERS
 
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
         check_text(option, text)
@@ -60,36 +77,82 @@ def evaluate(
         finite("--guidance", guidance)
     prepare_cpu()
     where = find_device(device)
-    called = re.split(r"[/\\]", model.rstrip("/\\"))[-1] if name is None else name
-    if not re.fullmatch(r"[\w.+-]{1,100}", called):
-        raise RMDError(
-            f"a row cannot be called {shown(called)}: give --name with up to 100 letters, digits and . _ + - only"
-        )
+    row = _row_name(model, name)
     if out.exists() and not out.is_dir():
         raise RMDError(f"{out} is a file: give a folder as --out")
-    all_evaluations(out)  # a file that is not one is reported before anything is computed
+    all_evaluations(out)  # a file that is not an evaluation is reported before anything is computed
+    contender, reference = _load(model, row, teacher, _Options(steps, guidance, base, variant), where)
+    evaluation = _measure(contender, reference, samples=samples, seed=seed, batch_size=batch_size, out=out)
+    print_rows(comparable_rows(out, evaluation), table_console(110))
+    typer.echo(f"row: {out / row}.json   pictures: {out / row}.png")
+
+
+def _row_name(model: str, name: str | None) -> str:
+    """Return the name of the row, which is also that of its files."""
+    row = re.split(r"[/\\]", model.rstrip("/\\"))[-1] if name is None else name
+    if not re.fullmatch(r"[\w.+-]{1,100}", row):
+        raise RMDError(
+            f"a row cannot be called {shown(row)}: give --name with up to 100 letters, digits and . _ + - only"
+        )
+    return row
+
+
+def _load(
+    model: str, row: str, teacher: str | None, options: _Options, where: torch.device
+) -> tuple[SamplerContender, str]:
+    """Load the model; return it with the name of the packaged teacher that is its reference."""
+    from rmd.evaluate.protocol import SamplerContender
+    from rmd.models.registry import load_pipeline
+    from rmd.models.student import holds_student
+    from rmd.sample.pipeline import RMDPipeline
+    from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
+    from rmd.worlds.registry import packaged_teachers
+
+    teachers = tuple(packaged_teachers())
     if teacher is not None:
-        one_of("teacher", teacher, tuple(TEACHERS))
-    maker: Sampler
+        one_of("teacher", teacher, teachers)
+    steps, guidance = options.steps, options.guidance
+    sampler: Sampler
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
-        student = RMDPipeline.from_pretrained(model, teacher=base, variant=variant).to(where)
+        student = RMDPipeline.from_pretrained(model, teacher=options.base, variant=options.variant).to(where)
         student.pipe.set_progress_bar_config(disable=True)
-        maker, pipe = StudentSampler(student), student.pipe
-        reference = teacher or (student.config.teacher if student.config.teacher in TEACHERS else "scenes")
+        sampler, pipe = StudentSampler(student), student.pipe
+        own = student.config.teacher if student.config.teacher in teachers else None
     else:
-        check_options(model, False, {"--base": base is not None}, {})
-        pipe = load_pipeline(model, variant=variant).to(where)
-        maker = PipelineSampler(pipe, model, steps=steps, guidance=guidance)
-        reference = teacher or "scenes"
-    if maker.moving:
+        check_options(model, False, {"--base": options.base is not None}, {})
+        pipe, own = load_pipeline(model, variant=options.variant).to(where), None
+        sampler = PipelineSampler(pipe, model, steps=steps, guidance=guidance)
+    if sampler.moving:
         raise RMDError(f"{model} makes clips, but the scenes' judge looks at single pictures")
     networks = [pipe.components[part] for part in DENOISERS if pipe.components.get(part) is not None]
+    return SamplerContender(row, row, sampler, networks), teacher or own or teachers[0]
+
+
+def _measure(
+    contender: SamplerContender, teacher: str, *, samples: int, seed: int, batch_size: int, out: Path
+) -> Evaluation:
+    """Evaluate a model and save its row and pictures."""
+    from rmd.cli.progress import counter, progress_bar
+    from rmd.evaluate.protocol import SAMPLING_SEED, evaluation_prompts
+    from rmd.evaluate.run import evaluate
+    from rmd.evaluate.store import Evaluation, save_evaluation
+    from rmd.evaluate.versions import versions
+    from rmd.worlds.registry import packaged_teachers, world_of_teacher
+
+    world = world_of_teacher(teacher)
+    if world.moving:
+        stills = ", ".join(name for name in packaged_teachers() if not world_of_teacher(name).moving)
+        raise RMDError(f"the teacher {teacher} makes clips, but {contender.name} makes pictures: use one of {stills}")
+    prompts = evaluation_prompts(world, samples, seed=seed)
     with progress_bar() as report:
-        found, images = evaluate(
-            maker, networks, Entry(called, called), teacher=reference, samples=samples, seed=seed,
-            batch_size=batch_size, progress=counter(report, "pictures", samples),
+        result = evaluate(
+            contender, world, world.judge(teacher), prompts,
+            seed=SAMPLING_SEED + seed, batch_size=batch_size, progress=counter(report, "pictures", samples),
         )  # fmt: skip
-    save_evaluation(found, images, out)
-    print_rows(read_evaluations(out, found), table_console(110))
-    typer.echo(f"row: {out / called}.json   pictures: {out / called}.png")
+    evaluation = Evaluation(
+        row=result.row, making=dict(contender.sampler.settings), teacher=teacher, samples=len(prompts), seed=seed,
+        versions=versions(),
+    )  # fmt: skip
+    save_evaluation(evaluation, result.samples.images, out)
+    return evaluation

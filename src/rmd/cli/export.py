@@ -59,11 +59,12 @@ def export(
     from rmd.export.run import STUDENT, run_export
     from rmd.models.share import upload
     from rmd.models.student import read_student
+    from rmd.report.tables import measures_beside
 
     prepare_cpu()
     checkpoint = run_export(
         student, to, out, teacher=teacher, variant=variant, device=str(find_device(device)), base_model=base_model,
-        push=push,
+        push=push, measures=measures_beside(Path(student)),
     )  # fmt: skip
     if to == STUDENT:
         typer.echo(f"student: {out} (of {checkpoint})")

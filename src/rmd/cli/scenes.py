@@ -1,4 +1,4 @@
-"""`rmd scenes`: render captioned scenes."""
+"""`rmd scenes`: render the captioned scenes that the packaged teachers were trained on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 scenes = typer.Typer(
-    help="Render the scenes that the packaged teachers draw.",
+    help="Render scenes like those that the packaged teachers were trained on.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Moving = Annotated[bool, typer.Option("--moving", help="Of the moving scenes, not of the still ones.")]
+Moving = Annotated[bool, typer.Option("--moving", help="Render moving scenes instead of still ones.")]
 
 
 @scenes.command("render")
@@ -22,17 +22,12 @@ def render(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
     size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
-    text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Only scenes of this caption.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Render only scenes of this caption.")] = None,
     moving: Moving = False,
 ) -> None:
     """Render captioned scenes to PNG files, or moving ones to WebP, with their captions and a contact sheet."""
-    if moving:
-        from rmd.worlds.moving.pictures import SHEET, draw_clips, write_clips
+    from rmd.worlds.registry import world_of_kind
 
-        folder = write_clips(draw_clips(count, seed=seed, text=text), out, size=size)
-        typer.echo(f"{count} clips: {folder} (captions.jsonl); all at a glance: {folder / SHEET}")
-        return
-    from rmd.worlds.still.pictures import SHEET_NAME, draw_scenes, write_scenes
-
-    folder = write_scenes(draw_scenes(count, seed=seed, text=text), out, size=size)
-    typer.echo(f"{count} scenes: {folder} (captions.jsonl); all at a glance: {folder / SHEET_NAME}")
+    world = world_of_kind(moving=moving)
+    sheet = world.draw(count, seed=seed, text=text, folder=out, size=size)
+    typer.echo(f"{count} {world.noun}: {out} (captions.jsonl); all at a glance: {sheet}")

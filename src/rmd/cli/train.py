@@ -132,20 +132,27 @@ def prepare(recipe: Recipe, folder: Path, threads: int | None, device: str | Non
         RMDError: as `rmd.train.run.build_run`, or there is no judge for the recipe's prompts.
     """
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.data.prompts import SCENES
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
     from rmd.train.run import build_run
+    from rmd.worlds.registry import WORLDS
 
     every = recipe.evaluation.every
-    if every is not None and recipe.data.prompts != SCENES:
-        raise RMDError(f"evaluation.every: there is a judge for {SCENES}, none for prompts of {recipe.data.prompts}")
+    if every is not None and recipe.data.prompts not in WORLDS.names():
+        judged = " or ".join(WORLDS.names())
+        raise RMDError(
+            f"evaluation.every needs a judge, but prompts of {recipe.data.prompts} have none: use those of {judged}, "
+            "or leave it out"
+        )
     prepare_cpu(threads)
     run = build_run(recipe, folder=folder, parallel=parallel, device=local_device(find_device(device)))
     if every is not None:
-        from rmd.evaluate.watch import scene_watcher
+        from rmd.evaluate.watch import student_watcher
 
-        run.judge = scene_watcher(run.backbone, run.plan, samples=recipe.evaluation.samples, seed=recipe.train.seed)
+        run.judge = student_watcher(
+            WORLDS.get(recipe.data.prompts), run.backbone, run.plan, samples=recipe.evaluation.samples,
+            seed=recipe.train.seed,
+        )  # fmt: skip
     return Trainer(run)
 
 

@@ -1,1 +1,1 @@
-"""The paper's tables in miniature: a grid of settings and seeds under one budget, and what it shows."""
+"""The paper's tables in miniature: settings and seeds under one budget, evaluated, summarised and written."""

@@ -1,7 +1,7 @@
-"""Cells of a comparison: a setting, a backbone and a seed, trained, sampled and judged once and kept by their content.
+"""Cells of a comparison: a setting, a backbone and a seed, trained and evaluated once and stored by their content.
 
 A cell's file is named by everything that decides its numbers (recipe, plan, weights of teacher and judge, samples), so
-tables share cells, and a comparison that was killed goes on where it was.
+tables share cells, and a comparison that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rmd.bench.training import evaluations
 from rmd.common.errors import RMDError
@@ -35,14 +35,13 @@ from rmd.evaluate.protocol import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     Contender,
-    Samples,
-    assess,
+    PlanContender,
+    SamplerContender,
     evaluation_prompts,
-    judged_row,
-    run_contender,
-    run_maker,
+    running_total,
 )
 from rmd.evaluate.rows import Row
+from rmd.evaluate.run import evaluate
 from rmd.methods.base import draw_shares
 from rmd.models.base import Backbone
 from rmd.models.teacher import load_teacher
@@ -52,15 +51,13 @@ from rmd.recipes.schema import Recipe, load_recipe
 from rmd.sample.timing import TIMED, plan_seconds
 from rmd.train.identity import weights_key
 from rmd.train.loop import Trainer
-from rmd.worlds.assets import assets_folder, teacher_home
-from rmd.worlds.references import load_references
-from rmd.worlds.still.grammar import NONE
-from rmd.worlds.still.judge import Judge, load_judge
+from rmd.worlds.base import Judge
+from rmd.worlds.registry import judge_of, world_of
 
 SHOWN = 12
-"""Captions whose pictures a cell keeps."""
+"""Number of captions whose pictures a cell keeps."""
 Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,9 @@ class Budget:
     """What every cell may spend.
 
     Attributes:
-        evaluations: of networks in its training, for every sample of a batch; both guidance branches count.
-        seeds: of trainings and evaluations alike.
-        samples: that are judged.
+        evaluations: number of network evaluations in training per sample of a batch; both guidance branches count.
+        seeds: seeds of both the trainings and the evaluations.
+        samples: number of samples that are judged.
     """
 
     name: str
@@ -87,7 +84,14 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A setting with a backbone and a seed: the recipes it is trained and sampled by, and the plan of the second."""
+    """A setting with a backbone and a seed.
+
+    Attributes:
+        samples: number of samples that are judged.
+        recipe: the recipe of the training.
+        sampled: the recipe of the sampling, which may differ in its plan.
+        plan: the plan of the sampling.
+    """
 
     setting: Setting
     backbone: str
@@ -99,31 +103,36 @@ class Cell:
 
     @property
     def guidance(self) -> float:
-        """Of the sampling: a student needs none."""
+        """Guidance scale of the sampling; students need none."""
         return 1.0 if self.setting.trained else self.recipe.method.guidance
 
 
 class Training(Strict):
-    """What a student's training took."""
+    """The cost of a student's training."""
 
     iterations: int
     evaluations: float
-    """Of networks, for every sample of a batch, counted while it trained."""
+    """Network evaluations per sample of a batch, counted during the training."""
 
 
 class CellResult(Strict):
-    """What a cell came to."""
+    """The stored result of a cell."""
 
     row: Row
     right: tuple[bool, ...]
-    """Of every sample, whether all that its caption asks for is there."""
+    """Whether everything that the caption asks for is there, for every sample."""
     prompts: tuple[str, ...]
-    """Of the pictures that are kept beside this file."""
+    """Captions of the pictures that are stored beside this file."""
     training: Training | None
+    """None for the teacher's own samples."""
 
 
 def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cell:
-    """Everything that decides a cell's numbers; RMDError where the setting does not fit the backbone's recipe."""
+    """Resolve a setting for a backbone and a seed.
+
+    Raises:
+        RMDError: the setting does not fit the backbone's recipe.
+    """
     name = BACKBONES[backbone]
     schedule = load_recipe(name).schedule()
     common = [*_divided(schedule, setting.split, setting.sides), *setting.changes, f"train.seed={seed}"]
@@ -141,7 +150,7 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
 
 
 def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
-    """So many iterations that the network evaluations of a training come to the budget, on average over its draws."""
+    """Return the number of iterations whose network evaluations add up to the budget, on average over the draws."""
     plan, method = recipe.build_plan(), recipe.method
     first = [step.index for step in plan.steps if step.stage == 1]
     share = setting.warm_up if len(plan.stages) > 1 else 0.0
@@ -157,28 +166,36 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
 
 
 def _divided(schedule: NoiseSchedule, split: Sequence[int], sides: Sequence[int]) -> list[str]:
-    """Overrides that give every stage its steps."""
+    """Return the recipe overrides that give every stage its number of steps."""
     thresholds = split_thresholds(schedule, split)
     return [f"plan.steps={sum(split)}", f"plan.sides={list(sides)}", f"plan.thresholds={thresholds}"]
 
 
 class Stopped(Exception):
-    """A signal asked a training to stop: its cell begins anew the next time."""
+    """A signal stopped a training; its cell starts over the next time."""
 
 
 class Bench:
-    """Runs cells in a folder, and keeps what they come to; weights are loaded once a backbone."""
+    """Computes cells and stores their results in a folder; weights are loaded once per backbone."""
 
     def __init__(self, folder: Path, progress: Progress) -> None:
         self.folder, self.progress = folder, progress
         self._teachers: dict[str, Backbone] = {}
-        self._judge: Judge | None = None
+        self._judges: dict[str, Judge] = {}
 
     def result(self, cell: Cell, *, wait: bool = True) -> CellResult | None:
-        """What a cell came to: read if it is there, computed and kept if it is not.
+        """Return the result of a cell, read from its file or else computed and stored.
 
-        Processes that work in the same folder compute no cell twice, nor the student that several share. None if
-        another one is at it and we shall not wait.
+        Several processes may work in the same folder: no cell is computed twice, nor a student that cells share.
+
+        Args:
+            wait: whether to wait for another process that is computing it.
+
+        Returns:
+            The result, or None if another process is computing it and `wait` is False.
+
+        Raises:
+            Stopped: a signal stopped the training.
         """
         path = self.path(cell)
         if path.is_file():
@@ -189,25 +206,26 @@ class Bench:
             with FileLock(lock, blocking=wait):
                 if path.is_file():
                     return self.result(cell)
-                found, pictures = self._run(cell)
+                result, pictures = self._run(cell)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(path.with_suffix(".png")) as partial:
                     _picture(pictures).save(partial, "PNG")
-                write_text(path, found.model_dump_json(indent=1) + "\n")
-                return found
+                write_text(path, result.model_dump_json(indent=1) + "\n")
+                return result
         except Timeout:
             return None
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:
-        """Denoiser seconds per image of the sampling of each cell, timed together; all are of one backbone."""
-        prompts = evaluation_prompts(min(TIMED, *(cell.samples for cell in cells)), seed=0)
-        found = plan_seconds(self.teacher(cells[0].backbone), [cell.plan for cell in cells], prompts)
-        return [(1 if cell.guidance == 1.0 else 2) * each for cell, each in zip(cells, found, strict=True)]
+        """Return the denoiser seconds per image of each cell's sampling; cells of one backbone, timed together."""
+        prompts = evaluation_prompts(world_of(cells[0].recipe), min(TIMED, *(cell.samples for cell in cells)), seed=0)
+        unguided = plan_seconds(self.teacher(cells[0].backbone), [cell.plan for cell in cells], prompts)
+        return [(1 if cell.guidance == 1.0 else 2) * each for cell, each in zip(cells, unguided, strict=True)]
 
     def path(self, cell: Cell) -> Path:
-        """Where a cell's result is kept; its pictures have the same name.
+        """Return the file of a cell's result; its pictures have the same name.
 
-        The plan enters as the recipe has it: what is computed from that differs in its last digits between processors.
+        The plan enters the name in the form of the recipe, since computed values differ in their last digits between
+        processors.
         """
         plan = cell.sampled.model_dump(mode="json", include={"noise", "plan", "crossing"}, exclude_defaults=True)
         decides: dict[str, object] = {
@@ -218,57 +236,54 @@ class Bench:
         return self.folder / "cells" / f"{_key(decides)}.json"
 
     def teacher(self, backbone: str) -> Backbone:
-        """The untouched teacher of a backbone."""
+        """Return the untouched teacher of a backbone."""
         if backbone not in self._teachers:
             self._teachers[backbone] = load_teacher(load_recipe(BACKBONES[backbone]))
         return self._teachers[backbone]
 
-    @property
-    def judge(self) -> Judge:
-        if self._judge is None:
-            self._judge = load_judge(assets_folder())
-        return self._judge
+    def judge(self, backbone: str) -> Judge:
+        """Return the judge with the reference statistics of a backbone's teacher."""
+        if backbone not in self._judges:
+            self._judges[backbone] = judge_of(load_recipe(BACKBONES[backbone]))
+        return self._judges[backbone]
 
     def _weights(self, backbone: str) -> dict[str, str]:
-        return {"teacher": weights_key(self.teacher(backbone).denoiser), "judge": weights_key(self.judge)}
+        judge = self.judge(backbone).network
+        return {"teacher": weights_key(self.teacher(backbone).denoiser), "judge": weights_key(judge)}
 
     def _run(self, cell: Cell) -> tuple[CellResult, Tensor]:
-        prompts = evaluation_prompts(cell.samples, seed=cell.seed)
-        contender = Contender(cell.setting.name, cell.setting.label, "student", cell.plan, cell.guidance)
-        training: Training | None = None
-        if cell.setting.trained:
-            trainer, training = self._trained(cell)
-            with trainer.roles.use("student") as network:
-                samples = self._samples(cell, contender, trainer.backbone, network, prompts)
-        else:
+        name, label, plan = cell.setting.name, cell.setting.label, cell.plan
+        if not cell.setting.trained:
             teacher = self.teacher(cell.backbone)
-            samples = self._samples(cell, contender, teacher, teacher.denoiser, prompts)
-        references = load_references(teacher_home(BACKBONES[cell.backbone]))
-        right, truth, features = assess(samples.images, prompts, self.judge)
-        row = judged_row(contender, samples, right, truth, features, references=references, teacher_seconds=1.0)
-        whole = (right | (truth == NONE)).all(1)
+            its = PlanContender(name, label, teacher, teacher.denoiser, plan, cell.guidance)
+            return self._evaluated(cell, its, None)
+        trainer, training = self._trained(cell)
+        with trainer.roles.use("student") as network:
+            ours: Contender = PlanContender(name, label, trainer.backbone, network, plan, cell.guidance)
+            if cell.setting.official:
+                ours = SamplerContender(name, label, FlowLCMSampler.of(trainer.backbone, network, plan), [network])
+            return self._evaluated(cell, ours, training)
+
+    def _evaluated(self, cell: Cell, contender: Contender, training: Training | None) -> tuple[CellResult, Tensor]:
+        """Evaluate a contender; return the cell's result, and the pictures of its first captions."""
+        world = world_of(cell.recipe)
+        prompts = evaluation_prompts(world, cell.samples, seed=cell.seed)
+        evaluated = evaluate(
+            contender, world, self.judge(cell.backbone), prompts,
+            seed=SAMPLING_SEED + cell.seed, size=_told(cell),
+            progress=running_total(self.progress, "sampling", len(prompts)),
+        )  # fmt: skip
         shown = slice(0, SHOWN * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
-        result = CellResult(row=row, right=tuple(whole.tolist()), prompts=tuple(prompts[shown]), training=training)
-        return result, samples.images[shown]
-
-    def _samples(
-        self, cell: Cell, contender: Contender, backbone: Backbone, network: nn.Module, prompts: Sequence[str]
-    ) -> Samples:
-        done = 0
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            self.progress("sampling", done, len(prompts))
-
-        seed, size = SAMPLING_SEED + cell.seed, _told(cell)
-        if cell.setting.official:
-            maker = FlowLCMSampler.of(backbone, network, cell.plan)
-            return run_maker(maker, [network], prompts, seed=seed, size=size, progress=count)
-        return run_contender(backbone, network, contender, prompts, seed=seed, size=size, progress=count)
+        right = tuple(evaluated.assessment.right.tolist())
+        result = CellResult(row=evaluated.row, right=right, prompts=tuple(prompts[shown]), training=training)
+        return result, evaluated.samples.images[shown]
 
     def _trained(self, cell: Cell) -> tuple[Trainer, Training]:
-        """The cell's run with its student in place, trained if it has not been; Stopped when a signal ends it."""
+        """Return the cell's run with its student loaded, after training it if necessary.
+
+        Raises:
+            Stopped: a signal stopped the training.
+        """
         key = _key(self._training(cell))
         weights, facts = (self.folder / "students" / f"{key}.{kind}" for kind in ("safetensors", "json"))
         run = self.folder / "running" / key
@@ -296,13 +311,13 @@ class Bench:
         return trainer, training
 
     def _training(self, cell: Cell) -> dict[str, object]:
-        """What decides a student."""
+        """Return everything that decides a student."""
         iterations = cell.recipe.train.iterations
         return {"training": settings_hash(cell.recipe), "iterations": iterations, **self._weights(cell.backbone)}
 
 
 def _told(cell: Cell) -> Stage:
-    """The size that networks are told and pictures are judged at: the teacher's own."""
+    """Return the size that networks are told and that pictures are judged at, which is the teacher's own."""
     last = load_recipe(BACKBONES[cell.backbone]).build_plan().stages[-1]
     return Stage(len(cell.plan.stages), last.height, last.width)
 
@@ -313,5 +328,5 @@ def _key(values: dict[str, object]) -> str:
 
 
 def _picture(images: Tensor) -> Image.Image:
-    """Pictures side by side at their own size."""
+    """Return pictures side by side at their own size."""
     return Image.fromarray(torch.cat(list(to_uint8(images)), dim=2).permute(1, 2, 0).numpy())

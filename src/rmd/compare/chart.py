@@ -1,4 +1,4 @@
-"""A table whose rows are a grid, drawn: a panel for each of its rules, a line for each value in training (Fig. 8)."""
+"""Draws a table whose rows form a grid: a panel for each noise rule, a line for each value in training (Fig. 8)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from matplotlib.ticker import PercentFormatter
 
 from rmd.compare.run import Line, TableResult
 from rmd.compare.tables import TABLES, Place
-from rmd.evaluate.statistics import MEASURES, Measure
+from rmd.evaluate.metrics import Metric, metric
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
 from rmd.report.plotting import MARKERS, plain_text
 
-SHOWN = tuple(measure for measure in MEASURES if measure.name in ("attributes", "kernel_distance"))
+SHOWN = ("attributes", "kernel_distance")
+"""The metrics that are drawn, one row of panels each."""
 
 
 def chart(
     result: TableResult, backbone: str, *, theme: Theme = LIGHT, form: Literal["svg", "png"] = "svg"
 ) -> bytes | None:
-    """The table of a backbone as a picture, on a white ground if it is a PNG, on none if it is SVG.
+    """Return a backbone's table as a picture: PNG on white, or SVG without a background.
 
-    None for a table that is no grid.
+    Returns:
+        The file's content, or None if the table's rows do not form a grid.
     """
     with plain_text(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": result.name}):
         figure = draw(result, backbone, theme)
@@ -40,20 +42,20 @@ def chart(
 
 
 def draw(result: TableResult, backbone: str, theme: Theme) -> Figure | None:
-    """Lines through the means and a dot for every seed: a row of panels a measure; None for a table that is no grid."""
+    """Draw lines through the means and a dot for every seed; None if the table's rows do not form a grid."""
     settings = TABLES[result.name].rows if result.name in TABLES else ()
     places = {row.name: row.place for row in settings if row.place is not None}
-    found = [(places[line.name], line) for line in result.backbones[backbone] if line.name in places]
-    if not found:
+    placed = [(places[line.name], line) for line in result.backbones[backbone] if line.name in places]
+    if not placed:
         return None
-    panels = list(dict.fromkeys(place.panel for place, _ in found))
+    panels = list(dict.fromkeys(place.panel for place, _ in placed))
     figure = Figure(figsize=(3.1 * len(panels), 2.5 * len(SHOWN)), layout="constrained")
     grid = figure.subplots(len(SHOWN), len(panels), sharex=True, sharey="row", squeeze=False)
-    for measure, row in zip(SHOWN, grid, strict=True):
+    for measure, row in zip(map(metric, SHOWN), grid, strict=True):
         for panel, axes in zip(panels, row, strict=True):
-            _draw(axes, measure, [(place, line) for place, line in found if place.panel == panel], theme)
+            _draw(axes, measure, [(place, line) for place, line in placed if place.panel == panel], theme)
         row[0].set_ylabel(measure.title, color=theme.ink)
-        row[0].set_xticks(sorted({place.x for place, _ in found}))  # shared by all
+        row[0].set_xticks(sorted({place.x for place, _ in placed}))  # shared by all
     for panel, top, bottom in zip(panels, grid[0], grid[-1], strict=True):
         top.set_title(panel, color=theme.ink, fontsize=10)
         bottom.set_xlabel("beta in sampling", color=theme.ink)
@@ -63,9 +65,9 @@ def draw(result: TableResult, backbone: str, theme: Theme) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, measure: Measure, found: Sequence[tuple[Place, Line]], theme: Theme) -> None:
-    for index, name in enumerate(dict.fromkeys(place.line for place, _ in found)):
-        points = sorted((place.x, line.numbers[measure.name]) for place, line in found if place.line == name)
+def _draw(axes: Axes, measure: Metric, placed: Sequence[tuple[Place, Line]], theme: Theme) -> None:
+    for index, name in enumerate(dict.fromkeys(place.line for place, _ in placed)):
+        points = sorted((place.x, line.numbers[measure.name]) for place, line in placed if place.line == name)
         colour, marker = theme.series[index % len(theme.series)], MARKERS[index % len(MARKERS)]
         axes.plot(
             [x for x, _ in points], [number.mean for _, number in points],
@@ -76,8 +78,8 @@ def _draw(axes: Axes, measure: Measure, found: Sequence[tuple[Place, Line]], the
             [x for x, _ in seeds], [value for _, value in seeds],
             color=colour, marker="o", markersize=2.5, linestyle="none", alpha=0.5,
         )  # fmt: skip
-    if measure.share:
+    if measure.shown == "percent":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif all(value > 0 for _, line in found for value in line.numbers[measure.name].values):
+    elif all(value > 0 for _, line in placed for value in line.numbers[measure.name].values):
         use_log_scale(axes)
     use_theme(axes, theme)

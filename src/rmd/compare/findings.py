@@ -1,11 +1,11 @@
-"""A Markdown text whose tables and numbers are those of a comparison's results.
+"""Fills the tables and numbers of a comparison's results into a Markdown text.
 
-The text marks where they stand, and reads as itself without being processed:
+Comments in the text mark their places, so the text remains readable without any processing:
 
     <!-- table main sdxl -->...<!-- end -->                   the table of a backbone
     <!-- main.sdxl.rmd.attributes -->52.6%<!-- end -->        a row's number
     <!-- main.sdxl.rmd.attributes.interval -->...<!-- end --> with its 95 % interval; or .low, .high, .difference, .p
-    <!-- main.sdxl.rmd.speedup -->1.50x<!-- end -->           measured seconds over those of the slowest row
+    <!-- main.sdxl.rmd.speedup -->1.50x<!-- end -->           measured speed over that of the slowest row
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping
 
 from rmd.common.errors import RMDError, one_of
-from rmd.compare.run import Line, Number, TableResult
+from rmd.compare.run import Number, TableResult
 from rmd.compare.write import as_markdown, number_text, p_text
-from rmd.evaluate.statistics import MEASURES, Measure, part
+from rmd.evaluate.metrics import Metric, metric, part
 from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
@@ -24,10 +24,14 @@ _FIELDS = ("mean", "interval", "low", "high", "difference", "p")
 
 
 def fill(text: str, results: Mapping[str, TableResult]) -> str:
-    """The text with what its marks enclose as the results have it; RMDError for a mark that names nothing."""
+    """Return the text with every marked table and number replaced by that of the results.
 
-    def replaced(found: re.Match[str]) -> str:
-        head, name, backbone, path, end = found.groups()
+    Raises:
+        RMDError: a mark names a table, row or number that the results lack.
+    """
+
+    def replaced(mark: re.Match[str]) -> str:
+        head, name, backbone, path, end = mark.groups()
         if path is None:
             return f"{head}\n{as_markdown(_result(results, name), _backbone(results, name, backbone))}{end}"
         return f"{head}{_number(results, path)}{end}"
@@ -39,7 +43,7 @@ def _number(results: Mapping[str, TableResult], path: str) -> str:
     name, backbone, rest = path.split(".", 2)
     result = _result(results, name)
     lines = result.backbones[_backbone(results, name, backbone)]
-    # names of rows may hold a point themselves
+    # The names of rows may contain dots.
     row = max((line.name for line in lines if rest.startswith(f"{line.name}.")), key=len, default="")
     one_of(f"row of {name}", row or rest, tuple(line.name for line in lines))
     (line,) = (line for line in lines if line.name == row)
@@ -48,26 +52,19 @@ def _number(results: Mapping[str, TableResult], path: str) -> str:
         return f"{fixed(line.speedup, 2)}x"
     one_of("measure", measure, (*line.numbers, *line.parts))
     one_of("part of a number", field or "mean", _FIELDS)
-    return _written(_measure(measure), _number_of(line, measure), field or "mean", path)
+    kind, number = (metric, line.numbers) if measure in line.numbers else (part, line.parts)
+    return _written(kind(measure), number[measure], field or "mean", path)
 
 
-def _written(measure: Measure, number: Number, field: str, path: str) -> str:
+def _written(measure: Metric, number: Number, field: str, path: str) -> str:
     if field in ("mean", "interval"):
         return number_text(measure, number, interval=field == "interval", star=False)
     value: float | None = getattr(number, field)
     if value is None:
-        raise RMDError(f"{path}: these results have none")
+        raise RMDError(f"{path}: these results have no such value")
     if field == "p":
         return p_text(value)
-    return percent(value) if measure.share else significant(value)
-
-
-def _measure(name: str) -> Measure:
-    return next((measure for measure in MEASURES if measure.name == name), part(name))
-
-
-def _number_of(line: Line, measure: str) -> Number:
-    return line.numbers[measure] if measure in line.numbers else line.parts[measure]
+    return percent(value) if measure.shown == "percent" else significant(value)
 
 
 def _result(results: Mapping[str, TableResult], name: str) -> TableResult:

@@ -1,4 +1,4 @@
-"""Training-free switching as diffusers has it: an official pipeline whose scheduler enlarges the clean prediction."""
+"""Training-free switching as in diffusers: an official pipeline whose scheduler enlarges the clean prediction."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rmd.sample.samplers import PipelineSampler, Sample
 
 
 def flow_lcm_pipeline(backbone: Backbone, network: nn.Module, plan: StepPlan) -> DiffusionPipeline:
-    """The backbone's pipeline around another network, with a scheduler that follows the plan's sides.
+    """Return the backbone's pipeline with another network, and with a scheduler that follows the plan's sides.
 
-    After each step the clean prediction is enlarged (bicubically, the scheduler's default) to the next step's side and
-    noised anew, for the next teacher time: it knows no timestep map.
+    After each step, the scheduler enlarges the clean prediction to the next step's side (bicubically, by default) and
+    adds fresh noise for the next teacher time. It has no timestep map.
 
     Raises:
-        RMDError: the teacher is no rectified flow.
+        RMDError: the teacher is not a rectified flow.
     """
     if backbone.schedule.kind != "flow":
-        raise RMDError(f"FlowMatchLCMScheduler is of rectified flows, which {backbone.family} is not")
+        raise RMDError(f"FlowMatchLCMScheduler needs a rectified flow, which {backbone.family} is not")
     heights = [plan.stage_of(step).height for step in plan.steps]
     scheduler = FlowMatchLCMScheduler.from_config(
         dict(backbone.pipe.scheduler.config), scale_factors=[height / heights[0] for height in heights[1:]]
@@ -36,16 +36,20 @@ def flow_lcm_pipeline(backbone: Backbone, network: nn.Module, plan: StepPlan) ->
 
 
 class FlowLCMSampler(PipelineSampler):
-    """Such a pipeline as a sampler; its scheduler draws from the global generator, which is left as it was found."""
+    """Samples with `flow_lcm_pipeline`; its scheduler uses the global generator, whose state is restored."""
 
     @classmethod
     def of(cls, backbone: Backbone, network: nn.Module, plan: StepPlan) -> FlowLCMSampler:
-        """The sampler of a plan; RMDError as `flow_lcm_pipeline`."""
+        """Return the sampler of a plan.
+
+        Raises:
+            RMDError: the teacher is not a rectified flow.
+        """
         count, first = len(plan.steps), plan.stages[0]
         return cls(
             flow_lcm_pipeline(backbone, network, plan), backbone.family, guidance=1.0,
             height=first.height, width=first.width,
-            # before the scheduler's own shift
+            # before the scheduler applies its shift
             options={**backbone.official_options(1), "sigmas": [1 - step / count for step in range(count)]},
         )  # fmt: skip
 

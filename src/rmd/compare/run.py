@@ -1,8 +1,8 @@
-"""Runs a table: its cells one after another, and what they come to as one frozen result."""
+"""Runs a table: computes its cells one after another and summarises them as one frozen result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -12,23 +12,25 @@ from rmd.common.files import read_model, replacing
 from rmd.common.typed import Strict
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
 from rmd.compare.tables import Setting, Table
-from rmd.evaluate.statistics import MEASURES, Measure, part, summarise
+from rmd.evaluate.metrics import Metric, metric, part
+from rmd.evaluate.rows import Measured, Row
+from rmd.evaluate.statistics import summarise
 from rmd.evaluate.versions import versions
 
 
 class Number(Strict):
-    """A measure of a row over its seeds."""
+    """A metric of a row over its seeds."""
 
     mean: float
     low: float | None
-    """Lower end of the 95 % interval; None where one seed gives none."""
+    """Lower end of the 95 % interval; None if one seed gives no interval."""
     high: float | None
     difference: float | None
-    """From the row it is compared with; None for that row itself."""
+    """Difference from the row it is compared with; None for that row itself."""
     p: float | None
-    """Two-sided, that the difference is none; None where it cannot be tested."""
+    """Two-sided p of the hypothesis that there is no difference; None if it cannot be tested."""
     values: tuple[float, ...]
-    """Of each seed."""
+    """The value of each seed."""
 
 
 class Line(Strict):
@@ -41,24 +43,25 @@ class Line(Strict):
     nfe: float
     """Network evaluations per image."""
     seconds_per_image: float
-    """Of the denoiser: its calls at each side, timed together for the whole table."""
+    """Denoiser seconds, from calls at each side that were timed together for the whole table."""
     speedup: float
-    """Over the slowest row of the table, in these seconds."""
+    """Speed-up over the slowest row of the table, in these seconds."""
     iterations: int | None
     evaluations: float | None
-    """Of networks in the training, for every sample of a batch; mean over seeds."""
+    """Network evaluations in training per sample of a batch; mean over seeds."""
     numbers: dict[str, Number]
+    """By the name of the metric, in the order of the columns."""
     parts: dict[str, Number]
-    """Of each attribute alone, the share of samples in which it is right."""
+    """The share of samples with each attribute alone right."""
     paper: dict[str, str]
     prompts: tuple[str, ...]
-    """Of its pictures, of the first seed."""
+    """Captions of its pictures, which are those of the first seed."""
     picture: str | None
-    """File name of these, side by side; None where the folder has them no more."""
+    """Name of the picture file; None if the folder no longer has it."""
 
 
 class TableResult(Strict):
-    """A table as measured."""
+    """A table as it was measured."""
 
     name: str
     title: str
@@ -66,7 +69,7 @@ class TableResult(Strict):
     question: str
     against: str
     budget: str
-    """Its name."""
+    """Name of the budget."""
     evaluations: int
     seeds: tuple[int, ...]
     samples: int
@@ -75,13 +78,13 @@ class TableResult(Strict):
 
 
 def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence[str], folder: Path) -> TableResult:
-    """Compute what is missing of a table's cells, and summarise them; pictures are copied into `folder`.
+    """Compute the missing cells of a table and summarise all of them; pictures are copied into `folder`.
 
-    Backbones that the folder's table has already stay in it, if their cells are all there.
+    Backbones that the folder's table already shows stay in it if all of their cells exist.
 
     Raises:
-        RMDError: a teacher is not there, or a setting does not fit it.
-        Stopped: a signal ended a training.
+        RMDError: a teacher is missing, or a setting does not fit it.
+        Stopped: a signal stopped a training.
     """
     backbones = [name for name in table.backbones if name in backbones or _whole(table, budget, bench, name, folder)]
     cells = {
@@ -91,13 +94,13 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
         }
         for backbone in backbones
     }
-    results = _compute([cell for rows in cells.values() for found in rows.values() for cell in found], table, bench)
+    results = _compute([cell for rows in cells.values() for its in rows.values() for cell in its], table, bench)
     lines = {}
     for backbone, rows in cells.items():
-        found = {name: [results[backbone, name, cell.seed] for cell in row] for name, row in rows.items()}
+        scores = {name: [results[backbone, name, cell.seed] for cell in row] for name, row in rows.items()}
         seconds = dict(zip(rows, bench.seconds([row[0] for row in rows.values()]), strict=True))
         lines[backbone] = tuple(
-            _line(row, rows[row.name], found, table.against, bench, seconds,
+            _line(row, rows[row.name], scores, table.against, bench, seconds,
                   folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
             for row in table.rows_of(backbone)
         )  # fmt: skip
@@ -109,19 +112,25 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
 
 
 def read_results(folder: Path) -> dict[str, TableResult]:
-    """The tables that `rmd compare --out FOLDER` wrote there, by name; RMDError where a file is none."""
-    found = {}
+    """Return the tables that `rmd compare` wrote to a folder, by name.
+
+    Raises:
+        RMDError: a JSON file of the folder is not a table.
+    """
+    tables = {}
     for path in sorted(folder.glob("*.json")):
         try:
             result = read_model(path, TableResult)
         except RMDError as error:
-            raise RMDError(f"{path} is no table of rmd compare: make it anew, or move it away ({error})") from error
-        found[result.name] = result
-    return found
+            raise RMDError(
+                f"{path} is not a table of rmd compare: move it away, or delete it to compute it again ({error})"
+            ) from error
+        tables[result.name] = result
+    return tables
 
 
 def _whole(table: Table, budget: Budget, bench: Bench, backbone: str, folder: Path) -> bool:
-    """Whether the folder's table shows a backbone, and nothing of it would have to be computed."""
+    """Return whether the folder's table shows a backbone and nothing of it would have to be computed."""
     before = read_results(folder).get(table.name)
     if before is None or backbone not in before.backbones:
         return False
@@ -130,29 +139,32 @@ def _whole(table: Table, budget: Budget, bench: Bench, backbone: str, folder: Pa
 
 
 def _compute(cells: Sequence[Cell], table: Table, bench: Bench) -> dict[tuple[str, str, int], CellResult]:
-    """Results by backbone, row and seed; what another process is at comes last."""
+    """Return the results by backbone, row and seed; cells that another process is computing come last."""
     results: dict[tuple[str, str, int], CellResult] = {}
     left = list(cells)
     for wait in (False, True):
         for cell in tuple(left):
-            found = bench.result(cell, wait=wait)
-            if found is not None:
-                results[cell.backbone, cell.setting.name, cell.seed] = found
+            result = bench.result(cell, wait=wait)
+            if result is not None:
+                results[cell.backbone, cell.setting.name, cell.seed] = result
                 left.remove(cell)
                 bench.progress(f"table {table.name}", len(cells) - len(left), len(cells))
     return results
 
 
 def _line(
-    row: Setting, cells: Sequence[Cell], found: Mapping[str, Sequence[CellResult]], against: str, bench: Bench,
+    row: Setting, cells: Sequence[Cell], scores: Mapping[str, Sequence[CellResult]], against: str, bench: Bench,
     seconds: Mapping[str, float], picture: Path,
 ) -> Line:  # fmt: skip
-    results, others = found[row.name], None if row.name == against else found[against]
+    results, others = scores[row.name], None if row.name == against else scores[against]
     made = bench.path(cells[0]).with_suffix(".png")
     if made.is_file():
         picture.parent.mkdir(parents=True, exist_ok=True)
         with replacing(picture) as partial:
             partial.write_bytes(made.read_bytes())
+    # The attributes that occur in the captions of every cell.
+    attributes = _common([_parts(result.row) for each in scores.values() for result in each])
+    parts = _numbers(results, others, _parts, part)
     trainings = [result.training for result in results if result.training is not None]
     plan = cells[0].plan
     counts = [sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages]
@@ -165,20 +177,41 @@ def _line(
         speedup=max(seconds.values()) / seconds[row.name],
         iterations=trainings[0].iterations if trainings else None,
         evaluations=fmean(training.evaluations for training in trainings) if trainings else None,
-        numbers={measure.name: _number(measure, results, others) for measure in MEASURES},
-        parts={name: _number(part(name), results, others) for name in _attributes(found)},
+        numbers=_numbers(results, others, lambda row: row.measures, metric),
+        parts={name: parts[name] for name in attributes},
         paper=dict(row.paper.get(cells[0].backbone, {})),
         prompts=results[0].prompts,
         picture=picture.name if made.is_file() else None,
     )
 
 
-def _number(measure: Measure, results: Sequence[CellResult], others: Sequence[CellResult] | None) -> Number:
-    values = tuple(measure.read(result.row) for result in results)
-    return Number(**asdict(summarise(measure, results, others)), values=values)
+def _numbers(
+    results: Sequence[CellResult], others: Sequence[CellResult] | None, read: Callable[[Row], Mapping[str, Measured]],
+    of: Callable[[str], Metric],
+) -> dict[str, Number]:  # fmt: skip
+    """Summarise what every one of a row's results has; `others` are those of the row that it is compared with.
+
+    Args:
+        read: what is summarised of a row, by name.
+        of: the metric of a name.
+    """
+    numbers = {}
+    rows, bases = ([read(result.row) for result in its or ()] for its in (results, others))
+    outcomes = None if others is None else (results[0].right, others[0].right)
+    for name in _common(rows):
+        ours = [row[name] for row in rows]
+        theirs = [base[name] for base in bases] if bases and all(name in base for base in bases) else None
+        summary = summarise(of(name), ours, theirs, outcomes)
+        numbers[name] = Number(**asdict(summary), values=tuple(each.value for each in ours))
+    return numbers
 
 
-def _attributes(found: Mapping[str, Sequence[CellResult]]) -> list[str]:
-    """Attributes that every cell's captions ask for somewhere."""
-    rows = [result.row for results in found.values() for result in results]
-    return [name for name in rows[0].attributes_by_name if all(name in row.attributes_by_name for row in rows)]
+def _parts(row: Row) -> dict[str, Measured]:
+    """Return the shares of single attributes by name."""
+    parts = (each for measured in row.measures.values() for each in measured.parts.items())
+    return {name: Measured(value=share) for name, share in parts}
+
+
+def _common(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the keys that all rows have, in the order of the first."""
+    return [name for name in rows[0] if all(name in row for row in rows)]

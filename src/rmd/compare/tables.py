@@ -1,7 +1,7 @@
-"""The tables: their rows as changes of one recipe, what they are compared with, and the paper's own numbers.
+"""The tables: their rows as changes of one recipe, the row they are compared with, and the paper's own numbers.
 
-A row changes the recipe of a backbone's scenes. Numbers of the paper are of other models, data and measures: they stand
-beside ours to say which way its claim points, not to be equalled.
+A row changes the recipe of a backbone's packaged teacher. The paper's numbers come from other models, data and
+measures: they show in which direction a claim points, and are no targets.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3"}
-"""Recipes of the scenes' teachers by their family."""
+"""Recipes of the packaged teachers by their family."""
 WARM_UP = 0.2
-"""Share of a cascade's iterations that trains its first stage alone."""
+"""Share of a cascade's iterations that train only its first stage."""
 SHARES = (0.0, 0.1, 0.2, 0.4)
-"""Of the run, for the warm-ups that are compared."""
+"""The warm-ups that are compared, as shares of the run."""
 FRESH = ("crossing.rule=plain", "crossing.beta=0", "crossing.train_beta=0", "crossing.within=fresh")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands in its table's chart."""
+    """Position of a row in its table's chart."""
 
     panel: str
     line: str
@@ -29,21 +29,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of a table: a student, trained and sampled by a changed recipe; or the teacher, sampled by one.
+    """A row of a table: a student that is trained and sampled by a changed recipe, or the teacher sampled by one.
 
     Attributes:
-        split: steps of every stage; one number is one resolution.
-        sides: of the stages, in pixels.
-        changes: of the recipe, `key=value`.
-        sampled: more changes, for sampling alone.
-        switched: another split and its sides, for sampling alone.
-        official: sampled by diffusers' `FlowMatchLCMScheduler`, with the plan's teacher times and sides.
-        backbones: that the row is of; all of the table's by default.
-        budget: of the training, over that of the other rows.
+        split: number of steps of every stage; one number means one resolution.
+        sides: sides of the stages in pixels.
+        changes: changes of the recipe, as `key=value`.
+        sampled: further changes for the sampling only.
+        switched: another split and its sides, for the sampling only.
+        official: whether it is sampled by diffusers' `FlowMatchLCMScheduler` with the plan's teacher times and sides.
+        backbones: the backbones that have this row; by default all of the table's.
+        budget: training budget relative to that of the other rows.
         trained: False for the teacher's own weights, sampled with guidance.
-        warm_up: share of the iterations that trains the first stage alone, where there are several.
-        paper: what the paper measured: backbone to column to number.
-        place: in the chart of a table whose rows are a grid.
+        warm_up: share of the iterations that train only the first stage, if there are several.
+        paper: the paper's numbers by backbone and column.
+        place: position in the chart of a table whose rows form a grid.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that belong together.
+    """Rows that answer one question.
 
     Attributes:
-        source: the paper's table or figure.
-        question: what the table asks.
+        source: table, figure or section of the paper.
+        question: the question, as the page prints it.
         against: the row that every other one is compared with.
     """
 
@@ -81,19 +81,19 @@ class Table:
     backbones: tuple[str, ...] = ("sdxl",)
 
     def rows_of(self, backbone: str) -> tuple[Setting, ...]:
-        """The rows of a backbone."""
+        """Return the rows of a backbone."""
         return tuple(row for row in self.rows if row.backbones is None or backbone in row.backbones)
 
 
 def _paper(
     sdxl: float | None = None, pixart: float | None = None, sd3: float | None = None, *, speed: float | None = None
 ) -> dict[str, dict[str, str]]:
-    """HPSv2.1 with each backbone, and the speed-up, which is SDXL's; None is what the paper does not tell."""
+    """Return the paper's HPSv2.1 of each backbone, and the speed-up, which is SDXL's; None if the paper gives none."""
     scores = {"sdxl": sdxl, "pixart": pixart, "sd3": sd3}
-    found = {backbone: {"HPSv2.1": f"{score:.2f}"} for backbone, score in scores.items() if score is not None}
+    numbers = {backbone: {"HPSv2.1": f"{score:.2f}"} for backbone, score in scores.items() if score is not None}
     if speed is not None:
-        found.setdefault("sdxl", {})["speed-up"] = f"{speed:.2f}x"
-    return found
+        numbers.setdefault("sdxl", {})["speed-up"] = f"{speed:.2f}x"
+    return numbers
 
 
 RMD = Setting("rmd", "RMD, 2+2")
@@ -142,8 +142,9 @@ def _re_injection() -> tuple[Setting, ...]:
 
 
 def _adapters(rank: int, *changes: str, name: str = "", label: str = "") -> Setting:
-    """RMD by adapters of this rank, at twice the learning rates that the recipe has for whole networks."""
-    # Four times does as well with one seed; ten times breaks students (on the transformers alone, two of three).
+    """Return RMD with adapters of a rank, at twice the learning rates that the recipe has for whole networks."""
+    # With one seed, four times the rates does as well; ten times breaks students (two of three, if only the
+    # transformers are adapted).
     made = ("roles.mode=lora", f"roles.rank={rank}", f"roles.alpha={rank}")
     rates = ("optim.student_lr=1e-3", "optim.fake_lr=2e-3")
     return _rmd(name or f"lora-{rank}", label or f"adapters of rank {rank}", *made, *rates, *changes)

@@ -1,4 +1,4 @@
-"""Writes a comparison: JSON, CSV and LaTeX a table, one HTML page for all, and a table for the terminal."""
+"""Writes a comparison: JSON, CSV and LaTeX for each table, one HTML page for all, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
-from rmd.evaluate.statistics import MEASURES, Measure, part
+from rmd.evaluate.metrics import Metric, metrics_in, part
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
-from rmd.report.tables import fixed, percent, significant
+from rmd.report.tables import MISSING, fixed, percent, significant
 
 TITLE = "RMD compared, in miniature"
 SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
 )
-PAPER = (
-    "Grey columns are the paper's own numbers, of other models and measures: look at their order, not at their size."
-)
+PAPER = "Grey columns are the paper's own numbers, from other models and measures: compare their order, not their size."
 SIGNIFICANT = 0.05
 FORMULA = ("=", "+", "-", "@")
-"""Characters that make a spreadsheet read a cell as a formula."""
+"""First characters by which a spreadsheet takes a cell for a formula."""
 
 
 @dataclass(frozen=True)
 class PagePart:
-    """One backbone's part of a table on the page; `light` and `dark` are empty for a table without a chart."""
+    """One backbone's part of a table on the page; `light` and `dark` are empty if the table has no chart."""
 
     title: str
     question: str
@@ -53,9 +51,10 @@ class PagePart:
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
-    """Write every table's files, and a page of all tables that the folder has; returns the page.
+    """Write the files of every table, and one page with all tables of the folder; return the path of the page.
 
-    Raises RMDError if one of the folder's JSON files is no table.
+    Raises:
+        RMDError: a JSON file of the folder is not a table, or a table names a picture outside the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for result in results:
@@ -63,32 +62,32 @@ def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
         write_text(folder / f"{result.name}.csv", as_csv(result))
         write_text(folder / f"{result.name}.tex", as_latex(result))
     path = folder / "compare.html"
-    found = read_results(folder)
-    order = (*TABLES, *found)
-    write_text(path, as_page(sorted(found.values(), key=lambda result: order.index(result.name)), folder))
+    tables = read_results(folder)
+    order = (*TABLES, *tables)
+    write_text(path, as_page(sorted(tables.values(), key=lambda result: order.index(result.name)), folder))
     return path
 
 
 def as_text(result: TableResult, backbone: str) -> TextTable:
-    """A table for the terminal."""
+    """Return a backbone's table for the terminal."""
     title = Text(one_line(_title(result, backbone)))
-    found = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    found.add_column("")
-    columns = [measure for measure in MEASURES if measure.name != "frechet_distance"]
-    for heading in ("NFE", "s/image", "speed", *(measure.title for measure in columns)):
-        found.add_column(heading, justify="right", no_wrap=True)
+    text = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    text.add_column("")
+    columns = [metric for metric in _metrics(result.backbones[backbone]) if metric.narrow]
+    for heading in ("NFE", "s/image", "speed", *(metric.title for metric in columns)):
+        text.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
-        numbers = [number_text(m, line.numbers[m.name], interval=m.higher is not None) for m in columns]
+        numbers = [_shown(each, line, interval=each.direction != "none") for each in columns]
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
-        # Text, not str: a label may hold what rich would read as markup.
-        found.add_row(*map(Text, (one_line(line.label), *cost, *numbers)), style=style)
-    found.caption = Text(one_line(_caption(result)))
-    return found
+        # Text, not str: rich would interpret markup in a label.
+        text.add_row(*map(Text, (one_line(line.label), *cost, *numbers)), style=style)
+    text.caption = Text(one_line(_caption(result)))
+    return text
 
 
 def as_csv(result: TableResult) -> str:
-    """Return one line per row, backbone and measure; a `'` precedes text that a spreadsheet would read as a formula."""
+    """Return one line per row, backbone and metric; a `'` precedes text that a spreadsheet would read as a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [
@@ -122,23 +121,24 @@ def as_csv(result: TableResult) -> str:
 
 
 def csv_text(text: str) -> str:
-    """Return text for a cell, on one line; a `'` precedes what a spreadsheet would compute as a formula."""
+    """Return text for a cell, on one line; a `'` precedes text that a spreadsheet would compute as a formula."""
     line = one_line(text)
     return f"'{line}" if line.startswith(FORMULA) else line
 
 
 def as_latex(result: TableResult) -> str:
-    """Return a tabular per backbone, which needs no package; all text is escaped, so LaTeX prints it literally."""
+    """Return a tabular per backbone, which needs no package; text is escaped, so LaTeX prints it literally."""
     parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
-        heads = ["NFE", "speed", *(measure.title for measure in MEASURES), *_paper_columns(lines)]
+        metrics = _metrics(lines)
+        heads = ["NFE", "speed", *(metric.title for metric in metrics), *_paper_columns(lines)]
         parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
         parts += [" & ".join(["", *map(latex_text, heads)]) + r" \\", "\\hline"]
         for line in lines:
-            numbers = [number_text(measure, line.numbers[measure.name]) for measure in MEASURES]
+            numbers = [_shown(metric, line) for metric in metrics]
             papers = [line.paper.get(name, "") for name in _paper_columns(lines)]
-            found = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
-            parts.append(" & ".join(map(latex_text, found)) + r" \\")
+            written = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
+            parts.append(" & ".join(map(latex_text, written)) + r" \\")
         parts += ["\\hline", "\\end{tabular}", ""]
     return "\n".join(parts)
 
@@ -146,26 +146,27 @@ def as_latex(result: TableResult) -> str:
 def latex_text(text: str) -> str:
     """Escape LaTeX's special characters in text; line breaks and control characters become spaces.
 
-    A star or bracket at the beginning is put in braces: LaTeX would read it as an option of the preceding row's end.
+    A leading star or bracket is put in braces: LaTeX would read it as an option of the `\\\\` of the preceding row.
     """
     escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
     return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("*", "[") else escaped
 
 
 def as_markdown(result: TableResult, backbone: str) -> str:
-    """The table of a backbone, with a line below it that says how it was measured."""
+    """Return a backbone's table in Markdown, with a line below it that says how it was measured."""
     lines = result.backbones[backbone]
     papers = _paper_columns(lines)
-    heads = ["", "NFE", "speed", *(measure.title for measure in MEASURES)]
+    metrics = _metrics(lines)
+    heads = ["", "NFE", "speed", *(markdown_text(metric.title) for metric in metrics)]
     heads += [markdown_text(f"paper: {name}") for name in papers]
     rows = []
     for line in lines:
-        numbers = [number_text(measure, line.numbers[measure.name]).replace("*", r"\*") for measure in MEASURES]
+        numbers = [_shown(metric, line).replace("*", r"\*") for metric in metrics]
         label = markdown_text(line.label)
         if line.name == result.against and label:
             label = f"**{label}**"
-        found = [markdown_text(line.paper.get(name, "")) for name in papers]
-        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *found])
+        theirs = [markdown_text(line.paper.get(name, "")) for name in papers]
+        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *theirs])
     return f"{markdown_lines(heads, rows)}\n\n{markdown_text(_caption(result))}\n"
 
 
@@ -173,7 +174,7 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
     """Return one self-contained page with all tables and their pictures.
 
     Raises:
-        RMDError: a table names a picture that is not in the folder `pictures`.
+        RMDError: a table names a picture outside the folder `pictures`.
     """
     return render(
         "compare.html.j2",
@@ -185,13 +186,13 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
 
 
 def p_text(p: float) -> str:
-    """`0.014`, or `below 0.001`."""
+    """Write a p value: `0.014`, or `below 0.001`."""
     return significant(p, 2) if p >= 0.001 else "below 0.001"
 
 
-def number_text(measure: Measure, number: Number, *, interval: bool = True, star: bool = True) -> str:
-    """`52.6% [47.6, 57.5]`, with a star where the difference from the row compared with is significant."""
-    write = percent if measure.share else lambda value: fixed(value, _digits(number))
+def number_text(metric: Metric, number: Number, *, interval: bool = True, star: bool = True) -> str:
+    """Write a number as `52.6% [47.6, 57.5]`, with a star if its difference is significant."""
+    write = percent if metric.shown == "percent" else lambda value: fixed(value, _digits(number))
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
@@ -217,17 +218,17 @@ def _part(result: TableResult, backbone: str, folder: Path) -> PagePart:
 
 
 def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
-    papers = _paper_columns(lines)
-    heads = cells("", "NFE", "s/image", "speed", "trained", *(measure.title for measure in MEASURES))
+    papers, metrics = _paper_columns(lines), _metrics(lines)
+    heads = cells("", "NFE", "s/image", "speed", "trained", *(metric.title for metric in metrics))
     heads += [Cell(f"paper: {name}", soft=True) for name in papers]
     rows = []
     for line in lines:
-        found = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
-        found += cells(significant(line.seconds_per_image), _speed(line))
-        found += cells("" if line.iterations is None else f"{line.iterations} it.")
-        found += [_cell(number_text(measure, line.numbers[measure.name])) for measure in MEASURES]
-        found += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
-        rows.append(TableRow(found, line.name == result.against))
+        row = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
+        row += cells(significant(line.seconds_per_image), _speed(line))
+        row += cells("" if line.iterations is None else f"{line.iterations} it.")
+        row += [_cell(_shown(metric, line)) for metric in metrics]
+        row += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
+        rows.append(TableRow(row, line.name == result.against))
     return HtmlTable(heads, rows)
 
 
@@ -244,17 +245,28 @@ def _picture(line: Line, folder: Path) -> Sample | None:
     """Return the picture of a row, or None if it is no longer in the folder.
 
     Raises:
-        RMDError: the table names a file outside the folder, which a page that is passed on must not contain.
+        RMDError: the table names a file outside the folder; a page that is passed on must not contain such a file.
     """
     if line.picture is None:
         return None
     if Path(line.picture).name != line.picture or not line.picture.endswith(".png"):
         raise RMDError(
-            f"the row {shown(line.name)} names {shown(line.picture)} as its picture, which is no PNG file of {folder}: "
-            "compute the table again"
+            f"the row {shown(line.name)} names {shown(line.picture)} as its picture, which is not a PNG file in "
+            f"{folder}: compute the table again"
         )
     path = folder / line.picture
     return Sample(image_data("png", path.read_bytes()), line.label) if path.is_file() else None
+
+
+def _metrics(lines: Sequence[Line]) -> list[Metric]:
+    """Return the metrics that any of the rows has."""
+    return metrics_in(line.numbers for line in lines)
+
+
+def _shown(metric: Metric, line: Line, *, interval: bool = True) -> str:
+    """Write a row's number, or a dash if the row lacks it."""
+    number = line.numbers.get(metric.name)
+    return MISSING if number is None else number_text(metric, number, interval=interval)
 
 
 def _speed(line: Line) -> str:
@@ -262,7 +274,7 @@ def _speed(line: Line) -> str:
 
 
 def _cell(text: str) -> Cell:
-    """A number with its interval below it."""
+    """Return a cell with a number and, below it, its interval."""
     value, bracket, rest = text.partition(" [")
     if not bracket:
         return Cell(text)
@@ -277,11 +289,11 @@ def _title(result: TableResult, backbone: str) -> str:
 def _caption(result: TableResult) -> str:
     seeds = len(result.seeds)
     against = next(line.label for lines in result.backbones.values() for line in lines if line.name == result.against)
-    how = "over seeds, by Student's t" if seeds > 1 else "of its samples; one seed"
+    how = "over seeds, by Student's t" if seeds > 1 else "over the samples of one seed"
     return (
-        f"Budget {result.budget}: {result.evaluations} network evaluations a sample in training, {seeds} "
-        f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals are 95 %, {how}. "
-        f"* differs from {against!r} (p < {SIGNIFICANT}, paired). Speed: over the slowest row."
+        f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
+        f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. "
+        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). Speed: relative to the slowest row."
         + (" " + SMALL if result.budget == "small" else "")
     )  # fmt: skip
 

@@ -22,9 +22,10 @@ from rmd.common.pictures import from_image
 from rmd.core.plan import Stage
 from rmd.data.captions import caption_of
 from rmd.data.formats import decode, is_hidden
-from rmd.data.prompts import SCENES, positions
+from rmd.data.prompts import positions
 from rmd.recipes.schema import Recipe
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.base import Renders
+from rmd.worlds.registry import WORLDS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
@@ -86,7 +87,7 @@ class ImageFolder:
 class Images:
     """Real images in the order of a seed: the image of sample p depends on (seed, p) only."""
 
-    def __init__(self, source: ImageFolder | SceneSet, size: Stage, *, seed: int) -> None:
+    def __init__(self, source: ImageFolder | Renders, size: Stage, *, seed: int) -> None:
         """Choose a source of images.
 
         Args:
@@ -100,10 +101,10 @@ class Images:
         """Return the pictures (n, 3, H, W) in [-1, 1] of n global sample numbers, and their captions."""
         captions = self.source.captions
         index = positions(len(captions), samples, seed=self.seed)
-        if isinstance(self.source, SceneSet):
-            pixels = self.source.pixels(torch.tensor(index))
-        else:
+        if isinstance(self.source, ImageFolder):
             pixels = self.source.pixels(torch.tensor(index), self.size)
+        else:
+            pixels = self.source.pixels(torch.tensor(index))
         return pixels, [captions[i] for i in index]
 
 
@@ -142,8 +143,8 @@ def load_images(recipe: Recipe) -> Images | None:
             "method.adversarial does not work with recomputed activations: set train.gradient_checkpointing to false"
         )
     stage = recipe.build_plan().stages[-1]
-    if source == SCENES:
-        scenes = make_scenes(RENDERS, seed=RENDER_SEED + recipe.train.seed, training=True, size=stage.height)
+    if source in WORLDS.names():
+        scenes = WORLDS.get(source).renders(RENDERS, seed=RENDER_SEED + recipe.train.seed, size=stage.height)
         return Images(scenes, stage, seed=recipe.train.seed)
     folder = user_path(source)
     if not folder.is_dir():

@@ -15,7 +15,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -27,13 +27,13 @@ from rmd.common.errors import RMDError, did_you_mean, shown
 from rmd.common.files import user_path
 from rmd.common.plugins import Registry
 from rmd.common.typed import Strict, explain
-from rmd.core.randomness import generator, permutation
+from rmd.core.randomness import permutation
 from rmd.data.captions import RECIPE_KEYS, Column, Keys, Reading, Rows, caption_of, clean, key, strip_commands
 from rmd.data.formats import read_file
 from rmd.models.hub import HUB, no_connection
 from rmd.recipes.schema import DataConfig
+from rmd.worlds.registry import WORLDS
 
-SCENES, MOVING = "scenes", "moving-scenes"
 _WORLD_PROMPTS = 8192
 """Number of captions that are drawn from a packaged world's grammar."""
 _EXCLUDE_KEYS = Keys(column=None, skip=None)
@@ -304,31 +304,8 @@ def load_prompts(data: DataConfig, *, seed: int, keys: Keys = RECIPE_KEYS) -> Pr
     Raises:
         RMDError: the source is missing or cannot be read, or the filters leave no prompt.
     """
-    if data.prompts in WORLDS:
+    if data.prompts in WORLDS.names():
         if data.options:
             raise RMDError(f"data.options have no effect on the prompts of {data.prompts}: leave them out")
-        return Prompts(WORLDS[data.prompts](_WORLD_PROMPTS, seed=seed, training=True), seed)
+        return Prompts(WORLDS.get(data.prompts).captions(_WORLD_PROMPTS, seed=seed, training=True), seed)
     return Prompts(read_source(data, seed=seed, keys=keys).texts, seed)
-
-
-def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
-    """Return captions of the still scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.worlds.still.grammar import caption, draw_attributes
-
-    captions = []
-    for index in range(count):
-        g = generator(seed, "prompt", index)
-        captions.append(caption(draw_attributes(g, training=training), flipped=index % 2 == 1))
-    return captions
-
-
-def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
-    """Return captions of the moving scenes' grammar; `training` leaves out the held-out combinations."""
-    from rmd.worlds.moving.grammar import clip_caption, draw_clip_attributes
-
-    draws = (generator(seed, "clip-prompt", index) for index in range(count))
-    return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
-
-
-WORLDS: Mapping[str, Callable[..., list[str]]] = {SCENES: scene_captions, MOVING: clip_captions}
-"""The captions of each packaged world, by the world's name."""

@@ -1,1 +1,1 @@
-"""The one way from a model to numbers: metrics, rows, statistics and the demo."""
+"""From models to numbers: contenders are sampled, judged by their world, and measured by registered metrics."""

@@ -1,8 +1,11 @@
-"""The demo: distil the packaged teacher, sample five ways with the same seeds, judge, and write the report."""
+"""The demo: distil a packaged teacher, evaluate the student beside other samplers with the same seeds, check targets.
+
+Worlds differ only in data: which samplers are compared, which targets are checked, how many captions are shown
+(`rmd.worlds.base.Demo`). `rmd.report.demo` writes the result.
+"""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,80 +15,92 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rmd.common.files import replacing
 from rmd.common.pictures import to_uint8
+from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import StepPlan
+from rmd.evaluate.metrics import METRICS
 from rmd.evaluate.protocol import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     TEACHER_STEPS,
-    Contender,
-    Samples,
+    PlanContender,
     evaluation_prompts,
     full_plan,
-    measure,
-    run_contender,
+    running_total,
 )
-from rmd.evaluate.rows import Check, Report, Row
+from rmd.evaluate.rows import STUDENT, TEACHER, Check, Report, Row
+from rmd.evaluate.run import Evaluated, evaluate
 from rmd.evaluate.versions import versions
-from rmd.models.base import Backbone
 from rmd.models.student import save_student
 from rmd.models.teacher import load_teacher
+from rmd.recipes.methods import TDMConfig
 from rmd.recipes.schema import Recipe
-from rmd.report import write_report
-from rmd.report.plotting import plot_plan
 from rmd.sample.timing import plan_seconds
 from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
-from rmd.worlds.assets import TEACHERS, assets_folder, teacher_home
-from rmd.worlds.references import load_references
-from rmd.worlds.still.judge import load_judge
+from rmd.worlds.base import Judge, Target, World
+from rmd.worlds.registry import judge_of, world_of
 
-GRID_PROMPTS = 24
+RUNS = {STUDENT: "run", "tdm": "run-tdm"}
+"""Folders of the trainings, by the row of their student."""
 
 Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is)."""
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The report, where it was written, and whether the run was asked to stop before its end."""
+    """What a demo measured, and the pictures that its report shows.
+
+    Attributes:
+        grids: samples of the first captions, (n, 3, H, W) or (n, 3, T, H, W) uint8, by row.
+        panels: iteration and picture of each training panel.
+        schedule: the teacher's noise schedule, by which the plan is drawn.
+    """
 
     report: Report
-    page: Path
+    world: World
+    grids: Mapping[str, Tensor]
+    panels: Sequence[tuple[int, Image.Image]]
+    schedule: NoiseSchedule
 
 
 def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -> DemoResult | None:
-    """Train, compare and report; None when a signal stopped the training (it is saved and can be resumed).
+    """Train the student (and the baseline, if the world compares one), evaluate all samplers, and check the targets.
 
     Args:
-        recipe: the scenes recipe, or a variant of it.
-        folder: the run's folder; a finished run in it is made anew.
-        quick: marks the report as a smoke run.
+        recipe: a recipe of a world's packaged teacher, or a variant of one.
+        folder: the demo's folder; the trainings are in `run` and `run-tdm`, and the student is saved to `student`.
+        quick: whether this is a smoke run, as which the report is marked.
+
+    Returns:
+        The result, or None if a signal stopped a training, which is saved and can be resumed.
+
+    Raises:
+        RMDError: the recipe belongs to no world, or its teacher or judge is missing.
     """
-    began = time.perf_counter()
-    backbone = load_teacher(recipe)
-    trainer = Trainer(recipe, backbone, folder / "run")
-    total = recipe.train.iterations
-    trainer.on_iteration = lambda done, _: progress("distilling", done, total)
-    if trainer.train() < total:
+    began, world = time.perf_counter(), world_of(recipe)
+    trainers = _train(recipe, world, folder, progress)
+    if trainers is None:
         return None
-    state = trainer.student_state()
-    save_student(backbone, state, recipe, folder / "student")
-    prompts = evaluation_prompts(recipe.evaluation.n, seed=recipe.train.seed)
-    found = contenders(backbone, recipe)
-    samples = {c.name: sample(trainer, c, prompts, progress) for c in found}
-    gain = gain_over_full_steps(trainer, prompts)
-    judge = load_judge(assets_folder())
-    references = load_references(teacher_home(recipe.teacher if recipe.teacher in TEACHERS else "scenes"))
-    shown = slice(0, GRID_PROMPTS * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
-    base = samples["teacher"].denoiser_seconds / len(prompts)
-    rows = [
-        measure(c, samples[c.name], prompts, judge=judge, references=references, teacher_seconds=base) for c in found
-    ]
+    trainer = trainers[STUDENT]
+    save_student(trainer.backbone, trainer.student_state(), recipe, folder / "student")
+    prompts = evaluation_prompts(world, recipe.evaluation.n, seed=recipe.train.seed)
+    judge = judge_of(recipe)
+    shown = slice(0, world.demo.prompts * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
+    rows, grids, overhead, reference = list[Row](), dict[str, Tensor](), 0.0, None
+    for name in world.demo.rows:
+        result = _evaluate(name, trainers, world, judge, prompts, reference, progress)
+        rows.append(result.row)
+        grids[name] = to_uint8(result.samples.images[shown])
+        if name == TEACHER:
+            reference = result.row.seconds_per_image
+        if name == STUDENT:
+            overhead = result.samples.overhead
+    facts = {"gain": gain_over_full_steps(trainer, prompts), "overhead": overhead}
     report = Report(
         rows=rows,
-        checks=targets({row.name: row for row in rows}, samples["rmd"].overhead, gain),
+        checks=check_targets(world.demo.targets, {row.name: row for row in rows}, facts),
         quick=quick,
         seconds=time.perf_counter() - began,
         peak_memory_gb=peak_memory_gb(torch.device("cpu")),
@@ -93,91 +108,50 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
         versions=versions(),
         plan=trainer.plan.to_dict(),
         prompts=prompts[shown],
-        history=read_metrics(folder / "run" / "metrics.jsonl"),
+        history=read_metrics(folder / RUNS[STUDENT] / "metrics.jsonl"),
         n=len(prompts),
         seed=recipe.train.seed,
-        overhead=samples["rmd"].overhead,
+        overhead=overhead,
     )
-    grids = {name: to_uint8(s.images[shown]) for name, s in samples.items()}
-    save_strips(grids, folder / "grids")
-    page = write_report(report, grids, panels(folder / "run"), plan_png(trainer), folder)
-    return DemoResult(report, page)
+    return DemoResult(report, world, grids, _panels(folder / RUNS[STUDENT]), trainer.backbone.schedule)
 
 
-def targets(rows: dict[str, Row], overhead: float, gain: float) -> list[Check]:
-    """What the demo must reach, set beforehand.
+def check_targets(targets: Sequence[Target], rows: Mapping[str, Row], facts: Mapping[str, float]) -> list[Check]:
+    """Compare rows with the targets that were set beforehand.
 
     Args:
-        gain: the student's speed over that of as many steps at the full resolution.
+        rows: rows by name.
+        facts: `gain`, the student's speed over that of as many full-resolution steps, and `overhead`, the time of its
+            sampler outside the network over the time inside it.
     """
-    ours, teacher, four, cascade = (rows[name] for name in ("rmd", "teacher", "teacher-4", "cascade-undistilled"))
-    nearest = min(cascade.kernel_distance_to_teacher, four.kernel_distance_to_teacher)
-    found = [
-        ("attributes over the teacher's", "at least 0.95", share_of(ours.attributes, teacher.attributes), 0.95, True),
-        ("distance to renders over the undistilled cascade's", "at most 0.5",
-         ours.kernel_distance / cascade.kernel_distance, 0.5, False),
-        ("distance to renders over the 4-step teacher's", "below 1",
-         ours.kernel_distance / four.kernel_distance, 1, False),
-        ("distance to the teacher's samples over the nearer of cascade and 4 steps", "below 1",
-         ours.kernel_distance_to_teacher / nearest, 1, False),
-        ("denoiser speed-up over the teacher", "at least 15", ours.speedup, 15, True),
-        ("denoiser speed-up over as many full-resolution steps", "at least 1.4", gain, 1.4, True),
-        ("sampler time outside the network", "at most 0.02", overhead, 0.02, False),
-        ("4-step teacher's distance to renders over the teacher's", "at least 3",
-         four.kernel_distance / teacher.kernel_distance, 3, True),
-    ]  # fmt: skip
-    return [
-        Check(name=name, target=target, measured=value, passed=value >= limit if least else value <= limit)
-        for name, target, value, limit, least in found
-    ]
+    return [_check(target, rows, facts) for target in targets]
 
 
-def share_of(part: float, whole: float) -> float:
-    """part / whole, where the whole may be nothing (a teacher that gets nothing right)."""
-    return part / max(whole, 1e-9)
+def _check(target: Target, rows: Mapping[str, Row], facts: Mapping[str, float]) -> Check:
+    if target.measure in facts:
+        measured = facts[target.measure]
+    elif target.measure == "speedup":
+        measured = rows[target.row].speedup
+    else:
+        measured = rows[target.row].value(target.measure)
+        if target.over:
+            whole = min(rows[name].value(target.measure) for name in target.over)
+            # A teacher that gets nothing right has a share of 0.
+            share = METRICS.get(target.measure).shown == "percent"
+            measured /= max(whole, 1e-9) if share else whole
+    passed = measured >= target.limit if target.least else measured <= target.limit
+    return Check(name=target.name, target=target.wanted, measured=measured, passed=passed)
 
 
-def contenders(backbone: Backbone, recipe: Recipe) -> list[Contender]:
-    """The five rows: the teacher, its cheaper ways of sampling, and the student."""
-    plan, guidance = recipe.build_plan(), recipe.method.guidance
-    low, full, count = plan.stages[0], plan.stages[-1], len(plan.steps)
-    split = "+".join(str(sum(step.stage == stage.index for step in plan.steps)) for stage in plan.stages)
-
-    def teacher(name: str, label: str, its: StepPlan) -> Contender:
-        return Contender(name, label, "teacher", its, guidance)
-
-    return [
-        teacher("teacher", f"teacher, {TEACHER_STEPS} steps", full_plan(backbone, full, TEACHER_STEPS)),
-        teacher("teacher-4", f"teacher, {count} steps", full_plan(backbone, full, count)),
-        teacher("cascade-undistilled", f"teacher as a {split} cascade", plan),
-        teacher("teacher-low", f"teacher at {low.size}, enlarged", full_plan(backbone, low, TEACHER_STEPS)),
-        Contender("rmd", f"RMD student, {split}", "student", plan),
-    ]
-
-
-def sample(trainer: Trainer, contender: Contender, prompts: Sequence[str], progress: Progress) -> Samples:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(f"sampling: {contender.label}", done, len(prompts))
-
-    network = trainer.averaged_student() if contender.role == "student" else trainer.roles.use(contender.role)
-    with network as module:
-        return run_contender(
-            trainer.backbone,
-            module,
-            contender,
-            prompts,
-            seed=SAMPLING_SEED,
-            size=trainer.plan.match_stage,
-            progress=count,
-        )
+def tdm_recipe(recipe: Recipe) -> Recipe:
+    """Return the baseline of a recipe: TDM with as many iterations and steps, all at the final resolution."""
+    plan = recipe.plan.model_copy(update={"sides": recipe.plan.sides[-1:], "thresholds": ()})
+    method = TDMConfig(**recipe.method.model_dump(include=set(TDMConfig.model_fields) - {"name"}), name="tdm")
+    return recipe.model_copy(update={"plan": plan, "method": method})
 
 
 def gain_over_full_steps(trainer: Trainer, prompts: Sequence[str]) -> float:
-    """Denoiser seconds of as many steps as the student's, all at the full resolution, over those of its own steps."""
+    """Return the denoiser time of as many full-resolution steps as the student has, over that of its own steps."""
     plan = trainer.plan
     full = full_plan(trainer.backbone, plan.stages[-1], len(plan.steps), frames=plan.frames)
     with trainer.averaged_student() as network:
@@ -185,22 +159,60 @@ def gain_over_full_steps(trainer: Trainer, prompts: Sequence[str]) -> float:
     return slow / ours
 
 
-def save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
-    """The grids' pictures at their own size, one PNG a row of the table, from left to right."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, images in grids.items():
-        strip = torch.cat(list(images), dim=2).permute(1, 2, 0)
-        with replacing(folder / f"{name}.png") as partial:
-            Image.fromarray(strip.numpy()).save(partial, "PNG")
+def _train(recipe: Recipe, world: World, folder: Path, progress: Progress) -> dict[str, Trainer] | None:
+    """Train every student that the world compares, ours first; None if a training was asked to stop."""
+    recipes = {STUDENT: recipe} | ({"tdm": tdm_recipe(recipe)} if "tdm" in world.demo.rows else {})
+    trainers = {}
+    for name, its in recipes.items():
+        trainer = Trainer(its, load_teacher(its), folder / RUNS[name])
+        what = "distilling" if len(recipes) == 1 else f"distilling ({name.upper()})"
+        trainer.on_iteration = _told(progress, what, its.train.iterations)
+        if trainer.train() < its.train.iterations:
+            return None
+        trainers[name] = trainer
+    return trainers
 
 
-def panels(run: Path) -> list[tuple[int, Image.Image]]:
+def _told(progress: Progress, what: str, total: int) -> Callable[[int, Mapping[str, float]], None]:
+    return lambda done, _: progress(what, done, total)
+
+
+def _evaluate(
+    name: str, trainers: Mapping[str, Trainer], world: World, judge: Judge, prompts: Sequence[str],
+    reference: float | None, progress: Progress,
+) -> Evaluated:  # fmt: skip
+    """Evaluate a row: a student if one was trained for it, otherwise the teacher."""
+    trainer = trainers.get(name, trainers[STUDENT])
+    label, plan = _sampler(name, trainer)
+    guidance = 1.0 if name in trainers else trainer.recipe.method.guidance
+    with trainer.averaged_student() if name in trainers else trainer.roles.use("teacher") as network:
+        return evaluate(
+            PlanContender(name, label, trainer.backbone, network, plan, guidance), world, judge, prompts,
+            seed=SAMPLING_SEED, size=trainer.plan.match_stage, reference_seconds=reference,
+            progress=running_total(progress, f"sampling: {label}", len(prompts)),
+        )  # fmt: skip
+
+
+def _sampler(name: str, trainer: Trainer) -> tuple[str, StepPlan]:
+    """Return the label and the plan of a row of `rmd.worlds.base.Demo.rows`."""
+    plan, backbone = trainer.plan, trainer.backbone
+    first, last, count = plan.stages[0], plan.stages[-1], len(plan.steps)
+    split = "+".join(str(sum(step.stage == stage.index for step in plan.steps)) for stage in plan.stages)
+    if name == TEACHER:
+        return f"teacher, {TEACHER_STEPS} steps", full_plan(backbone, last, TEACHER_STEPS, frames=plan.frames)
+    if name == "teacher-4":
+        return f"teacher, {count} steps", full_plan(backbone, last, count, frames=plan.frames)
+    if name == "teacher-low":
+        low = full_plan(backbone, first, TEACHER_STEPS, frames=plan.frames)
+        return f"teacher at {first.size}, enlarged", low
+    labels = {
+        "cascade-undistilled": f"teacher as a {split} cascade",
+        "tdm": f"TDM student, {count} full-resolution steps",
+        STUDENT: f"RMD student, {split}",
+    }
+    return labels[name], plan
+
+
+def _panels(run: Path) -> list[tuple[int, Image.Image]]:
     paths = sorted((run / "pictures").glob("scores-*.png"))
     return [(int(path.stem.split("-")[1]), Image.open(path).convert("RGB")) for path in paths]
-
-
-def plan_png(trainer: Trainer) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "plan.png"
-        plot_plan(trainer.plan, trainer.backbone.schedule, path)
-        return path.read_bytes()

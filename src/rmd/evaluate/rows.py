@@ -1,4 +1,4 @@
-"""What a report holds: frozen, typed, checked once, and written to report.json as it is."""
+"""What a report holds: one row per sampler, the targets, and the facts of the run; written to report.json as it is."""
 
 from __future__ import annotations
 
@@ -9,73 +9,48 @@ from pydantic import Field, field_validator
 from rmd.common.errors import RMDError
 from rmd.common.typed import Strict
 from rmd.core.plan import StepPlan
+from rmd.worlds.base import Measured
 
 TEACHER = "teacher"
 """Name of the row that the others are compared with."""
 STUDENT = "rmd"
 """Name of the distilled student's row."""
 
-Bounds = tuple[float, float]
-"""Lower and upper end of a 95 % confidence interval."""
-
-
-class Motion(Strict):
-    """How the clips of a video sampler move (`rmd.worlds.moving.metrics`)."""
-
-    motion: float
-    """Share of clips that move in the way and direction that the caption asks for."""
-    motion_ci: Bounds
-    speed: float
-    """Share of clips whose speed is right too."""
-    speed_ci: Bounds
-    dynamics: float
-    """How much moves, over what was asked; 1 is as much, 0 stands still."""
-    flicker: float
-    """Change from frame to frame where nothing moves, in percent of the pixels' range."""
-    change_distance: float
-    """Kernel distance to rendered clips of what changes from frame to frame."""
-    change_distance_ci: Bounds
+__all__ = ["STUDENT", "TEACHER", "Check", "Measured", "Report", "Row"]
 
 
 class Row(Strict):
-    """One sampler: what it costs and how good its samples are; a sample is an image, or a clip."""
+    """One sampler: what it costs and what was measured of its samples, which are images or clips."""
 
     name: str
     """Short and unique: teacher, rmd, ..."""
     label: str
-    """The name as a person reads it."""
+    """The name as people read it."""
     nfe: float
-    """Network evaluations per image; a guided step counts two, an evaluation at low resolution one."""
+    """Network evaluations per sample; a guided step counts two, an evaluation at low resolution counts one."""
     seconds_per_image: float
-    """Of the denoiser alone."""
+    """Seconds per sample in the denoiser alone."""
     speedup: float
-    """Denoiser time of the teacher's row over this one's."""
+    """Denoiser time of the reference row (the teacher's) over this one's."""
     seconds_end_to_end: float
-    """Per image, with the caption's encoding and the decoding."""
-    attributes: float
-    """Share of samples (0 to 1) in which the judge finds every attribute right."""
-    attributes_ci: Bounds
-    attributes_by_name: Mapping[str, float]
-    """Share of each attribute alone, among the samples that have it."""
-    kernel_distance: float
-    """To rendered scenes, times 1000 (`rmd.core.metrics.kernel_distance`)."""
-    kernel_distance_ci: Bounds
-    kernel_distance_to_teacher: float
-    """The same to the teacher's samples."""
-    kernel_distance_to_teacher_ci: Bounds
-    frechet_distance: float
-    """To rendered scenes, on the judge's features."""
-    high_frequency: float
-    """Energy of the finest detail over that of rendered scenes; 1 is as sharp."""
-    diversity: float
-    """Mean distance between the features of two samples of one prompt."""
-    motion: Motion | None = None
-    """Of clips: `attributes` then counts frames, and distances are of frames."""
+    """Seconds per sample, including encoding the caption and decoding."""
+    measures: Mapping[str, Measured]
+    """What was measured, by the name of the metric (`rmd.evaluate.metrics`), in the order of the columns."""
 
     @property
     def title(self) -> str:
-        """Its label and its calls, over pictures."""
+        """The label with the number of network evaluations, as a caption of pictures."""
         return f"{self.label} ({self.nfe:g} calls)"
+
+    def value(self, name: str) -> float:
+        """Return the measured value of a metric.
+
+        Raises:
+            RMDError: the row lacks it.
+        """
+        if name not in self.measures:
+            raise RMDError(f"the row {self.name!r} has no measure {name!r}")
+        return self.measures[name].value
 
 
 class Check(Strict):
@@ -83,33 +58,33 @@ class Check(Strict):
 
     name: str
     target: str
-    """In words: 'at least 15'."""
+    """The limit in words, such as "at least 15"."""
     measured: float
     passed: bool
 
 
 class Report(Strict):
-    """Everything `write_report` shows, but for the pictures."""
+    """Everything that `rmd.report.write_report` shows except the pictures."""
 
     rows: Sequence[Row] = Field(min_length=1)
     checks: Sequence[Check]
     quick: bool
-    """A smoke run: everything ran, and no number means anything."""
+    """Whether this was a smoke run, whose numbers mean nothing."""
     seconds: float
     """Wall-clock time of the whole run."""
     peak_memory_gb: float
     config: Mapping[str, object]
     """The resolved recipe, as JSON values."""
     versions: Mapping[str, str]
-    """Of Python, the packages that matter, and this one."""
+    """Versions of Python, of the packages that decide numbers, and of RMD."""
     plan: Mapping[str, object]
     """`StepPlan.to_dict()`."""
     prompts: Sequence[str]
-    """Of the grids, in their order."""
+    """The prompts of the grids, in their order."""
     history: Sequence[Mapping[str, float | None]]
     """Records of the training: `iteration` and what was measured at it; None where that was not finite."""
     n: int = Field(gt=0)
-    """Samples behind each row's measures."""
+    """Number of samples per row."""
     seed: int
     overhead: float
     """Time of the student's sampler outside the network, over the time inside it."""
@@ -119,7 +94,7 @@ class Report(Strict):
     def _unique_names(cls, rows: Sequence[Row]) -> Sequence[Row]:
         names = [row.name for row in rows]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise RMDError(f"a report has one row of each name, but {twice[0]!r} comes twice")
+            raise RMDError(f"the rows of a report must have different names, but {twice[0]!r} comes twice")
         return rows
 
     @field_validator("plan")
@@ -131,7 +106,7 @@ class Report(Strict):
     @property
     def moving(self) -> bool:
         """Whether the samples are clips."""
-        return any(row.motion is not None for row in self.rows)
+        return self.step_plan.frames > 1
 
     @property
     def step_plan(self) -> StepPlan:
@@ -139,5 +114,5 @@ class Report(Strict):
         return StepPlan.from_dict(self.plan)
 
     def find(self, name: str) -> Row | None:
-        """The row of that name, if there is one."""
+        """Return the row of a name, or None."""
         return next((row for row in self.rows if row.name == name), None)

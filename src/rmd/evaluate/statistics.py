@@ -1,64 +1,30 @@
-"""What a table's cells say together: means with intervals over seeds, and differences from the row they stand against.
+"""Statistics of a row over its seeds: means with intervals, and tests of differences from another row.
 
-With several seeds they are the units: intervals and tests are Student's t over them, paired by seed, since rows share
-the captions and noise of a seed. With one seed the interval is that of its samples, and only the share of right samples
-can be tested, sample by sample (McNemar's exact test).
+With several seeds, the seeds are the units: intervals and tests are Student's t over them, paired by seed, since rows
+share the captions and the noise of a seed. With one seed the interval is that of its samples, and only the share of
+right samples can be tested, sample by sample (McNemar's exact test).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from scipy import stats
 
-from rmd.compare.cells import CellResult
-from rmd.evaluate.rows import Row
+from rmd.evaluate.metrics import Metric
+from rmd.evaluate.rows import Measured
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A column of numbers: how it is read from a row, and which way is better."""
-
-    name: str
-    title: str
-    read: Callable[[Row], float]
-    interval: Callable[[Row], tuple[float, float]] | None
-    higher: bool | None
-    """Whether more is better; None where neither is."""
-    share: bool = False
-    """A number from 0 to 1."""
-
-
-MEASURES = (
-    Measure("attributes", "all right", lambda row: row.attributes, lambda row: row.attributes_ci, True, share=True),
-    Measure(
-        "kernel_distance", "kernel distance", lambda row: row.kernel_distance, lambda row: row.kernel_distance_ci, False
-    ),
-    Measure(
-        "kernel_distance_to_teacher", "to the teacher", lambda row: row.kernel_distance_to_teacher,
-        lambda row: row.kernel_distance_to_teacher_ci, False,
-    ),
-    Measure("frechet_distance", "Frechet distance", lambda row: row.frechet_distance, None, False),
-    Measure("high_frequency", "detail", lambda row: row.high_frequency, None, None),
-    Measure("diversity", "diversity", lambda row: row.diversity, None, None),
-)  # fmt: skip
-
-
-def part(name: str) -> Measure:
-    """The share of samples in which one attribute alone is right, among those that have it."""
-    return Measure(name, name.replace("_", " "), lambda row: row.attributes_by_name[name], None, True, share=True)
-
-
-@dataclass(frozen=True)
 class Summary:
-    """A mean over seeds with its 95 % interval, and its difference from the row it is compared with.
+    """A mean over seeds with its 95 % interval, and its difference from the row that it is compared with.
 
-    low and high are None where one seed gives no interval; difference and p where there is nothing to compare.
+    `low` and `high` are None if one seed gives no interval; `difference` and `p` if there is nothing to compare with.
     """
 
     mean: float
@@ -68,34 +34,46 @@ class Summary:
     p: float | None = None
 
 
-def summarise(measure: Measure, ours: Sequence[CellResult], others: Sequence[CellResult] | None) -> Summary:
-    """A row's number, from the cells of its seeds, and how it differs from another row's cells of the same seeds."""
-    values = [measure.read(cell.row) for cell in ours]
-    low, high = _interval(measure, ours, values)
+def summarise(
+    metric: Metric, ours: Sequence[Measured], others: Sequence[Measured] | None,
+    outcomes: tuple[Sequence[bool], Sequence[bool]] | None = None,
+) -> Summary:  # fmt: skip
+    """Summarise a metric over a row's seeds, and compare it with another row's values of the same seeds.
+
+    Args:
+        ours: the row's values, one per seed.
+        others: those of the other row; None if there is nothing to compare with.
+        outcomes: whether each sample of the first seed is right, of this row and of the other one.
+    """
+    values = [each.value for each in ours]
+    low, high = _interval(metric, ours[0], values)
     if others is None:
         return Summary(fmean(values), low, high)
-    theirs = [measure.read(cell.row) for cell in others]
-    gaps = [value - other for value, other in zip(values, theirs, strict=True)]
-    return Summary(fmean(values), low, high, fmean(gaps), _p(measure, gaps, ours, others))
+    gaps = [value - other.value for value, other in zip(values, others, strict=True)]
+    difference = fmean(gaps)
+    if len(gaps) > 1:
+        return Summary(fmean(values), low, high, difference, t_test(gaps))
+    p = mcnemar(*outcomes) if metric.by_sample and outcomes is not None else None
+    return Summary(fmean(values), low, high, difference, p)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of two values or more, by Student's t."""
-    middle, spread = fmean(values), stdev(values) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * spread
-    return middle - half, middle + half
+    """Return the 95 % interval of the mean of two or more values, by Student's t."""
+    middle, error = fmean(values), stdev(values) / math.sqrt(len(values))
+    low, high = stats.t.interval(LEVEL, len(values) - 1)
+    return float(middle + low * error), float(middle + high * error)
 
 
 def t_test(gaps: Sequence[float]) -> float:
-    """Two-sided p of paired differences whose mean were zero; 1 where all are zero."""
-    spread = stdev(gaps) / math.sqrt(len(gaps))
-    if spread == 0:
+    """Return the two-sided p of paired differences under a mean of zero; 1 if all of them are zero."""
+    error = stdev(gaps) / math.sqrt(len(gaps))
+    if error == 0:
         return 1.0 if fmean(gaps) == 0 else 0.0
-    return float(2 * stats.t.sf(abs(fmean(gaps)) / spread, len(gaps) - 1))
+    return float(2 * stats.t.sf(abs(fmean(gaps)) / error, len(gaps) - 1))
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
-    """Two-sided p, by the exact test, that two rows are right equally often on the same samples."""
+    """Return the exact two-sided p of the hypothesis that two rows are right equally often on the same samples."""
     gained = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     lost = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     if gained + lost == 0:
@@ -103,18 +81,8 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     return float(stats.binomtest(gained, gained + lost, 0.5).pvalue)
 
 
-def _interval(
-    measure: Measure, cells: Sequence[CellResult], values: Sequence[float]
-) -> tuple[float, float] | tuple[None, None]:
+def _interval(metric: Metric, first: Measured, values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
     if len(values) > 1:
         low, high = t_interval(values)
-        return (max(low, 0.0), min(high, 1.0)) if measure.share else (low, high)
-    return (None, None) if measure.interval is None else measure.interval(cells[0].row)
-
-
-def _p(
-    measure: Measure, gaps: Sequence[float], ours: Sequence[CellResult], others: Sequence[CellResult]
-) -> float | None:
-    if len(gaps) > 1:
-        return t_test(gaps)
-    return mcnemar(ours[0].right, others[0].right) if measure.name == "attributes" else None
+        return (max(low, 0.0), min(high, 1.0)) if metric.shown == "percent" else (low, high)
+    return (None, None) if first.interval is None else first.interval

@@ -1,4 +1,4 @@
-"""Versions of what decides numbers."""
+"""Versions of the packages that decide numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python and the packages that matter, and how many CPU threads there are."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Return the versions of RMD, Python and the packages that decide numbers, and the number of CPU threads."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     threads = str(torch.get_num_threads())
-    return {"rmd": rmd.__version__, "python": platform.python_version(), "threads": threads, **found}
+    return {"rmd": rmd.__version__, "python": platform.python_version(), "threads": threads, **packages}

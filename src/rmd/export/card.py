@@ -13,16 +13,13 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from rmd.common.files import read_model
 from rmd.common.markdown import markdown_block, markdown_code, markdown_lines, markdown_text
 from rmd.core.plan import StepPlan
-from rmd.evaluate.rows import Report
 from rmd.models.base import Backbone
 from rmd.models.hub import shared_prompts
 from rmd.models.registry import family_class
 from rmd.models.student import StudentConfig
-from rmd.report import markdown_table
-from rmd.worlds.assets import TEACHERS
+from rmd.worlds.registry import packaged_teachers
 
 ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
 """Formats that hold only an adapter, which needs its teacher."""
@@ -38,38 +35,28 @@ ONE_SIZE = (
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 _MAX_CARD = 2**20
-"""Largest teacher's card, in bytes, that is read for its licence."""
+"""Largest size in bytes of a teacher's card that is read for its licence."""
 
 
 def model_card(
-    config: StudentConfig, to: str, *, teacher: str | None, source: Path, base: Path | None = None, here: str = HERE
-) -> str:
+    config: StudentConfig, to: str, *, teacher: str | None, base: Path | None = None, here: str = HERE,
+    measures: str = "",
+) -> str:  # fmt: skip
     """Return the card as Markdown with the metadata that the Hub reads.
 
     Args:
         to: the format, see `rmd.export.formats`.
         teacher: a name of the teacher that others can use (`rmd.models.share.shared_teacher`); None if it has none.
-        source: the student's folder; a report beside it (of `rmd demo`) gives the table of measures.
-        base: the teacher's folder, whose own card gives the licence.
-        here: the name that the card's code loads the student by.
-
-    Raises:
-        RMDError: the report beside the student cannot be read.
+        base: the teacher's folder, whose own card names the licence.
+        here: the name by which the card's code loads the student.
+        measures: a table of measures in Markdown; none by default.
     """
     backbone, plan, values = family_class(config.family), config.plan, config.values
     adapter = to in ADAPTERS
-    data = ModelCardData(
-        base_model=None if teacher in TEACHERS else teacher,
-        base_model_relation=None if teacher is None or teacher in TEACHERS else "adapter" if adapter else "finetune",
-        library_name="diffusers",
-        license="apache-2.0" if teacher in TEACHERS else _license(base),
-        pipeline_tag="text-to-video" if backbone.moving else "text-to-image",
-        tags=["rmd", "distillation", "few-step", config.family, *(["lora"] if adapter else [])],
-    )
     steps = [(str(s.index), plan.stage_of(s).size, f"{s.model_time:.1f}") for s in plan.steps]
     recipe, count = markdown_text(str(values["recipe"])), len(plan.steps)
     card = ModelCard.from_template(
-        data,
+        _metadata(config, teacher, base, adapter=adapter),
         template_path=str(_TEMPLATE),
         heading=f"{recipe}: {markdown_text(teacher) if teacher else 'a student'} in {count} step{'s' * (count > 1)}",
         teacher=_about(teacher),
@@ -82,9 +69,23 @@ def model_card(
         plan=markdown_lines(("step", "size", "model time"), steps, left=2),
         note=ONE_SIZE if to in ("kohya", "comfyui") else "",
         code=markdown_block(_code(backbone, plan, _loading(teacher, here, adapter=adapter)), "python"),
-        measures=_measures(source),
+        measures=measures,
     )
     return str(card).rstrip() + "\n"
+
+
+def _metadata(config: StudentConfig, teacher: str | None, base: Path | None, *, adapter: bool) -> ModelCardData:
+    """Return the metadata that the Hub reads."""
+    packaged = teacher in packaged_teachers()
+    relation = None if teacher is None or packaged else "adapter" if adapter else "finetune"
+    return ModelCardData(
+        base_model=None if packaged else teacher,
+        base_model_relation=relation,
+        library_name="diffusers",
+        license="apache-2.0" if packaged else _license(base),
+        pipeline_tag="text-to-video" if family_class(config.family).moving else "text-to-image",
+        tags=["rmd", "distillation", "few-step", config.family, *(["lora"] if adapter else [])],
+    )
 
 
 def literal(text: str) -> str:
@@ -95,16 +96,16 @@ def literal(text: str) -> str:
 def _about(teacher: str | None) -> str:
     if teacher is None:
         return f"A distilled student. {UNNAMED}"
-    packaged = ", a teacher that comes with RMD" if teacher in TEACHERS else ""
+    packaged = ", a teacher that comes with RMD" if teacher in packaged_teachers() else ""
     return f"A student of {markdown_code(teacher)}{packaged}."
 
 
 def _loading(teacher: str | None, here: str, *, adapter: bool) -> str:
     """Return the arguments of `RMDPipeline.from_pretrained`; RMD finds its packaged teachers by itself."""
-    found = [literal(here)]
-    if adapter and teacher not in TEACHERS:
-        found.append(f"teacher={literal(teacher or TEACHER_HERE)}")
-    return ", ".join([*found, "dtype=torch.bfloat16"])
+    arguments = [literal(here)]
+    if adapter and teacher not in packaged_teachers():
+        arguments.append(f"teacher={literal(teacher or TEACHER_HERE)}")
+    return ", ".join([*arguments, "dtype=torch.bfloat16"])
 
 
 def _code(backbone: type[Backbone], plan: StepPlan, loading: str) -> str:
@@ -125,7 +126,7 @@ def _code(backbone: type[Backbone], plan: StepPlan, loading: str) -> str:
 
 
 def _license(base: Path | None) -> str:
-    """The licence that the teacher's card names; `other` where there is none to read."""
+    """Return the licence that the teacher's card names, or `other` if it names none."""
     path = None if base is None else base / "README.md"
     if path is None or not path.is_file():
         return "other"
@@ -137,11 +138,5 @@ def _license(base: Path | None) -> str:
         values = yaml.safe_load(front) if fence else None
     except (yaml.YAMLError, RecursionError, ValueError):  # dates that do not exist raise ValueError
         return "other"
-    found = values.get("license") if isinstance(values, dict) else None
-    return found if isinstance(found, str) and _LICENSE.fullmatch(found) else "other"
-
-
-def _measures(source: Path) -> str:
-    """Return the table of a report beside the student, or nothing if there is none."""
-    path = source.parent / "report.json"
-    return markdown_table(read_model(path, Report)) if source.is_dir() and path.is_file() else ""
+    name = values.get("license") if isinstance(values, dict) else None
+    return name if isinstance(name, str) and _LICENSE.fullmatch(name) else "other"

@@ -56,6 +56,7 @@ def export_student(
     variant: str | None = None,
     device: str = "cpu",
     base_model: str | None = None,
+    measures: str = "",
 ) -> Path:
     """Write a student in another format into `out`, with its plan and a model card, and verify what was written.
 
@@ -68,6 +69,7 @@ def export_student(
         teacher: the base of a LoRA student, if it is not where the student was distilled.
         variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant.
         base_model: the teacher's repository on the Hub, OWNER/NAME, for the card and the config.
+        measures: a table of measures in Markdown for the card (`rmd.report.tables.measures_beside`).
 
     Raises:
         RMDError: the format does not suit the student, the folder cannot be written, or what was written does not give
@@ -93,7 +95,7 @@ def export_student(
         without_paths(partial)
         (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
         base = None if home is None or is_packaged(home) else Path(home)
-        card = model_card(config, to, teacher=name, source=Path(source), base=base)
+        card = model_card(config, to, teacher=name, base=base, measures=measures)
         (partial / "README.md").write_text(card, encoding="utf-8")
         _verify(config, to, partial, expected, teacher=teacher, variant=variant, device=device)
     return out

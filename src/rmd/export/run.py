@@ -22,7 +22,7 @@ STUDENT = "student"
 
 def run_export(
     source: str, to: str, out: Path, *, teacher: str | None = None, variant: str | None = None, device: str = "cpu",
-    base_model: str | None = None, push: str | None = None,
+    base_model: str | None = None, push: str | None = None, measures: str = "",
 ) -> Path | None:  # fmt: skip
     """Write a student in the layout of another program and check it; nothing is uploaded.
 
@@ -34,6 +34,7 @@ def run_export(
         variant: the variant of the teacher's weight files.
         device: the device on which the export is loaded back and checked.
         base_model: the teacher's repository on the Hub, for the card and the config.
+        measures: a table of the student's scores in Markdown, for the card.
         push: the repository to which the export will be uploaded, for which it must name its teacher.
 
     Returns:
@@ -55,7 +56,16 @@ def run_export(
                 source = str(student_of(checkpoint, folder, teacher=teacher, variant=variant))
             if push is not None:
                 required_teacher(read_student(source).teacher, base_model)
-            export_student(source, to, out, teacher=teacher, variant=variant, device=device, base_model=base_model)
+            export_student(
+                source,
+                to,
+                out,
+                teacher=teacher,
+                variant=variant,
+                device=device,
+                base_model=base_model,
+                measures=measures,
+            )
     elif checkpoint is None:
         raise RMDError(f"{source} is neither a checkpoint nor the folder of a run that has one: name one")
     else:

@@ -12,7 +12,8 @@ from rmd.common.errors import RMDError, one_of
 from rmd.common.files import user_path
 from rmd.models.hub import hub_errors, read_object
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
-from rmd.worlds.assets import TEACHERS, teacher_folder
+from rmd.worlds.assets import pipeline_folder
+from rmd.worlds.registry import packaged_teachers
 
 SCHEDULER = "scheduler/scheduler_config.json"
 """Path of the scheduler's configuration within a pipeline."""
@@ -21,7 +22,7 @@ _VP_KEYS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "r
 
 def is_packaged(name: str) -> bool:
     """Return whether a teacher comes with RMD."""
-    return name in TEACHERS
+    return name in packaged_teachers()
 
 
 def teacher_source(name: str) -> Path | str:
@@ -33,7 +34,7 @@ def teacher_source(name: str) -> Path | str:
         RMDError: the name is empty.
     """
     if is_packaged(name):
-        return teacher_folder(name)
+        return pipeline_folder(packaged_teachers()[name])
     if not name:
         raise RMDError("the teacher's name is empty: give a folder, a repository of the Hub, or a packaged teacher")
     path = user_path(name)

@@ -1,9 +1,8 @@
-"""The report of a distillation: its data, its tables and its page."""
+"""Shows evaluations: tables for terminals and Markdown, and the self-contained page of a demo."""
 
 from __future__ import annotations
 
-from rmd.evaluate.rows import Check, Motion, Report, Row
 from rmd.report.tables import markdown_table, print_rows, print_table
 from rmd.report.write import write_report
 
-__all__ = ["Check", "Motion", "Report", "Row", "markdown_table", "print_rows", "print_table", "write_report"]
+__all__ = ["markdown_table", "print_rows", "print_table", "write_report"]

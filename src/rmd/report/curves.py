@@ -1,4 +1,4 @@
-"""Learning curves as SVG, for a light and for a dark page."""
+"""Learning curves as SVG, for light and for dark pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of text and lines on a page; `series` can be told apart by the colour-blind."""
+    """Colours of text and lines on a page; those of `series` are distinguishable by colour-blind people."""
 
     ink: str
     grid: str
@@ -27,7 +27,7 @@ class Theme:
 
 
 LIGHT = Theme(ink="#30363d", grid="#d8dde3", series=COLOURS)
-# The same hues, lighter where they would sink into a dark page.
+# The same hues, lighter where the contrast with a dark page would be too low.
 DARK = Theme(ink="#c9d1d9", grid="#3a424b", series=("#56B4E9", "#E69F00", "#2FBF8F", "#CC79A7", "#F0E442", "#D55E00"))
 
 
@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over the iterations that share an axis."""
+    """Curves over the iterations with a common axis."""
 
     title: str
     caption: str
@@ -49,31 +49,31 @@ class Chart:
 
 
 def charts(history: History) -> list[Chart]:
-    """What the history has to show: losses, gradient norms, and the gap between the two scores by stage."""
+    """Return the charts of a history: losses, gradient norms, and the gap between the two scores by stage."""
     stages = sorted({stage for record in history if (stage := record.get("stage")) is not None})
     gaps = [
         Curve(f"stage {stage:g}", _points([r for r in history if r.get("stage") == stage], "gap")) for stage in stages
     ]
-    found = [
+    every = [
         Chart(
             "Loss",
-            "Losses of distribution matching do not show quality; a jump shows trouble.",
+            "The losses of distribution matching do not show quality, but a jump shows a problem.",
             _pair(history, "loss"),
         ),
         Chart("Gradient norm", "Before clipping.", _pair(history, "grad_norm")),
         Chart(
             "Gap between the scores",
-            "Mean difference between the teacher’s and the fake score’s reading of the student’s samples.",
+            "Mean difference between the teacher’s and the fake score’s predictions for the student’s samples.",
             gaps or [Curve("gap", _points(history, "gap"))],
         ),
     ]
-    drawn = [Chart(c.title, c.caption, [curve for curve in c.curves if curve.points]) for c in found]
+    drawn = [Chart(c.title, c.caption, [curve for curve in c.curves if curve.points]) for c in every]
     return [chart for chart in drawn if chart.curves]
 
 
 def draw(chart: Chart, theme: Theme) -> bytes:
-    """The chart as an SVG file without background: thin lines as measured, thick ones their running mean."""
-    # Text as paths shows the same everywhere; the salt and the missing date make equal charts equal files.
+    """Draw a chart as SVG without a background: thin lines for the measurements, thick lines for their running mean."""
+    # Text as paths looks the same everywhere; with the salt and without a date, equal charts give equal files.
     with plain_text(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": chart.title}):
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
@@ -88,7 +88,7 @@ def draw(chart: Chart, theme: Theme) -> bytes:
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:
-    """Centred mean over `width` values (odd), over fewer of them at the ends."""
+    """Return the centred mean over `width` values (odd), and over fewer at the ends."""
     half = width // 2
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -102,13 +102,13 @@ def _pair(history: History, quantity: str) -> list[Curve]:
 
 
 def _points(history: History, key: str) -> Points:
-    """(iteration, value) wherever the value was measured and finite."""
-    found: Points = []
+    """Return (iteration, value) for every record with a finite value."""
+    points: Points = []
     for record in history:
         iteration, value = record.get("iteration"), record.get(key)
         if iteration is not None and value is not None:
-            found.append((iteration, value))
-    return found
+            points.append((iteration, value))
+    return points
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, *, dashed: bool) -> None:
@@ -123,7 +123,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, *, dashed: bool) -> None:
 def _style(axes: Axes, theme: Theme) -> None:
     axes.set_xlabel("iteration", color=theme.ink, fontsize=10)
     use_theme(axes, theme)
-    # Above the axes, where it hides no curve.
+    # Above the axes, where it covers no curve.
     axes.legend(
         loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=10, borderaxespad=0.2,
         labelcolor=theme.ink, handlelength=2.2, columnspacing=1.4,
@@ -131,7 +131,7 @@ def _style(axes: Axes, theme: Theme) -> None:
 
 
 def use_theme(axes: Axes, theme: Theme) -> None:
-    """Colours of the page, a grid behind the curves, no frame above and to the right."""
+    """Apply a theme: the page's colours, a grid behind the curves, and no frame at the top and right."""
     axes.tick_params(which="both", colors=theme.ink, labelsize=9)
     axes.grid(color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -140,7 +140,7 @@ def use_theme(axes: Axes, theme: Theme) -> None:
 
 
 def use_log_scale(axes: Axes) -> None:
-    """A logarithmic axis labelled at 1, 2 and 5 times the powers of ten, without exponents."""
+    """Make the vertical axis logarithmic, labelled at 1, 2 and 5 times the powers of ten, without exponents."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

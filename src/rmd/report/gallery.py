@@ -15,16 +15,16 @@ from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
 from rmd.report.html import image_data
 
 SHOWN_PROMPTS = 8
-"""Prompts whose pictures are seen without unfolding the rest."""
+"""Number of prompts whose pictures are visible at once; the others are folded away."""
 CLIP_FPS = 8
-"""Frames a second at which clips play on the page."""
+"""Frames per second at which clips play on the page."""
 _WIDE, _SMALL = 128, 64
-"""CSS pixels that a sample may be wide on a laptop and on a phone."""
+"""Largest width of a sample in CSS pixels, on a laptop and on a phone."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the page shows besides numbers; see `write_report`."""
+    """The pictures of a page; see `write_report`."""
 
     grids: Mapping[str, Tensor]
     panels: Sequence[tuple[int, Image.Image]]
@@ -57,9 +57,13 @@ class SampleLine:
 
 @dataclass(frozen=True)
 class Samples:
-    """The sheet of samples: one line per prompt, one column per sampler; `rest` is folded away.
+    """The sheet of samples: one line per prompt, one column per sampler.
 
-    wide, small: width of a picture in CSS pixels on a laptop and on a phone. rendering: the CSS property of that name.
+    Attributes:
+        rest: the lines that are folded away.
+        wide: width of a picture in CSS pixels on a laptop.
+        small: width of a picture in CSS pixels on a phone.
+        rendering: the CSS property `image-rendering`.
     """
 
     labels: Sequence[Label]
@@ -91,7 +95,11 @@ class Panel:
 
 
 def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
-    """RMDError unless every grid is of a row and has one picture a prompt."""
+    """Check the pictures of a report.
+
+    Raises:
+        RMDError: a grid belongs to no row, or does not have one picture per prompt.
+    """
     for name, grid in grids.items():
         if report.find(name) is None:
             raise RMDError(f"there are pictures of {name!r}, but the report has no row of that name")

@@ -1,4 +1,4 @@
-"""The report's page: pictures first, then numbers, then how they were made."""
+"""The report's page: samples first, then numbers, then how they were made."""
 
 from __future__ import annotations
 
@@ -8,41 +8,29 @@ from collections.abc import Sequence
 import yaml
 
 from rmd.core.plan import Step, StepPlan
-from rmd.evaluate.rows import STUDENT, TEACHER, Bounds, Motion, Report, Row
+from rmd.evaluate.metrics import Metric, metrics_in
+from rmd.evaluate.rows import STUDENT, TEACHER, Report, Row
 from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
 from rmd.report.notes import (
     ATTRIBUTES_NOTE,
+    COST_NOTES,
     JUDGE_NOTE,
-    MEASURE_NOTES,
-    MOTION_NOTES,
     PANEL_ROWS,
     PANELS_NOTE,
     SAMPLES_NOTE,
 )
-from rmd.report.tables import SMOKE, bounds, decimals, duration, fixed, percent, significant
+from rmd.report.tables import MISSING, SMOKE, bounds, duration, fixed, percent, significant, writer
 
-_MEASURES = (
-    "",
-    "Network evaluations",
-    "s/image, denoiser",
-    "Speed-up",
-    "s/image, end to end",
-    "All attributes right",
-    "Kernel distance",
-    "Kernel distance to teacher",
-    "Fréchet distance",
-    "Fine detail",
-    "Diversity",
-)
-_MOTION = ("", "Motion right", "Speed right", "Moves", "Flicker", "Kernel distance of changes")
+COST = ("", "Network evaluations", "s/{sample}, denoiser", "Speed-up", "s/{sample}, end to end")
+"""Headings of the columns before the metrics."""
 
 
 def page(report: Report, pictures: Pictures) -> str:
-    """The whole page as HTML.
+    """Return the whole page as HTML.
 
     Raises:
-        RMDError: a grid that is of no row, is no batch of pictures, or does not have one picture a prompt.
+        RMDError: a grid belongs to no row, is not a batch of pictures, or does not have one picture per prompt.
     """
     check_grids(report, pictures.grids)
     plan = report.step_plan
@@ -56,8 +44,7 @@ def page(report: Report, pictures: Pictures) -> str:
         report=report,
         headline=_headline(report),
         samples=samples(report, pictures.grids),
-        measures=_measures(report),
-        motion=_motion(report.rows),
+        measures=_tables(report),
         attributes=_attributes(report.rows),
         curves=curves(report),
         panels=panels(pictures.panels),
@@ -69,77 +56,82 @@ def page(report: Report, pictures: Pictures) -> str:
         smoke=SMOKE,
         samples_note=SAMPLES_NOTE,
         judge_note=JUDGE_NOTE,
-        measure_notes=(*MEASURE_NOTES, *(MOTION_NOTES if report.moving else ())),
+        measure_notes=[
+            *COST_NOTES,
+            *((metric.heading or metric.title, metric.note) for metric in _metrics(report.rows) if metric.note),
+        ],
         attributes_note=ATTRIBUTES_NOTE,
         panels_note=PANELS_NOTE,
         panel_rows=PANEL_ROWS,
     )
 
 
-def _headline(report: Report) -> dict[str, dict[str, str]] | None:
-    """Return the numbers of the page's first sentences; None for a smoke run, or without the two rows to compare."""
+def _metrics(rows: Sequence[Row]) -> list[Metric]:
+    return metrics_in(row.measures for row in rows)
+
+
+def _headline(report: Report) -> dict[str, object] | None:
+    """Return the numbers of the page's first sentences; None for a smoke run, or if one of the two rows is missing."""
     student, teacher = report.find(STUDENT), report.find(TEACHER)
     if report.quick or student is None or teacher is None:
         return None
-    return {"student": _told(student), "teacher": _told(teacher)}
-
-
-def _told(row: Row) -> dict[str, str]:
+    claims = []
+    for metric in _metrics([student]):
+        if metric.claim and metric.name in teacher.measures:
+            before, _, after = metric.claim.partition("{}")
+            values = (_value(metric, row).text for row in (student, teacher))
+            claims.append((before, *values, after))
     return {
-        "nfe": f"{row.nfe:g}",
-        "speedup": fixed(row.speedup),
-        "right": percent(row.attributes),
-        "motion": "" if row.motion is None else percent(row.motion.motion),
+        "nfe": f"{student.nfe:g}",
+        "teacher_nfe": f"{teacher.nfe:g}",
+        "speedup": fixed(student.speedup),
+        "claims": claims,
     }
 
 
-def _measures(report: Report) -> HtmlTable:
-    heads = [head.replace("image", "clip") for head in _MEASURES] if report.moving else _MEASURES
-    return HtmlTable(cells(*heads), [TableRow(_measure_cells(row), row.name == STUDENT) for row in report.rows])
+def _tables(report: Report) -> list[HtmlTable]:
+    """Return the table of costs and metrics, and one for each group of metrics, visible without scrolling."""
+    sample = "clip" if report.moving else "image"
+    metrics, tables = _metrics(report.rows), []
+    for group in dict.fromkeys(["", *(metric.group for metric in metrics)]):
+        its = [metric for metric in metrics if metric.group == group]
+        costs = COST if not group else COST[:1]
+        heads = [*(head.format(sample=sample) for head in costs), *(metric.heading or metric.title for metric in its)]
+        rows = [
+            TableRow([*_costs(row)[: len(costs)], *(_value(metric, row) for metric in its)], row.name == STUDENT)
+            for row in report.rows
+        ]
+        tables.append(HtmlTable(cells(*heads), rows))
+    return tables
 
 
-def _measure_cells(row: Row) -> list[Cell]:
-    return [
-        Cell(row.label),
-        Cell(f"{row.nfe:g}"),
-        Cell(significant(row.seconds_per_image)),
-        Cell(f"{fixed(row.speedup)}×"),
-        Cell(significant(row.seconds_end_to_end)),
-        Cell(percent(row.attributes), bounds(row.attributes_ci, percent)),
-        _distance(row.kernel_distance, row.kernel_distance_ci),
-        _distance(row.kernel_distance_to_teacher, row.kernel_distance_to_teacher_ci),
-        Cell(significant(row.frechet_distance)),
-        Cell(fixed(row.high_frequency, 2)),
-        Cell(significant(row.diversity)),
-    ]
+def _costs(row: Row) -> list[Cell]:
+    return cells(
+        row.label,
+        f"{row.nfe:g}",
+        significant(row.seconds_per_image),
+        f"{fixed(row.speedup)}×",
+        significant(row.seconds_end_to_end),
+    )
 
 
-def _motion(rows: Sequence[Row]) -> HtmlTable:
-    """Return a separate table, visible without scrolling; it has no rows if no row describes clips."""
-    moving = [
-        TableRow([Cell(row.label), *_motion_cells(row.motion)], row.name == STUDENT) for row in rows if row.motion
-    ]
-    return HtmlTable(cells(*_MOTION), moving)
+def _value(metric: Metric, row: Row) -> Cell:
+    """Return a cell with a value and, below it, its interval; a dash if the row lacks the metric."""
+    measured = row.measures.get(metric.name)
+    if measured is None:
+        return Cell(MISSING)
+    write = writer(metric, measured)
+    interval = "" if measured.interval is None else bounds(measured.interval, write)
+    return Cell(write(measured.value) + metric.unit, interval)
 
 
-def _motion_cells(motion: Motion) -> list[Cell]:
-    return [
-        Cell(percent(motion.motion), bounds(motion.motion_ci, percent)),
-        Cell(percent(motion.speed), bounds(motion.speed_ci, percent)),
-        Cell(fixed(motion.dynamics, 2)),
-        Cell(f"{fixed(motion.flicker, 2)}%"),
-        _distance(motion.change_distance, motion.change_distance_ci),
-    ]
-
-
-def _distance(value: float, ends: Bounds) -> Cell:
-    digits = decimals(ends)
-    return Cell(fixed(value, digits), bounds(ends, lambda end: fixed(end, digits)))
+def _parts(row: Row) -> dict[str, float]:
+    return {name: share for measured in row.measures.values() for name, share in measured.parts.items()}
 
 
 def _attributes(rows: Sequence[Row]) -> HtmlTable:
     """Return the shares of all attributes that any row has, or a table without headings if no row has any."""
-    names = list(dict.fromkeys(name for row in rows for name in row.attributes_by_name))
+    names = list(dict.fromkeys(name for row in rows for name in _parts(row)))
     if not names:
         return HtmlTable((), ())
     heads = cells("", *(name.replace("_", " ") for name in names))
@@ -147,7 +139,7 @@ def _attributes(rows: Sequence[Row]) -> HtmlTable:
 
 
 def _attribute_cells(row: Row, names: Sequence[str]) -> list[Cell]:
-    shares = row.attributes_by_name
+    shares = _parts(row)
     return cells(row.label, *(percent(shares[name]) if name in shares else "" for name in names))
 
 
@@ -171,9 +163,9 @@ def _making(report: Report) -> HtmlTable:
     facts = {
         "Time of the whole run": duration(report.seconds),
         "Peak memory": f"{fixed(report.peak_memory_gb, 2)} GB",
-        "Samples a row": str(report.n),
+        "Samples per row": str(report.n),
         "Seed": str(report.seed),
-        "Student’s denoising time outside the network": percent(report.overhead),
+        "Student’s sampling time outside the network": percent(report.overhead),
     }
-    told = [*facts.items(), *report.versions.items()]
-    return HtmlTable((), [TableRow(cells(name, value)) for name, value in told])
+    lines = [*facts.items(), *report.versions.items()]
+    return HtmlTable((), [TableRow(cells(name, value)) for name, value in lines])

@@ -19,10 +19,10 @@ from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Stage, Step, StepPlan
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's palette: told apart by the colour-blind. Markers differ too, for print in grey.
+# Okabe and Ito's palette, which colour-blind people can distinguish. Markers differ too, for prints in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LABELLED = 40
-"""Largest number of steps in a plan whose times are labelled."""
+"""Largest number of steps for which their times are labelled."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -36,10 +36,10 @@ def plain_text() -> Iterator[None]:
 def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = "") -> None:
     """Draw a plan to `path` (png, svg or pdf).
 
-    Each stage has its logSNR curve, which is the teacher's shifted by -2 log r (Eq. 2), drawn thick over the teacher
-    times that the stage covers. Dots on the teacher's curve are the plan's steps, which the thresholds divide among the
-    stages; a step of a lower stage is drawn below it, on that stage's own curve. Steps are labelled with their times if
-    there are few enough to be told apart.
+    Each stage has its own logSNR curve, the teacher's shifted by -2 log r (Eq. 2), drawn thick over the teacher times
+    that the stage covers. Dots on the teacher's curve are the plan's steps, which the thresholds assign to the stages;
+    steps of lower stages are also drawn below, on their stage's curve. Steps are labelled with their times unless there
+    are too many of them.
 
     Raises:
         RMDError: the format is not one of those three, or the file cannot be written.
@@ -53,7 +53,7 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
 
 
 def _figure(plan: StepPlan, schedule: NoiseSchedule, title: str) -> Figure:
-    # A Figure of its own, without pyplot, needs no display and leaves no global state.
+    # A Figure without pyplot needs no display and leaves no global state.
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     bottom, top = _limits(plan)
@@ -71,13 +71,13 @@ def _figure(plan: StepPlan, schedule: NoiseSchedule, title: str) -> Figure:
 
 
 def _drop(plan: StepPlan, stage: Stage) -> float:
-    """How far the stage's curve lies below the teacher's: 2 log r."""
+    """Return how far the stage's curve lies below the teacher's, 2 log r."""
     last = plan.stages[-1]
     return 2 * math.log(min(last.height, last.width) / min(stage.height, stage.width))
 
 
 def _limits(plan: StepPlan) -> tuple[float, float]:
-    """logSNR range that shows every finite step and threshold, with room for labels and the legend."""
+    """Return a logSNR range that shows every finite step and threshold, with room for labels and the legend."""
     own = [step.logsnr - _drop(plan, plan.stage_of(step)) for step in plan.steps]
     values = [value for value in (*own, *plan.thresholds) if math.isfinite(value)]
     return min(values, default=0.0) - 2.5, max(values, default=0.0) + 5.0

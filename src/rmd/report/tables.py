@@ -1,50 +1,62 @@
-"""The report's table and checks as text: for a terminal and for Markdown; and how numbers are written."""
+"""Rows and targets as text, for a terminal and for Markdown; and how numbers are written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rmd.common.files import read_model
 from rmd.common.markdown import markdown_lines, markdown_text, one_line
-from rmd.evaluate.rows import STUDENT, Bounds, Check, Motion, Report, Row
+from rmd.evaluate.metrics import Metric, metrics_in
+from rmd.evaluate.rows import STUDENT, Check, Measured, Report, Row
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
+MISSING = "–"
+"""Written where a row lacks a metric that others have."""
+_GAP = 2
+"""Number of characters between columns."""
+_LEGEND = "NFE: network evaluations per {sample}. s/{sample}: seconds in the denoiser alone."
+
+Bounds = tuple[float, float]
 
 
 def fixed(value: float, digits: int = 1) -> str:
-    """The number with that many decimals, and never a negative zero."""
+    """Write a number with a fixed number of decimals, and never as a negative zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """The number with that many significant digits and no exponent."""
+    """Write a number with a number of significant digits and without an exponent."""
     if value == 0:
         return "0"
     return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
 def percent(share: float) -> str:
+    """Write a share as a percentage."""
     return f"{fixed(100 * share)}%"
 
 
 def bounds(interval: Bounds, write: Callable[[float], str] = fixed) -> str:
+    """Write an interval in brackets."""
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
 def decimals(interval: Bounds) -> int:
-    """How many decimals a distance with this interval is worth."""
+    """Return the number of decimals that a distance with this interval deserves."""
     size = max(abs(end) for end in interval)
     return 0 if size >= 100 else 1 if size >= 10 else 2
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 6 min 5 s, 2 h 3 min."""
+    """Write a time as 48 s, 6 min 5 s or 2 h 3 min."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
@@ -52,97 +64,82 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def writer(metric: Metric, measured: Measured) -> Callable[[float], str]:
+    """Return the function that writes a metric's value and the ends of its interval."""
+    if metric.shown == "percent":
+        return percent
+    if metric.shown == "decimals":
+        return lambda value: fixed(value, 2)
+    if metric.shown == "distance" and measured.interval is not None:
+        digits = decimals(measured.interval)
+        return lambda value: fixed(value, digits)
+    return significant
+
+
 @dataclass(frozen=True)
 class _Column:
-    """A column of the text tables: its heading, and what it says of a row."""
+    """A column of the text tables: its heading, and what it says about a row."""
 
     title: str
     write: Callable[[Row], str]
+    group: str = ""
 
 
-def _distance(value: float, ends: Bounds) -> str:
-    digits = decimals(ends)
-    return f"{fixed(value, digits)} {bounds(ends, lambda end: fixed(end, digits))}"
+def _columns(rows: Sequence[Row], sample: str) -> list[_Column]:
+    """Return the columns of the text tables; `sample` is image or clip."""
+    return [
+        _Column("NFE", lambda row: f"{row.nfe:g}"),
+        _Column(f"s/{sample}", lambda row: significant(row.seconds_per_image)),
+        _Column("speed-up", lambda row: f"{fixed(row.speedup)}x"),
+        *(_Column(each.title, _narrow(each), each.group) for each in metrics_in(row.measures for row in rows)
+          if each.narrow),
+    ]  # fmt: skip
 
 
-_COST: Sequence[_Column] = (
-    _Column("NFE", lambda row: f"{row.nfe:g}"),
-    _Column("s/image", lambda row: significant(row.seconds_per_image)),
-    _Column("speed-\nup", lambda row: f"{fixed(row.speedup)}x"),
-    _Column("all\nright", lambda row: percent(row.attributes)),
-)
-_MOTION: Sequence[_Column] = (
-    _Column("motion", lambda row: _of(row, lambda motion: percent(motion.motion))),
-    _Column("speed", lambda row: _of(row, lambda motion: percent(motion.speed))),
-    _Column("moves", lambda row: _of(row, lambda motion: fixed(motion.dynamics, 2))),
-    _Column("flicker", lambda row: _of(row, lambda motion: fixed(motion.flicker, 2))),
-)
-_DISTANCE: Sequence[_Column] = (
-    _Column("kernel distance", lambda row: _distance(row.kernel_distance, row.kernel_distance_ci)),
-    _Column(
-        "to\nteacher",
-        lambda row: fixed(row.kernel_distance_to_teacher, decimals(row.kernel_distance_to_teacher_ci)),
-    ),
-)
-_CHANGES = _Column(
-    "of\nchanges", lambda row: _of(row, lambda m: fixed(m.change_distance, decimals(m.change_distance_ci)))
-)
-_LOOKS: Sequence[_Column] = (
-    _Column("detail", lambda row: fixed(row.high_frequency, 2)),
-    _Column("diversity", lambda row: significant(row.diversity)),
-)
+def _narrow(metric: Metric) -> Callable[[Row], str]:
+    def write(row: Row) -> str:
+        measured = row.measures.get(metric.name)
+        if measured is None:
+            return MISSING
+        number = writer(metric, measured)
+        interval = measured.interval if metric.interval_in_narrow else None
+        return number(measured.value) + ("" if interval is None else f" {bounds(interval, number)}")
+
+    return write
 
 
-def _of(row: Row, write: Callable[[Motion], str]) -> str:
-    return "" if row.motion is None else write(row.motion)
+def print_rows(rows: Sequence[Row], console: Console, *, sample: str = "image") -> None:
+    """Print one line per row, and below it the meaning of the columns.
 
+    A console that is too narrow gets the remaining columns in further tables, never a part of a number. Metrics of a
+    group, such as motion, have a table of their own.
 
-def _columns(moving: bool) -> Sequence[_Column]:
-    if not moving:
-        return (*_COST, *_DISTANCE, *_LOOKS)
-    cost = [_Column(column.title.replace("image", "clip"), column.write) for column in _COST]
-    return (*cost, *_MOTION, *_DISTANCE, _CHANGES, _LOOKS[0])
-
-
-_GAP = 2
-"""Characters between columns."""
-_LEGEND = (
-    "NFE: network evaluations per image. s/image: of the denoiser alone. All right: every attribute of the "
-    "caption, says the judge. Kernel distance: to rendered scenes on the judge's features, x1000, with its "
-    "95% interval; to teacher: the same to the teacher's samples. Detail: finest detail over that of "
-    "renders. Diversity: distance between samples of one prompt."
-)
-_CLIP_LEGEND = (
-    "NFE: network evaluations per clip. s/clip: of the denoiser alone. All right: frames with every attribute of the "
-    "caption, says the judge. Motion: clips that move as asked; speed: with the right speed too; moves: how much, over "
-    "what was asked. Flicker: change where nothing moves, in % of the range. Kernel distance: of frames to "
-    "rendered ones on the judge's features, x1000, with its 95% interval; to teacher: the same to the teacher's; of "
-    "changes: of what changes from frame to frame. Detail: finest detail over that of renders."
-)
-
-
-def print_rows(rows: Sequence[Row], console: Console) -> None:
-    """Print one line a sampler, how clips move below it, and what the columns are.
-
-    Whole in 100 columns; a narrower console gets what does not fit below, never a part of a number.
+    Args:
+        sample: what one sample is called, image or clip.
     """
-    moving = any(row.motion is not None for row in rows)
-    columns = [column for column in _columns(moving) if column not in _MOTION]
-    groups = [*_fitting(rows, columns, console.width), *(_fitting(rows, _MOTION, console.width) if moving else ())]
-    for i, group in enumerate(groups):
-        if i > 0:
-            console.print()
-        console.print(_table(rows, group))
-    console.print(Text(f"\n{_CLIP_LEGEND if moving else _LEGEND}", style="dim"))
+    columns, printed = _columns(rows, sample), False
+    for group in dict.fromkeys(column.group for column in columns):
+        for part in _fitting(rows, [column for column in columns if column.group == group], console.width):
+            if printed:
+                console.print()
+            console.print(_table(rows, part))
+            printed = True
+    legends = [f"{each.title.capitalize()}: {each.legend}." for each in _explained(rows)]
+    legend = " ".join([_LEGEND.format(sample=sample), *legends])
+    console.print(Text(f"\n{legend}", style="dim"))
+
+
+def _explained(rows: Sequence[Row]) -> list[Metric]:
+    return [each for each in metrics_in(row.measures for row in rows) if each.narrow and each.legend]
 
 
 def _fitting(rows: Sequence[Row], columns: Sequence[_Column], width: int) -> list[list[_Column]]:
-    """The columns in their order, parted so that each part fits beside the names."""
+    """Return the columns in their order, divided into parts that each fit beside the names."""
     names = max(len(one_line(row.name)) for row in rows)
     parts: list[list[_Column]] = []
     free = 0
     for column in columns:
-        wide = _GAP + max(len(line) for line in (*column.title.split("\n"), *map(column.write, rows)))
+        wide = _GAP + max(map(len, (*_broken(rows, column).split("\n"), *map(column.write, rows))))
         if wide > free:
             parts.append([])
             free = width - names
@@ -151,23 +148,32 @@ def _fitting(rows: Sequence[Row], columns: Sequence[_Column], width: int) -> lis
     return parts
 
 
+def _broken(rows: Sequence[Row], column: _Column) -> str:
+    """Return a heading on two lines if it is longer than every number below it."""
+    words = column.title.replace("-", "- ").split(" ")
+    if len(words) < 2 or len(column.title) <= max(len(column.write(row)) for row in rows):
+        return column.title
+    *first, last = words
+    return f"{' '.join(first)}\n{last}"
+
+
 def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
+        table.add_column(_broken(rows, column), justify="right", no_wrap=True)
     for row in rows:
-        # Text, not str: brackets of an interval are not rich's markup.
+        # Text, not str: rich would interpret the brackets of an interval as markup.
         cells = [Text(one_line(row.name)), *(Text(column.write(row)) for column in columns)]
         table.add_row(*cells, style="bold" if row.name == STUDENT else None)
     return table
 
 
 def print_table(report: Report, console: Console) -> None:
-    """Print the rows and, below, the checks."""
+    """Print a report's rows and, below them, its targets."""
     if report.quick:
         console.print(Text(SMOKE, style="bold"))
-    print_rows(report.rows, console)
+    print_rows(report.rows, console, sample="clip" if report.moving else "image")
     if report.checks:
         console.print()
     for check in report.checks:
@@ -175,14 +181,23 @@ def print_table(report: Report, console: Console) -> None:
 
 
 def markdown_table(report: Report) -> str:
-    """The same table in Markdown, with the rows' labels; the student's row is bold."""
-    columns = _columns(report.moving)
-    titles = ["", *(column.title.replace("-\n", "-").replace("\n", " ") for column in columns)]
+    """Return the same table in Markdown, with the rows' labels; the student's row is bold."""
+    columns = _columns(report.rows, "clip" if report.moving else "image")
     rows = []
     for row in report.rows:
         cells = [markdown_text(row.label), *(column.write(row) for column in columns)]
         rows.append([f"**{cell}**" if cell else "" for cell in cells] if row.name == STUDENT else cells)
-    return markdown_lines(titles, rows) + "\n"
+    return markdown_lines(["", *(markdown_text(column.title) for column in columns)], rows) + "\n"
+
+
+def measures_beside(student: Path) -> str:
+    """Return the Markdown table of the report that `rmd demo` wrote beside a student; nothing if there is none.
+
+    Raises:
+        RMDError: the report cannot be read.
+    """
+    path = student.parent / "report.json"
+    return markdown_table(read_model(path, Report)) if student.is_dir() and path.is_file() else ""
 
 
 def _check_line(check: Check) -> Text:

@@ -1,4 +1,4 @@
-"""Writes a report's files, each whole or not at all."""
+"""Writes a report's files, each atomically."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ def write_report(
     plan_png: bytes,
     folder: Path,
 ) -> Path:
-    """Write report.json and a self-contained report.html to a folder; returns the path of the page.
+    """Write report.json and a self-contained report.html to a folder, and return the path of the page.
 
     Args:
         report: the numbers.
         grids: (len(prompts), 3, H, W) uint8 samples by the name of their row; clips are (len(prompts), 3, T, H, W).
-        panels: (iteration, picture) of the training, each as `rmd.train.panels.score_panel` draws it: five
-            rows with the student's samples, noised, as teacher and fake score read them, and the difference.
-        plan_png: the plan's plot.
-        folder: made if need be.
+        panels: iteration and picture of each training panel, as drawn by `rmd.train.panels.score_panel`.
+        plan_png: the plot of the plan.
+        folder: the output folder, which is created if necessary.
 
     Raises:
-        RMDError: a grid that is of no row or does not have one picture a prompt.
+        RMDError: a grid belongs to no row, or does not have one picture per prompt.
     """
     html = page(report, Pictures(grids, panels, plan_png))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Scenes: the embedded default. Captioned procedural pictures, their tiny packaged teacher and its judge."""
+"""Worlds: captioned procedural scenes with a renderer, packaged teachers and a judge that scores samples."""

@@ -1,32 +1,53 @@
-"""Where the packaged weights of the scenes lie."""
+"""Locations of RMD's own packaged teachers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rmd.common.errors import RMDError
+from rmd.worlds.base import PackagedTeacher
 
 TEACHERS = {"scenes": "sdxl", "scenes-pixart": "pixart", "scenes-sd3": "sd3", "scenes-wan": "wan"}
-"""The scenes' teachers by the names that recipes call them, and their families."""
+"""The packaged teachers by the names that recipes call them, and their families."""
 
 
 def assets_folder() -> Path:
-    """The folder of the scenes' weights: the judge's, and a folder of every teacher but the first, whose own it is."""
+    """Return the folder of the packaged weights: the still scenes' judge and first teacher, and a folder per other."""
     return Path(__file__).parent / "assets"
 
 
 def teacher_home(name: str = "scenes") -> Path:
-    """The folder with `teacher/`, `references.safetensors` and `build.json` of a teacher of TEACHERS."""
+    """Return the folder of a teacher of `TEACHERS`: its pipeline, reference statistics and build record."""
     return assets_folder() if name == "scenes" else assets_folder() / TEACHERS[name]
 
 
+def own_teachers(*names: str) -> dict[str, PackagedTeacher]:
+    """Return teachers of `TEACHERS` by name."""
+    return {name: PackagedTeacher(name, TEACHERS[name], teacher_home(name), _build(name)) for name in names}
+
+
 def teacher_folder(name: str = "scenes") -> Path:
-    """A teacher of TEACHERS, an ordinary diffusers pipeline; RMDError, with the command that builds it, if absent."""
-    home = teacher_home(name)
-    if not (home / "teacher" / "model_index.json").is_file():
-        family = "" if name == "scenes" else f" --family {TEACHERS[name]}"
-        raise RMDError(
-            f"this installation lacks the teacher {name}: build it (hours) with "
-            f"`python -m research.scenes train-teacher{family} --out {home}`"
-        )
-    return home / "teacher"
+    """Return the diffusers pipeline of a teacher of `TEACHERS`.
+
+    Raises:
+        RMDError: the installation lacks it; the sentence names the command that builds it.
+    """
+    return pipeline_folder(own_teachers(name)[name])
+
+
+def pipeline_folder(teacher: PackagedTeacher) -> Path:
+    """Return the diffusers pipeline of a packaged teacher.
+
+    Raises:
+        RMDError: the installation lacks it; the sentence names the command that builds it.
+    """
+    folder = teacher.home / "teacher"
+    if not (folder / "model_index.json").is_file():
+        how = f"build it (hours) with `{teacher.build}`" if teacher.build else "reinstall the package that provides it"
+        raise RMDError(f"this installation lacks the teacher {teacher.name}: {how}")
+    return folder
+
+
+def _build(name: str) -> str:
+    family = "" if name == "scenes" else f" --family {TEACHERS[name]}"
+    return f"python -m research.scenes train-teacher{family} --out {teacher_home(name)}"

@@ -1,4 +1,7 @@
-"""Packaged reference statistics: the judge's features of fresh renders and of the teacher's own samples."""
+"""Packaged reference statistics: the judge's features of fresh renders and of the teacher's own samples.
+
+Each dimension is stored in 256 levels between its extremes, one byte per number.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ class References:
 
 
 def load_references(folder: Path) -> References:
-    """Read what `save_references` wrote; RMDError when there is none."""
+    """Read the reference statistics of a teacher's folder.
+
+    Raises:
+        RMDError: the folder has none.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         raise RMDError(
@@ -34,7 +41,7 @@ def load_references(folder: Path) -> References:
 
 
 def load_features(path: Path) -> tuple[dict[str, Tensor], float]:
-    """What `save_features` wrote."""
+    """Read named features (n, d) and the high-frequency energy from a file of reference statistics."""
     tensors = load_file(path)
     names = [name.removesuffix("-step") for name in tensors if name.endswith("-step")]
     restored = {name: tensors[name].float() * tensors[f"{name}-step"] + tensors[f"{name}-low"] for name in names}

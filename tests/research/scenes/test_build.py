@@ -28,11 +28,10 @@ from research.scenes.teacher import Curriculum
 from rmd.common.errors import RMDError
 from rmd.common.files import new_folder
 from rmd.core.metrics import high_frequency
-from rmd.data.prompts import scene_captions
 from rmd.models import Backbone
 from rmd.train.identity import weights_key
 from rmd.worlds.references import load_references
-from rmd.worlds.still.grammar import parse
+from rmd.worlds.still.grammar import parse, scene_captions
 from rmd.worlds.still.judge import Judge, load_judge
 
 FEW = Data(64, seed=1)

@@ -8,8 +8,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from research.scenes.tokenizer import MAX_LENGTH, build_tokenizer
-from rmd.data.prompts import scene_captions
-from rmd.worlds.still.grammar import vocabulary
+from rmd.worlds.still.grammar import scene_captions, vocabulary
 
 
 @pytest.fixture(scope="module")

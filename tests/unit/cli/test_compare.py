@@ -40,7 +40,7 @@ def test_a_folder_with_another_json_is_refused_before_anything_is_computed(tmp_p
     other = tmp_path / "other.json"
     other.write_text("{}", encoding="utf-8")
     assert main(["compare", "main", "--out", str(tmp_path)]) == 1
-    assert f"{other} is no table of rmd compare" in " ".join(capsys.readouterr().err.split())
+    assert f"{other} is not a table of rmd compare" in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == [other]
 
 

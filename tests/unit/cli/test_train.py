@@ -22,12 +22,12 @@ from rmd.cli.app import main
 from rmd.cli.progress import progress_bar
 from rmd.cli.train import plan_line, prepare
 from rmd.common.files import LOCK, locked
-from rmd.data.prompts import scene_captions
 from rmd.models.student import load_student, read_student
 from rmd.recipes.schema import load_recipe
 from rmd.train.loop import Trainer
 from rmd.train.parallel import Parallel
 from rmd.train.tracking import read_metrics
+from rmd.worlds.still.grammar import scene_captions
 
 Captured = pytest.CaptureFixture[str]
 
@@ -341,7 +341,7 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
 
 def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
-    assert "evaluation.every: there is a judge for scenes, none for prompts of " in capsys.readouterr().err
+    assert "evaluation.every needs a judge, but prompts of " in capsys.readouterr().err
     settings = ["evaluation.every=5", "evaluation.samples=3"]
     judged = prepare(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
     assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}

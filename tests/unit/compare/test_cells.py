@@ -1,4 +1,4 @@
-"""Cells on the packaged teacher: computed once, the same when computed again, and gone on with after a stop."""
+"""Cells on the packaged teacher: computed once, reproducible, and computed anew after an interruption."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ TABLE = Table("tiny", "Tiny", "none", "Does it run?", (OURS, UNDISTILLED), again
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
 def stop(what: str, done: int, total: int) -> None:
-    """Progress that interrupts a training after its first iteration."""
+    """Interrupt a training after its first iteration."""
     if what == "distilling" and done == 1:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def numbers(found: CellResult) -> dict[str, object]:
-    """All but times."""
-    row = found.row.model_dump(exclude={"seconds_per_image", "seconds_end_to_end", "speedup"})
-    return {**row, "right": found.right, "training": found.training}
+def numbers(result: CellResult) -> dict[str, object]:
+    """Return everything but times."""
+    row = result.row.model_dump(exclude={"seconds_per_image", "seconds_end_to_end", "speedup"})
+    return {**row, "right": result.right, "training": result.training}
 
 
 def untimed(table: TableResult) -> dict[str, object]:
-    """All of a table but its rows' times, which are measured anew."""
+    """Return everything of a table except its rows' times, which are measured again."""
     return table.model_dump(exclude={"backbones": {"sdxl": {"__all__": {"seconds_per_image", "speedup"}}}})
 
 
@@ -70,7 +70,7 @@ def test_a_table_is_run_once_and_anew_after_a_stop_gives_the_same(tmp_path: Path
     assert numbers(anew) == numbers(bench.result(cell))
     training = anew.training
     assert training is not None and training.iterations == cell.recipe.train.iterations == 3
-    assert abs(training.evaluations - BUDGET.evaluations) < 2 * 6.5  # so few draws differ from their average
+    assert abs(training.evaluations - BUDGET.evaluations) < 2 * 6.5  # a few draws differ from their average
     page = write_tables([first], tmp_path / "a")
     assert page.read_text(encoding="utf-8").count("data:image/png") == 2
     line = first.backbones["sdxl"][0]
@@ -91,7 +91,9 @@ def test_a_backbone_that_is_whole_stays_in_its_table(tmp_path: Path) -> None:
     both = run("sdxl")
     assert list(both.backbones) == ["sdxl", "pixart"]
     bench.path(make_cell(UNDISTILLED, "pixart", 0, BUDGET)).unlink()
-    assert list(run("sdxl").backbones) == ["sdxl"]  # it would have to be computed, which nobody asked for
+    assert list(run("sdxl").backbones) == [
+        "sdxl"
+    ]  # the other backbone would have to be computed, which was not requested
 
 
 def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +108,7 @@ def test_a_row_costs_its_calls_and_guidance_costs_twice(tmp_path: Path, monkeypa
     full = make_cell(Setting("full", "full", split=(4,), sides=(64,), changes=LIGHT), "sdxl", 0, BUDGET)
     cells = [make_cell(OURS, "sdxl", 0, BUDGET), make_cell(OURS, "sdxl", 1, BUDGET), guided, full]
     assert Bench(tmp_path, quiet).seconds(cells) == [12.0, 12.0, 24.0, 20.0]
-    assert asked == [[(32, 32), (64, 64)]]  # in one go
+    assert asked == [[(32, 32), (64, 64)]]  # all sides in one measurement
 
 
 def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_the_switched_student_is_the_one_of_full_resolution(tmp_path: Path) -> N
     results = [bench.result(make_cell(row, "sdxl", 0, BUDGET)) for row in (tdm, switched)]
     assert len(list((tmp_path / "students").glob("*.safetensors"))) == 1
     assert results[0].training == results[1].training
-    assert results[0].row.kernel_distance != results[1].row.kernel_distance
+    assert results[0].row.value("kernel_distance") != results[1].row.value("kernel_distance")
 
 
 def test_another_processor_finds_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +135,7 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     bench, cell = Bench(tmp_path, quiet), make_cell(UNDISTILLED, "sdxl", 0, BUDGET)
     lock = tmp_path / "running" / f"{bench.path(cell).stem}.lock"
     lock.parent.mkdir()
-    with FileLock(lock):  # as another process holds it
+    with FileLock(lock):  # as if another process held it
         assert Bench(tmp_path, quiet).result(cell, wait=False) is None
     found = bench.result(cell, wait=False)
     assert found is not None and bench.result(cell) == found

@@ -1,4 +1,4 @@
-"""The chart of a grid: a panel a rule, a line a training, every number where it was measured."""
+"""The chart of a grid: one panel per rule, one line per training value, every number at its place."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult
 from rmd.compare.chart import SHOWN, chart, draw
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TABLES
+from rmd.evaluate.metrics import metric
 from rmd.report.curves import DARK, LIGHT
 
 BETAS = (0.0, 0.2, 0.5, 1.0)
 
 
 class Known(Bench):
-    """A bench whose cells follow from the betas they are trained and sampled at."""
+    """A bench whose results follow from the betas of training and sampling."""
 
     def path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.setting.name}.json"
@@ -47,7 +48,7 @@ def test_every_mean_and_seed_is_where_it_was_measured(grid: TableResult) -> None
     assert figure is not None
     shares, distances = figure.axes[:3], figure.axes[3:]
     assert [axes.get_title() for axes in shares] == ["plain noise", "corrected noise", "block noise"]
-    assert [axes.get_ylabel() for axes in (shares[0], distances[0])] == [measure.title for measure in SHOWN]
+    assert [axes.get_ylabel() for axes in (shares[0], distances[0])] == [metric(name).title for name in SHOWN]
     for axes in distances:
         means, seeds = axes.lines[::2], axes.lines[1::2]
         for trained, line, dots in zip((0.2, 0.5, 1.0), means, seeds, strict=True):

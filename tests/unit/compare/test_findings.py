@@ -1,4 +1,4 @@
-"""A text with marks: its numbers are those of the results, and it stays as it is otherwise."""
+"""A text with marks: its numbers are those of the results, and everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rmd.compare.findings import fill
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
 from rmd.compare.write import write_tables
-from rmd.evaluate.statistics import MEASURES
+from rmd.worlds.registry import WORLDS
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
 def line(name: str, attributes: float, *, p: float | None) -> Line:
     numbers = {
-        measure.name: Number(mean=2.5, low=2.0, high=3.0, difference=None, p=None, values=(2.5,))
-        for measure in MEASURES
+        name: Number(mean=2.5, low=2.0, high=3.0, difference=None, p=None, values=(2.5,))
+        for name in WORLDS.get("scenes").metrics
     }
     numbers["attributes"] = Number(
         mean=attributes, low=attributes - 0.05, high=attributes + 0.05, difference=None if p is None else -0.1, p=p,
@@ -82,7 +82,7 @@ def test_a_table_is_markdown_with_a_row_for_every_line(results: dict[str, TableR
         ("main.sdxl.rdm.attributes", "unknown row of main"),
         ("main.sdxl.rmd.atributes", "unknown measure 'atributes'"),
         ("main.sdxl.rmd.attributes.hgih", "unknown part of a number 'hgih'"),
-        ("main.sdxl.rmd.attributes.p", "main.sdxl.rmd.attributes.p: these results have none"),
+        ("main.sdxl.rmd.attributes.p", "main.sdxl.rmd.attributes.p: these results have no such value"),
         ("table main sd3", "unknown backbone of main 'sd3'"),
     ],
 )
@@ -96,7 +96,7 @@ def test_results_are_read_back_as_they_were_written(results: dict[str, TableResu
     write_tables(list(results.values()), tmp_path)
     assert read_results(tmp_path) == results
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(RMDError, match=r"other\.json is no table of rmd compare"):
+    with pytest.raises(RMDError, match=r"other\.json is not a table of rmd compare"):
         read_results(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_the_findings_have_the_numbers_of_their_results() -> None:
 
 def test_the_findings_tables_follow_from_their_cells() -> None:
     cells = [CellResult.model_validate_json(path.read_text()) for path in (DOCS / "findings" / "cells").glob("*.json")]
-    measured = {(cell.row.attributes, cell.row.kernel_distance) for cell in cells}
+    measured = {(cell.row.value("attributes"), cell.row.value("kernel_distance")) for cell in cells}
     for table in read_results(DOCS / "findings").values():
         for line in (line for lines in table.backbones.values() for line in lines):
             pairs = zip(line.numbers["attributes"].values, line.numbers["kernel_distance"].values, strict=True)

@@ -1,4 +1,4 @@
-"""What the planner foresees, beside what was measured: the bits of the plans themselves, and how the orders agree."""
+"""The planner's predictions beside the measurements: the bits are those of the plans, and the orders are compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WHITE = torch.ones(16, 16, dtype=torch.float64)
 
 
 def numbers(text: str) -> list[list[str]]:
-    """The cells of a Markdown table's body."""
+    """Return the cells of a Markdown table's body."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 

@@ -23,7 +23,7 @@ def plan_of(backbone: Backbone, *sides: int, steps: int = 4) -> StepPlan:
 
 
 def watched(network: nn.Module) -> list[tuple[int, float]]:
-    """Side and time of every call."""
+    """Return a list that receives the side and the time of every call."""
     seen: list[tuple[int, float]] = []
 
     def look(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
@@ -69,5 +69,5 @@ def test_its_noise_is_repeatable_and_the_global_generator_is_left_alone() -> Non
 
 def test_a_diffusion_of_another_kind_is_refused() -> None:
     backbone = tiny_sdxl()
-    with pytest.raises(RMDError, match=r"^FlowMatchLCMScheduler is of rectified flows, which sdxl is not$"):
+    with pytest.raises(RMDError, match=r"^FlowMatchLCMScheduler needs a rectified flow, which sdxl is not$"):
         flow_lcm_pipeline(backbone, backbone.denoiser, plan_of(backbone, 16, 32))

@@ -1,4 +1,4 @@
-"""Files of a comparison: every number is in each of them, and a short run says what it is."""
+"""The files of a comparison: every number is in each of them, and a short run is marked as such."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
 from rmd.compare.write import (
+    MISSING,
     PAPER,
     SMALL,
     as_csv,
@@ -46,7 +47,7 @@ SECONDS = {"tdm": 0.03, "rmd": 0.02}
 
 
 class Known(Bench):
-    """A bench whose cells are known."""
+    """A bench with chosen results."""
 
     def path(self, cell: Cell) -> Path:
         path = self.folder / f"{cell.setting.name}.json"
@@ -80,7 +81,7 @@ def test_the_terminal_shows_means_intervals_and_what_differs(compared: TableResu
 
 def test_the_csv_has_a_line_for_every_measure(compared: TableResult) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(compared))))
-    assert len(rows) == 2 * (6 + 1)  # six measures, and one attribute
+    assert len(rows) == 2 * (6 + 1)  # six metrics and one attribute
     (tdm,) = (row for row in rows if row["row"] == "tdm" and row["measure"] == "attributes")
     assert float(tdm["mean"]) == pytest.approx(0.61) and float(tdm["difference"]) == pytest.approx(0.1)
     (ours,) = (row for row in rows if row["row"] == "rmd" and row["measure"] == "attributes")
@@ -102,6 +103,21 @@ def test_the_page_marks_what_is_the_papers_and_what_is_small(compared: TableResu
     assert SMALL not in page
     small = as_page([compared.model_copy(update={"budget": "small"})], tmp_path)
     assert SMALL in small
+
+
+def test_a_metric_that_a_row_lacks_is_a_dash_and_an_unknown_one_is_shown(compared: TableResult, tmp_path: Path) -> None:
+    tdm, ours = compared.backbones["sdxl"]
+    fewer = tdm.model_copy(update={"numbers": {k: v for k, v in tdm.numbers.items() if k != "diversity"}})
+    more = ours.model_copy(update={"numbers": ours.numbers | {"of_tomorrow": ours.numbers["diversity"]}})
+    given = compared.model_copy(update={"backbones": {"sdxl": (fewer, more)}})
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_text(given, "sdxl"))
+    page = as_page([given], tmp_path)
+    for text in (console.export_text(), as_latex(given), as_markdown(given, "sdxl"), page):
+        assert "of tomorrow" in text and text.count(MISSING) == 2
+    assert {row["measure"] for row in csv.DictReader(io.StringIO(as_csv(given)))} >= {"diversity", "of_tomorrow"}
+    write_tables([given], tmp_path)
+    assert read_model(tmp_path / "tiny.json", TableResult) == given
 
 
 def test_what_is_written_reads_back(compared: TableResult, tmp_path: Path) -> None:
@@ -146,7 +162,7 @@ HOSTILE = (
 
 
 def with_names(result: TableResult, name: str) -> TableResult:
-    """A table with a name in every field that holds text; its file's name stays."""
+    """Return a table with a name in every text field except its own name, which is that of its file."""
     lines = tuple(
         line.model_copy(
             update={
@@ -240,5 +256,5 @@ def test_numbers_and_usual_names_are_written_as_they_are(compared: TableResult) 
 def test_a_picture_lies_in_the_folder_of_pictures(picture: str, compared: TableResult, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"secret")
     lines = tuple(line.model_copy(update={"picture": picture}) for line in compared.backbones["sdxl"])
-    with pytest.raises(RMDError, match=r"^the row 'tdm' names .* as its picture, which is no PNG file of"):
+    with pytest.raises(RMDError, match=r"^the row 'tdm' names .* as its picture, which is not a PNG file in"):
         as_page([compared.model_copy(update={"backbones": {"sdxl": lines}})], tmp_path)

@@ -13,10 +13,10 @@ from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.common.plugins import Registry
 from rmd.data import formats, prompts
-from rmd.data.prompts import Prompts, load_prompts, read_prompts, read_source, scene_captions
+from rmd.data.prompts import Prompts, load_prompts, read_prompts, read_source
 from rmd.recipes.hashes import config_hash, run_hash
 from rmd.recipes.schema import DataConfig, load_recipe, to_yaml
-from rmd.worlds.still.grammar import has_held_out, parse, vocabulary
+from rmd.worlds.still.grammar import has_held_out, parse, scene_captions, vocabulary
 
 SCENES = DataConfig(prompts="scenes")
 

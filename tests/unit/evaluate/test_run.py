@@ -1,83 +1,102 @@
-"""`rmd eval`: students and foreign pipelines as rows of one table, with what they cost counted."""
+"""The one path from samples to a row: what renders themselves score, and which metrics a row holds."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
-from families import make_student
-from helpers import tiny_pipeline
-from PIL import Image
+import torch
 
-from rmd.cli.app import main
-from rmd.evaluate.run import Evaluation
+from rmd.common.errors import RMDError
+from rmd.core.metrics import high_frequency
+from rmd.core.plan import Stage
+from rmd.evaluate import metrics
+from rmd.evaluate.metrics import METRICS, metrics_of
+from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, Samples
+from rmd.evaluate.run import evaluate
+from rmd.worlds.base import Assessment, Measured
+from rmd.worlds.references import References
+from rmd.worlds.registry import WORLDS
+from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.still.judge import Judge
+from rmd.worlds.still.world import SceneJudge
+
+SCENES = WORLDS.get("scenes")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A contender whose samples are known."""
+
+    samples: Samples
+    name: str = "renders"
+    label: str = "renders"
+
+    def sample(
+        self, prompts: object, *, seed: int, size: Stage, batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+    ) -> Samples:  # fmt: skip
+        return self.samples
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate") / "turbo"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
+def scenes() -> SceneSet:
+    return make_scenes(24, seed=5, training=False)
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_student(tmp_path_factory.mktemp("evaluated"), "sdxl", "full")
+def judge(scenes: SceneSet) -> SceneJudge:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Judge().eval()
+    pixels = scenes.pixels(torch.arange(24))
+    _, features = network.assess(pixels, scenes.attributes)
+    return SceneJudge(network, References(features, features.flip(0), high_frequency(pixels)))
 
 
-def read(path: Path) -> Evaluation:
-    return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+def known(scenes: SceneSet) -> tuple[Known, list[str]]:
+    prompts = [text for text in scenes.captions[:12] for _ in range(SAMPLES_PER_PROMPT)]
+    return Known(Samples(scenes.pixels(torch.arange(24)), 2.4, 2.5, 3.0, 240)), prompts
 
 
-def test_rows_of_models_stand_in_one_table(
-    plain: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_row_of_the_renders_themselves(scenes: SceneSet, judge: SceneJudge) -> None:
+    contender, prompts = known(scenes)
+    row = evaluate(contender, SCENES, judge, prompts, seed=0, reference_seconds=1.0).row
+    assert tuple(row.measures) == SCENES.metrics
+    assert row.value("high_frequency") == pytest.approx(1.0)
+    assert row.value("frechet_distance") == pytest.approx(0.0, abs=1e-3)
+    assert 0 <= row.value("attributes") <= 1 and set(row.measures["attributes"].parts) >= {"layout", "colour_a"}
+    assert row.nfe == 10
+    assert row.seconds_per_image == pytest.approx(0.1)
+    assert row.speedup == pytest.approx(10.0)
+    assert row.seconds_end_to_end == pytest.approx(0.125)
+    assert contender.samples.overhead == pytest.approx(2.5 / 2.4 - 1)
+    assert evaluate(contender, SCENES, judge, prompts, seed=0).row.speedup == 1.0
+
+
+def test_a_metric_of_another_package_is_in_the_row(
+    scenes: SceneSet, judge: SceneJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "rows"
-    options = ["--samples", "6", "--batch-size", "4", "--out", str(out), "--device", "cpu"]
-    assert main(["eval", str(plain), "--steps", "3", "--guidance", "2", *options]) == 0
-    assert main(["eval", str(student), "--name", "ours", *options]) == 0
-    printed = capsys.readouterr().out
-    last = printed[printed.rindex("speed-") :]
-    assert "turbo" in last and "ours" in last and "1.0x" in last
-    turbo, ours = read(out / "turbo.json"), read(out / "ours.json")
-    assert turbo.row.nfe == 6  # both branches of guidance
-    assert ours.row.nfe == 4
-    assert turbo.making["num_inference_steps"] == 3 and ours.making["model"] == str(student)
-    assert (turbo.samples, turbo.seed, turbo.teacher) == (6, 0, "scenes")
-    for name in ("turbo", "ours"):
-        with Image.open(out / f"{name}.png") as picture:
-            assert picture.size == (3 * 64 + 2 * 4, 64)
-    # a row measured on other captions is kept, but stands in another table
-    assert main(["eval", str(student), "--name", "other", "--seed", "1", *options]) == 0
-    assert "turbo" not in capsys.readouterr().out
+    contender, prompts = known(scenes)
+    monkeypatch.setattr(METRICS, "_loaded", dict(METRICS._loaded))
+
+    def half(assessment: Assessment) -> Measured:
+        return Measured(value=assessment.count / 2)
+
+    ours = metrics.Metric("half", "half", compute=half, applies=lambda world: not world.moving)
+    METRICS.register("half", ours)
+    METRICS.register("other", replace(ours, name="other", applies=lambda world: world.moving))
+    row = evaluate(contender, SCENES, judge, prompts, seed=0).row
+    assert tuple(row.measures) == (*SCENES.metrics, "half") and row.value("half") == 12
+    assert metrics_of(WORLDS.get("moving-scenes"))[-1] == "other"
+    few = evaluate(contender, SCENES, judge, prompts, seed=0, metrics=("half",)).row
+    assert tuple(few.measures) == ("half",)
+    with pytest.raises(RMDError, match="the row 'renders' has no measure 'attributes'"):
+        few.value("attributes")
 
 
-def test_an_evaluation_repeats_itself(plain: Path, tmp_path: Path) -> None:
-    rows = []
-    for size in ("2", "6"):
-        out = tmp_path / size
-        arguments = ["--samples", "6", "--steps", "2", "--batch-size", size, "--out", str(out), "--device", "cpu"]
-        assert main(["eval", str(plain), *arguments]) == 0
-        rows.append(read(out / "turbo.json").row.model_dump(include={"attributes", "diversity", "high_frequency"}))
-    assert rows[0] == pytest.approx(rows[1], rel=1e-3)
-
-
-def test_one_sentence(plain: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clips = make_student(tmp_path / "clips", "wan", "full")
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "notes.json").write_text(json.dumps({"a": 1}))
-    named = tmp_path / "a name"
-    shutil.copytree(plain, named)
-    for arguments, sentence in (
-        ([str(student), "--steps", "3"], "--steps is for ordinary pipelines"),
-        ([str(clips)], "makes clips, but the scenes' judge looks at single pictures"),
-        ([str(named)], "a row cannot be called 'a name': give --name"),
-        ([str(plain), "--teacher", "scene"], "did you mean 'scenes'"),
-        ([str(plain), "--steps", "1", "--samples", "6", "--out", str(bad)], f"{bad / 'notes.json'}: there is no key a"),
-    ):
-        assert main(["eval", *arguments, "--device", "cpu"]) == 1
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("rmd: ") and sentence in error, error
+def test_a_prompt_of_another_world_is_one_sentence(scenes: SceneSet, judge: SceneJudge) -> None:
+    contender, prompts = known(scenes)
+    with pytest.raises(RMDError, match=r"^'a cat' is not a caption of the scenes: word it like"):
+        evaluate(contender, SCENES, judge, ["a cat", *prompts[1:]], seed=0)

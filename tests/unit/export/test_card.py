@@ -1,4 +1,4 @@
-"""Model cards: no name in them is anything but text, and their code runs, for every family and format."""
+"""Model cards: every name in them is shown as text, and their code runs, for every family and format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from comparisons import result
+from comparisons import row_of
 from families import FRAMES, TINY, make_student
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +23,7 @@ from rmd.evaluate.rows import Report
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
 from rmd.export.formats import export_student
 from rmd.models.student import StudentConfig, read_student
+from rmd.report.tables import measures_beside
 
 BASE = "someone/their-teacher"
 HOSTILE = (
@@ -47,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudentConfig:
 
 
 def named(config: StudentConfig, **values: str) -> Any:
-    """The config with other texts in its file."""
+    """Return the config with other texts in its file."""
 
     class Named:
         family, plan, guidance = config.family, config.plan, config.guidance
@@ -69,7 +70,7 @@ def code_of(card: str) -> str:
 
 
 def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
-    """Everything of a text but its words: tags of blocks, links, images, HTML, code and emphasis."""
+    """Return the structure of a text without its words: blocks, links, images, HTML, code and emphasis."""
     found = []
     parser = MarkdownIt("gfm-like", {"html": html, "linkify": False}).enable(["strikethrough", "table"])
     for token in parser.parse(text):
@@ -81,7 +82,7 @@ def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
 
 
 def check_card(card: str, plain: str) -> None:
-    """A card with other names has the front matter, structure and code of the plain one."""
+    """Check that a card with other names has the front matter, the structure and the code of the plain one."""
     front, text = front_and_text(card)
     plain_front, plain_text = front_and_text(plain)
     assert front == plain_front
@@ -94,7 +95,7 @@ def check_card(card: str, plain: str) -> None:
 @pytest.mark.parametrize("field", ["recipe", "prompts", "method"])
 def test_a_name_is_text_wherever_it_stands(field: str, text: str, config: StudentConfig) -> None:
     def card(value: str) -> str:
-        return model_card(named(config, **{field: value}), "diffusers-lora", teacher=BASE, source=Path("student"))
+        return model_card(named(config, **{field: value}), "diffusers-lora", teacher=BASE)
 
     check_card(card(text), card("name"))
 
@@ -103,7 +104,7 @@ def test_a_name_is_text_wherever_it_stands(field: str, text: str, config: Studen
 def test_any_text_is_text(config: StudentConfig, text: str) -> None:
     def card(value: str) -> str:
         values = dict.fromkeys(("recipe", "prompts", "method"), value)
-        return model_card(named(config, **values), "comfyui", teacher=BASE, source=Path("student"))
+        return model_card(named(config, **values), "comfyui", teacher=BASE)
 
     check_card(card(text), card("name"))
 
@@ -111,7 +112,7 @@ def test_any_text_is_text(config: StudentConfig, text: str) -> None:
 def test_a_name_is_shown_as_it_is(config: StudentConfig) -> None:
     name = "a *b* [c](d) <e> & `f` | $g$ http://h www.i #j \\k _l_ ~~m~~ ``n"
     file = "a *b* [c](d) <e> & `f` | $g$ #j _l_ ~~m~~ ``n.txt"
-    card = model_card(named(config, recipe=name, prompts=file), "fused", teacher=BASE, source=Path("student"))
+    card = model_card(named(config, recipe=name, prompts=file), "fused", teacher=BASE)
     heading, about, *_ = [token for token in MarkdownIt().parse(front_and_text(card)[1]) if token.type == "inline"]
     assert "".join(child.content for child in heading.children or ()) == f"{name}: {BASE} in 4 steps"
     assert [child.content for child in about.children or () if child.type == "code_inline"] == [BASE, file]
@@ -120,7 +121,7 @@ def test_a_name_is_shown_as_it_is(config: StudentConfig) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_rows_of_a_report_beside_the_student_are_text(text: str, config: StudentConfig, tmp_path: Path) -> None:
     def card(label: str) -> str:
-        row = result(name="rmd").row.model_copy(update={"label": label})
+        row = row_of("rmd").model_copy(update={"label": label})
         report = Report(
             rows=[row, row.model_copy(update={"name": "teacher"})], checks=[], quick=False, seconds=1.0,
             peak_memory_gb=1.0, config={}, versions={}, plan=config.plan.to_dict(), prompts=[], history=[], n=2, seed=0,
@@ -128,24 +129,24 @@ def test_the_rows_of_a_report_beside_the_student_are_text(text: str, config: Stu
         )  # fmt: skip
         (tmp_path / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
         (tmp_path / "student").mkdir(exist_ok=True)
-        return model_card(config, "fused", teacher=BASE, source=tmp_path / "student")
+        return model_card(config, "fused", teacher=BASE, measures=measures_beside(tmp_path / "student"))
 
     if text:
         check_card(card(text), card("name"))
     assert "## Measured" in card(text)
 
 
-def test_a_report_that_cannot_be_read_is_named(config: StudentConfig, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(RMDError, match=rf"^{tmp_path}/report.json: rows is missing"):
-        model_card(config, "fused", teacher=BASE, source=tmp_path / "student")
+        measures_beside(tmp_path / "student")
 
 
 @pytest.mark.parametrize("to", ["diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused"])
 @pytest.mark.parametrize("teacher", [BASE, "scenes", None])
 def test_the_front_matter_says_what_it_is(teacher: str | None, to: str, config: StudentConfig) -> None:
-    front, text = front_and_text(model_card(config, to, teacher=teacher, source=Path("student")))
+    front, text = front_and_text(model_card(config, to, teacher=teacher))
     adapter = to in ("diffusers-lora", "kohya", "comfyui")
     relation = {"base_model": BASE, "base_model_relation": "adapter" if adapter else "finetune"}
     assert front == {
@@ -183,7 +184,7 @@ def test_the_licence_is_read_from_the_teachers_card(
     text: str | bytes, found: str, config: StudentConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_bytes(text.encode() if isinstance(text, str) else text)
-    front, _ = front_and_text(model_card(config, "fused", teacher=BASE, source=Path("student"), base=tmp_path))
+    front, _ = front_and_text(model_card(config, "fused", teacher=BASE, base=tmp_path))
     assert front["license"] == found
 
 
@@ -197,8 +198,8 @@ def test_a_literal_is_one_constant_on_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text])
 def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config: StudentConfig) -> None:
-    """Only names of the Hub come to `model_card` as a teacher; it does not rely on that."""
-    card = model_card(config, "diffusers-lora", teacher=text, source=Path("student"), here=text)
+    """`model_card` receives only names of the Hub as teachers, but does not rely on it."""
+    card = model_card(config, "diffusers-lora", teacher=text, here=text)
     tree = ast.parse(code_of(card))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert sorted(ast.unparse(call) for call in calls) == [
@@ -209,7 +210,7 @@ def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config
     imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert imports == ["import torch", "from rmd import RMDPipeline"]
     assert front_and_text(card)[0]["base_model"] == text
-    plain = model_card(config, "diffusers-lora", teacher=BASE, source=Path("student"))
+    plain = model_card(config, "diffusers-lora", teacher=BASE)
     assert shape(front_and_text(card)[1], html=True) == shape(front_and_text(plain)[1], html=True)
 
 
@@ -258,6 +259,6 @@ def test_frames_and_sizes_are_those_of_the_plan(config: StudentConfig) -> None:
         family, values, guidance = "wan", config.values, config.guidance
 
     Other.plan = StepPlan.from_dict(plan)  # type: ignore[attr-defined]
-    card = model_card(Other(), "fused", teacher=BASE, source=Path("student"))  # type: ignore[arg-type]
+    card = model_card(Other(), "fused", teacher=BASE)  # type: ignore[arg-type]
     assert "height=960, width=1664, num_frames=81" in code_of(card)
     assert "starts at 480x832 pixels and ends at 960x1664, with 81 frames" in re.sub(r"\s+", " ", card)

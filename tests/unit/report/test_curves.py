@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn of a history, and that the drawing is a sound SVG."""
+"""Learning curves: what is drawn from a history, and that the drawing is valid SVG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packaged weights: found, or the command that builds them."""
+"""The packaged weights: where they are, that they fit their recipes, and which command builds a missing one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.evaluate.protocol import assess, evaluation_prompts, run_maker
+from rmd.evaluate.protocol import SamplerContender, evaluation_prompts
 from rmd.models.registry import load_pipeline
 from rmd.models.teacher import load_teacher, teacher_source
 from rmd.recipes.schema import load_recipe
@@ -25,7 +25,7 @@ from rmd.worlds.moving.judge import FEATURES, load_frame_judge
 from rmd.worlds.moving.metrics import measure_clips
 from rmd.worlds.moving.references import load_clip_references
 from rmd.worlds.references import load_references
-from rmd.worlds.still.judge import load_judge
+from rmd.worlds.registry import world_of_teacher
 
 STILL = ("scenes", "scenes-pixart", "scenes-sd3")
 
@@ -64,7 +64,7 @@ def test_no_packaged_file_says_where_it_was_made() -> None:
 @pytest.mark.parametrize("name", STILL)
 def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> None:
     home, recipe = teacher_home(name), load_recipe(name)
-    backbone = load_teacher(recipe)  # which checks family, noise and sides
+    backbone = load_teacher(recipe)  # checks family, noise and sides
     built, samples = read_record(home), load_references(home)
     assert built.teacher.iterations == CURRICULA[backbone.family].iterations
     if backbone.family in IMITATORS:
@@ -77,11 +77,12 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
 
 @pytest.mark.parametrize("name", STILL)
 def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> None:
-    maker = PipelineSampler(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
-    captions = evaluation_prompts(6, seed=0)
-    samples = run_maker(maker, [], captions, seed=0, size=Stage(1, 64, 64))
-    right, _, _ = assess(samples.images, captions, load_judge(assets.assets_folder()))
-    assert right.float().mean() > 0.9
+    sampler = PipelineSampler(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
+    world = world_of_teacher(name)
+    captions = evaluation_prompts(world, 6, seed=0)
+    images = SamplerContender(name, name, sampler, []).sample(captions, seed=0, size=Stage(1, 64, 64)).images
+    parts = world.judge(name).assess(images, captions, samples_per_prompt=2).counted["attributes"].parts
+    assert sum(parts.values()) / len(parts) > 0.9
 
 
 def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge() -> None:

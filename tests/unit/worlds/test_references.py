@@ -1,4 +1,4 @@
-"""The reference statistics on disk: a byte a number, with a known error."""
+"""The reference statistics on disk: one byte per number, with a known error."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_error_is_half_a_level(tmp_path: Path) -> None:
         level = (features.amax(0) - features.amin(0)) / 255
         error = (restored - features).abs()
         assert bool((error <= 0.501 * level).all())
-        assert bool((error.amax(0) > 0.3 * level).all())  # of each dimension's own range, not of all together
-        # uniform within a level: the variance it adds to a dimension
+        assert bool((error.amax(0) > 0.3 * level).all())  # levels are relative to the range of each dimension
+        # The error is uniform within a level, which adds this variance to a dimension.
         assert torch.allclose(error.square().mean(0), level**2 / 12, rtol=0.5)
 
 

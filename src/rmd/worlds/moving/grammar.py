@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from rmd.common.errors import RMDError
+from rmd.core.randomness import generator
 from rmd.worlds.still.grammar import BACKGROUND_WORDS, BACKGROUNDS, COLOURS, SHAPES
 
 MOTIONS = ("left", "right", "up", "down", "bounce", "spin", "grow")
@@ -15,12 +17,12 @@ MOTION_WORDS = {
     "spin": "spins", "grow": "grows",
 }  # fmt: skip
 SYMMETRY = (0, 4, 3, 4, 5, 0)
-"""Of each shape: how many turned copies look alike; 0 for the round ones, whose turning cannot be seen."""
+"""Order of each shape's rotational symmetry; 0 for round shapes, whose rotation cannot be seen."""
 
 
 @dataclass(frozen=True)
 class ClipAttributes:
-    """What a caption says of a clip: indices into MOTIONS, SPEEDS and the tuples of `rmd.worlds.still.grammar`."""
+    """Attributes of a clip: indices into MOTIONS, SPEEDS and the tuples of `rmd.worlds.still.grammar`."""
 
     background: int
     shape: int
@@ -34,35 +36,35 @@ class ClipAttributes:
 
 CLIP_ATTRIBUTES: tuple[str, ...] = tuple(f.name for f in fields(ClipAttributes))
 FRAME_ATTRIBUTES: dict[str, int] = {"background": len(BACKGROUNDS), "shape": len(SHAPES), "colour": len(COLOURS)}
-"""Those that every single frame shows, and how many values they have."""
+"""The attributes that every single frame shows, and their numbers of values."""
 
 
 def can_move(shape: int, motion: int) -> bool:
-    """Whether the motion of the shape can be seen: a ball that spins cannot."""
+    """Return whether the motion of the shape can be seen; that of a spinning ball cannot."""
     return MOTIONS[motion] != "spin" or SYMMETRY[shape] > 0
 
 
 def held_out(attributes: ClipAttributes) -> bool:
-    """Whether the combination of object and motion is kept out of training: one in eleven."""
+    """Return whether the combination of object and motion is kept out of training, as one in eleven is."""
     return (7 * attributes.shape + 3 * attributes.colour + 5 * attributes.motion) % 11 == 0
 
 
-def draw_clip_attributes(generator: torch.Generator, *, training: bool) -> ClipAttributes:
-    """Draw uniformly what can be seen to move; with `training` the held-out combinations are drawn again."""
+def draw_clip_attributes(draws: torch.Generator, *, training: bool) -> ClipAttributes:
+    """Draw visible motions uniformly; `training` redraws the held-out combinations."""
 
     def pick(n: int) -> int:
-        return int(torch.randint(n, (), generator=generator))
+        return int(torch.randint(n, (), generator=draws))
 
     while True:
-        found = ClipAttributes(
+        drawn = ClipAttributes(
             pick(len(BACKGROUNDS)), pick(len(SHAPES)), pick(len(COLOURS)), pick(len(MOTIONS)), pick(len(SPEEDS))
         )
-        if can_move(found.shape, found.motion) and not (training and held_out(found)):
-            return found
+        if can_move(drawn.shape, drawn.motion) and not (training and held_out(drawn)):
+            return drawn
 
 
 def clip_caption(attributes: ClipAttributes) -> str:
-    """Word a clip.
+    """Return the caption of a clip.
 
     >>> clip_caption(ClipAttributes(0, 4, 0, 1, 1))
     'a red star moves right fast, on sand'
@@ -73,7 +75,7 @@ def clip_caption(attributes: ClipAttributes) -> str:
 
 
 def parse_clip(text: str) -> ClipAttributes | None:
-    """The attributes that a caption of this grammar names, or None when the text is not of the grammar."""
+    """Return the attributes that a caption names, or None if the text does not follow the grammar."""
     head, _, tail = text.strip().lower().rpartition(", ")
     words = head.split()
     background = [i for i, name in enumerate(BACKGROUNDS) if BACKGROUND_WORDS[name] == tail]
@@ -82,14 +84,35 @@ def parse_clip(text: str) -> ClipAttributes | None:
     motion = [i for i, name in enumerate(MOTIONS) if MOTION_WORDS[name].split() == words[3:-1]]
     if words[1] not in COLOURS or words[2] not in SHAPES or words[-1] not in SPEEDS or not motion:
         return None
-    found = ClipAttributes(
+    named = ClipAttributes(
         background[0], SHAPES.index(words[2]), COLOURS.index(words[1]), motion[0], SPEEDS.index(words[-1])
     )
-    return found if can_move(found.shape, found.motion) else None
+    return named if can_move(named.shape, named.motion) else None
+
+
+def clip_attributes_of(text: str) -> ClipAttributes:
+    """Return the attributes that a caption names.
+
+    Raises:
+        RMDError: the text does not follow the grammar; the sentence gives examples.
+    """
+    attributes = parse_clip(text)
+    if attributes is None:
+        raise RMDError(
+            f"{text!r} is not a caption of the moving scenes: word it like 'a red star moves right fast, on sand' or "
+            "'a blue box spins slowly, at night'"
+        )
+    return attributes
+
+
+def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
+    """Return captions 0 to `count` - 1 of a seed; `training` leaves out the held-out combinations."""
+    draws = (generator(seed, "clip-prompt", index) for index in range(count))
+    return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
 
 
 def clip_vocabulary() -> list[str]:
-    """Every word and mark that a caption can hold, sorted."""
+    """Return every word and punctuation mark that captions use, sorted."""
     words = {"a", ",", *COLOURS, *SHAPES, *SPEEDS}
     for phrase in (*MOTION_WORDS.values(), *BACKGROUND_WORDS.values()):
         words.update(phrase.split())

@@ -1,7 +1,7 @@
-"""The moving scenes' judge: reads every frame's attributes and where its object is, how large and how far turned.
+"""The moving scenes' judge: reads from every frame the attributes, and the object's place, size and rotation.
 
-It sees single clean frames when it is trained, and knows nothing of motion or of any generator; motion is read from
-the track that it follows through a clip (`rmd.worlds.moving.motion`).
+It is trained on single clean frames and knows nothing of motion or of any generator. Motion is read from the track that
+it follows through a clip (`rmd.worlds.moving.motion`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ FILE_NAME = "frame-judge.safetensors"
 _WIDTHS = (24, 48, 72, 72)
 FEATURES = EMBEDDING + 2 * sum(_WIDTHS[:3])
 CENTRE, SCALE, RADIUS = 32.0, 16.0, 10.0
-"""Centres are read relative to the middle in units of a quarter canvas, radii as logarithms relative to this one."""
+"""Centres are predicted relative to the middle in units of a quarter canvas, radii as the logarithm over `RADIUS`."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """What was read in n clips of T frames.
+    """What the judge read in n clips of T frames.
 
-    named: (n, T, 3) background, shape and colour of every frame. centre (n, T, 2), radius (n, T): in canvas units.
-    phase: (n, T) SYMMETRY times the angle of the shape, in radians; of no meaning for round shapes. features:
-    (n, T, 384).
+    Attributes:
+        named: (n, T, 3), background, shape and colour of every frame.
+        centre: (n, T, 2), in canvas units.
+        radius: (n, T), in canvas units.
+        phase: (n, T), the shape's angle in radians times its `SYMMETRY`; meaningless for round shapes.
+        features: (n, T, 384).
     """
 
     named: Tensor
@@ -41,9 +44,9 @@ class Track:
 
 
 class FrameJudge(Judge):
-    """Frames (B, 3, 64, 64) in [-1, 1]: attributes and features as the still scenes' judge, and five numbers of place.
+    """The still scenes' judge for frames (B, 3, 64, 64) in [-1, 1], with another head, which reads five numbers.
 
-    The five are centre x and y, log radius, and cosine and sine of the phase.
+    They are centre x and y, the logarithm of the radius, and cosine and sine of the phase.
     """
 
     def __init__(self) -> None:
@@ -51,7 +54,7 @@ class FrameJudge(Judge):
         self.place = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, 5))
 
     def read(self, frames: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Logits by attribute, the five numbers (B, 5), features (B, 384)."""
+        """Return the logits by attribute, the five numbers (B, 5), and the features (B, 384)."""
         logits, features = self(frames)
         return logits, self.place(features[:, :EMBEDDING]), features
 
@@ -77,7 +80,11 @@ class FrameJudge(Judge):
 
 
 def load_frame_judge(folder: FilePath) -> FrameJudge:
-    """Read a judge written by `save_frame_judge`, in float32 and ready to follow clips."""
+    """Load the judge of a folder in float32, in evaluation mode.
+
+    Raises:
+        RMDError: the folder has none.
+    """
     path = folder / FILE_NAME
     if not path.exists():
         raise RMDError(

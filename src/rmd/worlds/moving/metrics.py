@@ -1,8 +1,8 @@
-"""Measures of a video sampler on judged clips; each is named for what it is, and none is VBench's or FVD.
+"""What is counted in judged clips, and the features that distances compare; none of it is VBench or FVD.
 
-attributes: share of frames with background, shape and colour as asked. motion, speed: shares of clips, read by
-`rmd.worlds.moving.motion`. flicker: how much changes between two frames where nothing moves. dynamics: how much moves,
-over what was asked. Kernel distances compare features of frames, and of what changes from frame to frame.
+attributes: share of frames with the requested background, shape and colour. motion, speed: shares of clips, decided by
+`rmd.worlds.moving.motion`. flicker: change between two frames where nothing moves. dynamics: amount of motion relative
+to the requested amount. Features are those of frames, and of what changes from frame to frame.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rmd.worlds.moving.judge import Track
 from rmd.worlds.moving.motion import judge_motion, read_motion
 
 SHOWN = (0, 4, 8)
-"""Frames of a clip whose features enter the distance of frames."""
+"""Indices of the frames whose features enter the distances between frames."""
 
 
 @dataclass(frozen=True)
 class ClipMeasures:
-    """Of n clips; shares with their 95 % intervals, flicker in percent of the range of pixels."""
+    """Measures of a set of clips: shares with 95 % intervals; flicker in percent of the pixel range."""
 
     attributes: Interval
     attributes_by_name: dict[str, float]
@@ -33,12 +33,18 @@ class ClipMeasures:
 
 
 def measure_clips(videos: Tensor, track: Track, attributes: Tensor) -> ClipMeasures:
-    """Compare clips (n, 3, T, H, W) in [-1, 1], and what the judge read in them, with attributes (n, 5)."""
+    """Compare clips with their captions.
+
+    Args:
+        videos: (n, 3, T, H, W) in [-1, 1].
+        track: what the judge read in them.
+        attributes: (n, 5) ground truth from the captions, columns as `CLIP_ATTRIBUTES`.
+    """
     right = track.named == attributes[:, None, :3]
     frames = right.all(2)
     motion = judge_motion(read_motion(track, attributes[:, 1]), attributes)
     n = len(attributes)
-    # frames of a clip stand and fall together: the interval is that of n, not of n T trials
+    # The frames of a clip are right or wrong together, so the interval is that of n trials, not of n T.
     share = float(frames.float().mean())
     around = wilson(round(share * n), n)
     names = ("background", "shape", "colour")
@@ -53,11 +59,11 @@ def measure_clips(videos: Tensor, track: Track, attributes: Tensor) -> ClipMeasu
 
 
 def flicker(videos: Tensor, track: Track) -> float:
-    """Mean absolute change from frame to frame outside the object and its shadow, in percent of the pixels' range.
+    """Return the mean absolute change between frames outside the object and its shadow, in percent of the pixel range.
 
     Args:
         videos: (n, 3, T, H, W) in [-1, 1].
-        track: where the object is, in canvas units.
+        track: centre and radius of the object, in canvas units.
     """
     side = videos.shape[-1]
     axis = (torch.arange(side) + 0.5) * (64 / side)
@@ -70,10 +76,10 @@ def flicker(videos: Tensor, track: Track) -> float:
 
 
 def frame_features(track: Track) -> Tensor:
-    """(3 n, 384) features of each clip's `SHOWN` frames, those of a clip in a row."""
+    """Return the features (3 n, 384) of each clip's `SHOWN` frames; those of a clip are consecutive."""
     return track.features[:, list(SHOWN)].flatten(0, 1)
 
 
 def change_features(track: Track) -> Tensor:
-    """(n, 384) mean absolute change of the features from frame to frame."""
+    """Return the mean absolute change (n, 384) of the features from frame to frame."""
     return track.features.diff(dim=1).abs().mean(1)

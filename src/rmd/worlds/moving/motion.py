@@ -1,8 +1,8 @@
-"""Motion read from a track and compared with what the caption asks: kind, direction and speed, with exact thresholds.
+"""Measures motion from a track and compares its kind, direction and speed with the caption, with exact thresholds.
 
-Every kind of motion has one number for a whole clip: how far the object travelled, hopped, turned or grew. A clip moves
-as asked when the number of the asked kind is the largest, each measured by what the kind's slow motion amounts to, and
-is at least half of that; and when it has the asked direction.
+Every kind of motion has one number per clip: how far the object travelled, hopped, turned or grew. Each is divided by
+the amount of that kind's slow motion. A clip moves as requested if the number of the requested kind is the largest and
+at least 0.5, and if the direction is the requested one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = ("travel", "hop", "turn", "growth")
 _KIND_OF = {"left": 0, "right": 0, "up": 0, "down": 0, "bounce": 1, "spin": 2, "grow": 3}
 _DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 _STEADY = 0.8
-"""Of a turning: how well the phases must fit one speed, 0 to 1; frames that turn at random are no turning."""
+"""Coherence (0 to 1) of the phases with a constant angular speed from which a clip counts as turning."""
 _TURNS = 121
 _LARGEST_TURN = 1.6 * TURN["fast"][1]
 
@@ -32,17 +32,21 @@ def _middle(pair: tuple[float, float]) -> float:
 
 _LOG_GROWTH = {speed: (math.log(low), math.log(high)) for speed, (low, high) in GROWTH.items()}
 _SLOW = (_middle(TRAVEL["slowly"]), _middle(HOP_HEIGHT), _middle(TURN["slowly"]), _middle(_LOG_GROWTH["slowly"]))
-"""What each kind's slow motion amounts to."""
+"""Amount of each kind's slow motion."""
 _BORDER = tuple(math.sqrt(r["slowly"][1] * r["fast"][0]) for r in (TRAVEL, TURN, _LOG_GROWTH))
-"""Between slow and fast, of travel, turn and growth; hops are counted."""
+"""Thresholds between slow and fast for travel, turn and growth; hops are counted instead."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What n objects did over their clips.
+    """Motion of n objects over their clips.
 
-    travel: (n, 2) along x and y (downwards), in canvas units. hop: (n,) height, in canvas units, and `hops`: (n,) how
-    many. turn: (n,) radians, either way. growth: (n,) logarithm of the last radius over the first.
+    Attributes:
+        travel: (n, 2), along x and y (downwards) in canvas units.
+        hop: (n,), height of the hops in canvas units.
+        hops: (n,), number of hops.
+        turn: (n,), rotation in radians, either way.
+        growth: (n,), logarithm of the last radius over the first.
     """
 
     travel: Tensor
@@ -54,9 +58,12 @@ class Motion:
 
 @dataclass(frozen=True)
 class MotionJudgement:
-    """Of n clips: `motion`, whether kind and direction are as asked; `speed`, whether the speed is too.
+    """Judgement of n clips.
 
-    amount: (n,) the asked kind of motion over what the asked speed amounts to; 1 is as much as asked, 0 stands still.
+    Attributes:
+        motion: (n,) bool, whether kind and direction are as requested.
+        speed: (n,) bool, whether the speed is too.
+        amount: (n,), amount of the requested kind of motion over the requested amount; 0 stands still.
     """
 
     motion: Tensor
@@ -65,7 +72,7 @@ class MotionJudgement:
 
 
 def read_motion(track: Track, shapes: Tensor) -> Motion:
-    """Fit every kind of motion to the tracks of clips whose captions ask for the given shapes (n,)."""
+    """Fit every kind of motion to the tracks of clips whose captions name the given shapes (n,)."""
     frames = track.radius.shape[1]
     time = torch.linspace(0, 1, frames)
     across = _fit(track.centre[..., 0], time)[0]
@@ -82,34 +89,37 @@ def read_motion(track: Track, shapes: Tensor) -> Motion:
     )
 
 
-def judge_motion(found: Motion, attributes: Tensor) -> MotionJudgement:
-    """Compare motions with clips' attributes (n, 5), columns as `CLIP_ATTRIBUTES`."""
+def judge_motion(moved: Motion, attributes: Tensor) -> MotionJudgement:
+    """Compare motions with the attributes (n, 5) of the captions, columns as `CLIP_ATTRIBUTES`."""
     asked, fast = attributes[:, 3], attributes[:, 4] == SPEEDS.index("fast")
     kind = torch.tensor([_KIND_OF[name] for name in MOTIONS])[asked]
     unit = torch.tensor([_DIRECTION.get(name, (0.0, 0.0)) for name in MOTIONS])[asked]
-    along = (found.travel * unit).sum(1)
-    aside = (found.travel - along[:, None] * unit).norm(dim=1)
-    sizes = torch.stack([found.travel.norm(dim=1), found.hop, found.turn, found.growth], 1)
+    along = (moved.travel * unit).sum(1)
+    aside = (moved.travel - along[:, None] * unit).norm(dim=1)
+    sizes = torch.stack([moved.travel.norm(dim=1), moved.hop, moved.turn, moved.growth], 1)
     relative = sizes / torch.tensor(_SLOW)
     own = relative.gather(1, kind[:, None])[:, 0]
     largest = relative.argmax(1) == kind
     way = (kind != 0) | ((along > 0) & (along > aside))
     motion = largest & way & (own >= 0.5)
     travel, turn, growth = _BORDER
-    is_fast = torch.stack([along > travel, found.hops == 2, found.turn > turn, found.growth > growth], 1)
+    is_fast = torch.stack([along > travel, moved.hops == 2, moved.turn > turn, moved.growth > growth], 1)
     speed = motion & (is_fast.gather(1, kind[:, None])[:, 0] == fast)
-    return MotionJudgement(motion, speed, _amount(found, along.clamp(min=0), kind, fast))
+    return MotionJudgement(motion, speed, _amount(moved, along.clamp(min=0), kind, fast))
 
 
-def _amount(found: Motion, along: Tensor, kind: Tensor, fast: Tensor) -> Tensor:
+def _amount(moved: Motion, along: Tensor, kind: Tensor, fast: Tensor) -> Tensor:
     ranges = (TRAVEL, {"slowly": HOP_HEIGHT, "fast": HOP_HEIGHT}, TURN, _LOG_GROWTH)
     wanted = torch.tensor([[_middle(r["slowly"]), _middle(r["fast"])] for r in ranges])[kind, fast.long()]
-    sizes = torch.stack([along, found.hop, found.turn, found.growth.clamp(min=0)], 1)
+    sizes = torch.stack([along, moved.hop, moved.turn, moved.growth.clamp(min=0)], 1)
     return sizes.gather(1, kind[:, None])[:, 0] / wanted
 
 
 def _fit(values: Tensor, time: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
-    """Least squares of (n, T) values by a constant, time, and other shapes (T,): their factors, and the residual."""
+    """Fit (n, T) values by a constant, time and further shapes (T,), by least squares.
+
+    Returns the factors of all but the constant, and the mean squared residual, each (n,).
+    """
     basis = torch.stack([torch.ones_like(time), time, *shapes], 1).double()
     solution = torch.linalg.lstsq(basis, values.double().T).solution
     residual = (basis @ solution - values.double().T).square().mean(0)
@@ -117,7 +127,7 @@ def _fit(values: Tensor, time: Tensor, *shapes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _turn(phase: Tensor, time: Tensor, fold: Tensor) -> Tensor:
-    """How far (n, T) phases turn steadily, over their symmetry `fold`; 0 for round shapes and unsteady phases."""
+    """Return how far (n, T) phases turn at a constant speed, divided by the symmetry; 0 if round or unsteady."""
     tries = torch.linspace(-_LARGEST_TURN, _LARGEST_TURN, _TURNS)
     turned = fold[:, None, None] * tries[:, None] * time
     fit = torch.polar(torch.ones(()), phase[:, None] - turned).mean(2).abs()

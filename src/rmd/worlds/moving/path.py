@@ -1,4 +1,4 @@
-"""The paths of moving objects: where one is, how large and how far turned, frame by frame; in canvas units."""
+"""The paths of moving objects: place, size and rotation in every frame, in canvas units (64 to a side)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from rmd.worlds.moving.grammar import MOTIONS, SPEEDS
 from rmd.worlds.still.render import CANVAS
 
 FRAMES = 9
-"""Of a clip."""
+"""Number of frames of a clip."""
 FPS = 8
-"""At which clips are played."""
+"""Frames per second at which clips are played."""
 
 TRAVEL = {"slowly": (10.0, 13.0), "fast": (23.0, 27.0)}
-"""How far an object moves over the clip, in canvas units (64 to a side)."""
+"""Range of the distance that an object moves over the clip, in canvas units."""
 HOPS = {"slowly": 1, "fast": 2}
-"""Of a bouncing object over the clip."""
+"""Number of hops of a bouncing object over the clip."""
 HOP_HEIGHT = (11.0, 15.0)
+"""Range of their height, in canvas units."""
 RADIUS, GROWING = (13.0, 16.0), (9.5, 11.0)
-"""Of objects that stay as large as they are, and of growing ones at the start, in canvas units."""
+"""Ranges of the radius: of objects that do not grow, and of growing ones at the start, in canvas units."""
 OFF_CENTRE = 5.0
-"""How far the middle of a path may be from the canvas's, either way, where the object so stays on it."""
+"""Largest offset of a path's middle from the canvas's, where the object still stays on the canvas."""
 TURN = {"slowly": (0.9, 1.2), "fast": (2.3, 2.8)}
-"""How far an object turns over the clip, in radians, either way."""
+"""Range of an object's rotation over the clip, in radians, either way."""
 GROWTH = {"slowly": (1.30, 1.42), "fast": (1.75, 1.95)}
-"""Radius at the end over that at the start."""
+"""Range of the last radius over the first."""
 _DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class Path:
-    """n objects over T frames: centre (n, T, 2) as (x, y) with y downwards, radius (n, T), angle (n, T) in radians."""
+    """Paths of n objects over T frames: centre (n, T, 2) with y downwards, radius (n, T), angle (n, T) in radians."""
 
     centre: Tensor
     radius: Tensor
@@ -42,11 +43,11 @@ class Path:
 
 
 def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> Path:
-    """The paths of clips: an object stays on the canvas, and upright unless it spins.
+    """Draw the paths of clips; objects stay on the canvas, and upright unless they spin.
 
     Args:
         attributes: (n, 5), columns as `CLIP_ATTRIBUTES`.
-        uniform: (n, 8) in [0, 1): what the caption leaves open (place, size, exact speed, way of turning).
+        uniform: (n, 8) in [0, 1), for what the caption leaves open (place, size, exact speed, sense of rotation).
     """
     n = len(attributes)
     motion, fast = attributes[:, 3], attributes[:, 4] == SPEEDS.index("fast")
@@ -80,6 +81,6 @@ def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> P
     centre = CANVAS / 2 + moved + ((2 * uniform[:, 1:3] - 1) * room.clamp(0, OFF_CENTRE))[:, None]
     way = torch.where(uniform[:, 4] < 0.5, -1.0, 1.0)
     turned = (way * amount(TURN))[:, None] * time
-    # upright but for what spins: how much an object is tilted is slow to learn and shows nothing of the motion
+    # Objects that do not spin stay upright: a tilt would be slow to learn and would say nothing about motion.
     angle = torch.where(spins, turned, torch.zeros(()))
     return Path(centre, radius, angle)

@@ -1,4 +1,4 @@
-"""Moving scenes as files: an animated WebP each, their captions, and a contact sheet that moves."""
+"""Writes moving scenes as animated WebP files with captions and a contact sheet, and samples as animated grids."""
 
 from __future__ import annotations
 
@@ -12,42 +12,33 @@ from rmd.common.clips import save_clip
 from rmd.common.errors import RMDError
 from rmd.common.files import check_new_folder, new_folder
 from rmd.common.pictures import comparison_picture, grid_image, to_image, to_uint8
-from rmd.worlds.moving.grammar import CLIP_ATTRIBUTES, ClipAttributes, parse_clip
+from rmd.worlds.moving.grammar import CLIP_ATTRIBUTES, clip_attributes_of
 from rmd.worlds.moving.path import FPS
 from rmd.worlds.moving.render import ClipBatch, clips_of, render_clips, sample_clips
 
 SHEET = "sheet.webp"
 SHEET_LIMIT = 32
-"""Clips on the contact sheet at most."""
+"""Largest number of clips on the contact sheet."""
+COMPARED = 8
+"""Number of captions in the animation that shows all samplers side by side."""
 
 
 def draw_clips(count: int, *, seed: int, text: str | None = None) -> ClipBatch:
-    """`count` clips of a seed: any of the grammar, or all of one caption.
+    """Draw `count` clips from a seed, with any caption or all with the given one.
 
     Raises:
-        RMDError: the text is not a caption of the grammar.
+        RMDError: the text does not follow the grammar.
     """
     if text is None:
         return sample_clips(range(count), seed=seed, training=False)
     return clips_of([clip_attributes_of(text)] * count, seed=seed)
 
 
-def clip_attributes_of(text: str) -> ClipAttributes:
-    """What a caption names; RMDError, with an example, when it is not of the grammar."""
-    found = parse_clip(text)
-    if found is None:
-        raise RMDError(
-            f"{text!r} is not a caption of the moving scenes: word it like 'a red star moves right fast, on sand' or "
-            "'a blue box spins slowly, at night'"
-        )
-    return found
-
-
 def write_clips(clips: ClipBatch, folder: Path, *, size: int = 64) -> Path:
     """Write `0000.webp` ..., `captions.jsonl` and `sheet.webp` into `folder`, which must be new or empty.
 
     Raises:
-        RMDError: the folder holds something, or cannot be written.
+        RMDError: the folder is not empty, or cannot be written to.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RMDError(f"{folder} exists and is not an empty folder: choose another --out")
@@ -68,15 +59,23 @@ def write_clips(clips: ClipBatch, folder: Path, *, size: int = 64) -> Path:
 
 
 def save_sheet(videos: Tensor, labels: Sequence[str], path: Path, *, columns: int = 8, scale: int = 2) -> None:
-    """An animated grid of clips (n, 3, T, H, W) uint8, all playing at once."""
+    """Write clips (n, 3, T, H, W) uint8 as one animated grid, in which all play at once."""
     frames = [grid_image(frame, columns, scale=scale, labels=labels) for frame in videos.unbind(2)]
     save_clip(frames, path, fps=FPS)
 
 
 def save_comparison(videos: Mapping[str, Tensor], labels: Mapping[str, str], path: Path, *, columns: int = 2) -> None:
-    """Named grids of clips (n, 3, T, H, W) uint8 side by side, all playing at once; see `comparison_picture`."""
+    """Write named grids of clips (n, 3, T, H, W) uint8 side by side as one animation; see `comparison_picture`."""
     times = range(next(iter(videos.values())).shape[2])
     frames = [
         comparison_picture({name: grid[:, :, time] for name, grid in videos.items()}, labels, columns) for time in times
     ]
     save_clip(frames, path, fps=FPS)
+
+
+def save_sheets(grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path) -> None:
+    """Write the clips of each sampler, (n, 3, T, H, W) uint8 by name, as an animated grid, and all side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, videos in grids.items():
+        save_sheet(videos, prompts, folder / f"{name}.webp")
+    save_comparison({name: grid[:COMPARED] for name, grid in grids.items()}, labels, folder / "comparison.webp")

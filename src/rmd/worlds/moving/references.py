@@ -1,4 +1,4 @@
-"""Reference statistics of the moving scenes: the frame judge's features of renders and of the teacher's samples."""
+"""Reference statistics of the moving scenes: the judge's features of renders and of the teacher's samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FILE_NAME = "clip-references.safetensors"
 
 @dataclass(frozen=True)
 class ClipReferences:
-    """Features of renders and of the teacher's samples, of frames (3 n, 384) and of changes (n, 384).
+    """Features of renders and of the teacher's samples: of frames (3 n, 384), and of changes between frames (n, 384).
 
-    `high_frequency` is the energy of the finest detail in frames of the renders.
+    `high_frequency` is the energy of the finest detail in the frames of renders.
     """
 
     render_frames: Tensor
@@ -28,7 +28,11 @@ class ClipReferences:
 
 
 def load_clip_references(folder: Path) -> ClipReferences:
-    """Read what `save_clip_references` wrote; RMDError when there is none."""
+    """Read the reference statistics of the teacher's folder.
+
+    Raises:
+        RMDError: the folder has none.
+    """
     path = folder / FILE_NAME
     if not path.is_file():
         raise RMDError(

@@ -1,7 +1,7 @@
-"""Renders moving scenes: the still scenes' backgrounds and objects, the object on its path.
+"""Renders moving scenes: a background of the still scenes, which does not move, and an object on its path.
 
-What the caption leaves open is drawn per clip from a generator keyed by (seed, index), so clip i does not depend on
-its batch. The background, with its pebbles, stands still.
+What the caption leaves open is drawn for each clip from a generator keyed by (seed, index), so clip i does not depend
+on its batch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rmd.worlds.still.render import CANVAS, GRAIN, Uniforms, background, draw_ob
 
 _NUISANCES = 72
 _PATH = slice(64, 72)
-"""Columns that decide the path; the others are those of the still scenes."""
+"""Columns of the draws that decide the path; the others have the meaning that they have for still scenes."""
 _OBJECT = 24
 _TILT = 0.7
-"""Radians by which a still object may be turned, over the range of its column."""
+"""Range of a still object's rotation, in radians."""
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """n clips: attributes (n, 5) as `CLIP_ATTRIBUTES`, captions, draws (n, 72) in [0, 1), grain (n, 4, 16, 16)."""
+    """n clips: attributes (n, 5) as `CLIP_ATTRIBUTES`, captions, draws (n, 72) in [0, 1) and grain (n, 4, 16, 16)."""
 
     attributes: Tensor
     captions: list[str]
@@ -49,7 +49,7 @@ class ClipBatch:
 
 
 def sample_clips(indices: Sequence[int], *, seed: int, training: bool) -> ClipBatch:
-    """Draw clips by index; `training` leaves out the held-out combinations. Clip i depends on (seed, i) alone."""
+    """Draw clips by index; `training` leaves out the held-out combinations. Clip i depends only on (seed, i)."""
     attributes, captions, uniform, grain = [], [], [], []
     for index in indices:
         g = generator(seed, "clip", int(index))
@@ -62,7 +62,7 @@ def sample_clips(indices: Sequence[int], *, seed: int, training: bool) -> ClipBa
 
 
 def clips_of(attributes: Sequence[ClipAttributes], *, seed: int) -> ClipBatch:
-    """Clips with given attributes (for a person's own captions), what is free being drawn from the seed."""
+    """Draw clips with given attributes; what the captions leave open depends on the seed and the position."""
     draws = [generator(seed, "clip-of", i) for i in range(len(attributes))]
     uniform = torch.stack([torch.rand(_NUISANCES, generator=g) for g in draws])
     grain = torch.stack([torch.randn(GRAIN, 16, 16, generator=g) for g in draws])
@@ -71,7 +71,7 @@ def clips_of(attributes: Sequence[ClipAttributes], *, seed: int) -> ClipBatch:
 
 
 def render_clips(clips: ClipBatch, size: int = 64, *, frames: int = FRAMES, chunk: int = 32) -> Tensor:
-    """Render to (n, 3, T, size, size), float32 in [0, 1], anti-aliased as the still scenes are."""
+    """Render to (n, 3, T, size, size) float32 in [0, 1], anti-aliased like the still scenes."""
     parts = [_render_chunk(clips.slice(i, i + chunk), size, frames) for i in range(0, len(clips), chunk)]
     return torch.cat(parts)
 

@@ -1,1 +1,1 @@
-"""The world of still scenes: captions, renderer and judge."""
+"""Still scenes: captions, renderer and judge."""

@@ -14,22 +14,22 @@ from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`all_right`: share of samples with every asked attribute right. `by_name`: of each attribute alone."""
+    """`all_right`: share of samples with every requested attribute right. `by_name`: the same for each attribute."""
 
     all_right: Interval
     by_name: Mapping[str, float]
 
 
 def accuracy(right: Tensor, attributes: Tensor) -> Accuracy:
-    """Attribute accuracy of judged samples; the share with all right has a Wilson 95 % interval.
+    """Return the attribute accuracy of judged samples; the share with all right has Wilson's 95 % interval.
 
     Args:
-        right: (n, 9) bool, whether each attribute is right (`Judge.assess`).
-        attributes: (n, 9) ground truth, `NONE` where a scene has no such attribute. Those do not count, and
+        right: (n, 9) bool, whether each attribute is right, as `Judge.assess` returns it.
+        attributes: (n, 9) ground truth, `NONE` where a scene has no such attribute. Such entries do not count, and
             an attribute that no scene has is left out of `by_name`.
 
     Raises:
-        RMDError: the shapes do not fit, or there is no sample.
+        RMDError: the shapes differ, or there is no sample.
     """
     count = len(attributes)
     if count == 0 or right.shape != attributes.shape or right.shape != (count, len(ATTRIBUTE_NAMES)):

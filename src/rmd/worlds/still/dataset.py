@@ -15,7 +15,11 @@ from rmd.worlds.still import render
 class SceneSet:
     """n rendered scenes.
 
-    images: (n, 3, side, side) uint8. attributes: (n, 9) int64. places: (n, 2, 3), as `render.object_places`.
+    Attributes:
+        images: (n, 3, side, side) uint8.
+        attributes: (n, 9) int64, columns as `ATTRIBUTE_NAMES`.
+        captions: one per scene.
+        places: (n, 2, 3), see `render.object_places`.
     """
 
     images: Tensor
@@ -27,12 +31,12 @@ class SceneSet:
         return len(self.captions)
 
     def pixels(self, index: Tensor) -> Tensor:
-        """Images at the given indices as float32 in [-1, 1], the range of diffusers' VAEs."""
+        """Return the images at the given indices as float32 in [-1, 1], the range of diffusers' VAEs."""
         return self.images[index].float() / 127.5 - 1
 
 
 def make_scenes(count: int, *, seed: int, training: bool, size: int = 64) -> SceneSet:
-    """Render `count` scenes of a seed; `training` leaves out the held-out combinations."""
+    """Render scenes 0 to `count` - 1 of a seed; `training` leaves out the held-out combinations."""
     images, attributes, places, captions = [], [], [], []
     for start in range(0, count, 256):
         scenes = render.sample_scenes(range(start, min(start + 256, count)), seed=seed, training=training)

@@ -1,4 +1,4 @@
-"""The captions of the scenes: attributes, the grammar that words them, held-out combinations and exact ground truth.
+"""The captions of the scenes: their attributes, the grammar that words them, and the held-out combinations.
 
 A scene is one object at a place, or two objects in a relation, on a background. `Attributes` is its canonical form
 (the object on the left, or at the top, comes first), so a caption and a picture can be compared without ambiguity.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
+
+from rmd.common.errors import RMDError
+from rmd.core.randomness import generator
 
 SHAPES = ("ball", "box", "triangle", "cross", "star", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
@@ -35,7 +38,7 @@ BACKGROUND_WORDS = {
 RELATION_WORDS = {"beside": ("left of", "right of"), "above": ("above", "below")}
 PAIR_SHARE = 0.3
 NONE = -1
-"""Value of an attribute that a scene does not have (the second object of a single, the size of a pair)."""
+"""Value of an attribute that a scene does not have: those of a second object in a single, the size in a pair."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +78,30 @@ ATTRIBUTE_SIZES: dict[str, int] = {
 
 
 def held_out(shape: int, colour: int, texture: int) -> bool:
-    """Whether an object (shape, colour, texture) is kept out of training: one combination in eleven."""
+    """Return whether an object is kept out of training, as one combination in eleven is."""
     return (7 * shape + 3 * colour + 5 * texture) % 11 == 0
 
 
 def has_held_out(attributes: Attributes) -> bool:
-    """Whether any object of the scene is a combination that training never shows."""
+    """Return whether any object of the scene is a combination that training never shows."""
     a = held_out(attributes.shape_a, attributes.colour_a, attributes.texture_a)
     return a or (attributes.is_pair and held_out(attributes.shape_b, attributes.colour_b, attributes.texture_b))
 
 
-def draw_attributes(generator: torch.Generator, *, training: bool) -> Attributes:
-    """Draw a scene's attributes uniformly; with `training` the held-out combinations are drawn again."""
+def draw_attributes(draws: torch.Generator, *, training: bool) -> Attributes:
+    """Draw a scene's attributes uniformly; `training` redraws the held-out combinations."""
 
     def pick(n: int) -> int:
-        return int(torch.randint(n, (), generator=generator))
+        return int(torch.randint(n, (), generator=draws))
 
     def draw_object() -> tuple[int, int, int]:
         while True:
-            found = (pick(len(SHAPES)), pick(len(COLOURS)), pick(len(TEXTURES)))
-            if not (training and held_out(*found)):
-                return found
+            thing = (pick(len(SHAPES)), pick(len(COLOURS)), pick(len(TEXTURES)))
+            if not (training and held_out(*thing)):
+                return thing
 
     background = pick(len(BACKGROUNDS))
-    pair = bool(torch.rand((), generator=generator) < PAIR_SHARE)
+    pair = bool(torch.rand((), generator=draws) < PAIR_SHARE)
     shape, colour, texture = draw_object()
     if not pair:
         return Attributes(pick(5), background, shape, colour, texture, size_a=pick(len(SIZES)))
@@ -107,7 +110,7 @@ def draw_attributes(generator: torch.Generator, *, training: bool) -> Attributes
 
 
 def caption(attributes: Attributes, *, flipped: bool = False) -> str:
-    """Word a scene. A pair has two wordings with one meaning; `flipped` names its second object first.
+    """Return the caption of a scene. A pair has two equivalent captions; `flipped` names its second object first.
 
     >>> caption(Attributes(0, 0, 0, 0, 1, 1))
     'a big red striped ball on the left, on sand'
@@ -127,15 +130,15 @@ def caption(attributes: Attributes, *, flipped: bool = False) -> str:
 
 
 def parse(text: str) -> Attributes | None:
-    """The attributes that a caption of this grammar names, or None when the text is not of the grammar."""
+    """Return the attributes that a caption names, or None if the text does not follow the grammar."""
     head, _, tail = text.strip().lower().rpartition(", ")
     background = next((i for i, b in enumerate(BACKGROUNDS) if BACKGROUND_WORDS[b] == tail), None)
     if background is None:
         return None
     for layout, (forward, backward) in RELATION_WORDS.items():
         for relation, swap in ((forward, False), (backward, True)):
-            first, found, second = head.partition(f" {relation} ")
-            if found:
+            first, separator, second = head.partition(f" {relation} ")
+            if separator:
                 a, b = _parse_object(first), _parse_object(second)
                 if a is None or b is None or a[0] != NONE or b[0] != NONE:
                     return None
@@ -150,8 +153,29 @@ def parse(text: str) -> Attributes | None:
     return None
 
 
+def attributes_of(text: str) -> Attributes:
+    """Return the attributes that a caption names.
+
+    Raises:
+        RMDError: the text does not follow the grammar; the sentence gives examples.
+    """
+    attributes = parse(text)
+    if attributes is None:
+        raise RMDError(
+            f"{text!r} is not a caption of the scenes: word it like 'a big red striped ball on the left, on sand' or "
+            "'a red plain box above a blue dotted star, at night'"
+        )
+    return attributes
+
+
+def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
+    """Return captions 0 to `count` - 1 of a seed; `training` leaves out the held-out combinations."""
+    draws = (generator(seed, "prompt", index) for index in range(count))
+    return [caption(draw_attributes(g, training=training), flipped=i % 2 == 1) for i, g in enumerate(draws)]
+
+
 def _parse_object(text: str) -> tuple[int, int, int, int] | None:
-    """(size or NONE, shape, colour, texture) of "a [size] colour texture shape"."""
+    """Return (size or NONE, shape, colour, texture) of the words "a [size] colour texture shape", or None."""
     words = text.split()
     if not words or words[0] != "a" or len(words) not in (4, 5):
         return None
@@ -162,7 +186,7 @@ def _parse_object(text: str) -> tuple[int, int, int, int] | None:
 
 
 def vocabulary() -> list[str]:
-    """Every word and mark that a caption can hold, sorted."""
+    """Return every word and punctuation mark that captions use, sorted."""
     words = {"a", ","}
     for group in (SHAPES, COLOURS, TEXTURES, SIZES, PLACE_WORDS.values(), BACKGROUND_WORDS.values()):
         for phrase in group:

@@ -1,8 +1,8 @@
 """The scenes' judge: a small classifier of all attributes whose features also serve the distances.
 
-It is trained on clean renders only, so it knows nothing of any generator. Accuracy against the caption stands in
-for a CLIP score; its features (embedding plus channel statistics of three depths, which see blur and broken
-texture) stand in for Inception features.
+It is trained on clean renders only, so it knows nothing of any generator. Its accuracy against the caption plays the
+part of a CLIP score. Its features (an embedding, and channel statistics at three depths, which respond to blur and
+broken texture) play the part of Inception features.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ FEATURE_SIZE = EMBEDDING + 2 * sum(WIDTHS[:3])
 
 
 class Judge(nn.Module):
-    """Images (B, 3, 64, 64) in [-1, 1] to one logit vector per attribute, and features (B, 480)."""
+    """Maps images (B, 3, 64, 64) in [-1, 1] to logits for every attribute, and to features (B, 480)."""
 
     def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES, widths: Sequence[int] = WIDTHS) -> None:
-        """A head for every attribute, of its number of values; levels of so many channels, multiples of 8."""
+        """Build the network.
+
+        Args:
+            attributes: number of values of each attribute, for each of which there is a head.
+            widths: number of channels of each level, multiples of 8.
+        """
         super().__init__()
         previous = 4 * 3
-        self.fold = nn.PixelUnshuffle(2)  # textures have marks of a few pixels: none is dropped before it is read
+        self.fold = nn.PixelUnshuffle(2)  # a stride would drop texture marks, which are a few pixels wide
         self.levels = nn.ModuleList()
         for depth, width in enumerate(widths):
             self.levels.append(
@@ -57,7 +62,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
-        """(n, 9) bool, whether each asked attribute is right (True where none is asked), and features (n, 480).
+        """Return whether each attribute is right, (n, 9) bool and True where none is requested, and features (n, 480).
 
         Args:
             images: (n, 3, 64, 64) in [-1, 1].
@@ -65,15 +70,19 @@ class Judge(nn.Module):
         """
         right, features = [], []
         for part, truth in zip(images.split(chunk), attributes.split(chunk), strict=True):
-            logits, found = self(part)
+            logits, part_features = self(part)
             named = torch.stack([logits[name].argmax(1) for name in ATTRIBUTE_NAMES], 1)
             right.append((named == truth) | (truth == NONE))
-            features.append(found)
+            features.append(part_features)
         return torch.cat(right), torch.cat(features)
 
 
 def load_judge(folder: Path) -> Judge:
-    """Read a judge written by `save_judge`, in float32 and ready to assess."""
+    """Load the judge of a folder in float32, in evaluation mode.
+
+    Raises:
+        RMDError: the folder has none.
+    """
     path = folder / "judge.safetensors"
     if not path.exists():
         raise RMDError(f"no judge in {folder}: build one with `python -m research.scenes train-judge --out {folder}`")

@@ -1,47 +1,41 @@
-"""Scenes as files: a PNG each, their captions, and a contact sheet."""
+"""Writes scenes as PNG files with their captions and a contact sheet, and samples as strips of pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rmd.common.errors import RMDError
-from rmd.common.files import check_new_folder, new_folder
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rmd.common.files import check_new_folder, new_folder, replacing
 from rmd.common.pictures import grid_image, to_image, to_uint8
-from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, Attributes, parse
+from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, attributes_of
 from rmd.worlds.still.render import SceneBatch, render, sample_scenes, scenes_of
 
 SHEET_NAME = "sheet.png"
 SHEET_LIMIT = 64
-"""Scenes on the contact sheet at most: a sheet of thousands could not be looked at."""
-_EXAMPLES = "'a big red striped ball on the left, on sand' or 'a red plain box above a blue dotted star, at night'"
+"""Largest number of scenes on the contact sheet."""
 
 
 def draw_scenes(count: int, *, seed: int, text: str | None = None) -> SceneBatch:
-    """`count` scenes of a seed: any of the grammar, or all of one caption.
+    """Draw `count` scenes from a seed, with any caption or all with the given one.
 
     Raises:
-        RMDError: the text is not a caption of the grammar.
+        RMDError: the text does not follow the grammar.
     """
     if text is None:
         return sample_scenes(range(count), seed=seed, training=False)
     return scenes_of([attributes_of(text)] * count, seed=seed)
 
 
-def attributes_of(text: str) -> Attributes:
-    """What a caption names; RMDError, with an example, when it is not of the grammar."""
-    found = parse(text)
-    if found is None:
-        raise RMDError(f"{text!r} is not a caption of the scenes: word it like {_EXAMPLES}")
-    return found
-
-
 def write_scenes(scenes: SceneBatch, folder: Path, *, size: int = 64) -> Path:
     """Write `0000.png` ..., `captions.jsonl` and `sheet.png` into `folder`, which must be new or empty.
 
     Raises:
-        RMDError: the folder holds something, or cannot be written.
+        RMDError: the folder is not empty, or cannot be written to.
     """
     check_new_folder(folder)
     images = to_uint8(render(scenes, size, chunk=max(1, 64 * 64**2 // size**2)), low=0)
@@ -55,6 +49,15 @@ def write_scenes(scenes: SceneBatch, folder: Path, *, size: int = 64) -> Path:
         labels = scenes.captions[:shown]
         grid_image(images[:shown], columns=8, scale=max(1, 160 // size), labels=labels).save(partial / SHEET_NAME)
     return folder
+
+
+def save_strips(grids: Mapping[str, Tensor], folder: Path) -> None:
+    """Write pictures (n, 3, H, W) uint8 side by side at their own size, one PNG file per name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images in grids.items():
+        strip = torch.cat(list(images), dim=2).permute(1, 2, 0)
+        with replacing(folder / f"{name}.png") as partial:
+            Image.fromarray(strip.numpy()).save(partial, "PNG")
 
 
 def _lines(names: Sequence[str], scenes: SceneBatch) -> list[str]:

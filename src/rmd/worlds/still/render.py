@@ -1,7 +1,7 @@
-"""The procedural renderer: shaded, anti-aliased scenes of 64 px (any size), in batches, from attributes and a seed.
+"""The procedural renderer: batches of shaded, anti-aliased scenes of any size from attributes and a seed.
 
-What the caption does not fix (exact place, size, angle, texture phase and period, light, palette, background grain,
-pebbles) is drawn per scene from a generator keyed by (seed, index), so scene i does not depend on its batch.
+What the caption leaves open (exact place, size, angle, texture phase and period, light, palette, background grain,
+pebbles) is drawn for each scene from a generator keyed by (seed, index), so scene i does not depend on its batch.
 Coordinates are in canvas units: the picture spans [0, 64) in both directions whatever its size in pixels.
 """
 
@@ -20,11 +20,11 @@ from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, LAYOUTS, Attributes, capti
 
 CANVAS = 64.0
 _NUISANCES = 64
-GRAIN = 4  # channels of smooth random fields a scene owns
+GRAIN = 4  # smooth random fields per scene
 _PALETTE = torch.tensor(
     [[0.86, 0.16, 0.14], [0.95, 0.78, 0.12], [0.18, 0.62, 0.22], [0.16, 0.32, 0.86], [0.58, 0.22, 0.74], [0.95] * 3]
 )
-_SKY = {  # upper and lower colour of every background, linear in height
+_SKY = {  # colours at the top and at the bottom of every background, interpolated linearly
     "sand": ((0.93, 0.83, 0.62), (0.80, 0.66, 0.43)),
     "grass": ((0.45, 0.66, 0.30), (0.25, 0.47, 0.18)),
     "night": ((0.03, 0.04, 0.14), (0.13, 0.13, 0.33)),
@@ -36,7 +36,7 @@ _SKY = {  # upper and lower colour of every background, linear in height
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """n scenes: canonical attributes, captions and the draws that the caption does not fix.
+    """n scenes: canonical attributes, captions, and random draws for everything that the caption leaves open.
 
     attributes: (n, 9) int64, columns as `ATTRIBUTE_NAMES`. uniform: (n, 64) in [0, 1). grain: (n, 4, 16, 16) normal.
     """
@@ -56,7 +56,7 @@ class SceneBatch:
 
 
 def sample_scenes(indices: Sequence[int], *, seed: int, training: bool) -> SceneBatch:
-    """Draw scenes by index; `training` leaves out the held-out combinations. Scene i depends on (seed, i) alone."""
+    """Draw scenes by index; `training` leaves out the held-out combinations. Scene i depends only on (seed, i)."""
     attributes, captions, uniform, grain = [], [], [], []
     for index in indices:
         g = generator(seed, "scene", int(index))
@@ -70,7 +70,7 @@ def sample_scenes(indices: Sequence[int], *, seed: int, training: bool) -> Scene
 
 
 def scenes_of(attributes: Sequence[Attributes], *, seed: int) -> SceneBatch:
-    """Scenes with given attributes (for a person's own captions), what is free being drawn from the seed."""
+    """Draw scenes with given attributes; what the captions leave open depends on the seed and the position."""
     count = len(attributes)
     draws = [generator(seed, "scene-of", i) for i in range(count)]
     uniform = torch.stack([torch.rand(_NUISANCES, generator=g) for g in draws])
@@ -81,7 +81,7 @@ def scenes_of(attributes: Sequence[Attributes], *, seed: int) -> SceneBatch:
 
 
 def render(scenes: SceneBatch, size: int = 64, *, chunk: int = 64) -> Tensor:
-    """Render to (n, 3, size, size), float32 in [0, 1], anti-aliased by two-fold supersampling over smooth edges."""
+    """Render to (n, 3, size, size) float32 in [0, 1], with smooth edges and two-fold supersampling."""
     parts = [_render_chunk(scenes.slice(i, i + chunk), size) for i in range(0, len(scenes), chunk)]
     return torch.cat(parts)
 
@@ -119,12 +119,12 @@ def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
 
 
 def _axis(side: int) -> Tensor:
-    """Centres of `side` cells along a side of the canvas."""
+    """Return the centres of `side` equal cells along a side of the canvas."""
     return (torch.arange(side) + 0.5) * (CANVAS / side)
 
 
 class Uniforms:
-    """Columns of a (n, k) table of uniform draws."""
+    """A table (n, k) of uniform draws, read by column and scaled to a range."""
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
@@ -137,7 +137,7 @@ class Uniforms:
 
 
 def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tensor]]:
-    """(n, 3) centre x, centre y and radius of objects a and b."""
+    """Return the centre x, centre y and radius, (n, 3), of objects a and b."""
     n = u.table.shape[0]
     layout, single = columns["layout"], columns["shape_b"] < 0
     big = columns["size_a"] == 1
@@ -155,7 +155,7 @@ def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tens
     reach = torch.where(single, reach, torch.tensor(15.0))
     jitter_a = torch.stack([u.column(12, -2.2, 2.2), u.column(13, -2.2, 2.2)], 1)
     jitter_b = torch.stack([u.column(14, -2.2, 2.2), u.column(15, -2.2, 2.2)], 1)
-    # a pair has room across its axis: let it wander there
+    # A pair has room to move at right angles to its axis.
     across = torch.where(beside[:, None], torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
     wander = torch.stack([u.column(16, -6, 6), u.column(17, -6, 6)], 1)[:, :, None] * across[:, None, :]
     wander = wander * (~single)[:, None, None]
@@ -168,7 +168,7 @@ def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tens
 
 
 def object_places(scenes: SceneBatch) -> Tensor:
-    """(n, 2, 3): centre x, centre y and radius of objects a and b in canvas units; radius 0 where there is no b."""
+    """Return (n, 2, 3): centre x, centre y and radius of objects a and b in canvas units; radius 0 if there is no b."""
     columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
     places = torch.stack([place for _, place in _placements(columns, Uniforms(scenes.uniform))], 1)
     places[columns["shape_b"] < 0, 1, 2] = 0.0
@@ -176,7 +176,7 @@ def object_places(scenes: SceneBatch) -> Tensor:
 
 
 def object_masks(places: Tensor, side: int) -> Tensor:
-    """(n, 1, side, side) bool: discs of the scenes' objects, wide enough for every shape with its shadow's edge."""
+    """Return (n, 1, side, side) bool: discs around the objects, wide enough for every shape and its shadow's edge."""
     axis = _axis(side)
     x, y, radius = (part[..., None, None] for part in places.unbind(-1))
     distance = torch.hypot(axis - x, axis[:, None] - y)
@@ -184,12 +184,13 @@ def object_masks(places: Tensor, side: int) -> Tensor:
 
 
 def _field(grain: Tensor, channel: int, cells: tuple[int, int], side: int) -> Tensor:
-    """A smooth random field (n, side, side) of about unit variance with the given number of cells per axis."""
+    """Return a smooth random field (n, side, side) of about unit variance with the given number of cells per axis."""
     patch = grain[:, channel : channel + 1, : cells[0], : cells[1]]
     return F.interpolate(patch, size=(side, side), mode="bicubic", align_corners=False)[:, 0]
 
 
 def background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -> Tensor:
+    """Paint backgrounds (n, 3, side, side): a vertical gradient with a tint, and a texture of each kind's own."""
     n, side = x.shape[0], x.shape[-1]
     top = torch.tensor([_SKY[name][0] for name in _SKY])[kind]
     low = torch.tensor([_SKY[name][1] for name in _SKY])[kind]
@@ -225,7 +226,7 @@ def background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -
 
 
 def pebbles(image: Tensor, u: Uniforms, x: Tensor, y: Tensor, edge: float) -> Tensor:
-    """Up to two small discs on the background that no caption mentions."""
+    """Paint up to two small discs, which no caption mentions, on the background."""
     shape = image.shape
     for k in range(2):
         present = (u.map(6 + k, shape) < 0.45).float()
@@ -240,7 +241,7 @@ def draw_object(
     image: Tensor, x: Tensor, y: Tensor, *, shape: Tensor, colour: Tensor, texture: Tensor, place: Tensor,
     light: Tensor, u: Uniforms, edge: float,
 ) -> Tensor:  # fmt: skip
-    """Paint one object over (n, 3, side, side): soft shadow, texture, shading, anti-aliased edge."""
+    """Paint one object onto each picture (n, 3, side, side): soft shadow, texture, shading, anti-aliased edge."""
     flat = (1, 1, 1)
     cx, cy, radius = (place[:, i].view(-1, 1, 1) for i in range(3))
     angle = u.map(0, flat, -0.35, 0.35)
@@ -256,7 +257,7 @@ def draw_object(
     distance = _distance(shape, a, b, radius)
     mask = (0.5 - distance / edge).clamp(0, 1)[:, None]
     base = (_PALETTE[colour] + torch.stack([u.column(1 + c, -0.05, 0.05) for c in range(3)], 1))[:, :, None, None]
-    dark = (u.column(4) < 0.6) | (colour == 5)  # white takes dark marks only
+    dark = (u.column(4) < 0.6) | (colour == 5)  # marks on white are always dark
     second = torch.where(dark.view(-1, 1, 1, 1), 0.30 * base, 0.25 * base + 0.75)
     marks = _texture(texture, x - cx, y - cy, u, edge)[:, None]
     surface = base * (1 - marks) + second * marks
@@ -273,7 +274,7 @@ def draw_object(
 
 
 def _distance(shape: Tensor, a: Tensor, b: Tensor, radius: Tensor) -> Tensor:
-    """Signed distance (n, side, side), negative inside, of each scene's own shape in its local coordinates."""
+    """Return the signed distance (n, side, side), negative inside, to each scene's shape in its local coordinates."""
     out = torch.empty_like(a)
     for index in range(6):
         m = shape == index
@@ -313,7 +314,7 @@ def _star(a: Tensor, b: Tensor, r: Tensor) -> Tensor:
     theta = (torch.remainder(theta + sector / 2, sector) - sector / 2).abs()
     length = torch.sqrt(a**2 + b**2)
     px, py = length * torch.cos(theta), length * torch.sin(theta)
-    # half a point of the star is the line from (outer, 0) to the notch
+    # Each half of a point is bounded by the line from (outer, 0) to the notch.
     nx, ny = inner * math.cos(sector / 2), inner * math.sin(sector / 2)
     dx, dy = nx - outer, ny
     norm = torch.sqrt(dx**2 + dy**2)
@@ -328,10 +329,10 @@ _SHAPE_DISTANCES = (_ball, _box, _triangle, _cross, _star, _ring)
 
 
 def _texture(texture: Tensor, a: Tensor, b: Tensor, u: Uniforms, edge: float) -> Tensor:
-    """Share of the second colour (n, side, side) in [0, 1]: marks of three to five units, blurred at half the size.
+    """Return the share of the second colour, (n, side, side) in [0, 1]; marks are three to five units wide.
 
-    `a` and `b` are seen from the object's centre, along the picture's axes: stripes are level whatever the object's
-    angle, so that a small network can learn to draw them straight.
+    `a` and `b` are coordinates relative to the object's centre along the picture's axes: stripes stay level whatever
+    the object's angle, so that a small network can learn to draw them straight.
     """
     flat = (1, 1, 1)
     phase_p, phase_q = u.map(6, flat, 0, 2 * math.pi), u.map(7, flat, 0, 2 * math.pi)
@@ -355,7 +356,7 @@ def _texture(texture: Tensor, a: Tensor, b: Tensor, u: Uniforms, edge: float) ->
         checks,
         lambda: stripes(torch.sqrt(a**2 + b**2 + 1e-6)),
     )
-    # each field is about the distance to the mark's edge in canvas units, so one clamp anti-aliases them all
+    # Each field approximates the distance to a mark's edge in canvas units, so one clamp anti-aliases all of them.
     value = torch.empty_like(a)
     for index, field in enumerate(fields):
         m = texture == index

@@ -1,4 +1,4 @@
-"""Captions of moving scenes: worded and read back, nothing that cannot be seen, held-out combinations."""
+"""Captions of moving scenes: parsing inverts wording, every motion is visible, and combinations are held out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Motion read from tracks: right for every true path, wrong for paths of another motion, direction or speed."""
+"""Motion from tracks: right for every true path, wrong for paths of another motion, direction or speed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def clips() -> ClipBatch:
 
 
 def track_of(path: Path, attributes: Tensor, noise: float = 0.0) -> Track:
-    """What a judge would read that errs by `noise` (in canvas units, and as much in the others)."""
+    """Return the track of a judge that errs by `noise`, in canvas units and correspondingly in other units."""
     g = torch.Generator().manual_seed(0)
 
     def error(like: Tensor) -> Tensor:

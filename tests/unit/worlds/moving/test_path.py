@@ -1,4 +1,4 @@
-"""Paths: on the canvas, upright unless they spin, of the asked amount, whatever number of frames shows them."""
+"""Paths: on the canvas, upright unless they spin, with the requested amount of motion for any number of frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = torch.tensor([(0, STAR, 0, m, s) for m in range(len(MOTIONS)) for s in r
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Tensor, Path]:
-    """Every motion and speed, with the corners of what is left open among 100 draws of it."""
+    """Return every motion and speed with 100 draws each, among them the extremes of what the caption leaves open."""
     uniform = torch.rand(100, 8, generator=torch.Generator().manual_seed(0))
     uniform[:16] = (torch.arange(16)[:, None] >> torch.arange(4) & 1).repeat(1, 2) * (1 - 1e-6)
     attributes = KINDS.repeat_interleave(100, 0)

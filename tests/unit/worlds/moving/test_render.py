@@ -1,4 +1,4 @@
-"""Rendered clips: a function of seed and index, anti-aliased, the object where its path says, the rest at rest."""
+"""Rendered clips: a function of seed and index, anti-aliased, with the object on its path and everything else still."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_background_stands_still_and_the_object_does_not(clips: ClipBatch) -
 
 
 def test_the_object_is_where_the_path_says(clips: ClipBatch) -> None:
-    # white and yellow objects are brighter in red than most backgrounds: take red ones, by their redness
+    # Red objects are found by their redness; white and yellow ones also have much red.
     red = [i for i in range(200) if sample_clips([i], seed=5, training=False).attributes[0, 2] == COLOURS.index("red")]
     chosen = sample_clips(red[:12], seed=5, training=False)
     videos, path = render_clips(chosen, 64), chosen.path()

@@ -1,4 +1,4 @@
-"""The grammar: wording and parsing are inverse, held-out objects stay out, draws are uniform."""
+"""The grammar: parsing inverts wording, held-out objects stay out of training, and draws are uniform."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_caption_of_one_object_is_parsed_back() -> None:
             scene = Attributes(layout, background, *found, size_a=size)
             words.add(caption(scene))
             assert parse(caption(scene)) == scene
-    assert len(words) == len(OBJECTS) * 5 * len(BACKGROUNDS) * len(SIZES)  # no two scenes are worded alike
+    assert len(words) == len(OBJECTS) * 5 * len(BACKGROUNDS) * len(SIZES)  # every scene has a caption of its own
 
 
 @given(
@@ -106,7 +106,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 def test_one_object_in_eleven_is_held_out() -> None:
     assert len(HELD_OUT) == pytest.approx(len(OBJECTS) / 11, abs=1)
-    # each single value remains in training, so a held-out object is a new combination of known words
+    # Every single value remains in training, so a held-out object is a new combination of known words.
     for column, size in enumerate((len(SHAPES), len(COLOURS), len(TEXTURES))):
         assert {found[column] for found in OBJECTS if found not in HELD_OUT} == set(range(size))
 
@@ -146,7 +146,7 @@ def test_values_are_drawn_uniformly(training: bool) -> None:
             }.get(name, [NONE] if kind == "single" and name.endswith("_b") else range(size))
             assert set(counts) == set(asked)
             for count in counts.values():
-                # five standard deviations, and the tenth by which holding out can shift a value's share
+                # Five standard deviations, plus the tenth by which holding out can shift a value's share.
                 expected = len(group) / len(asked)
                 assert abs(count - expected) < 5 * expected**0.5 + 0.1 * expected * training
 

@@ -1,4 +1,4 @@
-"""The judge: what it is asked, what it answers, and that it learns."""
+"""The judge: its inputs and outputs, and that it learns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shapes(scenes: SceneSet) -> None:
 
 
 def test_features_see_fine_texture(scenes: SceneSet) -> None:
-    # channel statistics of the shallow levels change when detail is blurred away
+    # The channel statistics of the shallow levels change when detail is blurred away.
     pixels = scenes.pixels(torch.arange(8))
     blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear")
     judge = seeded_judge()
@@ -58,7 +58,7 @@ def test_assessment(scenes: SceneSet) -> None:
     right, found = judge.assess(pixels, asked, chunk=4)
     expected = torch.ones(10, len(ATTRIBUTE_NAMES), dtype=torch.bool)
     expected[0, 2] = False
-    assert torch.equal(right, expected)  # what is not asked counts as right
+    assert torch.equal(right, expected)  # attributes that are not requested count as right
     assert torch.allclose(found, features, atol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_the_loss_in_closed_form() -> None:
     alone = sum(value for name, value in logs.items() if not name.endswith("_b"))
     one = {name: values[:1] for name, values in flat.items()}
     assert float(attribute_loss(one, single)) == pytest.approx(alone)
-    # an attribute that some scenes lack is the mean over the others
+    # The share of an attribute that some scenes lack is that among the others.
     assert float(attribute_loss(flat, torch.cat([single, pair]))) == pytest.approx(sum(logs.values()))
     certain = {name: values.clone() for name, values in one.items()}
     for name, answer in zip(ATTRIBUTE_NAMES, single[0].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Scenes as files."""
+"""The files of rendered scenes: pictures, captions and the contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The renderer: repeatable, independent of the batch, anti-aliased, and each attribute where it should be."""
+"""The renderer: repeatable, independent of the batch, anti-aliased, and with every attribute at its place."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "m
 
 
 def alike(*scenes: Attributes, seed: int = 3) -> Tensor:
-    """Pictures of several scenes with the same draws of all that the caption does not fix."""
+    """Render several scenes with the same draws of everything that the captions leave open."""
     batch = scenes_of(list(scenes), seed=seed)
     first = batch.uniform[:1].expand(len(scenes), -1).contiguous()
     grain = batch.grain[:1].expand(len(scenes), -1, -1, -1).contiguous()
@@ -42,13 +42,13 @@ def many(scene: Attributes, count: int = 12) -> Tensor:
 
 
 def difference(scene: Attributes, other: Attributes) -> Tensor:
-    """(64, 64) where two scenes, otherwise alike, are not the same."""
+    """Return (64, 64) bool, where two scenes with the same draws differ."""
     pictures = alike(scene, other)
     return (pictures[0] - pictures[1]).abs().amax(0)
 
 
 def centre_of(change: Tensor) -> tuple[float, float]:
-    """Centre of mass (x, y) of a (64, 64) map, from -1 at the left and top to 1."""
+    """Return the centre of mass (x, y) of a (64, 64) map, from -1 at the left and top to 1."""
     axis = torch.linspace(-1, 1, 64)
     weight = change / change.sum()
     return float((weight.sum(0) * axis).sum()), float((weight.sum(1) * axis).sum())
@@ -66,7 +66,7 @@ def test_a_scene_depends_on_its_seed_and_index_alone() -> None:
     apart = sample_scenes([5, 2], seed=1, training=False)
     assert apart.captions == [together.captions[5], together.captions[2]]
     assert torch.equal(apart.uniform, together.uniform[[5, 2]])
-    # within rounding only: vectorised kernels may sum in another order
+    # Equal up to rounding: vectorised kernels may sum in another order.
     assert torch.allclose(render(apart), render(together)[[5, 2]], atol=1e-6)
     assert torch.allclose(render(together, chunk=3), render(together), atol=1e-6)
     other = sample_scenes(range(8), seed=2, training=False)
@@ -117,7 +117,7 @@ def test_the_object_has_its_colour(colour: int) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_single_object_is_at_its_place(place: str) -> None:
     scene = replace(BALL, layout=LAYOUTS.index(place), size_a=0)
-    # the pictures differ in the colour of the object alone: that is where the object is
+    # The pictures differ only in the colour of the object, so the difference shows where it is.
     x, y = centre_of(difference(scene, replace(scene, colour_a=COLOURS.index("white"))))
     dx, dy = PLACES[place]
     assert x == pytest.approx(14 / 32 * dx, abs=0.12) and y == pytest.approx(14 / 32 * dy, abs=0.12)
@@ -139,14 +139,14 @@ def test_objects_lie_in_their_masks(pair: bool) -> None:
     column = ATTRIBUTE_NAMES.index("shape_b")
     scenes = _those(scenes, (scenes.attributes[:, column] >= 0) == pair)
     repainted = scenes.attributes.clone()
-    for which in "ab" if pair else "a":  # only what is painted inside of an object's outline changes
+    for which in "ab" if pair else "a":  # only the inside of an object's outline changes
         at = ATTRIBUTE_NAMES.index(f"colour_{which}")
         repainted[:, at] = (repainted[:, at] + 1) % len(COLOURS)
     change = render(scenes) - render(SceneBatch(repainted, scenes.captions, scenes.uniform, scenes.grain))
     painted = (change.abs().amax(1, keepdim=True) > 0.02).float()
     masks = object_masks(object_places(scenes), 64).float()
     assert float((painted * masks).sum() / painted.sum()) > 0.999
-    assert float(painted.sum() / masks.sum()) > 0.3  # and the masks are not much wider
+    assert float(painted.sum() / masks.sum()) > 0.3  # the masks are not much wider
     half = object_masks(object_places(scenes), 32).float()
     assert float((F.avg_pool2d(masks, 2) - half).abs().mean()) < 0.02
 
@@ -160,7 +160,7 @@ def test_a_pair_and_its_flipped_caption_are_one_picture() -> None:
     scenes = sample_scenes(range(40), seed=8, training=False)
     pairs = [i for i in range(40) if scenes.attributes[i, ATTRIBUTE_NAMES.index("shape_b")] >= 0]
     worded = [scenes.captions[i] == caption(Attributes(*scenes.attributes[i].tolist())) for i in pairs]
-    assert True in worded and False in worded  # both wordings are used
+    assert True in worded and False in worded  # both wordings occur
 
 
 def test_a_big_object_covers_more() -> None:
@@ -174,7 +174,7 @@ def test_every_shape_is_another_one() -> None:
     pictures = alike(*(replace(BALL, shape_a=shape) for shape in range(len(SHAPES))))
     apart = torch.cdist(pictures.flatten(1), pictures.flatten(1)) + 1e3 * torch.eye(len(SHAPES))
     assert float(apart.min()) > 3
-    # the ring shows the background through its middle, as no other shape does
+    # Only the ring shows the background through its middle.
     bare = pictures[SHAPES.index("ring"), :, 31:33, 31:33].mean()
     assert bare < 0.5 * pictures[: SHAPES.index("ring"), :, 31:33, 31:33].mean((1, 2, 3)).min()
 

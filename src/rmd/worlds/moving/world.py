@@ -1,0 +1,98 @@
+"""The world `moving-scenes`: short clips of one object with a known path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from rmd.common.errors import RMDError
+from rmd.core.metrics import high_frequency
+from rmd.worlds.assets import own_teachers
+from rmd.worlds.base import Assessment, Demo, Features, Measured, PackagedTeacher, Target
+from rmd.worlds.moving.grammar import clip_attributes_of, clip_captions
+from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
+from rmd.worlds.moving.metrics import SHOWN, ClipMeasures, change_features, frame_features, measure_clips
+from rmd.worlds.moving.pictures import SHEET, draw_clips, save_sheets, write_clips
+from rmd.worlds.moving.references import ClipReferences, load_clip_references
+
+DEMO = Demo(
+    rows=("teacher", "teacher-4", "cascade-undistilled", "tdm", "rmd"),
+    targets=(
+        Target("motion over the teacher's", "at least 0.9", "motion", 0.9, least=True, over=("teacher",)),
+        Target("attributes over the teacher's", "at least 0.9", "attributes", 0.9, least=True, over=("teacher",)),
+        Target("distance to renders over the undistilled cascade's", "below 1", "kernel_distance", 1,
+               over=("cascade-undistilled",)),
+        Target("denoiser speed-up over as many full-resolution steps", "at least 1.4", "gain", 1.4, least=True),
+    ),
+    prompts=16,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClipJudge:
+    """The moving scenes' judge with the reference statistics of their teacher."""
+
+    network: FrameJudge
+    references: ClipReferences
+
+    def assess(self, images: Tensor, prompts: Sequence[str], *, samples_per_prompt: int) -> Assessment:
+        """Judge clips (n, 3, T, 64, 64) in [-1, 1] against their captions; see `rmd.worlds.base.Judge`."""
+        asked = torch.tensor([clip_attributes_of(text).to_tuple() for text in prompts])
+        track, its = self.network.follow(images), self.references
+        detail = high_frequency(images.transpose(1, 2).flatten(0, 1))
+        return Assessment(
+            count=len(images),
+            samples_per_prompt=samples_per_prompt,
+            right=(track.named == asked[:, None, :3]).all(2).all(1),
+            counted=_counted(measure_clips(images, track, asked)),
+            features=Features(frame_features(track), its.render_frames, its.teacher_frames, rows=len(SHOWN)),
+            detail=detail / its.high_frequency,
+            changes=Features(change_features(track), its.render_changes, its.teacher_changes),
+        )
+
+
+def _counted(clips: ClipMeasures) -> dict[str, Measured]:
+    shares = {"attributes": clips.attributes, "motion": clips.motion, "speed": clips.speed}
+    counted = {name: Measured(value=share.value, low=share.low, high=share.high) for name, share in shares.items()}
+    counted["attributes"] = counted["attributes"].model_copy(update={"parts": clips.attributes_by_name})
+    return counted | {"dynamics": Measured(value=clips.dynamics), "flicker": Measured(value=clips.flicker)}
+
+
+class MovingScenes:
+    """Moving scenes; see `rmd.worlds.base.World`."""
+
+    name, noun, moving, side, demo = "moving-scenes", "clips", True, 64, DEMO
+    metrics = (
+        "attributes", "motion", "speed", "dynamics", "flicker", "kernel_distance", "kernel_distance_to_teacher",
+        "change_distance", "frechet_distance", "high_frequency", "diversity",
+    )  # fmt: skip
+
+    @property
+    def teachers(self) -> Mapping[str, PackagedTeacher]:
+        return own_teachers("scenes-wan")
+
+    def captions(self, count: int, *, seed: int, training: bool) -> list[str]:
+        return clip_captions(count, seed=seed, training=training)
+
+    def renders(self, count: int, *, seed: int, size: int) -> NoReturn:
+        raise RMDError("moving-scenes renders clips, but single pictures are needed here: choose another source")
+
+    def judge(self, teacher: str | None = None) -> ClipJudge:
+        home = self.teachers["scenes-wan" if teacher is None else teacher].home
+        return ClipJudge(load_frame_judge(home), load_clip_references(home))
+
+    def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
+        return write_clips(draw_clips(count, seed=seed, text=text), folder, size=size) / SHEET
+
+    def save_samples(
+        self, grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path
+    ) -> None:
+        save_sheets(grids, labels, prompts, folder)
+
+
+WORLD = MovingScenes()

@@ -1,0 +1,161 @@
+"""`python -m research.scenes`: every command calls its builder with what was given, and errors are one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from research.scenes import build
+from research.scenes.__main__ import app
+from research.scenes.moving import build as moving
+from rmd.common.errors import RMDError
+from rmd.core.metrics import Interval
+from rmd.worlds.still.accuracy import Accuracy
+
+Captured = pytest.CaptureFixture[str]
+
+
+class Builder:
+    """Stands for a function of `research.scenes.build`, and remembers how it was called."""
+
+    def __init__(self, result: object) -> None:
+        self.result, self.calls = result, list[tuple[tuple[object, ...], dict[str, Any]]]()
+
+    def __call__(self, *arguments: object, **options: Any) -> object:
+        options.pop("log")("one line")
+        self.calls.append((arguments, options))
+        return self.result
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command in this process."""
+    app(list(arguments), standalone_mode=False)
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # would hold for the whole process
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
+        (["train-teacher", "--family", "wan", "--imitate", "t"], "the teacher of moving scenes learns from clips: "),
+        (
+            ["train-teacher", "--family", "sd3", "--imitate", "t", "--vae", "v"],
+            "a teacher that imitates another uses its VAE: ",
+        ),
+        (["train-teacher", "--family", "wan", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
+        (["references", "--out", "new", "--moving"], "no judge of moving scenes in new: build one with `"),
+        (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
+        (["references", "--out", "new"], "no judge in new: build one with `"),
+        (["train-vae", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
+        (["train-judge", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
+    ],
+)
+def test_one_sentence_and_nothing_written(arguments: list[str], sentence: str, work: Path) -> None:
+    (work / "mine").mkdir()
+    (work / "mine" / "file").touch()
+    with pytest.raises(RMDError) as error:
+        run(arguments)
+    assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
+    assert sorted(str(path.relative_to(work)) for path in work.rglob("*")) == ["mine", "mine/file"]
+
+
+def test_train_vae(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    builder = Builder(Path("o/vae"))
+    monkeypatch.setattr(build, "build_vae_weights", builder)
+    run(["train-vae"])
+    assert capsys.readouterr() == ("vae: o/vae\n", "one line\n")
+    run(["train-vae", "--out", "o", "--cache", "c", "--seed", "3", "--iterations", "9"])
+    usual = {"cache": Path("runs/scenes-cache"), "seed": 0, "iterations": build.VAE_ITERATIONS}
+    assert builder.calls == [
+        ((Path("runs/scenes-build"),), usual),
+        ((Path("o"),), {"cache": Path("c"), "seed": 3, "iterations": 9}),
+    ]
+
+
+def test_train_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    builder = Builder(Path("o/teacher"))
+    monkeypatch.setattr(build, "build_teacher", builder)
+    run(["train-teacher", "--out", "o", "--vae", "v", "--iterations", "80", "--seed", "1"])
+    assert capsys.readouterr().out == "teacher: o/teacher\n"
+    expected = {
+        "cache": Path("runs/scenes-cache"),
+        "family": "sdxl",
+        "seed": 1,
+        "iterations": 80,
+        "vae": Path("v"),
+        "imitate": None,
+    }
+    assert builder.calls == [((Path("o"),), expected)]
+    run(["train-teacher", "--family", "sd3", "--imitate", "t"])
+    assert (builder.calls[1][1]["family"], builder.calls[1][1]["imitate"]) == ("sd3", Path("t"))
+
+
+def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    builder = Builder(Accuracy(Interval(0.97, 0.96, 0.98), {"layout": 1.0, "shape_a": 0.985}))
+    monkeypatch.setattr(build, "build_judge", builder)
+    run(["train-judge", "--out", "o", "--cache", "c"])
+    assert capsys.readouterr().out.splitlines() == [
+        "judge: o/judge.safetensors",
+        "unseen scenes with all attributes right: 0.9700 (95 % 0.9600 to 0.9800)",
+        "by attribute: layout 1.0000, shape_a 0.9850",
+    ]
+    assert builder.calls == [((Path("o"),), {"cache": Path("c"), "seed": 0, "iterations": build.JUDGE_ITERATIONS})]
+
+
+def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    builder = Builder(SimpleNamespace(renders=[0] * 5, teacher=[0] * 4))
+    monkeypatch.setattr(build, "build_references", builder)
+    run(["references", "--out", "o", "--teacher", "t", "--judge", "j"])
+    assert capsys.readouterr().out == "references: o/references.safetensors (5 renders, 4 teacher samples)\n"
+    expected = {"cache": Path("runs/scenes-cache"), "teacher": Path("t"), "judge": Path("j")}
+    assert builder.calls == [((Path("o"),), expected)]
+
+
+def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    vae, teacher = Builder(Path("o/vae")), Builder(Path("o/teacher"))
+    half = Interval(0.5, 0.4, 0.6)
+    judge = Builder(SimpleNamespace(attributes=half, motion=half, speed=half))
+    references = Builder(SimpleNamespace(render_changes=[0] * 4))
+    for name, builder in (
+        ("build_clip_vae_weights", vae), ("build_clip_teacher", teacher), ("build_frame_judge", judge),
+        ("build_clip_references", references),
+    ):  # fmt: skip
+        monkeypatch.setattr(moving, name, builder)
+    run(["train-vae", "--moving", "--out", "o"])
+    run(["train-teacher", "--family", "wan", "--out", "o", "--iterations", "24", "--seed", "2"])
+    run(["train-judge", "--moving", "--out", "o"])
+    run(["references", "--moving", "--out", "o", "--judge", "j"])
+    assert capsys.readouterr().out.splitlines() == [
+        "vae: o/vae",
+        "teacher: o/teacher",
+        "judge: o/frame-judge.safetensors",
+        "unseen clips: frames with all attributes right 0.5000; motion right 0.5000; speed too 0.5000",
+        "references: o/clip-references.safetensors (4 renders and teacher samples)",
+    ]
+    curriculum = teacher.calls[0][1]["curriculum"]
+    assert (curriculum.low_iterations, curriculum.high_iterations, curriculum.seed) == (5, 19, 2)
+    assert vae.calls[0][1]["iterations"] == moving.CLIP_VAE_ITERATIONS
+    assert judge.calls[0][1]["iterations"] == moving.CLIP_JUDGE_ITERATIONS
+    assert references.calls[0][1]["judge"] == Path("j")
+
+
+def test_threads_and_denormals(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "set_flush_denormal", asked.append)
+    monkeypatch.setattr(build, "build_vae_weights", Builder(Path("v")))
+    run(["train-vae", "--threads", "3"])
+    assert asked == [3, True]
+    run(["train-vae"])
+    assert asked == [3, True, True]
