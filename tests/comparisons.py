@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmd.compare.cells import CellResult, Training
-from rmd.evaluate.rows import Measured, Row
+from rmd.evaluation.rows import Measured, Row
 
 
 def measured(value: float, half: float | None = None, **parts: float) -> Measured:

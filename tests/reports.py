@@ -15,7 +15,7 @@ from torch import Tensor
 from rmd.common.pictures import png
 from rmd.core.noise import FlowSchedule
 from rmd.core.plan import build_plan
-from rmd.evaluate.rows import Check, Measured, Report, Row
+from rmd.evaluation.rows import Check, Measured, Report, Row
 from rmd.report import print_table, write_report
 
 NAMES = ("teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd")

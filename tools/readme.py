@@ -17,7 +17,7 @@ from PIL import Image
 from rmd.common.files import read_model
 from rmd.common.markdown import markdown_text
 from rmd.common.pictures import comparison_picture
-from rmd.evaluate.rows import Report
+from rmd.evaluation.rows import Report
 from rmd.report import markdown_table
 
 PAGES = {"scenes": ("README.md", "demo.png")}

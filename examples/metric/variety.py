@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmd.evaluate.metrics import Metric
+from rmd.evaluation.metrics import Metric
 from rmd.worlds.base import Assessment, Measured
 
 

@@ -35,7 +35,7 @@ from research.scenes.vae import build_vae, train_decoder, train_vae
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
-from rmd.evaluate.protocol import TEACHER_STEPS, full_plan
+from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import Backbone, load_backbone
 from rmd.models.generate import sample_images
 from rmd.recipes.schema import load_recipe

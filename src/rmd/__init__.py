@@ -9,11 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rmd.common.version import __version__
+
 if TYPE_CHECKING:
     from rmd.common.errors import RMDError
     from rmd.core.plan import StepPlan, build_plan
-    from rmd.evaluate.metrics import Metric
-    from rmd.evaluate.run import evaluate
+    from rmd.evaluation.metrics import Metric
+    from rmd.evaluation.run import evaluate
     from rmd.methods import Method
     from rmd.models import Backbone, register
     from rmd.recipes.schema import Recipe, load_recipe
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from rmd.train.distil import distil
     from rmd.train.loop import Trainer
 
-__version__ = "0.1.0"
+
 __all__ = [
     "Backbone", "Method", "Metric", "RMDError", "RMDPipeline", "Recipe", "StepPlan", "Trainer", "__version__",
     "build_plan", "distil", "evaluate", "load_recipe", "register",
@@ -30,7 +32,7 @@ __all__ = [
 _PLACES = {
     "Backbone": "rmd.models",
     "Method": "rmd.methods",
-    "Metric": "rmd.evaluate.metrics",
+    "Metric": "rmd.evaluation.metrics",
     "RMDError": "rmd.common.errors",
     "RMDPipeline": "rmd.sample.pipeline",
     "Recipe": "rmd.recipes.schema",
@@ -38,7 +40,7 @@ _PLACES = {
     "Trainer": "rmd.train.loop",
     "build_plan": "rmd.core.plan",
     "distil": "rmd.train.distil",
-    "evaluate": "rmd.evaluate.run",
+    "evaluate": "rmd.evaluation.run",
     "load_recipe": "rmd.recipes.schema",
     "register": "rmd.models",
 }

@@ -19,7 +19,7 @@ from processes import SERVER
 
 from rmd.cli.app import main
 from rmd.compare.run import Line, Number, TableResult
-from rmd.evaluate.versions import versions
+from rmd.evaluation.versions import versions
 from rmd.recipes.schema import to_yaml
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmd.common.pictures import to_image, to_uint8
 from rmd.data.cache import build_cache
-from rmd.evaluate.watch import student_watcher
+from rmd.evaluation.watch import student_watcher
 from rmd.models import Backbone
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe, load_recipe

@@ -14,7 +14,7 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import build_plan
 from rmd.data.prompts import PROMPTS as SOURCES
 from rmd.data.prompts import load_prompts
-from rmd.evaluate.metrics import METRICS, metrics_of
+from rmd.evaluation.metrics import METRICS, metrics_of
 from rmd.models.generate import sample_images
 from rmd.models.registry import MODELS, wrap
 from rmd.recipes.methods import METHODS

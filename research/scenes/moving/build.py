@@ -24,7 +24,7 @@ from research.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
-from rmd.evaluate.protocol import TEACHER_STEPS, full_plan
+from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import load_backbone
 from rmd.models.generate import sample_images
 from rmd.recipes.schema import load_recipe

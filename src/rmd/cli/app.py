@@ -18,7 +18,6 @@ INTERRUPTED = 130  # the status that shells report for a program that Ctrl-C end
 try:
     import typer
 
-    from rmd import __version__
     from rmd.cli.bench import bench
     from rmd.cli.cache import cache
     from rmd.cli.compare import compare
@@ -31,6 +30,7 @@ try:
     from rmd.cli.scenes import scenes
     from rmd.cli.train import train
     from rmd.common.errors import RMDError
+    from rmd.common.version import __version__
 except KeyboardInterrupt:  # `main`, which handles interruptions otherwise, does not exist yet
     sys.exit(INTERRUPTED)
 

@@ -41,7 +41,7 @@ def demo(
     from rmd.cli.console import table_console
     from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.evaluate.demo import run_demo
+    from rmd.evaluation.demo import run_demo
     from rmd.models.resolve import resolve_noise
     from rmd.recipes.schema import load_recipe
     from rmd.report import print_table

@@ -15,8 +15,8 @@ from rmd.common.errors import RMDError, check_text, finite, one_of, shown
 if TYPE_CHECKING:
     import torch
 
-    from rmd.evaluate.protocol import SamplerContender
-    from rmd.evaluate.store import Evaluation
+    from rmd.evaluation.protocol import SamplerContender
+    from rmd.evaluation.store import Evaluation
 
 Name = Annotated[str | None, typer.Option(help="Name of the row. By default: the last part of MODEL.")]
 Samples = Annotated[int, typer.Option(min=6, max=100_000, help="Number of pictures, two per caption.")]
@@ -68,7 +68,7 @@ def evaluate(
     quiet_libraries()
     from rmd.cli.console import table_console
     from rmd.cli.device import find_device, prepare_cpu
-    from rmd.evaluate.store import all_evaluations, comparable_rows
+    from rmd.evaluation.store import all_evaluations, comparable_rows
     from rmd.report import print_rows
 
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
@@ -101,7 +101,7 @@ def _load(
     model: str, row: str, teacher: str | None, options: _Options, where: torch.device
 ) -> tuple[SamplerContender, str]:
     """Load the model; return it with the name of the packaged teacher that is its reference."""
-    from rmd.evaluate.protocol import SamplerContender
+    from rmd.evaluation.protocol import SamplerContender
     from rmd.models.registry import load_pipeline
     from rmd.models.student import holds_student
     from rmd.sample.pipeline import RMDPipeline
@@ -134,10 +134,10 @@ def _measure(
 ) -> Evaluation:
     """Evaluate a model and save its row and pictures."""
     from rmd.cli.progress import counter, progress_bar
-    from rmd.evaluate.protocol import SAMPLING_SEED, evaluation_prompts
-    from rmd.evaluate.run import evaluate
-    from rmd.evaluate.store import Evaluation, save_evaluation
-    from rmd.evaluate.versions import versions
+    from rmd.evaluation.protocol import SAMPLING_SEED, evaluation_prompts
+    from rmd.evaluation.run import evaluate
+    from rmd.evaluation.store import Evaluation, save_evaluation
+    from rmd.evaluation.versions import versions
     from rmd.worlds.registry import packaged_teachers, world_of_teacher
 
     world = world_of_teacher(teacher)

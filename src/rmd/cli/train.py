@@ -147,7 +147,7 @@ def prepare(recipe: Recipe, folder: Path, threads: int | None, device: str | Non
     prepare_cpu(threads)
     run = build_run(recipe, folder=folder, parallel=parallel, device=local_device(find_device(device)))
     if every is not None:
-        from rmd.evaluate.watch import student_watcher
+        from rmd.evaluation.watch import student_watcher
 
         run.judge = student_watcher(
             WORLDS.get(recipe.data.prompts), run.backbone, run.plan, samples=recipe.evaluation.samples,

@@ -31,7 +31,7 @@ from rmd.compare.tables import BACKBONES, Setting
 from rmd.core.fit import split_thresholds
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Stage, StepPlan
-from rmd.evaluate.protocol import (
+from rmd.evaluation.protocol import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     Contender,
@@ -40,8 +40,8 @@ from rmd.evaluate.protocol import (
     evaluation_prompts,
     running_total,
 )
-from rmd.evaluate.rows import Row
-from rmd.evaluate.run import evaluate
+from rmd.evaluation.rows import Row
+from rmd.evaluation.run import evaluate
 from rmd.methods.base import draw_shares
 from rmd.models.base import Backbone
 from rmd.models.teacher import load_teacher

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from rmd.compare.run import Line, TableResult
 from rmd.compare.tables import TABLES, Place
-from rmd.evaluate.metrics import Metric, metric
+from rmd.evaluation.metrics import Metric, metric
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
 from rmd.report.plotting import MARKERS, plain_text
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from rmd.common.errors import RMDError, one_of
 from rmd.compare.run import Number, TableResult
 from rmd.compare.write import as_markdown, number_text, p_text
-from rmd.evaluate.metrics import Metric, metric, part
+from rmd.evaluation.metrics import Metric, metric, part
 from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)

@@ -20,7 +20,7 @@ from rmd.compare.tables import BACKBONES, RMD, TABLES
 from rmd.compare.write import number_text, p_text
 from rmd.core.fit import missing_bits
 from rmd.data.prompts import load_prompts
-from rmd.evaluate.metrics import metric
+from rmd.evaluation.metrics import metric
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.report.tables import fixed

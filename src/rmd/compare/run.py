@@ -12,10 +12,10 @@ from rmd.common.files import read_model, replacing
 from rmd.common.typed import Strict
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
 from rmd.compare.tables import Setting, Table
-from rmd.evaluate.metrics import Metric, metric, part
-from rmd.evaluate.rows import Measured, Row
-from rmd.evaluate.statistics import summarise
-from rmd.evaluate.versions import versions
+from rmd.evaluation.metrics import Metric, metric, part
+from rmd.evaluation.rows import Measured, Row
+from rmd.evaluation.statistics import summarise
+from rmd.evaluation.versions import versions
 
 
 class Number(Strict):

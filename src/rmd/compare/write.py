@@ -18,7 +18,7 @@ from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
-from rmd.evaluate.metrics import Metric, metrics_in, part
+from rmd.evaluation.metrics import Metric, metrics_in, part
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render

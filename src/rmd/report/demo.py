@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rmd.evaluate.demo import DemoResult
+from rmd.evaluation.demo import DemoResult
 from rmd.report.plotting import plot_plan
 from rmd.report.write import write_report
 

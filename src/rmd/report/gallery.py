@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.common.pictures import check_images, png, to_image, webp
-from rmd.evaluate.rows import STUDENT, Report
+from rmd.evaluation.rows import STUDENT, Report
 from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
 from rmd.report.html import image_data
 

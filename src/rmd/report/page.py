@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import yaml
 
 from rmd.core.plan import Step, StepPlan
-from rmd.evaluate.metrics import Metric, metrics_in
-from rmd.evaluate.rows import STUDENT, TEACHER, Report, Row
+from rmd.evaluation.metrics import Metric, metrics_in
+from rmd.evaluation.rows import STUDENT, TEACHER, Report, Row
 from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
 from rmd.report.notes import (

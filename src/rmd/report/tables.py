@@ -14,8 +14,8 @@ from rich.text import Text
 
 from rmd.common.files import read_model
 from rmd.common.markdown import markdown_lines, markdown_text, one_line
-from rmd.evaluate.metrics import Metric, metrics_in
-from rmd.evaluate.rows import STUDENT, Check, Measured, Report, Row
+from rmd.evaluation.metrics import Metric, metrics_in
+from rmd.evaluation.rows import STUDENT, Check, Measured, Report, Row
 
 SMOKE = "Smoke run: everything ran, but its numbers mean nothing."
 MISSING = "–"

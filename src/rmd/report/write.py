@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from rmd.common.files import write_text
-from rmd.evaluate.rows import Report
+from rmd.evaluation.rows import Report
 from rmd.report.gallery import Pictures
 from rmd.report.page import page
 

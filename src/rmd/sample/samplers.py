@@ -17,8 +17,8 @@ import numpy as np
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 from PIL import Image
 
-import rmd
 from rmd.common.errors import RMDError, finite, shown
+from rmd.common.version import __version__
 from rmd.core.plan import MAX_FRAMES, MAX_SIDE
 from rmd.core.randomness import seeded
 from rmd.data.captions import check_prompts
@@ -102,7 +102,7 @@ class StudentSampler:
         }
         if self.moving:
             size |= {"frames": plan.frames if self.frames is None else self.frames, "fps": self.fps}
-        return {"version": rmd.__version__, "model": self.pipe.config.source, "steps": len(plan.steps), **size}
+        return {"version": __version__, "model": self.pipe.config.source, "steps": len(plan.steps), **size}
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """Return one sample per prompt and seed."""
@@ -175,7 +175,7 @@ class PipelineSampler:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Version of RMD, the pipeline, and the arguments of its call."""
-        values = {"version": rmd.__version__, "model": self.source, **self._arguments}
+        values = {"version": __version__, "model": self.source, **self._arguments}
         return values | ({"fps": self.fps} if self.moving else {})
 
     @property

@@ -12,7 +12,7 @@ from helpers import tiny_pipeline
 from PIL import Image
 
 from rmd.cli.app import main
-from rmd.evaluate.store import Evaluation
+from rmd.evaluation.store import Evaluation
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from rmd.compare.cells import Bench, Budget, Cell, CellResult
 from rmd.compare.chart import SHOWN, chart, draw
 from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import TABLES
-from rmd.evaluate.metrics import metric
+from rmd.evaluation.metrics import metric
 from rmd.report.curves import DARK, LIGHT
 
 BETAS = (0.0, 0.2, 0.5, 1.0)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.cli.app import main
-from rmd.cli.train import prompts_line
+from rmd.cli.dry_run import prompts_line
 from rmd.common.errors import RMDError
 from rmd.data.captions import MAX_CHARACTERS, Unfit, caption_of, strip_commands
 from rmd.data.prompts import read_prompts, read_source

@@ -19,7 +19,7 @@ from PIL import Image
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import StepPlan
-from rmd.evaluate.rows import Report
+from rmd.evaluation.rows import Report
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
 from rmd.export.formats import export_student
 from rmd.models.student import StudentConfig, read_student

@@ -11,7 +11,7 @@ from PIL import Image
 from reports import NAMES, PROMPTS, Page, grids, moving, panel, picture, printed, report, row, write
 
 from rmd.common.pictures import png, to_image
-from rmd.evaluate.rows import Check, Measured, Report
+from rmd.evaluation.rows import Check, Measured, Report
 from rmd.report import markdown_table, write_report
 from rmd.report.tables import SMOKE
 

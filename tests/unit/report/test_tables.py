@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reports import NAMES, moving, printed, report, row, write
 
 from rmd.common.markdown import one_line
-from rmd.evaluate.rows import Check, Report
+from rmd.evaluation.rows import Check, Report
 from rmd.report import markdown_table
 from rmd.report.tables import MISSING, SMOKE, decimals, duration, fixed, percent, significant
 

@@ -13,7 +13,7 @@ from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.evaluate.protocol import SamplerContender, evaluation_prompts
+from rmd.evaluation.protocol import SamplerContender, evaluation_prompts
 from rmd.models.registry import load_pipeline
 from rmd.models.teacher import load_teacher, teacher_source
 from rmd.recipes.schema import load_recipe

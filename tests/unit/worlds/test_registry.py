@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.evaluate.metrics import METRICS
+from rmd.evaluation.metrics import METRICS
 from rmd.recipes.schema import load_recipe
 from rmd.worlds.base import Assessment, Features, Measured, PackagedTeacher
 from rmd.worlds.moving.grammar import clip_attributes_of

@@ -6,8 +6,8 @@ import pytest
 from comparisons import measured
 from scipy import stats
 
-from rmd.evaluate.metrics import metric
-from rmd.evaluate.statistics import mcnemar, summarise, t_interval, t_test
+from rmd.evaluation.metrics import metric
+from rmd.evaluation.statistics import mcnemar, summarise, t_interval, t_test
 
 ATTRIBUTES, DISTANCE = metric("attributes"), metric("kernel_distance")
 

@@ -11,10 +11,10 @@ import torch
 from rmd.common.errors import RMDError
 from rmd.core.metrics import high_frequency
 from rmd.core.plan import Stage
-from rmd.evaluate import metrics
-from rmd.evaluate.metrics import METRICS, metrics_of
-from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, Samples
-from rmd.evaluate.run import evaluate
+from rmd.evaluation import metrics
+from rmd.evaluation.metrics import METRICS, metrics_of
+from rmd.evaluation.protocol import SAMPLES_PER_PROMPT, Samples
+from rmd.evaluation.run import evaluate
 from rmd.worlds.base import Assessment, Measured
 from rmd.worlds.references import References
 from rmd.worlds.registry import WORLDS

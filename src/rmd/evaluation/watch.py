@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import nn
 
 from rmd.core.plan import StepPlan
-from rmd.evaluate.protocol import PlanContender
-from rmd.evaluate.run import evaluate
+from rmd.evaluation.protocol import PlanContender
+from rmd.evaluation.run import evaluate
 from rmd.models.base import Backbone
 from rmd.worlds.base import World
 

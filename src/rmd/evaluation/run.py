@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rmd.core.plan import Stage
-from rmd.evaluate.metrics import METRICS, metrics_of
-from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, Contender, Progress, Samples
-from rmd.evaluate.rows import Row
+from rmd.evaluation.metrics import METRICS, metrics_of
+from rmd.evaluation.protocol import SAMPLES_PER_PROMPT, Contender, Progress, Samples
+from rmd.evaluation.rows import Row
 from rmd.worlds.base import Assessment, Judge, World
 
 

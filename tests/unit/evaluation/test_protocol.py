@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rmd.core.plan import Stage, build_plan
-from rmd.evaluate.protocol import SAMPLES_PER_PROMPT, PlanContender, evaluation_prompts, full_plan
+from rmd.evaluation.protocol import SAMPLES_PER_PROMPT, PlanContender, evaluation_prompts, full_plan
 from rmd.worlds.moving.grammar import held_out, parse_clip
 from rmd.worlds.registry import WORLDS
 from rmd.worlds.still.grammar import has_held_out, parse

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rmd.common.errors import RMDError
-from rmd.evaluate.metrics import METRICS, Metric, metric, metrics_in, metrics_of, part
+from rmd.evaluation.metrics import METRICS, Metric, metric, metrics_in, metrics_of, part
 from rmd.worlds.base import Assessment, Features, Measured
 from rmd.worlds.registry import WORLDS, all_worlds
 

@@ -35,7 +35,7 @@ class Row(Strict):
     seconds_end_to_end: float
     """Seconds per sample, including encoding the caption and decoding."""
     measures: Mapping[str, Measured]
-    """What was measured, by the name of the metric (`rmd.evaluate.metrics`), in the order of the columns."""
+    """What was measured, by the name of the metric (`rmd.evaluation.metrics`), in the order of the columns."""
 
     @property
     def title(self) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rmd.evaluate.watch import student_watcher
+from rmd.evaluation.watch import student_watcher
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.worlds.registry import world_of

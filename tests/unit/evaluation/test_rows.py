@@ -11,7 +11,7 @@ from reports import report, write
 
 from rmd.common.errors import RMDError
 from rmd.common.files import read_model
-from rmd.evaluate.rows import Report
+from rmd.evaluation.rows import Report
 
 
 def test_report_survives_json() -> None:

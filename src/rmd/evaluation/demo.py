@@ -18,8 +18,8 @@ from torch import Tensor
 from rmd.common.pictures import to_uint8
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import StepPlan
-from rmd.evaluate.metrics import METRICS
-from rmd.evaluate.protocol import (
+from rmd.evaluation.metrics import METRICS
+from rmd.evaluation.protocol import (
     SAMPLES_PER_PROMPT,
     SAMPLING_SEED,
     TEACHER_STEPS,
@@ -28,9 +28,9 @@ from rmd.evaluate.protocol import (
     full_plan,
     running_total,
 )
-from rmd.evaluate.rows import STUDENT, TEACHER, Check, Report, Row
-from rmd.evaluate.run import Evaluated, evaluate
-from rmd.evaluate.versions import versions
+from rmd.evaluation.rows import STUDENT, TEACHER, Check, Report, Row
+from rmd.evaluation.run import Evaluated, evaluate
+from rmd.evaluation.versions import versions
 from rmd.models.student import save_student
 from rmd.models.teacher import load_teacher
 from rmd.recipes.methods import TDMConfig

@@ -10,7 +10,7 @@ from comparisons import row_of
 from PIL import Image
 
 from rmd.common.errors import RMDError
-from rmd.evaluate.store import COLUMNS, SHOWN, Evaluation, all_evaluations, comparable_rows, save_evaluation
+from rmd.evaluation.store import COLUMNS, SHOWN, Evaluation, all_evaluations, comparable_rows, save_evaluation
 
 
 def evaluation(name: str, seconds: float, *, seed: int = 0) -> Evaluation:

@@ -68,7 +68,7 @@ METRICS: Registry[Metric] = Registry(
     "rmd.metrics",
     "metric",
     {
-        name: f"rmd.evaluate.metrics:{name.upper()}"
+        name: f"rmd.evaluation.metrics:{name.upper()}"
         for name in (
             "attributes", "motion", "speed", "dynamics", "flicker", "kernel_distance", "kernel_distance_to_teacher",
             "change_distance", "frechet_distance", "high_frequency", "diversity",

@@ -14,8 +14,8 @@ from torch import Tensor
 from rmd.common.files import disk_errors, locked, read_model, replacing, write_text
 from rmd.common.pictures import grid_image, to_uint8
 from rmd.common.typed import Strict
-from rmd.evaluate.protocol import SAMPLES_PER_PROMPT
-from rmd.evaluate.rows import Row
+from rmd.evaluation.protocol import SAMPLES_PER_PROMPT
+from rmd.evaluation.rows import Row
 
 SHOWN = 24
 """Number of captions whose pictures are kept."""

@@ -25,10 +25,10 @@ from research.scenes.teacher import Curriculum
 from research.scenes.vae import build_vae
 from rmd.common.errors import RMDError
 from rmd.core.fit import Side
-from rmd.evaluate import demo
-from rmd.evaluate.demo import check_targets, gain_over_full_steps, run_demo, tdm_recipe
-from rmd.evaluate.rows import Report, Row
-from rmd.evaluate.versions import versions
+from rmd.evaluation import demo
+from rmd.evaluation.demo import check_targets, gain_over_full_steps, run_demo, tdm_recipe
+from rmd.evaluation.rows import Report, Row
+from rmd.evaluation.versions import versions
 from rmd.models import Backbone
 from rmd.recipes.schema import load_recipe
 from rmd.report.demo import write_demo

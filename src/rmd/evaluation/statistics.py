@@ -14,8 +14,8 @@ from statistics import fmean, stdev
 
 from scipy import stats
 
-from rmd.evaluate.metrics import Metric
-from rmd.evaluate.rows import Measured
+from rmd.evaluation.metrics import Metric
+from rmd.evaluation.rows import Measured
 
 LEVEL = 0.95
 
