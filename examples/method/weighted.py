@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rmd.core.plan import Step
 from rmd.methods import RMD, Batch, Rollout
-from rmd.recipes.methods import RMDConfig
+from rmd.recipes.methods import CascadeConfig
 
 
-class WeightedConfig(RMDConfig):
-    """The settings of RMD, and how much distance counts."""
+class WeightedConfig(CascadeConfig):
+    """The settings of cascades, and how much distance counts."""
 
-    name: Literal["weighted"]  # type: ignore[assignment]  # the name tells the methods apart
+    name: Literal["weighted"]
     strength: Annotated[float, Field(ge=0, le=1e3)] = 0.5
     """How much the loss grows with the mean squared distance between sample and prediction; 0 is RMD itself."""
 

@@ -84,11 +84,15 @@ class Method(ABC):
             seed: seed of the choice of steps; all other random numbers come from the batches.
 
         Raises:
-            RMDError: the settings do not fit the plan.
+            RMDError: the plan does not suit the method, or the settings do not fit the plan.
         """
         self.backbone, self.roles, self.plan, self.config, self.seed = backbone, roles, plan, config, seed
         self.evaluations: Counter[Role] = Counter()
+        self.check_plan()
         self.stage_draws = stage_draws(plan, config)
+
+    def check_plan(self) -> None:  # noqa: B027  # most methods accept every plan
+        """Raise RMDError if the method cannot train the plan."""
 
     @abstractmethod
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
@@ -128,7 +132,7 @@ class Method(ABC):
         return choice_in_turn(n, seed=self.seed, count=count if in_rounds else count * n, purpose=purpose)
 
     def score_stage(self, step: Step) -> Stage:
-        """Return the resolution at which teacher and fake score read the sample of a step; benchmarks ask for it."""
+        """Return the resolution at which teacher and fake score read the sample of a step."""
         return self.plan.match_stage
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:

@@ -43,17 +43,16 @@ class DMD2(Method):
     Config = DMD2Config
     config: DMD2Config
 
-    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: DMD2Config, *, seed: int) -> None:
-        """Prepare the losses as every method.
-
-        Raises:
-            RMDError: the plan has several resolutions, or steps that keep their noise.
-        """
-        check_one_resolution("dmd2", plan)
-        if plan.training_crossing.within != "fresh":
+    def check_plan(self) -> None:
+        """Raise RMDError if the plan has several resolutions, or steps that keep their noise."""
+        check_one_resolution("dmd2", self.plan)
+        if self.plan.training_crossing.within != "fresh":
             raise RMDError(
                 "method dmd2 renews the noise at every step: set crossing.within to fresh, or use method tdm"
             )
+
+    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: DMD2Config, *, seed: int) -> None:
+        """Prepare the losses, and put the adversarial head on the fake score if its loss is on."""
         super().__init__(backbone, roles, plan, config, seed=seed)
         self.head: Head | None = None
         if config.adversarial > 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
 from rmd.core.noise import NoiseSchedule, per_sample
-from rmd.core.plan import Step, StepPlan
+from rmd.core.plan import Step
 from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
 from rmd.methods.common import (
     draw_tau,
@@ -21,8 +21,6 @@ from rmd.methods.common import (
     student_prediction,
     teacher_prediction,
 )
-from rmd.models.base import Backbone
-from rmd.models.roles import Roles
 from rmd.recipes.methods import TDMConfig
 
 
@@ -32,10 +30,9 @@ class TDM(Method):
     Config = TDMConfig
     config: TDMConfig
 
-    def __init__(self, backbone: Backbone, roles: Roles, plan: StepPlan, config: TDMConfig, *, seed: int) -> None:
-        """Prepare the losses as every method; raise RMDError if the plan has more than one resolution."""
-        check_one_resolution("tdm", plan)
-        super().__init__(backbone, roles, plan, config, seed=seed)
+    def check_plan(self) -> None:
+        """Raise RMDError if the plan has more than one resolution."""
+        check_one_resolution("tdm", self.plan)
 
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
         """Return the student's loss at one step, and the sample that it was computed on."""
