@@ -42,10 +42,12 @@ class Registry(Generic[T]):
     def register(self, name: str, entry: T) -> None:
         """Add an entry in this process.
 
+        A class of the same module and qualified name replaces the earlier one: a notebook's cell may run again.
+
         Raises:
             RMDError: the name is taken by another entry.
         """
-        if name in self.names() and self._loaded.get(name) is not entry:
+        if name in self.names() and _identity(self._loaded.get(name)) != _identity(entry):
             raise RMDError(f"the name {shown(name)} belongs to another {self.kind}: register yours under another name")
         self._loaded[name] = entry
 
@@ -90,6 +92,11 @@ class Registry(Generic[T]):
                 )
             points[each.name] = each
         return points
+
+
+def _identity(entry: object) -> object:
+    """Return what makes two entries the same: the place where a class is defined, or the object itself."""
+    return (entry.__module__, entry.__qualname__) if isinstance(entry, type) else id(entry)
 
 
 def _package(entry: EntryPoint) -> str:

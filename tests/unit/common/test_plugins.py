@@ -59,6 +59,20 @@ def test_a_name_that_is_taken_is_refused(name: str, installed: list[EntryPoint])
     things.register("mine", int)  # the same entry again is not a conflict
 
 
+def test_a_class_that_is_defined_again_replaces_the_earlier_one(installed: list[EntryPoint]) -> None:
+    """As when a notebook's cell with the decorator runs twice."""
+
+    def defined(name: str) -> type:
+        return type(name, (), {"__module__": "__main__", "__qualname__": name})
+
+    things, (first, second) = registry(), (defined("Mine"), defined("Mine"))
+    things.register("mine", first)
+    things.register("mine", second)
+    assert things.get("mine") is second is not first
+    with pytest.raises(RMDError, match="belongs to another thing"):
+        things.register("mine", defined("Other"))
+
+
 def test_packages_that_use_one_name_are_refused(installed: list[EntryPoint]) -> None:
     installed.append(EntryPoint("own", "fractions:Fraction", "rmd.test"))
     with pytest.raises(RMDError, match="belongs to RMD itself"):
