@@ -1,38 +1,70 @@
-"""The groups of a recipe's settings, all but the method's, which are in `rmd.recipes.methods`.
+"""The groups of a recipe's settings, all but the method's (`rmd.recipes.methods`), and the types of single settings.
 
-The docstring below a setting is its help text. Torch is imported only by the functions that need it, so that an error
-in a recipe is reported at once.
+The docstring below a setting is its help text. Settings that only count iterations may be large. A setting for which
+memory is allocated has a bound, so that a typing error is refused at once instead of after minutes. Torch is imported
+only by the functions that need it, so that an error in a recipe is reported at once.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, JsonValue, Tag
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
 
 from rmd.common.typed import Strict
-from rmd.recipes.values import (
-    Count,
-    Decay,
-    Few,
-    Many,
-    NoiseRule,
-    Numbers,
-    Pair,
-    Rate,
-    Seed,
-    Share,
-    Side,
-    Sides,
-    StepNoise,
-    TimeMap,
-    Upsample,
-    Weight,
-    Whole,
-)
 
 if TYPE_CHECKING:
     from rmd.core.noise import NoiseSchedule
+
+TimeMap = Literal["raise", "vp", "lower", "none"]
+Upsample = Literal["bilinear", "nearest", "bicubic"]
+NoiseRule = Literal["plain", "corrected", "block"]
+StepNoise = Literal["predicted", "fresh"]
+
+MAX_SIDE = 65536
+"""Longest side of an image in pixels."""
+MAX_STAGES = 64
+"""Largest number of stages in a plan."""
+
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Whole = Annotated[int, Field(ge=0, le=10**9)]
+Few = Annotated[int, Field(gt=0, le=4096)]
+Many = Annotated[int, Field(gt=0, le=65536)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Rate = Annotated[float, Field(gt=0, le=1e12)]
+Weight = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+def parse_side(value: object) -> tuple[int, int]:
+    """Return (height, width) in pixels from 512, [480, 832] or "480x832".
+
+    Raises:
+        ValueError: the value is none of these, or a side is longer than `MAX_SIDE`.
+    """
+    match value:
+        case int() if not isinstance(value, bool):
+            sides = value, value
+        case [int(height), int(width)] if not (isinstance(height, bool) or isinstance(width, bool)):
+            sides = height, width
+        case str() if match := re.fullmatch(r"\s*([0-9]{1,9})(?:\s*[xX]\s*([0-9]{1,9}))?\s*", value):
+            sides = int(match[1]), int(match[2] or match[1])
+        case _:
+            sides = 0, 0
+    if min(sides) < 1:
+        raise ValueError("should be a side in pixels (512), [height, width] or HEIGHTxWIDTH")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"should be at most {MAX_SIDE} pixels")
+    return sides
+
+
+# Models are strict, but YAML has lists where they hold tuples.
+Numbers = Annotated[tuple[float, ...], Field(strict=False, max_length=MAX_STAGES)]
+Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]
+Side = Annotated[tuple[int, int], BeforeValidator(parse_side)]
+Sides = Annotated[tuple[Side, ...], Field(strict=False, min_length=1, max_length=MAX_STAGES)]
 
 
 class VPNoise(Strict):
@@ -47,9 +79,7 @@ class VPNoise(Strict):
 
     def schedule(self) -> NoiseSchedule:
         """Return the noise schedule that these settings describe."""
-        from rmd.core.noise import schedule_from_config
-
-        return schedule_from_config({"_class_name": "DDPMScheduler", **self.model_dump(exclude={"kind"})})
+        return _schedule("DDPMScheduler", self)
 
 
 class FlowNoise(Strict):
@@ -62,11 +92,13 @@ class FlowNoise(Strict):
 
     def schedule(self) -> NoiseSchedule:
         """Return the noise schedule that these settings describe."""
-        from rmd.core.noise import schedule_from_config
+        return _schedule("FlowMatchEulerDiscreteScheduler", self)
 
-        return schedule_from_config(
-            {"_class_name": "FlowMatchEulerDiscreteScheduler", **self.model_dump(exclude={"kind"})}
-        )
+
+def _schedule(scheduler: str, noise: VPNoise | FlowNoise) -> NoiseSchedule:
+    from rmd.core.noise import schedule_from_config
+
+    return schedule_from_config({"_class_name": scheduler, **noise.model_dump(exclude={"kind"})})
 
 
 def _kind_of_noise(value: object) -> str | None:
@@ -133,7 +165,8 @@ class ConditioningConfig(Strict):
     target: Literal["final", "stage"] = "stage"
     """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
     pos_rescale: bool = False
-    """SD3 only, an experiment: stretch the positions of the final size over a low-resolution stage."""
+    """SD3 only, an experiment: stretch the positions of the final size over a low-resolution stage, instead of cutting
+    the stage's positions out of the middle of the table."""
 
 
 class RolesConfig(Strict):

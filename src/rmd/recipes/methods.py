@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, WrapValidator
 from rmd.common.errors import RMDError, shown
 from rmd.common.plugins import Registry
 from rmd.common.typed import Strict
-from rmd.recipes.values import MAX_STAGES, Few, Rate, Weight, Whole
+from rmd.recipes.groups import MAX_STAGES, Few, Rate, Weight, Whole
 
 DEFAULT = "rmd"
 """The method of a recipe that names none."""

@@ -29,35 +29,28 @@ from rmd.recipes.groups import (
     ParallelConfig,
     PlanConfig,
     RolesConfig,
+    TimeMap,
     TrainConfig,
     VPNoise,
+    parse_side,
 )
 from rmd.recipes.layers import merge, read_layers
 from rmd.recipes.methods import AnyMethodConfig
-from rmd.recipes.values import TimeMap, folder_name, parse_side
 
 if TYPE_CHECKING:
     from rmd.core.noise import NoiseSchedule
     from rmd.core.plan import StepPlan
 
 __all__ = [
-    "ConditioningConfig",
-    "CrossingConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "FlowNoise",
-    "OptimConfig",
-    "ParallelConfig",
-    "PlanConfig",
-    "Recipe",
-    "RolesConfig",
-    "TimeMap",
-    "TrainConfig",
-    "VPNoise",
-    "load_recipe",
-    "parse_side",
-    "to_yaml",
-]
+    "DataConfig", "FlowNoise", "Recipe", "TimeMap", "VPNoise", "load_recipe", "parse_side", "to_yaml",
+]  # fmt: skip
+
+
+def folder_name(text: str) -> str:
+    """Return the text if it is a valid folder name; raise ValueError otherwise."""
+    if "/" in text or "\\" in text or text in (".", ".."):
+        raise ValueError("should be a name without slashes, because the run's folder is called so")
+    return text
 
 
 class Recipe(Strict):

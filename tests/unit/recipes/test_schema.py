@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rmd.common.errors import RMDError
 from rmd.core import plan
-from rmd.recipes import values
+from rmd.recipes import groups
 from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 
 
@@ -22,7 +22,7 @@ def test_a_recipe_is_frozen() -> None:
 
 def test_the_choices_are_those_of_the_plan() -> None:
     for name in ("TimeMap", "Upsample", "NoiseRule", "StepNoise"):
-        assert get_args(getattr(values, name)) == get_args(getattr(plan, name))
+        assert get_args(getattr(groups, name)) == get_args(getattr(plan, name))
 
 
 def test_a_plan_is_built_once_for_equal_settings() -> None:

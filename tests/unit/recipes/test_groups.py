@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rmd.common.errors import RMDError
+from rmd.recipes.groups import parse_side
 from rmd.recipes.schema import load_recipe
-from rmd.recipes.values import parse_side
 
 
 @pytest.mark.parametrize(
