@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from research.sampling import sample_images
 from research.scenes.families import FAMILIES
 from research.scenes.judge import save_judge, train_judge
 from research.scenes.record import (
@@ -37,7 +38,6 @@ from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
 from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import Backbone, load_backbone
-from rmd.models.generate import sample_images
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
 from rmd.worlds.assets import TEACHERS, teacher_folder

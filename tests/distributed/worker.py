@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from families import TINY  # noqa: E402
 from jobs import JOBS, RESHARDED, UNLOADED, Job, go_on, load_in_parts, run  # noqa: E402
 
-from rmd.recipes.schema import ParallelConfig  # noqa: E402
+from rmd.recipes.groups import ParallelConfig  # noqa: E402
 from rmd.train.parallel import place, processes  # noqa: E402
 
 

@@ -10,7 +10,7 @@ from families import tiny_pixart
 from helpers import PROMPTS
 from one_stage import SEED, official, one_stage, ours
 
-from rmd.models.generate import sample_images
+from research.sampling import sample_images
 
 sizes = pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -7,8 +7,8 @@ import torch
 from helpers import PROMPTS, tiny_sdxl
 from one_stage import SEED, official, one_stage, ours
 
+from research.sampling import sample_images
 from rmd.core.noise import Prediction
-from rmd.models.generate import sample_images
 
 sizes = pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 3.0])

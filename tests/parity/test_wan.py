@@ -8,7 +8,7 @@ from families import FRAMES, tiny_wan
 from helpers import PROMPTS
 from one_stage import SEED, official, one_stage, ours
 
-from rmd.models.generate import sample_images
+from research.sampling import sample_images
 
 sizes = pytest.mark.parametrize("size", [(32, 32), (32, 48)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 5.0])

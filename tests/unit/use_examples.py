@@ -10,12 +10,12 @@ import torch
 from families import tiny_sd
 from helpers import PROMPTS, make_recipe, tiny_sdxl
 
+from research.sampling import sample_images
 from rmd.common.errors import RMDError
 from rmd.core.plan import build_plan
 from rmd.data.prompts import PROMPTS as SOURCES
 from rmd.data.prompts import load_prompts
 from rmd.evaluation.metrics import METRICS, metrics_of
-from rmd.models.generate import sample_images
 from rmd.models.registry import MODELS, wrap
 from rmd.recipes.methods import METHODS
 from rmd.recipes.schema import load_recipe

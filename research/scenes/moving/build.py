@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
+from research.sampling import sample_images
 from research.scenes.build import log_samples, teacher_folder_at
 from research.scenes.checkpoint import read_whole, write_whole
 from research.scenes.moving import maps
@@ -26,7 +27,6 @@ from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
 from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import load_backbone
-from rmd.models.generate import sample_images
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
 from rmd.worlds.moving import grammar, path, render

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=str)
@@ -16,6 +17,15 @@ class RMDError(Exception):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Begin the RMDErrors of the block with `where`, the place that they are about."""
+    try:
+        yield
+    except RMDError as error:
+        raise RMDError(f"{where}: {error}") from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

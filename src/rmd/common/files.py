@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from safetensors import SafetensorError
 
-from rmd.common.errors import RMDError, shown
+from rmd.common.errors import RMDError, located, shown
 from rmd.common.typed import Strict, explain
 
 LOCK = ".rmd.lock"
@@ -116,12 +116,10 @@ def read_model(path: Path, kind: type[Model]) -> Model:
     Raises:
         RMDError: the file cannot be read, or RMD did not write it; the message names the file and the key.
     """
-    try:
+    with read_errors(path):
         if path.is_file() and path.stat().st_size > MAX_JSON:
             raise RMDError(f"{path} is too large: JSON files of RMD have at most {MAX_JSON // 2**20} MB")
         content = path.read_bytes() if path.is_file() else None
-    except OSError as error:
-        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     if content is None:
         raise RMDError(f"there is no file {path}")
     return parse_model(content, kind, str(path))
@@ -140,12 +138,22 @@ def parse_model(content: bytes | str, kind: type[Model], where: str) -> Model:
             newer = isinstance(version, int) and version > current
             advice = "update RMD to read it" if newer else "write it again"
             raise RMDError(f"{where} has version {version!r:.40}, but this RMD reads version {current}: {advice}")
+    with located(where):  # also for errors of the model's own validators
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            raise RMDError(explain(error, kind)) from error
+
+
+@contextmanager
+def read_errors(path: Path, prefix: str = "") -> Iterator[None]:
+    """Turn an error of the disk while `path` is read within the block into an RMDError that begins with `prefix`."""
     try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        raise RMDError(f"{where}: {explain(error, kind)}") from error
-    except RMDError as error:  # from a validator of the model
-        raise RMDError(f"{where}: {error}") from error
+        yield
+    except FileNotFoundError:
+        raise RMDError(f"{prefix}there is no file {path}") from None
+    except OSError as error:
+        raise RMDError(f"{prefix}cannot read {path}: {reason(error)}") from error
 
 
 @contextmanager
@@ -207,6 +215,29 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `folder` when the block has filled it; disk errors become RMDError."""
     with disk_errors(folder), replacing(folder) as partial:
         yield partial
+
+
+def check_place(folder: Path, *, replace: bool = False) -> Path:
+    """Check that a folder could be created and written to; nothing is created.
+
+    Args:
+        folder: the folder.
+        replace: whether a folder that exists will be replaced, for which its parent must be writable.
+
+    Returns:
+        The folder itself, or the part of its path that exists.
+
+    Raises:
+        RMDError: it could not.
+    """
+    place = folder.resolve()
+    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise RMDError(f"cannot write to {folder}: {there} is a file; choose another --out")
+    written = place.parent if replace and there == place else there
+    if not os.access(written, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise RMDError(f"cannot write to {folder}: you may not write there ({written}); choose another --out")
+    return there
 
 
 def check_new_folder(folder: Path) -> None:

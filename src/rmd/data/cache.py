@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError, shown
-from rmd.common.files import locked, read_model, reason, user_path
+from rmd.common.files import locked, read_errors, read_model, user_path
 from rmd.data.cache_files import (
     AGAIN,
     META,
@@ -171,7 +171,7 @@ class PromptCache:
         self.meta = read_meta(self.folder)
         self._where = {prompt: i for i, prompt in enumerate(read_index(self.folder, self.meta))}
         self._null = Cond(read_null(self.folder, self.meta))
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._shard = lru_cache(_OPEN_SHARDS)(lambda shard: open_shard(self.folder, shard, self.meta))
 
     def __len__(self) -> int:
         return len(self._where)
@@ -230,15 +230,6 @@ class PromptCache:
             tensors[name][: stop - start] = values
         return tensors
 
-    def _shard(self, shard: int) -> Any:
-        """Return an open shard, closing the one that was used longest ago if there are many."""
-        if shard not in self._open:
-            self._open[shard] = open_shard(self.folder, shard, self.meta)
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard)
-        return self._open[shard]
-
 
 def verify_cache(folder: Path) -> int:
     """Compare every shard of a cache with its checksum, check its other files, and return the number of shards.
@@ -253,10 +244,8 @@ def verify_cache(folder: Path) -> int:
         if not (path.is_file() and note.is_file()):
             raise RMDError(f"the cache {folder} lacks {path.name}: {AGAIN}")
         rows = meta.of_shard(shard)
-        try:
+        with read_errors(path):
             digest = sha256(path)
-        except OSError as error:
-            raise RMDError(f"cannot read {path}: {reason(error)}") from error
         if read_model(note, Note) != Note(sha256=digest, prompts=rows.stop - rows.start):
             raise RMDError(f"{path} is damaged: remove it and {AGAIN}")
         open_shard(folder, shard, meta)

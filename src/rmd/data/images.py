@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.common.files import reason, user_path
+from rmd.common.files import read_errors, user_path
 from rmd.common.pictures import from_image
 from rmd.core.plan import Stage
 from rmd.data.captions import caption_of
@@ -154,19 +154,15 @@ def load_images(recipe: Recipe) -> Images | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield the regular files of a folder, including links to regular files."""
-    try:
+    with read_errors(folder, "data.images: "):
         yield from (path for path in folder.iterdir() if path.is_file())
-    except OSError as error:
-        raise RMDError(f"data.images: cannot read {folder}: {reason(error)}") from error
 
 
 def _caption(path: Path) -> str:
-    try:
+    with read_errors(path, "data.images: "):
         if stat.S_ISREG(path.stat().st_mode) and path.stat().st_size > MAX_CAPTION_FILE:
             raise RMDError(f"data.images: {path} is too large for a caption: at most {MAX_CAPTION_FILE // 2**20} MB")
         caption = caption_of(decode(path.read_bytes(), f"data.images: {path}"))
-    except OSError as error:
-        raise RMDError(f"data.images: cannot read {path}: {reason(error)}") from error
     if not isinstance(caption, str):
         raise RMDError(f"data.images: {path}{caption.sentence}")
     text = " ".join(caption.split())

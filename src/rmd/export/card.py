@@ -18,7 +18,7 @@ from rmd.core.plan import StepPlan
 from rmd.models.base import Backbone
 from rmd.models.hub import shared_prompts
 from rmd.models.registry import family_class
-from rmd.models.student import StudentConfig
+from rmd.models.student_config import StudentConfig
 from rmd.worlds.registry import packaged_teachers
 
 ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
@@ -39,16 +39,14 @@ _MAX_CARD = 2**20
 
 
 def model_card(
-    config: StudentConfig, to: str, *, teacher: str | None, base: Path | None = None, here: str = HERE,
-    measures: str = "",
-) -> str:  # fmt: skip
+    config: StudentConfig, to: str, *, teacher: str | None, base: Path | None = None, measures: str = ""
+) -> str:
     """Return the card as Markdown with the metadata that the Hub reads.
 
     Args:
         to: the format, see `rmd.export.formats`.
         teacher: a name of the teacher that others can use (`rmd.models.share.shared_teacher`); None if it has none.
         base: the teacher's folder, whose own card names the licence.
-        here: the name by which the card's code loads the student.
         measures: a table of measures in Markdown; none by default.
     """
     backbone, plan, values = family_class(config.family), config.plan, config.values
@@ -68,7 +66,7 @@ def model_card(
         prompts=markdown_code(shared_prompts(str(values["prompts"]))),
         plan=markdown_lines(("step", "size", "model time"), steps, left=2),
         note=ONE_SIZE if to in ("kohya", "comfyui") else "",
-        code=markdown_block(_code(backbone, plan, _loading(teacher, here, adapter=adapter)), "python"),
+        code=markdown_block(_code(backbone, plan, _loading(teacher, adapter=adapter)), "python"),
         measures=measures,
     )
     return str(card).rstrip() + "\n"
@@ -100,9 +98,9 @@ def _about(teacher: str | None) -> str:
     return f"A student of {markdown_code(teacher)}{packaged}."
 
 
-def _loading(teacher: str | None, here: str, *, adapter: bool) -> str:
+def _loading(teacher: str | None, *, adapter: bool) -> str:
     """Return the arguments of `RMDPipeline.from_pretrained`; RMD finds its packaged teachers by itself."""
-    arguments = [literal(here)]
+    arguments = [literal(HERE)]
     if adapter and teacher not in packaged_teachers():
         arguments.append(f"teacher={literal(teacher or TEACHER_HERE)}")
     return ", ".join([*arguments, "dtype=torch.bfloat16"])

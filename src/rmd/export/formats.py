@@ -7,8 +7,6 @@ programs that apply it agree. Every export is loaded back and must give the stud
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError, one_of
+from rmd.common.files import check_place
 from rmd.core.plan import StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.export.card import model_card
@@ -29,35 +28,21 @@ from rmd.models.hub import check_hub_id
 from rmd.models.registry import load_backbone
 from rmd.models.resolve import is_packaged
 from rmd.models.share import shared_teacher, shared_values, without_paths
-from rmd.models.student import (
-    CONFIG_NAME,
-    Student,
-    StudentConfig,
-    base_of,
-    load_student,
-    student_folder,
-)
+from rmd.models.student import Student, base_of, load_student, student_folder
+from rmd.models.student_config import CONFIG_NAME, StudentConfig
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
 PIPELINES = ("diffusers-full", "fused")
 """Formats that are whole pipelines; the others are adapter files."""
 TOLERANCE = 1e-4
 """Largest accepted difference between the samples of a student and of its export, relative to the largest value."""
-_EFFECTIVE = os.access in os.supports_effective_ids
 _CHECK_PROMPTS = ("", "a photograph of a red ball on the beach")
 
 
 def export_student(
-    source: str | Path,
-    to: str,
-    out: Path,
-    *,
-    teacher: str | Path | None = None,
-    variant: str | None = None,
-    device: str = "cpu",
-    base_model: str | None = None,
-    measures: str = "",
-) -> Path:
+    source: str | Path, to: str, out: Path, *, teacher: str | Path | None = None, variant: str | None = None,
+    device: str = "cpu", base_model: str | None = None, measures: str = "",
+) -> Path:  # fmt: skip
     """Write a student in another format into `out`, with its plan and a model card, and verify what was written.
 
     The export contains no path of this machine. If the teacher is a local folder, the export does not name it, unless
@@ -78,21 +63,22 @@ def export_student(
     one_of("format", to, FORMATS)
     if base_model is not None:
         check_hub_id("the base model", base_model)
-    check_out(out, [path for path in (source, teacher) if path is not None])
+    check_out(out, source, teacher)
     student = load_student(source, teacher=teacher, variant=variant)
     config, backbone = student.config, student.backbone
     _check_suits(config, type(backbone), to)
     name = shared_teacher(config.teacher, base_model)
     home = config.teacher if teacher is None else str(teacher)
-    check_out(out, [] if home is None else [home])
+    check_out(out, home)
     backbone.pipe.to(device)
     expected = _samples(backbone, config.plan)
     with student_folder(out) as partial:
         partial.mkdir(parents=True)
-        _write_weights(student, to, partial)
+        write = _write_pipeline if to in PIPELINES else _write_adapter
+        write(student, to, partial)
+        without_paths(partial)
         mode = {"mode": "full"} if to in PIPELINES else {}
         values = shared_values(config.values | mode, name)
-        without_paths(partial)
         (partial / CONFIG_NAME).write_text(json.dumps(values, indent=1), encoding="utf-8")
         base = None if home is None or is_packaged(home) else Path(home)
         card = model_card(config, to, teacher=name, base=base, measures=measures)
@@ -101,23 +87,18 @@ def export_student(
     return out
 
 
-def check_out(out: Path, sources: Sequence[str | Path]) -> None:
+def check_out(out: Path, *sources: str | Path | None) -> None:
     """Check that an export may be written to a folder, before anything is computed.
 
     Args:
-        sources: folders that are read and must stay; may include repositories on the Hub.
+        sources: folders that are read and must stay; may include repositories on the Hub and None.
 
     Raises:
         RMDError: `out` is a file, cannot be written to, or is or contains one of the sources.
     """
-    place = out.resolve()
-    there = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise RMDError(f"cannot write to {out}: {there} is a file; choose another --out")
-    if not os.access(place.parent if there == place else there, os.W_OK, effective_ids=_EFFECTIVE):
-        raise RMDError(f"cannot write to {out}: you may not write there; choose another --out")
-    for source in map(Path, sources):
-        if source.exists() and source.resolve().is_relative_to(place):
+    check_place(out, replace=True)
+    for source in sources:
+        if source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(out.resolve()):
             raise RMDError(f"the export would replace {source}, which it is made from: choose another --out")
 
 
@@ -152,18 +133,9 @@ def _check_suits(config: StudentConfig, family: type[Backbone], to: str) -> None
         raise RMDError(f"the kohya format has no names for the layers of the family {config.family}: use comfyui")
 
 
-def _write_weights(student: Student, to: str, folder: Path) -> None:
-    """Write a pipeline or an adapter file, as the format asks for."""
-    if to in PIPELINES:
-        if to == "fused":
-            _fuse(student.backbone.denoiser)
-        _write_pipeline(student, folder)
-    else:
-        _write_adapter(student.backbone, to, folder)
-
-
-def _write_adapter(backbone: Backbone, to: str, folder: Path) -> None:
+def _write_adapter(student: Student, to: str, folder: Path) -> None:
     """Write the adapter's tensors, with scale 1, in the layout of a format."""
+    backbone = student.backbone
     network: Any = backbone.denoiser
     settings = network.peft_config[ADAPTER]
     state = folded(get_peft_model_state_dict(network, adapter_name=ADAPTER), settings.lora_alpha / settings.r)
@@ -175,9 +147,11 @@ def _write_adapter(backbone: Backbone, to: str, folder: Path) -> None:
     write_lora(backbone, state, {"r": rank, "lora_alpha": float(rank), "target_modules": targets}, folder)
 
 
-def _write_pipeline(student: Student, folder: Path) -> None:
+def _write_pipeline(student: Student, to: str, folder: Path) -> None:
     """Write the pipeline, with the plan's stages and times in its scheduler's config."""
-    plan, pipe = student.plan, student.backbone.pipe
+    plan, backbone, pipe = student.plan, student.backbone, student.backbone.pipe
+    if to == "fused":
+        _fuse(backbone.denoiser)
     pipe.save_pretrained(folder)
     path = folder / "scheduler" / "scheduler_config.json"
     scheduler = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +164,6 @@ def _write_pipeline(student: Student, folder: Path) -> None:
         for stage in plan.stages
     ]
     path.write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
-    backbone = student.backbone
     # The stock scheduler upsamples four-dimensional latents of a flow; the stock network cannot rescale positions.
     stock = backbone.schedule.kind == "flow" and not backbone.moving and not backbone.conditioning.pos_rescale
     if stock and (single := lcm_scheduler(plan)) is not None:

@@ -10,11 +10,14 @@ from rmd.common.errors import RMDError, one_of
 from rmd.common.files import write_text
 from rmd.export.formats import FORMATS, check_out, export_student
 from rmd.models.hub import check_hub_id
+from rmd.models.resolve import resolve_noise
 from rmd.models.share import required_teacher, shared_values
-from rmd.models.student import CONFIG_NAME, read_student, save_student
-from rmd.models.teacher import load_teacher, resolve_noise
+from rmd.models.student import save_student
+from rmd.models.student_config import CONFIG_NAME, read_student
+from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.train.checkpoint import checkpoints, is_checkpoint, read_student_state
+from rmd.train.folder import CHECKPOINTS
 
 STUDENT = "student"
 """The format in which training saves a student, which an export can write for a checkpoint."""
@@ -47,41 +50,26 @@ def run_export(
     for what, name in (("the base model", base_model), ("the repository", push)):
         if name is not None:
             check_hub_id(what, name)
-    check_out(out, [source])
-    checkpoint = find_checkpoint(Path(source))
-    if to != STUDENT:
-        with TemporaryDirectory() as temporary:
-            if checkpoint is not None:
-                folder = Path(temporary) / "student"
-                source = str(student_of(checkpoint, folder, teacher=teacher, variant=variant))
-            if push is not None:
-                required_teacher(read_student(source).teacher, base_model)
-            export_student(
-                source,
-                to,
-                out,
-                teacher=teacher,
-                variant=variant,
-                device=device,
-                base_model=base_model,
-                measures=measures,
-            )
-    elif checkpoint is None:
-        raise RMDError(f"{source} is neither a checkpoint nor the folder of a run that has one: name one")
-    else:
+    check_out(out, source)
+    path = Path(source)
+    checkpoint = path if is_checkpoint(path) else next(reversed(checkpoints(path / CHECKPOINTS)), None)
+    if to == STUDENT:
+        if checkpoint is None:
+            raise RMDError(f"{source} is neither a checkpoint nor the folder of a run that has one: name one")
         student_of(checkpoint, out, teacher=teacher, variant=variant)
         if base_model is not None:
             values = shared_values(read_student(out).values, base_model)
             write_text(out / CONFIG_NAME, json.dumps(values, indent=1))
+        return checkpoint
+    with TemporaryDirectory() as temporary:
+        if checkpoint is not None:
+            source = str(student_of(checkpoint, Path(temporary) / "student", teacher=teacher, variant=variant))
+        if push is not None:
+            required_teacher(read_student(source).teacher, base_model)
+        export_student(
+            source, to, out, teacher=teacher, variant=variant, device=device, base_model=base_model, measures=measures
+        )
     return checkpoint
-
-
-def find_checkpoint(path: Path) -> Path | None:
-    """Return the checkpoint at a path, or the newest one of the run there; None if it is neither."""
-    if is_checkpoint(path):
-        return path
-    of_run = checkpoints(path / "checkpoints")
-    return of_run[-1] if of_run else None
 
 
 def student_of(checkpoint: Path, folder: Path, *, teacher: str | None = None, variant: str | None = None) -> Path:

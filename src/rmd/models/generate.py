@@ -5,12 +5,11 @@ Training roll-outs, the demo, the judge and the pipeline all use `predictor`, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from rmd.core.finite import check_pictures
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.randomness import CounterNoise, NoiseSource
 from rmd.core.sampling import OnStep, Predict, sample_cascade
@@ -66,36 +65,12 @@ def sample_latents(
 
 @torch.no_grad()
 def latent_batches(
-    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
-    batch_size: int = 64, first: int = 0,
+    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float,
+    batch_size: int,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """Yield clean latents of prompts in batches; the noise of sample i depends only on (seed, first + i)."""
+    """Yield clean latents of prompts in batches; the noise of sample i depends only on (seed, i)."""
     for start in range(0, len(prompts), batch_size):
         part = list(prompts[start : start + batch_size])
-        noise = CounterNoise(seed, range(first + start, first + start + len(part)), device=backbone.device)
+        noise = CounterNoise(seed, range(start, start + len(part)), device=backbone.device)
         null = backbone.null(len(part)) if guidance != 1.0 else None
         yield sample_latents(backbone, module, plan, backbone.encode(part), noise, null=null, guidance=guidance)
-
-
-@torch.no_grad()
-def sample_images(
-    backbone: Backbone, module: nn.Module, plan: StepPlan, prompts: Sequence[str], *, seed: int, guidance: float = 1.0,
-    batch_size: int = 64, first: int = 0, progress: Callable[[int], None] | None = None,
-) -> Tensor:  # fmt: skip
-    """Return images (n, 3, H, W) or videos (n, 3, T, H, W) in [-1, 1].
-
-    The noise of sample i depends only on (seed, first + i). `progress` is called with the size of each finished batch.
-
-    Raises:
-        RMDError: latents or images are not finite.
-    """
-    images = []
-    for latents in latent_batches(
-        backbone, module, plan, prompts, seed=seed, guidance=guidance, batch_size=batch_size, first=first
-    ):
-        decoded = backbone.decode(latents)
-        check_pictures(decoded)
-        images.append(decoded.clamp(-1, 1))
-        if progress is not None:
-            progress(len(latents))
-    return torch.cat(images)

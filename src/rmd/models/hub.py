@@ -20,7 +20,7 @@ from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from rmd.common.errors import RMDError, shown
-from rmd.common.files import MAX_JSON, reason
+from rmd.common.files import MAX_JSON, read_errors
 
 HUB = "hf:"
 """Prefix of the name of a dataset on the Hub: hf:OWNER/NAME."""
@@ -72,15 +72,13 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         RMDError: the file is missing, cannot be read, or contains something else.
     """
-    try:
+    with read_errors(path):
         if path.stat().st_size > MAX_JSON:
             raise RMDError(f"{path} is too large for a configuration: at most {MAX_JSON // 2**20} MB are read")
         refuse_pointer(path)
-        values = from_json(path.read_bytes())
-    except FileNotFoundError:
-        raise RMDError(f"there is no file {path}") from None
-    except OSError as error:
-        raise RMDError(f"cannot read {path}: {reason(error)}") from error
+        content = path.read_bytes()
+    try:
+        values = from_json(content)
     except ValueError as error:
         raise RMDError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
@@ -106,20 +104,17 @@ def check_weights(path: Path) -> None:
     Raises:
         RMDError: the file is missing, empty, truncated, a git-LFS pointer, a web page, or of another format.
     """
-    try:
+    with read_errors(path):
         refuse_pointer(path)
         with path.open("rb") as file:
             beginning = file.read(64).lstrip().lower()
-        if not beginning:
-            raise RMDError(f"{path} is empty: download it again")
-        if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise RMDError(f"{path} is a web page and not weights, as a failed download leaves one: download it again")
-        with safe_open(path, framework="pt"):
+    if not beginning:
+        raise RMDError(f"{path} is empty: download it again")
+    if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise RMDError(f"{path} is a web page and not weights, as a failed download leaves one: download it again")
+    try:
+        with read_errors(path), safe_open(path, framework="pt"):
             pass
-    except FileNotFoundError:
-        raise RMDError(f"there is no file {path}") from None
-    except OSError as error:
-        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     except SafetensorError as error:
         raise RMDError(
             f"{path} is not a complete safetensors file ({error}): it may have been cut off; download it again"

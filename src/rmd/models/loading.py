@@ -21,7 +21,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import PreTrainedModel
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, located
 from rmd.common.files import user_path
 from rmd.models.folder import INDEX, STEMS, check_folder, check_index, model_index, variants
 from rmd.models.hub import first_line, hub_errors, read_object
@@ -89,10 +89,8 @@ def _from_pretrained(
         # networks' constructors raise anything at all. None of RMD's own code runs here.
         except Exception as error:
             raise RMDError(f"cannot load the pipeline {folder}: {first_line(error)}") from error
-    try:
+    with located(str(folder)):
         check_tokenizers(pipe.components)
-    except RMDError as error:
-        raise RMDError(f"{folder}: {error}") from error
     return pipe
 
 

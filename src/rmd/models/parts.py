@@ -114,17 +114,6 @@ def middle_block(transformer: Any) -> tuple[nn.Module, int]:
     return blocks[len(blocks) // 2], int(config.num_attention_heads * config.attention_head_dim)
 
 
-def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Return a network's keyword arguments with floating-point tensors cast to the network's precision.
-
-    Text encoders may use another precision. Integer masks and nested arguments are left as they are.
-    """
-    return {
-        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in kwargs.items()
-    }
-
-
 def number(config: Mapping[str, Any], key: str) -> int | None:
     """Return an integer of a configuration, or None if it is absent or null; raise RMDError if it is anything else."""
     value = config.get(key)

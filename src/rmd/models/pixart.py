@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond
-from rmd.models.parts import check_channels, middle_block, text_to
+from rmd.models.base import Architecture, Backbone, Cond, text_to
+from rmd.models.parts import check_channels, middle_block
 
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 """Tokens of an encoded prompt, as in the official pipelines; the padding of shorter prompts is masked."""

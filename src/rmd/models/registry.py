@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from rmd.common.errors import RMDError, shown
+from rmd.common.errors import RMDError, located, shown
 from rmd.common.files import user_path
 from rmd.common.plugins import Registry
 from rmd.models.base import Backbone, Conditioning
@@ -120,7 +119,7 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
             name = next((name for name in names if name in kinds), names[0])
             _check_class(family, part, name, kinds, "this pipeline")
     configs = {name: getattr(part, "config", None) for name, part in networks.items()}
-    with _naming("this pipeline"):
+    with located("this pipeline"):
         family.check_network({name: _plain(config) for name, config in configs.items() if config is not None})
     return family(pipe, conditioning)
 
@@ -138,7 +137,7 @@ def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
         _check_class(family, part, (index.get(part) or [None, None])[1], kinds, str(folder))
     paths = {part: folder / part / "config.json" for part in index if not part.startswith("_")}
     configs = {part: read_object(path) for part, path in paths.items() if path.is_file()}
-    with _naming(str(folder)):
+    with located(str(folder)):
         family.check_network(configs)
     return dict.fromkeys(part for part in family.optional_parts if not any(index.get(part) or ()))
 
@@ -150,15 +149,6 @@ def _check_class(family: type[Backbone], part: str, name: str | None, kinds: tup
             f"{where}: the {part} is of the class {name}, and {family.family} works with {' or '.join(kinds)}: give a "
             "pipeline with one of these"
         )
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Begin the errors of the block with the location of the pipeline."""
-    try:
-        yield
-    except RMDError as error:
-        raise RMDError(f"{where}: {error}") from error
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rmd.common.errors import RMDError, one_of
+from rmd.common.errors import RMDError, located, one_of
 from rmd.common.files import user_path
 from rmd.models.hub import hub_errors, read_object
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
@@ -54,11 +54,8 @@ def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None)
         return recipe
     if scheduler is None:
         scheduler = _read_scheduler(recipe.teacher)
-    try:
-        noise = noise_of(scheduler)
-    except RMDError as error:
-        raise RMDError(f"noise: the teacher {recipe.teacher}: {error}") from error
-    return recipe.model_copy(update={"noise": noise})
+    with located(f"noise: the teacher {recipe.teacher}"):
+        return recipe.model_copy(update={"noise": noise_of(scheduler)})
 
 
 def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:

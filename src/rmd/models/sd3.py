@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond
-from rmd.models.parts import check_channels, middle_block, text_to
+from rmd.models.base import Architecture, Backbone, Cond, text_to
+from rmd.models.parts import check_channels, middle_block
 
 MAX_TOKENS = 256
 """Tokens of a prompt that T5 reads, as in the official pipeline; without T5, zeros take their place."""

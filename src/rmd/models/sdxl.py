@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, LoraLayout
-from rmd.models.parts import check_channels, number, text_to
+from rmd.models.base import Architecture, Backbone, Cond, LoraLayout, text_to
+from rmd.models.parts import check_channels, number
 
 _OTHER_INPUTS = {
     8: "an InstructPix2Pix model, which is given a picture to edit",

@@ -17,7 +17,7 @@ from rmd.common.errors import RMDError
 from rmd.common.files import reason
 from rmd.models.hub import check_hub_id, is_repository, shared_prompts
 from rmd.models.resolve import is_packaged
-from rmd.models.student import CONFIG_NAME, read_student
+from rmd.models.student_config import CONFIG_NAME, read_student
 
 _NAMES = ("_name_or_path", "name_or_path")
 """Keys of diffusers' and transformers' configs that record where a part was loaded from."""

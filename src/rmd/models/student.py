@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, located
 from rmd.common.files import locked, reason, replacing, user_path
 from rmd.core.finite import check_module, check_tensors
 from rmd.core.plan import StepPlan
@@ -32,12 +32,10 @@ from rmd.recipes.hashes import config_hash
 from rmd.recipes.schema import Recipe
 
 __all__ = [
-    "CONFIG_NAME", "LORA_NAME", "UNNAMED", "Student", "StudentConfig", "apply_student", "base_of", "check_fits",
-    "holds_student", "load_student", "read_student", "save_student", "stored_teacher", "student_config",
-    "student_folder", "write_config",
+    "CONFIG_NAME", "LORA_NAME", "UNNAMED", "Student", "StudentConfig", "apply_lora_file", "apply_student", "base_of",
+    "check_fits", "holds_student", "load_student", "read_student", "save_student", "student_config", "student_folder",
+    "write_config",
 ]  # fmt: skip
-
-
 UNNAMED = "a pipeline in memory"
 """Name of a teacher that was given as a pipeline which does not say where it was loaded from."""
 
@@ -197,10 +195,8 @@ def check_fits(backbone: Backbone, config: StudentConfig) -> None:
             raise RMDError(
                 f"{where}: stage {stage.index} is {stage.size}, but this model's sides are multiples of {multiple}"
             )
-    try:
+    with located(where):
         backbone.check_frames(config.plan.frames)
-    except RMDError as error:
-        raise RMDError(f"{where}: {error}") from error
     if config.conditioning.pos_rescale and not backbone.rescales_positions:
         raise RMDError(f"{where}: models of the family {config.family} do not support conditioning.pos_rescale")
 

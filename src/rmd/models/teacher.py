@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rmd.common.errors import RMDError
-from rmd.models.base import Backbone, Conditioning
+from rmd.models.base import Backbone
 from rmd.models.registry import load_backbone
 from rmd.models.resolve import noise_of, resolve_noise, teacher_source
 from rmd.recipes.schema import FlowNoise, Recipe
@@ -31,7 +31,7 @@ def load_teacher(recipe: Recipe, source: Path | str | None = None, **options: An
     backbone = load_backbone(
         teacher_source(recipe.teacher) if source is None else source,
         dtype=DTYPES[recipe.train.dtype],
-        conditioning=Conditioning(**recipe.conditioning.model_dump()),
+        conditioning=recipe.conditioning,
         variant=recipe.variant,
         **options,
     )

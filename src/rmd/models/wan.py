@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, StepPlan
-from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout
-from rmd.models.parts import check_channels, text_to
+from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout, text_to
+from rmd.models.parts import check_channels
 
 MAX_TOKENS = 512
 """Tokens of an encoded prompt, as in the official pipeline; shorter prompts are padded with zeros, as in training."""

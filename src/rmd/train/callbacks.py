@@ -259,6 +259,6 @@ def _meta(run: Run, done: int) -> Meta:
         recipe=run.recipe.name,
         identity=run.identity,
         plan=cast("dict[str, JsonValue]", run.plan.to_dict()),
-        guard=run.guard.state(),
+        guard=run.guard.state,
         best=run.best,
     )

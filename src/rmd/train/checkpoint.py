@@ -4,8 +4,8 @@ A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes
 optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Any number of processes can
 read it, and nothing in it can run code (`rmd.train.index`). `rmd.train.writer` writes it.
 
-torch's `get_optimizer_state_dict` and `set_optimizer_state_dict` are not used: they fail if the optimiser's parameters
-are not the module's own, as with the float32 masters of a network in half precision.
+torch's `get_optimizer_state_dict` and `set_optimizer_state_dict` are not used: both raise KeyError if the optimiser's
+parameters are not the module's own, as with the float32 masters of a network in half precision.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rmd.common.files import reason as why
 from rmd.common.typed import Strict
 from rmd.models.roles import TRAINED, Roles
 from rmd.train.guard import Best, GuardState
-from rmd.train.identity import Identity, another_recipe
+from rmd.train.identity import Identity
 from rmd.train.index import IndexReader
 from rmd.train.parallel import Parallel
 
@@ -72,10 +72,8 @@ class Meta(Strict):
     """Number of iterations done."""
     recipe: str
     """Name of the recipe."""
-    identity: Identity | None = None
-    """Identity of the run; None in checkpoints of RMD 0.1."""
-    run_hash: str | None = None
-    """Hash of the recipe (`rmd.recipes.hashes.settings_hash`), in checkpoints of RMD 0.1 only."""
+    identity: Identity
+    """Identity of the run."""
     plan: dict[str, JsonValue]
     guard: GuardState
     best: Best | None
@@ -129,7 +127,6 @@ def load_checkpoint(
     trained: Trained,
     *,
     identity: Identity,
-    earlier_hash: str | None = None,
     parallel: Parallel | None = None,
     reset_optimizers: bool = False,
 ) -> Meta:
@@ -139,8 +136,6 @@ def load_checkpoint(
         path: the checkpoint.
         trained: what is restored.
         identity: the identity of the run that is resumed.
-        earlier_hash: the run's `settings_hash`. A checkpoint of RMD 0.1, which recorded nothing else, is accepted if it
-            has the same hash; a warning says that its prompts and teacher could not be compared.
         parallel: the place of this process in the run; by default it is the only one.
         reset_optimizers: load only weights and average, of any recipe that they fit; the optimisers start anew.
 
@@ -150,7 +145,7 @@ def load_checkpoint(
     """
     reader, meta = _open(path), _read_meta(path)
     if not reset_optimizers:
-        _check_same_run(path, meta, identity, earlier_hash)
+        identity.check(meta.identity, f"the checkpoint {path}")
     for role in TRAINED:
         if reset_optimizers:
             trained.optimizers[role].state.clear()
@@ -165,21 +160,6 @@ def load_checkpoint(
     for role in TRAINED:
         trained.roles.sync(role)
     return meta
-
-
-def _check_same_run(path: Path, meta: Meta, identity: Identity, earlier_hash: str | None) -> None:
-    """Raise RMDError unless a checkpoint belongs to the run that is resumed."""
-    what = f"the checkpoint {path}"
-    if meta.identity is not None:
-        identity.check(meta.identity, what)
-    elif meta.run_hash is None or meta.run_hash != earlier_hash:
-        raise another_recipe(what)
-    else:
-        warnings.warn(
-            f"{what} was written by RMD 0.1, which did not record the contents of prompts and teacher: make sure that "
-            "they are those it was made with",
-            stacklevel=2,
-        )
 
 
 def _read_meta(path: Path) -> Meta:

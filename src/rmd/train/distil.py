@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors, write_text
 from rmd.data.captions import check_prompts
-from rmd.models.base import Backbone, Conditioning
+from rmd.models.base import Backbone
 from rmd.models.registry import wrap
 from rmd.models.student import UNNAMED, save_student, student_config
 from rmd.models.teacher import DTYPES, check_teacher, load_teacher
@@ -147,7 +147,7 @@ def _backbone(pipe: DiffusionPipeline, recipe: Recipe) -> Backbone:
     for part in twin.components.values():
         if isinstance(part, nn.Module) and getattr(part, "hf_quantizer", None) is None:
             part.to(DTYPES[recipe.train.dtype])
-    backbone = wrap(twin, Conditioning(**recipe.conditioning.model_dump()))
+    backbone = wrap(twin, recipe.conditioning)
     check_teacher(recipe, backbone)
     return backbone
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from statistics import median
 
 from rmd.common.typed import Strict
@@ -40,21 +39,31 @@ class Best(Strict):
         return Best(iteration=iteration, right=accuracy)
 
 
-class SeriesState(Strict):
-    """State of one watched number of one step, as a checkpoint stores it."""
+class Series(Strict):
+    """One watched number of one step: what is usual, and since when it has been unusual."""
 
-    first: list[float]
+    first: tuple[float, ...] = ()
     """First finite observations; their median counts as usual."""
-    unusual: int
+    unusual: int = 0
     """Number of consecutive unusual observations up to the latest one."""
-    since: int | None
+    since: int | None = None
     """Iteration of the first of those."""
+
+    def followed_by(self, iteration: int, value: float, lowest: float, highest: float) -> Series:
+        """Return the series with one more observation."""
+        if len(self.first) < FIRST:
+            return Series(first=(*self.first, value)) if math.isfinite(value) else self
+        usual = median(self.first)
+        if lowest * usual <= value <= highest * usual:
+            return Series(first=self.first)
+        since = iteration if self.since is None else self.since
+        return Series(first=self.first, unusual=self.unusual + 1, since=since)
 
 
 class GuardState(Strict):
     """State of a guard, as a checkpoint stores it."""
 
-    series: dict[str, SeriesState]
+    series: dict[str, Series]
     """Watched numbers by kind and step: `spread-1`, `gap-1`, `spread-2`, ..., where `spread` is `sample_std`."""
     best: float
     """Highest judge accuracy so far."""
@@ -62,36 +71,15 @@ class GuardState(Strict):
     """Latest consecutive iterations at which judge accuracy was too low."""
 
 
-@dataclass
-class _Series:
-    """One watched number of one step: what is usual, and since when it has been unusual."""
-
-    first: list[float] = field(default_factory=list)
-    unusual: int = 0
-    since: int | None = None
-
-    def add(self, iteration: int, value: float, lowest: float, highest: float) -> float | None:
-        """Add an observation; return its ratio to the usual value if it has been unusual for long enough."""
-        if len(self.first) < FIRST:
-            if math.isfinite(value):
-                self.first.append(value)
-            return None
-        usual = median(self.first)
-        if lowest * usual <= value <= highest * usual:
-            self.unusual, self.since = 0, None
-            return None
-        self.since = iteration if self.since is None else self.since
-        self.unusual += 1
-        return value / usual if self.unusual >= PATIENCE else None
-
-
 class CollapseGuard:
-    """Watches the metrics of every iteration, separately for each step, because late steps differ from early ones."""
+    """Watches the metrics of every iteration, separately for each step, because late steps differ from early ones.
+
+    Attributes:
+        state: what a checkpoint stores; a resumed run sets it.
+    """
 
     def __init__(self) -> None:
-        self._series: dict[str, _Series] = {}
-        self._best = 0.0
-        self._low: list[int] = []
+        self.state = GuardState(series={}, best=0.0, low=[])
 
     def observe(self, iteration: int, values: Mapping[str, float]) -> str | None:
         """Return what is wrong, as a clause of a sentence, or None.
@@ -101,15 +89,15 @@ class CollapseGuard:
             values: the iteration's metrics: `step`, `sample_std`, `gap`, and the judge's scores if there are any.
         """
         step = int(values["step"])
-        std = self._of("spread", step).add(iteration, values["sample_std"], LOWEST, HIGHEST)
-        gap = self._of("gap", step).add(iteration, values["gap"], 0.0, WIDEST)
+        std = self._ratio(f"spread-{step}", iteration, values["sample_std"], LOWEST, HIGHEST)
+        gap = self._ratio(f"gap-{step}", iteration, values["gap"], 0.0, WIDEST)
         judged = values.get(JUDGED)
         if judged is not None:
-            self._best = max(self._best, judged)
-            low = self._best >= KNOWN and judged < DROP * self._best
-            self._low = [*self._low, iteration] if low else []
-            if len(self._low) > 1:
-                return f"judge accuracy has fallen to {judged:.0%} from {self._best:.0%}"
+            best = max(self.state.best, judged)
+            low = [*self.state.low, iteration] if best >= KNOWN and judged < DROP * best else []
+            self.state = self.state.model_copy(update={"best": best, "low": low})
+            if len(low) > 1:
+                return f"judge accuracy has fallen to {judged:.0%} from {best:.0%}"
         if std is not None:
             return f"the samples of step {step} have {std:.2g} times the standard deviation they had at the start"
         if gap is not None:
@@ -119,23 +107,11 @@ class CollapseGuard:
     @property
     def since(self) -> int | None:
         """The iteration since which something has been unusual; None if nothing is."""
-        since = [series.since for series in self._series.values() if series.since is not None]
-        return min([*since, *self._low], default=None)
+        since = [series.since for series in self.state.series.values() if series.since is not None]
+        return min([*since, *self.state.low], default=None)
 
-    def state(self) -> GuardState:
-        """Return the state of the guard for a checkpoint."""
-        series = {
-            name: SeriesState(first=list(each.first), unusual=each.unusual, since=each.since)
-            for name, each in self._series.items()
-        }
-        return GuardState(series=series, best=self._best, low=list(self._low))
-
-    def load(self, state: GuardState) -> None:
-        """Restore what `state` returned."""
-        self._series = {
-            name: _Series(list(each.first), each.unusual, each.since) for name, each in state.series.items()
-        }
-        self._best, self._low = state.best, list(state.low)
-
-    def _of(self, kind: str, step: int) -> _Series:
-        return self._series.setdefault(f"{kind}-{step}", _Series())
+    def _ratio(self, name: str, iteration: int, value: float, lowest: float, highest: float) -> float | None:
+        """Add an observation; return its ratio to the usual value if it has been unusual for long enough."""
+        series = self.state.series.get(name, Series()).followed_by(iteration, value, lowest, highest)
+        self.state = self.state.model_copy(update={"series": {**self.state.series, name: series}})
+        return value / median(series.first) if series.unusual >= PATIENCE else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
-from rmd.common.files import reason
+from rmd.common.files import read_errors
 from rmd.common.typed import Strict
 from rmd.data.images import ImageFolder, Images
 from rmd.train.weights import TeacherWeights, WeightReader
@@ -38,7 +38,10 @@ class Identity(Strict):
     def check(self, made: Identity, what: str) -> None:
         """Raise RMDError, which says what differs, unless a run of this identity made `what`."""
         if made.run_hash != self.run_hash:
-            raise another_recipe(what)
+            raise RMDError(
+                f"{what} was made with another recipe: resume with the settings of that recipe, add --reset-optimizer "
+                "to continue from its weights, or choose another --out"
+            )
         if made.prompts_key != self.prompts_key:
             counts = f"{made.prompts:,} then, {self.prompts:,} now"
             raise RMDError(f"{what} was made with other prompts ({counts}): {_advice('prompts')}")
@@ -46,14 +49,6 @@ class Identity(Strict):
             raise RMDError(f"{what} was made with another teacher, which has other weights: {_advice('teacher')}")
         if made.images_key != self.images_key:
             raise RMDError(f"{what} was made with other images: {_advice('images')}")
-
-
-def another_recipe(what: str) -> RMDError:
-    """Return the error for something that was made with other settings."""
-    return RMDError(
-        f"{what} was made with another recipe: resume with the settings of that recipe, add --reset-optimizer to "
-        "continue from its weights, or choose another --out"
-    )
 
 
 def _advice(what: Literal["prompts", "teacher", "images"]) -> str:
@@ -93,11 +88,8 @@ def images_key(images: Images | None) -> str | None:
         return _hash(captions, images.source.images.contiguous().numpy().tobytes())
     digest = hashlib.sha256(captions)
     for path in images.source.paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(f"{path.stat().st_size} ".encode() + file.read(HEAD))
-        except OSError as error:
-            raise RMDError(f"data.images: cannot read {path}: {reason(error)}") from error
+        with read_errors(path, "data.images: "), path.open("rb") as file:
+            digest.update(f"{path.stat().st_size} ".encode() + file.read(HEAD))
     return digest.hexdigest()
 
 

@@ -21,13 +21,13 @@ from rmd.core.plan import Step
 from rmd.methods import Rollout
 from rmd.models.base import Backbone
 from rmd.models.roles import ROLES
-from rmd.recipes.hashes import settings_hash
-from rmd.recipes.schema import OptimConfig, Recipe
+from rmd.recipes.groups import OptimConfig
+from rmd.recipes.schema import Recipe
 from rmd.train.callbacks import Callback, Iteration, default_callbacks
 from rmd.train.checkpoint import checkpoints, load_checkpoint
 from rmd.train.folder import check_folder, hold_folder
 from rmd.train.parallel import Parallel
-from rmd.train.run import Judge, OnIteration, Run, build_run, score_gap
+from rmd.train.run import Run, build_run, score_gap
 from rmd.train.tracking import peak_memory_gb
 from rmd.train.weights import TeacherWeights
 
@@ -40,9 +40,7 @@ class Trainer(Run):
         recipe: Recipe | Run,
         backbone: Backbone | None = None,
         folder: Path = Path("run"),
-        on_iteration: OnIteration | None = None,
         parallel: Parallel | None = None,
-        judge: Judge | None = None,
         weights: TeacherWeights | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -51,8 +49,6 @@ class Trainer(Run):
         Args:
             recipe: a run that `build_run` has built, or a recipe, from which it is built with the arguments `backbone`,
                 `folder`, `parallel` and `weights`.
-            on_iteration: called by the first process after every iteration.
-            judge: scores the student's network every `evaluation.every` iterations.
             callbacks: further callbacks, called after those of every run.
 
         Raises:
@@ -62,8 +58,6 @@ class Trainer(Run):
         if not isinstance(run, Run):
             run = build_run(run, backbone, folder=folder, parallel=parallel, weights=weights)
         super().__init__(**{each.name: getattr(run, each.name) for each in fields(run) if each.init})
-        self.on_iteration = on_iteration or run.on_iteration
-        self.judge = judge or run.judge
         self.callbacks: list[Callback] = [*default_callbacks(), *callbacks]
 
     def train(self, *, resume: bool = False, reset_optimizers: bool = False, is_locked: bool = False) -> int:
@@ -171,11 +165,14 @@ class Trainer(Run):
         if not saved:
             return 0
         meta = load_checkpoint(
-            saved[-1], self.trained, identity=self.identity, earlier_hash=settings_hash(self.recipe),
-            parallel=self.parallel, reset_optimizers=reset_optimizers,
-        )  # fmt: skip
+            saved[-1],
+            self.trained,
+            identity=self.identity,
+            parallel=self.parallel,
+            reset_optimizers=reset_optimizers,
+        )
         if not reset_optimizers:
-            self.guard.load(meta.guard)
+            self.guard.state = meta.guard
         self.best = meta.best
         return meta.iteration
 

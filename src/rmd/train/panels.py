@@ -18,6 +18,7 @@ from rmd.models.base import Backbone, Cond
 from rmd.models.generate import sample_latents
 
 PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
+PANEL_SAMPLES = 8
 
 
 def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *, seed: int) -> Image.Image:
@@ -36,13 +37,12 @@ def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Co
 
 
 @torch.no_grad()
-def score_panel(backbone: Backbone, rollout: Rollout, *, count: int = 8) -> Image.Image:
-    """Draw the rows `PANEL_ROWS` for the first `count` samples of a roll-out.
+def score_panel(backbone: Backbone, rollout: Rollout) -> Image.Image:
+    """Draw the rows `PANEL_ROWS` for the first `PANEL_SAMPLES` samples of a roll-out.
 
     The last row is four times f_real - f_fake, around grey.
     """
-    pick = slice(0, count)
-    decoded = [backbone.decode(x[pick]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
+    decoded = [backbone.decode(x[:PANEL_SAMPLES]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
     difference = 4 * (decoded[2] - decoded[3])
     return grid_image(to_uint8(strips(torch.cat([*decoded, difference]))), columns=len(decoded[0]))
 

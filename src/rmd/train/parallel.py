@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from rmd.common.errors import RMDError
-from rmd.recipes.schema import ParallelConfig
+from rmd.recipes.groups import ParallelConfig
 
 TIMEOUT = timedelta(minutes=30)
 """How long processes wait for each other; writing the checkpoint of a large model can take minutes."""

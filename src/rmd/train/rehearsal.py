@@ -7,7 +7,6 @@ could have shown.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from rmd.common.errors import RMDError, shown
+from rmd.common.files import check_place as check_place
 from rmd.data.cache import PromptCache
 from rmd.methods import Rollout
 from rmd.models.base import Backbone
@@ -30,25 +30,6 @@ MOST_RELOADED = 16e9
 memory."""
 _AT_ONCE = 1000
 """Number of prompts that are tokenized together."""
-
-
-def check_place(folder: Path) -> Path:
-    """Check that a run's folder could be created and written to; nothing is created.
-
-    Returns:
-        The folder itself, or the part of its path that exists.
-
-    Raises:
-        RMDError: it could not.
-    """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise RMDError(f"cannot write to {folder}: {place} is a file; choose another --out")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise RMDError(f"cannot write to {folder}: you have no permission to write to {place}; choose another --out")
-    return place
 
 
 def check_disk(run: Run) -> str:

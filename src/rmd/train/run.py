@@ -26,8 +26,9 @@ from rmd.models.base import Backbone, Cond, Encoder
 from rmd.models.resolve import resolve_noise
 from rmd.models.roles import TRAINED, Roles, build_roles
 from rmd.models.teacher import load_teacher
+from rmd.recipes.groups import OptimConfig
 from rmd.recipes.hashes import run_hash
-from rmd.recipes.schema import OptimConfig, Recipe
+from rmd.recipes.schema import Recipe
 from rmd.train.checkpoint import Trained
 from rmd.train.folder import CHECKPOINTS
 from rmd.train.guard import Best, CollapseGuard

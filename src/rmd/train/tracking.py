@@ -6,13 +6,15 @@ Another package adds a tracker with an entry point in the group `rmd.trackers` t
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from rmd.common.errors import RMDError
-from rmd.common.files import disk_errors, reason, replacing, write_text
+from rmd.common.files import disk_errors, read_errors, replacing, write_text
 from rmd.common.plugins import Registry
 
 _RECORD = TypeAdapter(dict[str, int | float | None], config=ConfigDict(strict=True, allow_inf_nan=False))
@@ -63,7 +65,7 @@ class Tracker:
 
 
 TRACKERS: Registry[type[Tracker]] = Registry(
-    "rmd.trackers", "tracker", {"wandb": "rmd.train.services:Wandb", "trackio": "rmd.train.services:Trackio"}
+    "rmd.trackers", "tracker", {"wandb": "rmd.train.tracking:Wandb", "trackio": "rmd.train.tracking:Trackio"}
 )
 """Trackers that `train.loggers` may name."""
 
@@ -129,6 +131,74 @@ class LocalFiles(Tracker):
             self._events.close()
 
 
+class _Service(Tracker):
+    """A run's page at a service, which a resumed run continues; the two services differ in how a run is named."""
+
+    package: ClassVar[str]
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise RMDError if the service's package is not installed."""
+        cls._imported()
+
+    def __init__(self, folder: Path, *, start: int, config: Mapping[str, Any]) -> None:
+        """Open the page under the name of the run's folder."""
+        self._module = self._imported()
+        with run_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            page = _page_id(folder)
+        self._module.init(project="rmd", config=dict(config), resume="allow", **self._names(folder, page))
+
+    def log_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Send the metrics of an iteration."""
+        self._module.log(dict(values), step=iteration)
+
+    def log_picture(self, name: str, iteration: int, image: Image.Image) -> None:
+        """Send a picture."""
+        self._module.log({name: self._module.Image(image)}, step=iteration)
+
+    def close(self) -> None:
+        """Finish the page."""
+        self._module.finish()
+
+    @classmethod
+    def _imported(cls) -> Any:
+        try:
+            return importlib.import_module(cls.package)
+        except ImportError as error:
+            raise RMDError(f"train.loggers: {cls.package} needs `pip install 'rmd[track]'`") from error
+
+    def _names(self, folder: Path, page: str) -> dict[str, str]:
+        """Return the arguments by which the service tells this run from others."""
+        raise NotImplementedError
+
+
+class Wandb(_Service):
+    """Sends metrics and pictures to Weights & Biases."""
+
+    package = "wandb"
+
+    def _names(self, folder: Path, page: str) -> dict[str, str]:
+        return {"name": folder.name, "dir": str(folder), "id": page}
+
+
+class Trackio(_Service):
+    """Sends metrics and pictures to Trackio."""
+
+    package = "trackio"
+
+    def _names(self, folder: Path, page: str) -> dict[str, str]:
+        return {"name": f"{folder.name}-{page[:6]}"}  # Trackio identifies runs by their names alone
+
+
+def _page_id(folder: Path) -> str:
+    """Return the id of a run's page: it stays the same when the run is resumed, and no other run has it."""
+    path = folder / "page-id"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex[:12])
+    return path.read_text(encoding="utf-8")
+
+
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
     """Read the records of a `metrics.jsonl`; values that were not finite are None.
 
@@ -137,10 +207,8 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     Raises:
         RMDError: the file cannot be read, or another line is not a record.
     """
-    try:
+    with read_errors(path):
         lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    except OSError as error:
-        raise RMDError(f"cannot read {path}: {reason(error)}") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if number == len(lines):  # each complete line ends with a line break, so this one is empty or was cut short

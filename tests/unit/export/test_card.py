@@ -199,14 +199,14 @@ def test_a_literal_is_one_constant_on_one_line(text: str) -> None:
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text])
 def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config: StudentConfig) -> None:
     """`model_card` receives only names of the Hub as teachers, but does not rely on it."""
-    card = model_card(config, "diffusers-lora", teacher=text, here=text)
+    card = model_card(config, "diffusers-lora", teacher=text)
     tree = ast.parse(code_of(card))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert sorted(ast.unparse(call) for call in calls) == [
         "RMDPipeline.from_pretrained", "image.save", "pipe", "pipe.to",
     ]  # fmt: skip
     texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    assert sorted(texts) == sorted([text, text, "cuda", "a red ball on the beach", "sample.png"])
+    assert sorted(texts) == sorted([HERE, text, "cuda", "a red ball on the beach", "sample.png"])
     imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert imports == ["import torch", "from rmd import RMDPipeline"]
     assert front_and_text(card)[0]["base_model"] == text

@@ -130,7 +130,7 @@ def test_sdxl_is_told_the_stage_or_the_final_size(
     original: Literal["final", "stage"], target: Literal["final", "stage"], expected: list[int]
 ) -> None:
     backbone = tiny_sdxl_two()
-    backbone.conditioning = Conditioning(original, target)
+    backbone.conditioning = Conditioning(original=original, target=target)
     kwargs = backbone.stage_cond(backbone.encode(PROMPTS[:1]), LOW, HIGH)
     assert kwargs["added_cond_kwargs"]["time_ids"].tolist() == [expected]
 

@@ -7,10 +7,11 @@ import torch
 from helpers import PROMPTS, LinearBackbone, cascade, tiny_sdxl
 from torch import Tensor
 
+from research.sampling import sample_images
 from rmd.core.plan import Crossing, Stage, Step, StepPlan, build_plan
 from rmd.core.randomness import CounterNoise
 from rmd.core.sampling import guided
-from rmd.models.generate import predictor, sample_images, sample_latents
+from rmd.models.generate import predictor, sample_latents
 
 plans = pytest.mark.parametrize("sides", [(32,), (16, 32), (8, 16, 32)])
 guidances = pytest.mark.parametrize("guidance", [1.0, 2.5])

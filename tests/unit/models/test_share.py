@@ -310,8 +310,8 @@ def test_a_folder_that_may_not_be_written_to() -> None:
         parent.chmod(0o555)
         with _as_nobody():
             for out in (parent / "new", parent / "new" / "deep", parent / "out"):
-                with pytest.raises(RMDError, match=rf"^cannot write to {out}: you may not write there; choose another"):
-                    check_out(out, [])
+                with pytest.raises(RMDError, match=rf"^cannot write to {out}: you may not write there .*; choose"):
+                    check_out(out)
 
 
 @contextmanager

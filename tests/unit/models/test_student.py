@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from research.sampling import sample_images
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
 from rmd.core.plan import Stage, StepPlan
 from rmd.models import Backbone
 from rmd.models import student as module
-from rmd.models.generate import sample_images
 from rmd.models.roles import Roles, build_roles
 from rmd.models.student import (
     CONFIG_NAME,

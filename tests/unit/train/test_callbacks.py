@@ -18,7 +18,7 @@ from rmd.recipes.schema import load_recipe
 from rmd.train import callbacks
 from rmd.train.callbacks import Callback, Iteration
 from rmd.train.checkpoint import checkpoints
-from rmd.train.guard import Best
+from rmd.train.guard import Best, CollapseGuard
 from rmd.train.loop import Trainer
 from rmd.train.run import PANEL_PROMPTS, Run, build_run
 from rmd.train.tracking import MACHINE, TRACKERS, LocalFiles, Tracker, read_metrics
@@ -140,7 +140,7 @@ def test_the_guard_remembers_across_a_resume(prompts: Path, tmp_path: Path) -> N
     longer = recipe.model_copy(update={"train": recipe.train.model_copy(update={"iterations": 8})})
     resumed = toy(longer, tmp_path / "run")
     resumed.start(resume=True)
-    assert resumed.guard.state() == trainer.guard.state() != {}
+    assert resumed.guard.state == trainer.guard.state != CollapseGuard().state
     assert resumed.start(resume=True, reset_optimizers=True) == 6
 
 

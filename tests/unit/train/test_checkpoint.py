@@ -111,24 +111,6 @@ def test_another_run_is_refused_by_what_differs_unless_the_optimisers_are_reset(
     assert_same(target.roles.state("student"), trained.roles.state("student"))
 
 
-def test_a_checkpoint_of_the_first_version_is_compared_by_its_own_hash(tmp_path: Path) -> None:
-    trained = make()
-    advance(trained)
-    path, target = save_now(tmp_path, 1, trained), make()
-    earlier = json.loads(meta_of(1, run_hash="of 0.1").model_dump_json(exclude={"version", "identity"}))
-    (path / "meta.json").write_text(json.dumps(earlier))
-    with pytest.warns(UserWarning, match=r"by RMD 0\.1, which did not record the contents of prompts and teacher"):
-        assert load_checkpoint(path, target, identity=IDENTITY, earlier_hash="of 0.1").iteration == 1
-    assert_same(everything(target), everything(trained))
-    for hash_now in ("another", None):
-        with pytest.raises(RMDError, match="was made with another recipe"):
-            load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=hash_now)
-    del earlier["run_hash"]
-    (path / "meta.json").write_text(json.dumps(earlier))
-    with pytest.raises(RMDError, match="was made with another recipe"):
-        load_checkpoint(path, make(), identity=IDENTITY, earlier_hash=None)
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

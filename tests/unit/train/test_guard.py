@@ -54,7 +54,7 @@ def test_it_knows_since_when_and_survives_a_resume() -> None:
         assert guard.observe(iteration, values(gap=50.0)) is None
     assert guard.since == 100
     resumed = CollapseGuard()
-    resumed.load(GuardState.model_validate_json(guard.state().model_dump_json()))
+    resumed.state = GuardState.model_validate_json(guard.state.model_dump_json())
     assert resumed.since == 100
     assert resumed.observe(200, values(gap=50.0)) is not None
 
@@ -71,7 +71,7 @@ def test_a_judge_is_remembered_across_a_resume() -> None:
     guard, resumed = CollapseGuard(), CollapseGuard()
     for iteration, mark in ((10, 0.5), (20, 0.1)):
         guard.observe(iteration, values() | {"judge/all_right": mark})
-    resumed.load(GuardState.model_validate_json(guard.state().model_dump_json()))
+    resumed.state = GuardState.model_validate_json(guard.state.model_dump_json())
     assert resumed.since == 20
     assert resumed.observe(30, values() | {"judge/all_right": 0.1}) is not None
 
@@ -88,5 +88,5 @@ def test_numbers_that_are_not_finite_never_become_what_is_usual(values: list[flo
     guard = CollapseGuard()
     for iteration, value in enumerate(values):
         guard.observe(iteration, {"step": 1.0, "sample_std": value, "gap": value})
-    usual = guard.state().series["spread-1"].first if values else []
-    assert usual == [1.0] * min(FIRST, len([value for value in values if value == 1.0]))
+    usual = guard.state.series["spread-1"].first if values else ()
+    assert usual == (1.0,) * min(FIRST, len([value for value in values if value == 1.0]))

@@ -8,8 +8,8 @@ from helpers import PROMPTS, LinearBackbone, cascade, make_batch, make_method
 from PIL import Image
 from torch import Tensor
 
+from research.sampling import sample_images
 from rmd.common.pictures import to_uint8
-from rmd.models.generate import sample_images
 from rmd.train.panels import PANEL_ROWS, sample_panel, score_panel
 
 GAP = 4
@@ -37,12 +37,12 @@ def test_the_score_panel_has_a_row_for_each_thing_it_names() -> None:
     backbone = LinearBackbone()
     method = make_method(backbone, cascade(backbone), guidance=4.0)
     _, rollout = method.student_loss(make_batch(backbone, count=3), method.plan.steps[2])
-    picture = score_panel(backbone, rollout, count=2)
-    assert picture.size == (2 * 32 + GAP, len(PANEL_ROWS) * (32 + GAP) - GAP)
+    picture = score_panel(backbone, rollout)
+    assert picture.size == (3 * (32 + GAP) - GAP, len(PANEL_ROWS) * (32 + GAP) - GAP)
     gap = 4 * (rollout.f_real - rollout.f_fake)
     rows = dict(zip(PANEL_ROWS, (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake, gap), strict=True))
     assert list(rows) == ["student x0", "noised", "teacher x0", "fake x0", "difference x4"]
     for row, latents in enumerate(rows.values()):
-        for column in range(2):
+        for column in range(3):
             expected = to_uint8(backbone.decode(latents[column : column + 1]))[0]
             assert torch.equal(cell(picture, row, column, 32), expected)

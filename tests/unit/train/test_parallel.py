@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
-from rmd.recipes.schema import ParallelConfig
+from rmd.recipes.groups import ParallelConfig
 from rmd.train.parallel import Parallel, full, local, local_device, place, processes
 
 CPU = torch.device("cpu")

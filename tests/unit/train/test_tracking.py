@@ -19,8 +19,16 @@ from rmd.common.errors import RMDError
 from rmd.common.plugins import Registry
 from rmd.train import callbacks, tracking
 from rmd.train.loop import Trainer
-from rmd.train.services import Trackio, Wandb
-from rmd.train.tracking import TRACKERS, LocalFiles, Tracker, check_trackers, peak_memory_gb, read_metrics
+from rmd.train.tracking import (
+    TRACKERS,
+    LocalFiles,
+    Tracker,
+    Trackio,
+    Wandb,
+    check_trackers,
+    peak_memory_gb,
+    read_metrics,
+)
 
 
 def opened(folder: Path, *, start: int) -> closing[LocalFiles]:

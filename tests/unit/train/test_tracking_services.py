@@ -13,8 +13,7 @@ from PIL import Image
 
 from rmd.common.errors import RMDError
 from rmd.train.loop import Trainer
-from rmd.train.services import Trackio, Wandb
-from rmd.train.tracking import check_trackers
+from rmd.train.tracking import Trackio, Wandb, check_trackers
 
 
 @pytest.mark.parametrize("kind", [Wandb, Trackio])
