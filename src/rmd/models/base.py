@@ -1,4 +1,4 @@
-"""The Backbone protocol: what training and sampling need to know of a model family.
+"""The Backbone protocol: what training and sampling need to know of a model family, and `Cond`, its encoded prompts.
 
 A backbone wraps an official diffusers pipeline and copies no code of it. Teacher, student and fake score have one
 architecture, so that one backbone serves all three: `forward` and `predict` take the network that plays the role.
@@ -27,7 +27,6 @@ from rmd.models.parts import latent_rules, upcast
 from rmd.recipes.groups import ConditioningConfig
 
 Conditioning = ConditioningConfig
-
 AdaptedLayers = Literal["all", "transformers"]
 """Which layers receive adapters: the recipe key `roles.layers`."""
 LoraLayout: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]

@@ -39,19 +39,13 @@ def load_checked(
     *,
     dtype: torch.dtype,
     variant: str | None = None,
-    check: Callable[[Path, Mapping[str, Any]], Mapping[str, Any]] = lambda folder, index: {},
+    check: Callable[[Path, Mapping[str, Any]], Mapping[str, Any]],
     **options: Any,
 ) -> DiffusionPipeline:
-    """Load a pipeline from a folder or the Hub.
+    """Load a pipeline as `rmd.models.registry.load_pipeline` does, with the same options and errors.
 
     Args:
-        variant: variant of the weight files, such as "fp16"; by default the plain files, or the only variant there is.
         check: called with the folder and its index before weights are read; returns further options.
-        options: passed on to `DiffusionPipeline.from_pretrained`.
-
-    Raises:
-        RMDError: there is no pipeline; a part names a class that is not from diffusers or transformers; its files are
-            damaged, pickled or missing; or its weights are not exactly those of the network.
     """
     for name in ("custom_pipeline", "trust_remote_code"):
         if options.pop(name, None):

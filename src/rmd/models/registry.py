@@ -43,11 +43,11 @@ def register(backbone: BackboneType) -> BackboneType:
     place = f"{backbone.__module__}:{backbone.__qualname__}"
     if any(entry.name == backbone.family and entry.value == place for entry in entry_points(group=MODELS.group)):
         return backbone  # an entry point already provides this class
-    MODELS.register(backbone.family, backbone)
     for name in backbone.pipeline_classes:
         owner = _owner(name)
-        if owner is not backbone and owner is not None:
+        if owner is not None and owner.family != backbone.family:
             raise RMDError(f"pipelines of the class {name} belong to the family {owner.family}: leave it out")
+    MODELS.register(backbone.family, backbone)
     return backbone
 
 

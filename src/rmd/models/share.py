@@ -108,7 +108,9 @@ def without_paths(folder: Path) -> None:
     that is the absolute path of something that exists here. Only configurations are searched: vocabularies and weight
     indices stay as they are.
     """
-    for path in sorted(path for path in folder.rglob("*.json") if _is_config(path.name)):
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in ("config.json", "model_index.json") and not path.name.endswith("_config.json"):
+            continue
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # neither RMD nor a library writes such a file
@@ -135,11 +137,6 @@ def shared_copy(folder: Path) -> Iterator[Path]:
                 place.symlink_to(path.resolve())
         without_paths(copy)
         yield copy
-
-
-def _is_config(name: str) -> bool:
-    """Return whether a JSON file of this name is a configuration of a pipeline, a part or a student."""
-    return name in ("config.json", "model_index.json") or name.endswith("_config.json")
 
 
 def _is_shared(name: str) -> bool:

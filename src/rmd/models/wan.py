@@ -35,14 +35,12 @@ _TWO_EXPERTS = (
 
 def _comfyui(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The layout of ComfyUI, which knows the layers by the names in Wan's own code."""
-    return {f"diffusion_model.{_original(name)}": tensor for name, tensor in state.items()}
-
-
-def _original(name: str) -> str:
-    """Return the name in Wan's own code of a tensor that belongs to one of the transformer's blocks."""
-    for ours, theirs in _ORIGINAL_NAMES:
-        name = name.replace(ours, theirs)
-    return name
+    renamed = {}
+    for name, tensor in state.items():
+        for ours, theirs in _ORIGINAL_NAMES:
+            name = name.replace(ours, theirs)
+        renamed[f"diffusion_model.{name}"] = tensor
+    return renamed
 
 
 def _published(*, heads: int, layers: int, ffn: int) -> Architecture:

@@ -74,7 +74,7 @@ class TeacherWeights:
     def drop(self, network: nn.Module) -> None:
         """Replace the placeholders of weights by meta tensors, which FSDP shards without allocating memory."""
         for module, name, parameter in _named_parameters(network):
-            if not _is_adapter(name):
+            if ".lora_" not in name:  # adapters hold their values already
                 empty = torch.empty_like(parameter, device=_META, memory_format=torch.contiguous_format)
                 module.register_parameter(name.rpartition(".")[2], nn.Parameter(empty, parameter.requires_grad))
 
@@ -221,7 +221,3 @@ def _named_parameters(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.P
 def _base_name(name: str) -> str:
     """Return the name that a weight had before adapters were put beside it."""
     return name.replace(".base_layer.", ".")
-
-
-def _is_adapter(name: str) -> bool:
-    return ".lora_" in name

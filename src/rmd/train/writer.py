@@ -68,7 +68,7 @@ class CheckpointWriter:
         """
         self.wait()
         # A copy on the CPU is written, because the training goes on and changes the original.
-        copies = {name: _copied(tensor) for name, tensor in trained.tensors().items()}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.tensors().items()}
         final = self.folder / checkpoint_name(meta.iteration)
         self._pending = self._thread.submit(self._write, final, copies, meta)
         return final
@@ -154,10 +154,6 @@ def _reason(work: Callable[[], None]) -> str | None:
     except OSError as error:
         return failure_reason(error)
     return None
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
 
 
 def _flush(path: Path) -> None:

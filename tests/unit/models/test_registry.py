@@ -43,13 +43,15 @@ def test_every_family_is_found_by_its_name_and_an_unknown_one_is_refused(install
 
 
 def test_a_class_of_this_process_is_registered_by_the_decorator(installed: list[EntryPoint]) -> None:
-    @register
-    class Mine(LinearBackbone):
-        family = "mine"
-        pipeline_classes = ("MyPipeline",)
+    for _ in range(2):  # a notebook's cell may run again
 
-    assert family_class("mine") is Mine
-    assert registry._owner("MyPipeline") is Mine
+        @register
+        class Mine(LinearBackbone):
+            family = "mine"
+            pipeline_classes = ("MyPipeline",)
+
+        assert family_class("mine") is Mine
+        assert registry._owner("MyPipeline") is Mine
 
 
 @pytest.mark.parametrize(
