@@ -112,7 +112,7 @@ class Tracking(Callback):
             or iteration.is_due(train.sample_every)
             or iteration.is_due(run.recipe.evaluation.every)
         ):
-            run.parallel.on_main(lambda: [t.log_metrics(iteration.done, iteration.metrics) for t in self._trackers])
+            run.parallel.on_main(lambda: self._log_metrics(iteration))
 
     def log_picture(self, name: str, iteration: int, image: Image.Image) -> None:
         """Give a picture to every tracker."""
@@ -122,6 +122,10 @@ class Tracking(Callback):
     def close(self) -> None:
         """Close the trackers."""
         self._open.close()
+
+    def _log_metrics(self, iteration: Iteration) -> None:
+        for tracker in self._trackers:
+            tracker.log_metrics(iteration.done, iteration.metrics)
 
 
 class Panels(Callback):
