@@ -43,7 +43,7 @@ class RMD(Method):
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
         """Return the generator's loss at one step, and the sample that it was computed on (Alg. 1, Eq. 8)."""
         config, schedule, crossing = self.config, self.backbone.schedule, self.plan.training_crossing
-        stage_K = self.score_stage(step)
+        stage_K = self.plan.match_stage
         height, width = self.latent_shape(1, stage_K)[-2:]
 
         # Roll the student out to the step, without gradient; then take the step, with gradient.
@@ -74,7 +74,7 @@ class RMD(Method):
         eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
         mixed = self.mix(rollout.eps_hat, eps)  # Eq. 10
         x_tau = schedule.add_noise(y, mixed, tau)  # Eq. 4 and 10
-        f_fake = fake_prediction(self, batch, x_tau, tau, self.score_stage(rollout.step))
+        f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)
         return fake_score_loss(f_fake, y, fake_weight(config, schedule, tau))  # Eq. 9: w(SNR) |f_fake - y|^2
 
     def mix(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
