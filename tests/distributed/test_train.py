@@ -157,8 +157,8 @@ def test_a_folder_that_another_run_writes_to_is_told_once(recipe: Path, tmp_path
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
-        ("parallel.dp_replicate=3", "2 processes do not divide into 3 replicas of 1"),
+        ("train.batch_size=3", "a batch of 3 cannot be divided into 2 processes with 1 micro-batches each"),
+        ("parallel.dp_replicate=3", "2 processes cannot be divided into 3 replicas of 1"),
     ],
 )
 def test_what_does_not_divide_is_told_once(setting: str, sentence: str, recipe: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Report(Strict):
     def _unique_names(cls, rows: Sequence[Row]) -> Sequence[Row]:
         names = [row.name for row in rows]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise RMDError(f"the rows of a report must have different names, but {twice[0]!r} comes twice")
+            raise RMDError(f"the rows of a report must have different names, but {twice[0]!r} occurs twice")
         return rows
 
     @field_validator("plan")

@@ -86,8 +86,8 @@ class SDXLBackbone(Backbone):
             )
         if told != pooled + 6 * each:
             raise RMDError(
-                f"this UNet takes {told} numbers of pooled text and sizes (projection_class_embeddings_input_dim), and "
-                f"its pipeline has {pooled} + 6 x {each}: give an SDXL text-to-image model"
+                f"this UNet expects {told} values of pooled text and sizes (projection_class_embeddings_input_dim), "
+                f"but its pipeline gives {pooled} + 6 x {each}: give an SDXL text-to-image model"
             )
 
     @classmethod

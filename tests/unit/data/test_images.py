@@ -139,5 +139,5 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ImageFolder.read(folder)
     (folder / "1.txt").write_text("a", encoding="utf-8")
     (folder / "0.png").write_text("no picture")
-    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or is damaged: remove it$"):
         ImageFolder.read(folder)
