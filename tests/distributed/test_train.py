@@ -64,7 +64,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_accelerate_launch_sets_what_torchrun_sets(accelerate_launch: Launcher, tmp_path: Path) -> None:
-    """So `run_ranks`, which sets the same, may stand for it without starting processes that import everything."""
+    """`run_ranks` sets the same variables, so tests may use it without starting processes that import everything."""
     script = tmp_path / "said.py"
     line = f"' '.join(os.environ[name] for name in {RANK_VARIABLES!r})"
     # In one write: processes that write word by word would mix their lines.

@@ -46,7 +46,7 @@ Verify = Annotated[
 
 
 class _Plan(NamedTuple):
-    """What to encode, with which teacher."""
+    """The prompts to encode, and the teacher that encodes them."""
 
     data: DataConfig
     seed: int

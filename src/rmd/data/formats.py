@@ -157,7 +157,7 @@ def _decoded(file: IO[bytes], where: str) -> Iterator[str]:
 
 
 def read_text(path: Path, column: str | None, keys: Keys) -> Rows:
-    """Yield the lines of a text file, each of which is a prompt."""
+    """Yield the lines of a text file; each is a prompt."""
     if column is not None:
         raise RMDError(f"{path} is text with one prompt per line and has no columns: leave {keys.column} out")
     for number, line in enumerate(read_lines(path), start=1):

@@ -36,7 +36,7 @@ class Cond:
 
     @staticmethod
     def cat(parts: Sequence[Cond]) -> Cond:
-        """Concatenate along the batch; all parts must have the same names, and the same shapes but for the batch."""
+        """Concatenate along the batch; all parts must have the same names, and the same shapes except for the batch."""
         return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 

@@ -25,7 +25,7 @@ from rmd.common.errors import RMDError
 from rmd.recipes.schema import ParallelConfig
 
 TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for each other; writing the checkpoint of a large model can take minutes."""
+"""Timeout of the processes waiting for each other; writing the checkpoint of a large model can take minutes."""
 
 T = TypeVar("T")
 

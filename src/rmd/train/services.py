@@ -1,4 +1,4 @@
-"""Trackers for Weights & Biases and Trackio, whose Python interfaces are the same but for how a run is named."""
+"""Trackers for Weights & Biases and Trackio, whose Python interfaces differ only in how a run is named."""
 
 from __future__ import annotations
 
