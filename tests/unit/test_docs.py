@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from helpers import make_recipe, tiny_pipeline
 from pydantic import BaseModel
 
 from research.scenes.__main__ import app as factory
@@ -20,7 +21,8 @@ from rmd.cli.app import app
 from rmd.common.errors import RMDError
 from rmd.recipes.layers import recipe_names
 from rmd.recipes.methods import METHODS
-from rmd.recipes.schema import Recipe, load_recipe
+from rmd.recipes.schema import Recipe, load_recipe, to_yaml
+from rmd.sample.pipeline import RMDPipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -64,6 +66,23 @@ def test_code_compiles_and_its_imports_exist(page: str) -> None:
         imports = [each for each in ast.walk(tree) if isinstance(each, ast.Import | ast.ImportFrom)]
         module = ast.Module([each for each in imports if "my_package" not in ast.unparse(each)], [])
         exec(compile(module, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_the_first_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs with a tiny pipeline and a recipe for it, in place of a loaded SDXL and the recipe `sdxl`."""
+    code = blocks(page, "python")[0]
+    assert 'recipe="sdxl"' in code
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(to_yaml(make_recipe("none")), encoding="utf-8")
+    exec(compile(code.replace('"sdxl"', '"tiny.yaml"'), page, "exec"), {"pipe": tiny_pipeline()})
+    assert Path("ball.png").is_file() and RMDPipeline.from_pretrained("out", teacher=saved(tmp_path)) is not None
+
+
+def saved(folder: Path) -> str:
+    """Save the tiny pipeline, and return its folder."""
+    tiny_pipeline().save_pretrained(folder / "teacher")
+    return str(folder / "teacher")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -194,6 +194,9 @@ def _title(name: str, plan: StepPlan) -> str:
 
 
 def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
     from rmd.bench.memory import recipe_memory
 
     what = plan.stages[-1].size + (f", {plan.frames} frames" if plan.frames > 1 else "")
