@@ -125,7 +125,7 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ),
         (
             recipe_of(folder, prompts, train={"gradient_checkpointing": True}),
-            "method.adversarial does not work with recomputed",
+            "method.adversarial does not work with gradient checkpointing",
         ),
         (recipe_of(tmp_path / "none", prompts), f"data.images: there is no folder {tmp_path / 'none'}"),
         (recipe_of(tmp_path, prompts), f"data.images: there is no picture (.png, .jpg, .jpeg, .webp) in {tmp_path}"),
