@@ -19,7 +19,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 
 class _Module:
-    """What torch asks a kind of device; that there is none, so that nothing else in the process looks for it."""
+    """The module that torch expects of a kind of device; it reports no devices, so that nothing else looks for one."""
 
     def is_initialized(self) -> bool:
         return True
@@ -79,10 +79,10 @@ class OnDevice(Tensor):
         if func is Tensor.tolist:
             return args[0].held.tolist()
         with torch._C.DisableTorchFunctionSubclass():
-            found = func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") == "__set__" and func.__self__ is Tensor.data:
             args[0].held = args[1].held
-        return found
+        return result
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
@@ -145,10 +145,10 @@ def _compute(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         raise RuntimeError(f"{func} of tensors on {DEVICE} and on the CPU, of shape {tuple(strangers[0].shape)}")
     if asked:
         held_kwargs["device"] = torch.device("cpu")
-    found = func(*held_args, **held_kwargs)
+    result = func(*held_args, **held_kwargs)
     if wanted is not None and not asked:
-        return found  # brought to the CPU
+        return result  # brought to the CPU
     if func is aten.copy_.default and not isinstance(args[0], OnDevice):
         return args[0]
-    wrapped = _each(lambda value: OnDevice(value) if type(value) is Tensor else value, found)
+    wrapped = _each(lambda value: OnDevice(value) if type(value) is Tensor else value, result)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if here else wrapped

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, no display, the same examples on every run."""
+"""Settings that every test shares: one thread, no network, no display, the same examples on every run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports made stays: to look through it at every collection takes as long as some of the tests."""
+    """Exempt the objects of imported modules from garbage collection, which would take as long as some of the tests."""
     gc.collect()
     gc.freeze()
 

@@ -170,7 +170,7 @@ def tiny_sd() -> StableDiffusionPipeline:
 
 
 FRAMES = 5
-"""Of the tests' videos; their VAE makes three latent frames of them."""
+"""Number of frames of the tests' videos; their VAE makes three latent frames of them."""
 
 
 def wan_vae() -> AutoencoderKLWan:
@@ -217,7 +217,7 @@ def tiny_wan(*, shift: float = 3.0, seed: int = 0, **changes: Any) -> WanBackbon
 
 
 def frames_of(backbone: Backbone) -> int:
-    """How long the tests' samples of a family are."""
+    """Return the number of frames of the tests' samples of a family."""
     return FRAMES if backbone.moving else 1
 
 

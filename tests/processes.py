@@ -19,7 +19,7 @@ SERVER.set_forkserver_preload(["rmd.cli.app", "rmd.cli.train", "rmd.train.loop",
 
 
 def _run(arguments: tuple[str, ...], out: Path, variables: dict[str, str]) -> None:
-    """What the process does: the script, or the module after `-m`."""
+    """The code that the process runs: the script, or the module after `-m`."""
     for number, end in ((1, "out"), (2, "err")):
         with out.with_suffix(f".{end}").open("wb") as file:
             os.dup2(file.fileno(), number)

@@ -141,27 +141,27 @@ def has_checkpoint(folder: Path) -> bool:
 
 def files(folder: Path) -> Digest:
     """Return a digest of every file below a folder; for safetensors, of its tensors, since headers may be padded."""
-    found = {}
+    contents = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != ".rmd.lock" and not path.name.startswith(".rmd-worker"):
             content = path.read_bytes()
             if path.suffix == ".safetensors":
                 content = to_bytes(load_file(path))
-            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
-    return found
+            contents[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return contents
 
 
 def compared(folder: Path) -> Digest:
     """Return the results of a comparison without their measured times, and the pictures beside them."""
-    found: Digest = {}
+    contents: Digest = {}
     for path in sorted((folder / "cells").glob("*")):
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))
             values["row"] = {k: v for k, v in values["row"].items() if k not in TIMES}
-            found[path.name] = values
+            contents[path.name] = values
         else:
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            contents[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return contents
 
 
 def leftovers(folder: Path) -> list[str]:

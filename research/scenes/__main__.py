@@ -13,6 +13,7 @@ from rmd.common.errors import RMDError, one_of
 
 app = typer.Typer(
     help="Build the packaged weights of the scenes: VAE, teacher, judge and references.",
+    add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,4 +1,4 @@
-"""What test_train.py starts in each process: `rmd train` with a fault in one of two processes.
+"""Started by test_train.py in each process: runs `rmd train` with a fault in one of two processes.
 
 torchrun --nproc-per-node 2 faults.py FAULT ARGUMENTS...
 """

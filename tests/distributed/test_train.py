@@ -64,7 +64,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_accelerate_launch_sets_what_torchrun_sets(accelerate_launch: Launcher, tmp_path: Path) -> None:
-    """So `run_ranks`, which sets the same, may stand for it without starting processes that import everything."""
+    """`run_ranks` sets the same variables, so tests may use it without starting processes that import everything."""
     script = tmp_path / "said.py"
     line = f"' '.join(os.environ[name] for name in {RANK_VARIABLES!r})"
     # In one write: processes that write word by word would mix their lines.
@@ -157,8 +157,8 @@ def test_a_folder_that_another_run_writes_to_is_told_once(recipe: Path, tmp_path
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("train.batch_size=3", "a batch of 3 does not divide into 2 processes with 1 micro-batches each"),
-        ("parallel.dp_replicate=3", "2 processes do not divide into 3 replicas of 1"),
+        ("train.batch_size=3", "a batch of 3 cannot be divided into 2 processes with 1 micro-batches each"),
+        ("parallel.dp_replicate=3", "2 processes cannot be divided into 3 replicas of 1"),
     ],
 )
 def test_what_does_not_divide_is_told_once(setting: str, sentence: str, recipe: Path, tmp_path: Path) -> None:

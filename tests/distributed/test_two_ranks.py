@@ -58,7 +58,7 @@ def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) ->
     assert results["values"][0] == results["values"][1]
     assert_same(*results["states"])
     if job.dp_replicate == 1:
-        assert sum(results["held"]) / len(results["held"]) < 0.6  # a half, but for rows that do not divide
+        assert sum(results["held"]) / len(results["held"]) < 0.6  # a half, except for rows that cannot be divided
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What test_two_ranks.py starts in each of two processes: runs jobs, whose results the first process writes.
+"""Started by test_two_ranks.py in each of two processes: runs jobs, whose results the first process writes.
 
 torchrun --nproc-per-node 2 worker.py PROMPTS OUT UNTIL JOB ...
 

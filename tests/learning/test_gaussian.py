@@ -26,7 +26,7 @@ from rmd.models.generate import sample_latents
 
 MEAN, STD = 0.7, 0.5
 TOO_BRIGHT = 0.4
-"""By how much every prediction of the student is off at first."""
+"""Initial error of every prediction of the student."""
 TOLERANCE = 0.08
 BATCH, ITERATIONS, FAKE_UPDATES = 256, 300, 4
 SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "sample"}
@@ -127,19 +127,19 @@ def test_training_moves_the_student_to_the_teachers_mean_and_spread(name: str, s
 
 def test_dmd2_brings_students_there_on_average() -> None:
     """One fake score reads the samples of all steps at all times and lags behind them: each run ends some 0.25 off."""
-    found = []
+    results = []
     for seed in range(4):
         method = make("dmd2", (1,))
         method.seed = seed
         assert abs(colours(method)[0] - MEAN) > 4 * TOLERANCE
         train(method)
-        found.append(colours(method))
-    means, stds = zip(*found, strict=True)
+        results.append(colours(method))
+    means, stds = zip(*results, strict=True)
     assert (fmean(means), fmean(stds)) == pytest.approx((MEAN, STD), abs=2 * TOLERANCE)
 
 
 def test_the_teacher_is_exact() -> None:
-    """In many steps its own cascade paints the data."""
+    """With many steps, the teacher's own cascade reproduces the distribution of the data."""
     backbone = LinearBackbone(Colour(), channels=1, **SCHEDULER)
     method = make_method(backbone, cascade(backbone, sides=(1,), steps=100), guidance=1.0)
     assert colours(method) == pytest.approx((MEAN, STD), abs=0.03)
@@ -172,7 +172,7 @@ def score(x: Tensor, mean: float, std: float, alpha: Tensor, sigma: Tensor) -> T
 @pytest.mark.parametrize("index", range(4))
 @pytest.mark.parametrize("name", ["dmd2", "tdm", "rmd", "stagewise"])
 def test_the_students_gradient_is_the_difference_of_gaussian_scores(name: str, index: int) -> None:
-    """In closed form (sigma^2 / alpha) (fake score - teacher's score) at x_tau, weighed as the method says."""
+    """The closed form is (sigma^2 / alpha) (fake score - teacher's score) at x_tau, with the method's weight."""
     backbone = LinearBackbone(Gaussian(MEAN, STD), channels=2, **SCHEDULER)
     crossing = Crossing(rule="block", beta=0.5, within="fresh" if name == "dmd2" else "predicted")
     plan = cascade(backbone, sides=(4,), crossing=crossing, training_crossing=crossing)

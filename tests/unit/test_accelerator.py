@@ -69,10 +69,10 @@ def test_training_there_gives_what_it_gives_on_the_cpu(family: str, tmp_path: Pa
     expected = trained(recipe, TINY[family](), tmp_path / "cpu")
     backbone = TINY[family]()
     with accelerator():
-        found = trained(recipe, move(backbone, but=backbone.text_encoders), tmp_path / "there")
+        weights = trained(recipe, move(backbone, but=backbone.text_encoders), tmp_path / "there")
     for name, value in expected.items():
         # attention is computed in another order, and AdamW's first steps divide by the gradient
-        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4)
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-4)
 
 
 @families
@@ -124,9 +124,9 @@ def test_a_students_pictures_there_are_those_of_the_cpu(family: str, mode: str, 
     expected = picture(RMDPipeline.from_pretrained(student))
     pipe = RMDPipeline.from_pretrained(student)
     with accelerator() as device:
-        found = picture(pipe.to(device))
-        assert found.device == DEVICE
-        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-4)
+        image = picture(pipe.to(device))
+        assert image.device == DEVICE
+        torch.testing.assert_close(image.cpu(), expected, rtol=0, atol=1e-4)
 
 
 @families
@@ -135,5 +135,5 @@ def test_sampling_is_timed_there(family: str, tmp_path: Path) -> None:
     with accelerator() as device:
         backbone = pipe.to(device).backbone
         assert all(parameter.device == DEVICE for parameter in backbone.denoiser.parameters())
-        found = time_sampling("student", backbone, backbone.denoiser, pipe.plan, PROMPTS[:1], repeats=1)
-    assert found.calls == len(pipe.plan.steps)
+        timing = time_sampling("student", backbone, backbone.denoiser, pipe.plan, PROMPTS[:1], repeats=1)
+    assert timing.calls == len(pipe.plan.steps)

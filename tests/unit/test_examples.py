@@ -21,7 +21,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed all examples."""
     folder = tmp_path_factory.mktemp("installed")
     packages = sorted(path.parent for path in EXAMPLES.glob("*/pyproject.toml"))
-    assert len(packages) == 6
+    assert len(packages) == 7
     command = [
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
         "--disable-pip-version-check", "--target", str(folder), *map(str, _copies(packages, folder)),
@@ -45,7 +45,7 @@ def _copies(packages: list[Path], folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def used(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process says that used every example."""
+    """The results of a process that has used every example."""
     script = Path(__file__).with_name("use_examples.py")
     paths = [str(installed), *sys.path]
     result = subprocess.run(
@@ -77,7 +77,7 @@ def test_every_kind_of_plug_in_has_an_example_and_a_page() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("models", "sd"), ("methods", "weighted"), ("metrics", "variety"), ("worlds", "beach-scenes"),
-     ("prompts", "template"), ("trackers", "csv")],
+     ("prompts", "template"), ("formats", "md"), ("trackers", "csv")],
 )  # fmt: skip
 def test_an_installed_package_is_found(kind: str, name: str, used: dict[str, Any]) -> None:
     assert used["names"][f"rmd.{kind}"].count(name) == 1
@@ -104,6 +104,10 @@ def test_the_metric_is_reported_where_it_applies(used: dict[str, Any]) -> None:
 
 def test_the_world_is_a_prompt_source(used: dict[str, Any]) -> None:
     assert len(used["beach"]) == 100 and all("on sand" in text for text in used["beach"])
+
+
+def test_the_format_is_read(used: dict[str, Any]) -> None:
+    assert sorted(used["markdown"]) == ["a blue kite", "a red ball"]
 
 
 def test_the_family_loads_and_samples(used: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from helpers import PROMPTS, make_recipe, tiny_sdxl
 from research.sampling import sample_images
 from rmd.common.errors import RMDError
 from rmd.core.plan import build_plan
+from rmd.data.formats import FORMATS
 from rmd.data.prompts import PROMPTS as SOURCES
 from rmd.data.prompts import load_prompts
 from rmd.evaluation.metrics import METRICS, metrics_of
@@ -24,7 +25,7 @@ from rmd.train.tracking import TRACKERS
 from rmd.worlds.base import Assessment, Features
 from rmd.worlds.registry import WORLDS
 
-REGISTRIES = (MODELS, METHODS, METRICS, WORLDS, SOURCES, TRACKERS)
+REGISTRIES = (MODELS, METHODS, METRICS, WORLDS, SOURCES, FORMATS, TRACKERS)
 TEMPLATE = {
     "prompts": "template:a {colour} {thing} on the beach",
     "options": {"words": {"colour": ["red", "blue"], "thing": ["ball", "kite"]}},
@@ -81,12 +82,20 @@ def family() -> dict[str, object]:
     return {"family": backbone.family, "picture": list(pictures.shape)}
 
 
+def markdown(folder: Path) -> list[str]:
+    """Read prompts from a file of the example's format."""
+    path = folder / "prompts.md"
+    path.write_text("# Prompts\n\n- a red ball\n- a blue kite\n", encoding="utf-8")
+    return load_prompts(load_recipe("scenes", [f"data.prompts={path}"]).data, seed=0).texts
+
+
 def main(folder: Path) -> None:
     """Print one line of JSON."""
     beach = load_prompts(load_recipe("scenes", ["data.prompts=beach-scenes"]).data, seed=0).texts
     used = {
         "names": {registry.group: list(registry.names()) for registry in REGISTRIES},
         **train(folder), **refusals(), **metric(), **family(), "beach": beach[:100],
+        "markdown": markdown(folder),
     }  # fmt: skip
     print(json.dumps(used))
 

@@ -61,7 +61,7 @@ def time_samplers(
 
 @dataclass(frozen=True)
 class StepCost:
-    """What an iteration costs that trains a step of a stage of a given size.
+    """The cost of an iteration that trains a step of a stage of a given size.
 
     Attributes:
         timing: its seconds, and on a GPU its memory.
@@ -78,7 +78,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class TrainingCosts:
-    """What the iterations of a recipe cost on one device, also compared with TDM's public schedule.
+    """The cost of a recipe's iterations on one device, also compared with TDM's public schedule.
 
     Attributes:
         facts: the recipe's name, the device, whether the weights are random, and the batch size.

@@ -106,18 +106,18 @@ def training_memory(
     total, adapter = parameters(network), adapter_parameters(network, backbone.adapted(layers), rank)
     final = plan.stages[-1]
     activations = activation_bytes(backbone, architecture, final.height, final.width, plan.frames)
-    slack = Part("slack", SLACK, shared=False)
+    slack = Part("margin", SLACK, shared=False)
 
     def average(numbers: int) -> tuple[Part, ...]:
         return (Part("moving average", AVERAGE * numbers),) if averaged else ()
 
     lora = (
-        Part(f"frozen base, {total / 1e9:.3f} B numbers x {FROZEN}", FROZEN * total),
-        Part(f"adapters student and fake, 2 x {adapter / 1e6:.1f} M numbers x {TRAINED}", 2 * TRAINED * adapter),
+        Part(f"frozen base: {total / 1e9:.3f} billion weights x {FROZEN} bytes", FROZEN * total),
+        Part(f"two adapters: 2 x {adapter / 1e6:.1f} million weights x {TRAINED} bytes", 2 * TRAINED * adapter),
     )
     full = (
-        Part(f"teacher, {total / 1e9:.3f} B numbers x {FROZEN}", FROZEN * total),
-        Part(f"student and fake, 2 x {total / 1e9:.3f} B numbers x {TRAINED}", 2 * TRAINED * total),
+        Part(f"teacher: {total / 1e9:.3f} billion weights x {FROZEN} bytes", FROZEN * total),
+        Part(f"student and fake score: 2 x {total / 1e9:.3f} billion weights x {TRAINED} bytes", 2 * TRAINED * total),
     )
     return [
         Memory(f"lora, rank {rank}", (*lora, *average(adapter), slack), activations),

@@ -52,7 +52,7 @@ def sample(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Time a recipe's cascade against its teacher, and against as many full-resolution steps.
+    """Time a recipe's cascade against its teacher, and against the same number of full-resolution steps.
 
     The table shows medians over the repeats for the network alone, the loop around it, and the decoder.
     """

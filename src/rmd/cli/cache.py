@@ -34,8 +34,8 @@ FromRecipe = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or a cache to continue.")]
 Half = Annotated[bool, typer.Option("--half", help="Encode in bfloat16. With --recipe, train.dtype decides.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of prompts that are encoded at once.")]
-ShardSize = Annotated[int, typer.Option(metavar="N", min=1, help="Number of prompts in one file of the cache.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="The number of prompts in one batch.")]
+ShardSize = Annotated[int, typer.Option(metavar="N", min=1, help="The number of prompts in one file of the cache.")]
 Worker = Annotated[
     str,
     typer.Option(metavar="I/N", help="Encode one of N shares of the prompts, counted from 0; run N such processes."),
@@ -46,7 +46,7 @@ Verify = Annotated[
 
 
 class _Plan(NamedTuple):
-    """What to encode, with which teacher."""
+    """The prompts to encode, and the teacher that encodes them."""
 
     data: DataConfig
     seed: int

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rmd.cli.options import Threads
 from rmd.common.errors import one_of
 
 ALL = "all"
@@ -15,19 +16,25 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="TABLE",
-        help="main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
+        help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
     ),
 ]
 BudgetName = Annotated[
-    str, typer.Option(help="default: three seeds, a day on two cores. small: one seed, to see that everything runs.")
+    str,
+    typer.Option(
+        metavar="NAME", help="default: three seeds, which takes a day on two cores; or small: one seed, as a test."
+    ),
 ]
-Out = Annotated[Path, typer.Option(help="Folder of the results. Existing results are not computed again.")]
+Out = Annotated[
+    Path, typer.Option(metavar="DIR", help="The folder for the results. Existing ones are not computed again.")
+]
 Backbones = Annotated[
     list[str] | None,
-    typer.Option("--backbone", help="Backbone to compute: sdxl, pixart, sd3. By default: all of the table's."),
-]
-Threads = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch's own choice.")
+    typer.Option(
+        "--backbone",
+        metavar="NAME",
+        help="Compute only this backbone: sdxl, pixart or sd3; can be given several times.",
+    ),
 ]
 
 
@@ -38,7 +45,7 @@ def compare(
     backbones: Backbones = None,
     threads: Threads = None,
 ) -> None:
-    """Train and evaluate the rows of a table under one budget; interrupted comparisons continue where they stopped."""
+    """Train and evaluate the rows of a table under one budget; run the command again to continue."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()

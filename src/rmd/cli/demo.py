@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rmd.cli.options import Settings, Threads
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
 
@@ -17,24 +18,26 @@ QUICK = ("train.iterations=6", "evaluation.n=64", "method.warmup_steps=2", "trai
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demo. What an earlier demo left there is replaced.")] = Path(
-        "runs/demo"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute; its numbers mean nothing.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for the results. Those of an earlier demo are replaced.")
+    ] = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only check in a minute that everything works; the numbers mean nothing.")
+    ] = False,
     video: Annotated[
-        bool, typer.Option("--video", help="Distil the teacher of clips, by RMD and by TDM, and compare both.")
+        bool, typer.Option("--video", help="Distil the packaged teacher of clips, with RMD and also with TDM.")
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe of a packaged teacher. By default: that of the first one.")
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="A recipe of a packaged teacher. By default, it is scenes, or scenes-wan with --video.",
+        ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. By default: torch's own choice.")
-    ] = None,
+    overrides: Settings = None,
+    threads: Threads = None,
 ) -> None:
-    """Distil a packaged teacher, compare five samplers with the same seeds, print a table and write report.html."""
+    """Distil a packaged teacher, compare the student with four other samplers, and write report.html."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()

@@ -28,7 +28,7 @@ def rehearse(trainer: Trainer, say: Callable[[str], None]) -> None:
     """
     recipe, parallel = trainer.recipe, trainer.parallel
     student, fake = (sum(p.numel() for p in trainer.roles.trainable(role)) for role in ("student", "fake"))
-    say(f"trainable parameters: student {student:,}, fake {fake:,} (mode {recipe.roles.mode})")
+    say(f"trainable parameters: student {student:,}, fake score {fake:,} (mode {recipe.roles.mode})")
     say(prompts_line(recipe.data))
     say(calls_line(trainer.method))
     say(batch_line(recipe, parallel))
@@ -62,7 +62,7 @@ def calls_line(method: Method) -> str:
     both = "" if method.config.guidance == 1.0 else " (with guidance: twice the batch)"
     return (
         f"network calls per iteration: student 1 to {len(method.plan.steps)} ({mean:.4g} on average), "
-        f"teacher 1{both}, fake {1 + method.config.fake_updates}"
+        f"teacher 1{both}, fake score {1 + method.config.fake_updates}"
     )
 
 

@@ -18,19 +18,27 @@ if TYPE_CHECKING:
     from rmd.evaluation.protocol import SamplerContender
     from rmd.evaluation.store import Evaluation
 
-Name = Annotated[str | None, typer.Option(help="Name of the row. By default: the last part of MODEL.")]
-Samples = Annotated[int, typer.Option(min=6, max=100_000, help="Number of pictures, two per caption.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the captions and the noise.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The name of the row. By default, it is the last part of MODEL.")
+]
+Samples = Annotated[int, typer.Option(metavar="N", min=6, max=100_000, help="The number of pictures, two per caption.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="The seed of the captions and the noise.")]
 Teacher = Annotated[
     str | None,
     typer.Option(
-        help="Packaged teacher whose samples are the reference: scenes, scenes-pixart, scenes-sd3. By default: a "
-        "student's own."
+        metavar="NAME",
+        help="The packaged teacher whose samples are the reference: scenes, scenes-pixart or scenes-sd3. By default, "
+        "it is the student's own, or else scenes.",
     ),
 ]
-Base = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of a LoRA student's teacher, if it has moved.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the rows. Existing rows are printed with this one.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Number of pictures per batch.")]
+Base = Annotated[
+    str | None, typer.Option(metavar="DIR", help="The folder of a LoRA student's teacher, if it has moved since.")
+]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="The folder for the rows. The rows that it already contains are printed, too."),
+]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="The number of pictures per batch.")]
 DENOISERS = ("unet", "transformer", "transformer_2")
 """Parts of a diffusers pipeline whose calls are counted and timed."""
 
@@ -48,7 +56,9 @@ class _Options:
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A student or any diffusers pipeline: a folder, or a Hub repository."),
+        typer.Argument(
+            metavar="MODEL", help="A student or any diffusers pipeline: a folder, or a repository on the Hub."
+        ),
     ],
     name: Name = None,
     steps: Steps = None,
@@ -62,7 +72,7 @@ def evaluate(
     device: Device = None,
     variant: Variant = None,
 ) -> None:
-    """Measure a model's pictures of the scenes' captions; models measured before stand in the same table."""
+    """Measure how well a model draws the captioned scenes, and print it beside the models measured before."""
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()

@@ -40,7 +40,7 @@ Seed = Annotated[
         metavar="N",
         min=0,
         max=2**64 - 1,
-        help="The seed of the first picture; each further picture gets the next number.",
+        help="The seed of the first picture; each further picture uses the next seed.",
     ),
 ]
 Out = Annotated[
@@ -58,7 +58,7 @@ Width = Annotated[
 ]
 Frames = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, max=10_000, help="Number of frames of a clip. By default, the model's own."),
+    typer.Option(metavar="N", min=1, max=10_000, help="The number of frames of a clip. By default, the model's own."),
 ]
 Fps = Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Frames per second at which clips play.")]
 ClipFormat = Annotated[
@@ -66,10 +66,10 @@ ClipFormat = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="File format of clips: mp4, webp or gif. By default, it is as --out ends, or else mp4.",
+        help="The file format of clips: mp4, webp or gif. By default, the ending of --out decides, or else it is mp4.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Number of pictures that are made at once.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="The number of pictures in one batch.")]
 Stages = Annotated[bool, typer.Option("--stages", help="Also save the result of every stage of a student's cascade.")]
 CompareTeacher = Annotated[
     bool, typer.Option("--compare-teacher", help="Also make each picture with the student's teacher.")
@@ -108,7 +108,7 @@ def generate(
     half: Half = False,
     variant: Variant = None,
 ) -> None:
-    """Make pictures or clips of prompts with a distilled student, or with any diffusers pipeline.
+    """Make pictures or clips from prompts with a distilled student, or with any diffusers pipeline.
 
     The files record how they were made. A command that was stopped continues when it is run again.
     """

@@ -35,8 +35,8 @@ Variant = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The variant of the weight files to load, such as fp16. By default, it is the plain files, or the only "
-        "variant that there is.",
+        help="The variant of the weight files to load, such as fp16. By default, it is the files "
+        "without a variant, or else the only one.",
     ),
 ]
 Teacher = Annotated[
@@ -49,14 +49,12 @@ Steps = Annotated[
         metavar="N",
         min=1,
         max=1000,
-        help="Sampling steps of an ordinary pipeline. A student takes those of its own plan.",
+        help="The sampling steps of an ordinary pipeline; a student follows its own plan.",
     ),
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(
-        metavar="N", min=0, help="Guidance scale of an ordinary pipeline. In a student, guidance is distilled."
-    ),
+    typer.Option(metavar="N", min=0, help="The guidance scale of an ordinary pipeline; a student needs none."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -39,10 +39,10 @@ Size = Annotated[
     typer.Option(metavar="HxW", help="Show the plan at another final size, height x width; all stages are scaled."),
 ]
 PlanJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON instead of a table; a logSNR of minus infinity becomes null.")
+    bool, typer.Option("--json", help="Print JSON instead of a table; a logSNR of minus infinity is printed as null.")
 ]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw the plan into a file that ends in .png, .svg or .pdf.")
+    Path | None, typer.Option(metavar="FILE", help="Also draw the plan to a file that ends in .png, .svg or .pdf.")
 ]
 ShowMemory = Annotated[
     bool, typer.Option("--memory", help="Also print the memory that training needs; no weights are loaded for this.")
@@ -52,7 +52,9 @@ Gpus = Annotated[
 ]
 Fit = Annotated[
     bool,
-    typer.Option("--fit", help="Instead, compare all ways of splitting the steps over --sides by their measured cost."),
+    typer.Option(
+        "--fit", help="Instead of the plan, show all ways of splitting the steps over --sides, and what they cost."
+    ),
 ]
 Samples = Annotated[
     int, typer.Option(metavar="N", min=2, max=4096, help="With --fit: the number of pictures that the teacher makes.")
@@ -119,12 +121,12 @@ def _load(
 
 
 def cost_line(plan: StepPlan) -> str:
-    """Return the split and the cost as one line: `2+2: 2.5 of 4 full-resolution steps by area, 1.60x`."""
+    """Return split and cost: `2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)`."""
     counts = Counter(step.stage for step in plan.steps)
     split = "+".join(str(counts[stage.index]) for stage in plan.stages)
     total = sum(plan.relative_cost(plan.stage_of(step)) for step in plan.steps)
     full = len(plan.steps)
-    return f"{split}: {round(total, 2):g} of {full} full-resolution steps by area, {full / total:.2f}x"
+    return f"{split} steps at the cost of {round(total, 2):g} full-resolution steps by area ({full / total:.2f}x less)"
 
 
 def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]]:
@@ -187,21 +189,24 @@ def _title(name: str, plan: StepPlan) -> str:
     if len(plan.stages) == 1:
         return name
     sampled, trained = plan.crossing, plan.training_crossing
-    betas = f"beta {sampled.beta:g} (training {trained.beta:g})"
-    return f"{name}: map {plan.time_map}, {sampled.rule} noise, {betas}"
+    betas = f"beta {sampled.beta:g} ({trained.beta:g} in training)"
+    return f"{name}: time map {plan.time_map}, noise rule {sampled.rule}, {betas}"
 
 
 def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
+    from rmd.cli.quiet import quiet_libraries
+
+    quiet_libraries()
     from rmd.bench.memory import recipe_memory
 
     what = plan.stages[-1].size + (f", {plan.frames} frames" if plan.frames > 1 else "")
     for way in recipe_memory(recipe, plan):
-        typer.echo(f"\ntraining memory, {way.mode} (bfloat16, {what}, batch 1), GB:")
+        typer.echo(f"\nMemory for training in mode {way.mode} (bfloat16, {what}, batch size 1), in GB:")
         for part in way.parts:
-            typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else "  (each GPU)"))
-        typer.echo(f"  {way.activations.whole / 1e9:8.2f}  activations  (each GPU)")
-        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with gradient checkpointing  (each GPU)")
+            typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else " (on each GPU)"))
+        typer.echo(f"  {way.activations.whole / 1e9:8.2f}  activations (on each GPU)")
+        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with checkpointing (on each GPU)")
         for recompute in (False, True):
             one, many = (way.per_gpu(count, recompute=recompute) / 1e9 for count in (1, gpus))
-            how = "with train.gradient_checkpointing=true " if recompute else ""
-            typer.echo(f"  {one:8.2f}  {how}on one GPU; {many:.2f} on each of {gpus}")
+            how = ", with train.gradient_checkpointing=true" if recompute else ""
+            typer.echo(f"  {one:8.2f}  in total on one GPU, {many:.2f} on each of {gpus}{how}")

@@ -66,7 +66,7 @@ def progress_bar() -> Iterator[ReportProgress]:
 
 
 def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], None]:
-    """Return a function that is told how much more of a piece of work is done, and shows how much is done in all."""
+    """Return a function to call with the number of newly finished items; it shows how many are finished in total."""
     done = 0
 
     def count(more: int) -> None:

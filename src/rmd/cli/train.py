@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Device, Variant
+from rmd.cli.options import Device, RecipeName, Settings, Variant
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
 from rmd.common.errors import RMDError
@@ -49,29 +49,36 @@ class _Command:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
+    recipe: RecipeName,
+    set_: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the run; the default is runs/<recipe's name>.")
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of the run. By default, it is runs/ with the recipe's name."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")
+    ] = False,
     reset_optimizer: Annotated[
         bool,
-        typer.Option("--reset-optimizer", help="With --resume: continue from the weights alone, with new optimisers."),
+        typer.Option("--reset-optimizer", help="With --resume: load only the weights, and start with new optimisers."),
     ] = False,
     profile: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Trace N iterations into the folder's trace.json, and stop."),
+        typer.Option(min=1, metavar="N", help="Record a trace of N iterations in trace.json in the folder, and stop."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the default is the recipe's, or else torch's choice.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="The number of CPU threads. By default, the recipe sets it, or torch chooses it."
+        ),
     ] = None,
     device: Device = None,
     variant: Variant = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, describe the run, and write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Try everything that the run would do, describe the run, and leave nothing behind."
+        ),
     ] = False,
 ) -> None:
     """Distil a recipe's teacher into a few-step student."""

@@ -32,7 +32,7 @@ def check_suffix(path: Path) -> None:
 def check_fps(suffix: str, fps: int) -> None:
     """Raise RMDError unless files that end in `suffix` can play this many frames per second."""
     if not 1 <= fps <= MAX_FPS[suffix]:
-        raise RMDError(f"a clip in {suffix} can play 1 to {MAX_FPS[suffix]} frames per second, but not {fps}")
+        raise RMDError(f"a {suffix} clip can play at 1 to {MAX_FPS[suffix]} frames per second, not {fps}")
 
 
 def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:

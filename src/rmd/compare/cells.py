@@ -62,7 +62,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Budget:
-    """What every cell may spend.
+    """The budget of every cell.
 
     Attributes:
         evaluations: number of network evaluations in training per sample of a batch; both guidance branches count.
@@ -120,7 +120,7 @@ class CellResult(Strict):
 
     row: Row
     right: tuple[bool, ...]
-    """Whether everything that the caption asks for is there, for every sample."""
+    """For every sample, whether it shows everything that its caption names."""
     prompts: tuple[str, ...]
     """Captions of the pictures that are stored beside this file."""
     training: Training | None
@@ -270,7 +270,7 @@ class Bench:
         prompts = evaluation_prompts(world, cell.samples, seed=cell.seed)
         evaluated = evaluate(
             contender, world, self.judge(cell.backbone), prompts,
-            seed=SAMPLING_SEED + cell.seed, size=_told(cell),
+            seed=SAMPLING_SEED + cell.seed, size=_final_size(cell),
             progress=running_total(self.progress, "sampling", len(prompts)),
         )  # fmt: skip
         shown = slice(0, SHOWN * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
@@ -316,8 +316,8 @@ class Bench:
         return {"training": settings_hash(cell.recipe), "iterations": iterations, **self._weights(cell.backbone)}
 
 
-def _told(cell: Cell) -> Stage:
-    """Return the size that networks are told and that pictures are judged at, which is the teacher's own."""
+def _final_size(cell: Cell) -> Stage:
+    """Return the size on which networks are conditioned and at which pictures are judged: the teacher's own."""
     last = load_recipe(BACKBONES[cell.backbone]).build_plan().stages[-1]
     return Stage(len(cell.plan.stages), last.height, last.width)
 

@@ -118,7 +118,7 @@ def check_count(steps: int, sides: int) -> None:
     count = sum(math.comb(sides - 1, lower) * math.comb(steps - 1, lower) for lower in range(min(sides, steps)))
     if count > MAX_SPLITS:
         raise RMDError(
-            f"{steps} steps over {sides} sides can be split in {shown(count)} ways, and at most {MAX_SPLITS} can be "
+            f"{steps} steps can be split over {sides} sides in {shown(count)} ways, and at most {MAX_SPLITS} can be "
             "compared: use fewer steps or fewer sides"
         )
 

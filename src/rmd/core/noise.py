@@ -32,7 +32,7 @@ from rmd.core.betas import alphas_cumprod, flag, number, train_steps
 MAX_TIME = 1000.0
 """The time of pure noise."""
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
-"""What a network is trained to predict; see `to_x0_eps`."""
+"""The quantity that a network is trained to predict; see `to_x0_eps`."""
 TimeLike = TypeVar("TimeLike", float, Tensor)
 
 # Settings that make a scheduler's noise depend on more than the time.

@@ -107,7 +107,7 @@ class StepPlan:
 
     @property
     def match_stage(self) -> Stage:
-        """The resolution at which teacher and fake score compare samples, and the picture size that networks are told.
+        """The resolution at which samples are compared, and the picture size on which networks are conditioned.
 
         This is the last stage, unless `match_side` gives a larger resolution.
         """

@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Crossing:
-    """How a state moves on to the next step, at a higher resolution (Eq. 10) or at its own.
+    """The rule by which a state moves on to the next step, at a higher resolution (Eq. 10) or at its own.
 
     Attributes:
         upsample: interpolation to the higher resolution.

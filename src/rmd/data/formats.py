@@ -81,7 +81,7 @@ def read_file(path: Path, column: str | None, keys: Keys) -> Rows:
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise RMDError(f"{path} is damaged or truncated: it cannot be decompressed to its end ({error})") from error
     except tarfile.TarError as error:
-        raise RMDError(f"cannot read the prompt file {path}: it is not a tar archive, or a damaged one") from error
+        raise RMDError(f"cannot read the prompt file {path}: it is not a tar archive, or it is damaged") from error
     except OSError as error:
         raise RMDError(f"cannot read the prompt file {path}: {reason(error)}") from error
 
@@ -157,7 +157,7 @@ def _decoded(file: IO[bytes], where: str) -> Iterator[str]:
 
 
 def read_text(path: Path, column: str | None, keys: Keys) -> Rows:
-    """Yield the lines of a text file, each of which is a prompt."""
+    """Yield the lines of a text file; each is a prompt."""
     if column is not None:
         raise RMDError(f"{path} is text with one prompt per line and has no columns: leave {keys.column} out")
     for number, line in enumerate(read_lines(path), start=1):
@@ -319,7 +319,9 @@ def read_members(path: Path, suffixes: Sequence[str], *, unread: Sequence[str] =
                 if not member.isfile() or suffix not in suffixes or is_hidden(member.name):
                     continue
                 if member.size > MAX_MEMBER:
-                    raise RMDError(f"{where} is larger than {MAX_MEMBER // 2**20} MB, which is no caption: remove it")
+                    raise RMDError(
+                        f"{where} is larger than {MAX_MEMBER // 2**20} MB and cannot be a caption: remove it"
+                    )
                 content = None if suffix in unread else archive.extractfile(member)
                 yield name, b"" if content is None else content.read()
             _check_end(file, archive.offset, path)
@@ -363,5 +365,5 @@ def _check_end(file: IO[bytes], end: int, path: Path) -> None:
     while rest := file.read(2**20):
         if any(rest):
             raise RMDError(
-                f"{path} is several archives in one file, of which only the first would be read: split it into them"
+                f"{path} consists of several archives, and only the first would be read: split it into separate files"
             )

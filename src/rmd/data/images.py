@@ -140,7 +140,7 @@ def load_images(recipe: Recipe) -> Images | None:
         raise RMDError("method.adversarial needs real images: set data.images to a folder of them, or to scenes")
     if recipe.train.gradient_checkpointing:
         raise RMDError(
-            "method.adversarial does not work with recomputed activations: set train.gradient_checkpointing to false"
+            "method.adversarial does not work with gradient checkpointing: set train.gradient_checkpointing to false"
         )
     stage = recipe.build_plan().stages[-1]
     if source in WORLDS.names():
@@ -197,4 +197,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise RMDError(f"data.images: {path} is too large to be read safely: scale it down") from error
     except _NO_PICTURE as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:100]})"
-        raise RMDError(f"data.images: {path} is not a picture, or a damaged one{why}: remove it") from error
+        raise RMDError(f"data.images: {path} is not a picture, or is damaged{why}: remove it") from error

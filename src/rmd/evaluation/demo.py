@@ -45,12 +45,12 @@ RUNS = {STUDENT: "run", "tdm": "run-tdm"}
 """Folders of the trainings, by the row of their student."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with the name of the work, the number of finished items, and their total."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo measured, and the pictures that its report shows.
+    """The measurements of a demo, and the pictures that its report shows.
 
     Attributes:
         grids: samples of the first captions, (n, 3, H, W) or (n, 3, T, H, W) uint8, by row.
@@ -166,14 +166,14 @@ def _train(recipe: Recipe, world: World, folder: Path, progress: Progress) -> di
     for name, its in recipes.items():
         trainer = Trainer(its, load_teacher(its), folder / RUNS[name])
         what = "distilling" if len(recipes) == 1 else f"distilling ({name.upper()})"
-        trainer.on_iteration = _told(progress, what, its.train.iterations)
+        trainer.on_iteration = _reported_to(progress, what, its.train.iterations)
         if trainer.train() < its.train.iterations:
             return None
         trainers[name] = trainer
     return trainers
 
 
-def _told(progress: Progress, what: str, total: int) -> Callable[[int, Mapping[str, float]], None]:
+def _reported_to(progress: Progress, what: str, total: int) -> Callable[[int, Mapping[str, float]], None]:
     return lambda done, _: progress(what, done, total)
 
 

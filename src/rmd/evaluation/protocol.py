@@ -36,7 +36,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Samples:
-    """What a contender made, (n, 3, H, W) or (n, 3, T, H, W) in [-1, 1], and its cost in seconds for all samples."""
+    """The samples of a contender, (n, 3, H, W) or (n, 3, T, H, W) in [-1, 1], and their total cost in seconds."""
 
     images: Tensor
     denoiser_seconds: float
@@ -71,8 +71,8 @@ class Contender(Protocol):
 class PlanContender:
     """A network of a backbone, a student's or the teacher's, that samples by a plan.
 
-    If the plan ends below the requested size, its pictures are enlarged bilinearly; the network is told the requested
-    size all the same.
+    If the plan ends below the requested size, its pictures are enlarged bilinearly; the network is still conditioned on
+    the requested size.
 
     Attributes:
         guidance: classifier-free guidance scale; 1 is none.

@@ -1,4 +1,4 @@
-"""What a report holds: one row per sampler, the targets, and the facts of the run; written to report.json as it is."""
+"""The contents of report.json: one row per sampler, the targets, and the facts of the run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Row(Strict):
     seconds_end_to_end: float
     """Seconds per sample, including encoding the caption and decoding."""
     measures: Mapping[str, Measured]
-    """What was measured, by the name of the metric (`rmd.evaluation.metrics`), in the order of the columns."""
+    """The measurements by the name of the metric (`rmd.evaluation.metrics`), in the order of the columns."""
 
     @property
     def title(self) -> str:
@@ -69,7 +69,7 @@ class Report(Strict):
     rows: Sequence[Row] = Field(min_length=1)
     checks: Sequence[Check]
     quick: bool
-    """Whether this was a smoke run, whose numbers mean nothing."""
+    """Whether this was only a test of the demo, whose numbers mean nothing."""
     seconds: float
     """Wall-clock time of the whole run."""
     peak_memory_gb: float
@@ -94,7 +94,7 @@ class Report(Strict):
     def _unique_names(cls, rows: Sequence[Row]) -> Sequence[Row]:
         names = [row.name for row in rows]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise RMDError(f"the rows of a report must have different names, but {twice[0]!r} comes twice")
+            raise RMDError(f"the rows of a report must have different names, but {twice[0]!r} occurs twice")
         return rows
 
     @field_validator("plan")

@@ -209,6 +209,6 @@ def _verify(
     difference = float((actual - expected).abs().max() / expected.abs().max())
     if not difference <= TOLERANCE:
         raise RMDError(
-            f"what was written as {to} is not the same student: its samples differ by {difference:.2g} of their range "
-            f"(at most {TOLERANCE:g}); nothing was kept; please report it"
+            f"the {to} export is not the same student: its samples differ by {difference:.2g} of their range "
+            f"(at most {TOLERANCE:g} is allowed); nothing was kept, please report this"
         )

@@ -151,7 +151,7 @@ class Method(ABC):
             x: noisy latents at the resolution of `stage`.
             t: time in 0..1000, or one for each sample (B,).
             cond: encoded prompts; with guidance, B prompts followed by B null prompts.
-            stage: the resolution that the network is told.
+            stage: the resolution on which the network is conditioned.
             guidance: scale of classifier-free guidance; None for none.
         """
         self.evaluations[role] += 1

@@ -214,7 +214,7 @@ class Backbone(ABC):
         Raises:
             RMDError: the family does not name a layer.
         """
-        raise RMDError(f"method.adversarial does not know the {self.family} network: set it to 0")
+        raise RMDError(f"method.adversarial does not support the family {self.family}: set it to 0")
 
     def share_tokens(self, network: nn.Module, mesh: DeviceMesh, plan: StepPlan) -> None:
         """Make several processes compute one sample together, each on a part of its tokens.
@@ -227,7 +227,9 @@ class Backbone(ABC):
         Raises:
             RMDError: the family does not support it, or the tokens or attention heads do not divide evenly.
         """
-        raise RMDError(f"the {self.family} network cannot divide a sample's tokens: set parallel.context_parallel to 1")
+        raise RMDError(
+            f"the {self.family} network cannot divide a sample between GPUs: set parallel.context_parallel to 1"
+        )
 
     @classmethod
     def architecture_from(cls, config: Mapping[str, Any], vae: Mapping[str, Any]) -> Architecture:
@@ -238,7 +240,7 @@ class Backbone(ABC):
             vae: the VAE's configuration.
 
         Raises:
-            KeyError, TypeError, ValueError: the VAE's configuration does not tell its scale factors.
+            KeyError, TypeError, ValueError: the VAE's configuration does not give its scale factors.
         """
         return Architecture(config, vae_factor=2 ** (len(vae["block_out_channels"]) - 1))
 
@@ -247,9 +249,9 @@ class Backbone(ABC):
         """Return the shapes of one encoded prompt's tensors, without the batch, by their names in a `Cond`.
 
         Raises:
-            RMDError: the family does not tell; it is only needed for counting memory and timing without weights.
+            RMDError: the family does not declare them; only estimates and timing without weights need them.
         """
-        raise RMDError(f"the family {cls.family} does not tell the sizes of its encoded prompts (`cond_shapes`)")
+        raise RMDError(f"the family {cls.family} does not declare the sizes of its encoded prompts (`cond_shapes`)")
 
     @classmethod
     def small_vae(cls, architecture: Architecture) -> nn.Module:
@@ -309,7 +311,8 @@ class Backbone(ABC):
             network.enable_gradient_checkpointing()
         except (AttributeError, ValueError) as error:
             raise RMDError(
-                f"the {self.family} network cannot recompute its activations: set train.gradient_checkpointing to false"
+                f"the {self.family} network does not support gradient checkpointing: "
+                "set train.gradient_checkpointing to false"
             ) from error
 
     def check_frames(self, frames: int) -> None:
@@ -322,7 +325,7 @@ class Backbone(ABC):
         if self.moving and (frames < 1 or (frames - 1) % step):
             below = max((frames - 1) // step * step, 0) + 1
             raise RMDError(
-                f"{self.family} makes 1 + {step} n frames, which {frames} is not: use {below} or {below + step}"
+                f"{self.family} makes clips of 1 + {step} n frames, not of {frames}: use {below} or {below + step}"
             )
 
     def decode(self, x0: Tensor) -> Tensor:

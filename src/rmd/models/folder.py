@@ -76,7 +76,7 @@ def check_folder(
             used = _check_part_weights(folder / part, kind, variant)
             if used is not None and chosen not in (None, used):
                 raise RMDError(
-                    f"{folder / part} holds weights in the variant {used} alone, and another part in {chosen} alone: "
+                    f"{folder / part} holds weights in the variant {used} only, and another part in {chosen} only: "
                     "save the pipeline again with one of them"
                 )
             chosen = chosen or used

@@ -82,7 +82,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RMDError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise RMDError(f"{path} should hold a JSON object, with its keys in braces")
+        raise RMDError(f"{path} should contain a JSON object, with its keys in braces")
     return values
 
 

@@ -56,7 +56,7 @@ def load_checked(
     options = dict(check(folder, index)) | options
     if not hasattr(diffusers, index["_class_name"]):
         raise RMDError(
-            f"the installed diffusers {diffusers.__version__} has no {index['_class_name']}, as {source} needs"
+            f"the installed diffusers {diffusers.__version__} has no {index['_class_name']}, which {source} needs"
         )
     variant = check_folder(folder, index, variant, given=options)
     pipe = _from_pretrained(folder, dtype, variant, options)

@@ -79,10 +79,10 @@ class PixArtBackbone(Backbone):
         embeds = cond.tensors["embeds"]
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.pipe.transformer.use_additional_conditions:
-            told = final if self.conditioning.target == "final" else stage
-            sides = torch.tensor([[told.height, told.width]], dtype=embeds.dtype, device=embeds.device)
+            size = final if self.conditioning.target == "final" else stage
+            sides = torch.tensor([[size.height, size.width]], dtype=embeds.dtype, device=embeds.device)
             added["resolution"] = sides.expand(len(cond), -1)
-            ratio = torch.tensor([[told.height / told.width]], dtype=embeds.dtype, device=embeds.device)
+            ratio = torch.tensor([[size.height / size.width]], dtype=embeds.dtype, device=embeds.device)
             added["aspect_ratio"] = ratio.expand(len(cond), -1)
         return {
             "encoder_hidden_states": embeds,

@@ -92,6 +92,6 @@ def _read_scheduler(teacher: str) -> dict[str, object]:
             return read_object(Path(hf_hub_download(source, SCHEDULER)))
     except RMDError as error:
         raise RMDError(
-            f"noise is the teacher's, which cannot be read: {error}; or give the recipe's noise itself, as in "
+            f"noise is the teacher's, which cannot be read: {error}; or spell the noise out in the recipe, as in "
             "noise: {kind: flow, shift: 3.0}"
         ) from error

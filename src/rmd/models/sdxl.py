@@ -76,18 +76,19 @@ class SDXLBackbone(Backbone):
             )
         pooled = None if second is None else number(second, "projection_dim")
         each = number(unet, "addition_time_embed_dim")
-        told = number(unet, "projection_class_embeddings_input_dim")
-        if pooled is None or each is None or told is None:
+        expected = number(unet, "projection_class_embeddings_input_dim")
+        if pooled is None or each is None or expected is None:
             return
-        if told == pooled + 5 * each:
+        if expected == pooled + 5 * each:
             raise RMDError(
                 "this UNet is SDXL's refiner, which is given an aesthetic score and improves pictures: give the base "
                 "model"
             )
-        if told != pooled + 6 * each:
+        if expected != pooled + 6 * each:
             raise RMDError(
-                f"this UNet takes {told} numbers of pooled text and sizes (projection_class_embeddings_input_dim), and "
-                f"its pipeline has {pooled} + 6 x {each}: give an SDXL text-to-image model"
+                f"this UNet expects {expected} values of pooled text and sizes "
+                f"(projection_class_embeddings_input_dim), but its pipeline gives {pooled} + 6 x {each}: "
+                "give an SDXL text-to-image model"
             )
 
     @classmethod

@@ -102,5 +102,5 @@ def read_student(source: str | Path) -> StudentConfig:
     family_class(config.family)
     needed = INDEX if config.mode == "full" else LORA_NAME
     if Path(source).exists() and not (folder / needed).is_file():
-        raise RMDError(f"{source} should hold a {config.mode} student, says its {CONFIG_NAME}, but it has no {needed}")
+        raise RMDError(f"the {CONFIG_NAME} of {source} describes a {config.mode} student, but there is no {needed}")
     return config

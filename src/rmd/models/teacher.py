@@ -44,7 +44,7 @@ def check_teacher(recipe: Recipe, backbone: Backbone) -> None:
     if recipe.family != backbone.family:
         raise RMDError(
             f"the recipe's family is {recipe.family}, but the teacher {recipe.teacher} is of the family "
-            f"{backbone.family}: set family or teacher right"
+            f"{backbone.family}: correct family or teacher"
         )
     _check_noise(recipe, backbone)
     recipe = resolve_noise(recipe, dict(backbone.pipe.scheduler.config))

@@ -46,8 +46,8 @@ def check_trainable(denoiser: nn.Module, mode: Literal["lora", "full"], targets:
         layer: Any = denoiser.get_submodule(quantised.rpartition(".")[0])
         if type(layer) in (nn.Linear, nn.Conv2d) and not layer.weight.is_floating_point():
             raise RMDError(
-                f"the teacher's weight {quantised} is packed into whole numbers in a plain layer, which an adapter "
-                "cannot compute with: quantise it with bitsandbytes, which has layers of its own, or not at all"
+                f"the teacher's weight {quantised} is stored as integers in an ordinary layer, which an adapter cannot "
+                "compute with: quantise it with bitsandbytes, which has layers of its own, or not at all"
             )
 
 

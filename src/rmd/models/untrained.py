@@ -46,7 +46,7 @@ def architecture_of(teacher: str | Path, family: type[Backbone]) -> Architecture
     try:
         return family.architecture_from(config, read_object(place))
     except (KeyError, TypeError, ValueError) as error:
-        raise RMDError(f"{place} does not tell by what factor the VAE downsamples pictures ({error})") from error
+        raise RMDError(f"{place} does not say by what factor the VAE downsamples pictures ({error})") from error
 
 
 def untrained_backbone(

@@ -156,14 +156,14 @@ class WanBackbone(Backbone):
         heads = config.num_attention_heads
         if heads % count:
             raise RMDError(
-                f"{heads} attention heads do not divide into {count} processes: change parallel.context_parallel"
+                f"{heads} attention heads cannot be divided among {count} processes: change parallel.context_parallel"
             )
         for stage in plan.stages:
             shape = self.latent_shape(1, stage.height, stage.width, plan.frames)[2:]
             tokens = math.prod(side // patch for side, patch in zip(shape, config.patch_size, strict=True))
             if tokens % count:
                 raise RMDError(
-                    f"the {tokens} tokens of a sample of {stage.height}x{stage.width} do not divide into {count} "
+                    f"the {tokens} tokens of a sample of {stage.height}x{stage.width} cannot be divided among {count} "
                     "processes: change parallel.context_parallel, plan.sides or frames"
                 )
         wan: Any = network

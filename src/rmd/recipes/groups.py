@@ -135,7 +135,7 @@ class PlanConfig(Strict):
     multiple: Many = 8
     """Number of pixels by which all sides must be divisible: the VAE's factor times the backbone's patch size."""
     match_side: Side | None = None
-    """Size at which teacher and fake score compare samples, and that networks are told; empty: the last of `sides`. A
+    """Size at which samples are compared and on which networks are conditioned; by default the last of `sides`. A
     larger one trains a low-resolution student against the teacher's own resolution."""
 
 
@@ -158,7 +158,7 @@ class CrossingConfig(Strict):
 
 
 class ConditioningConfig(Strict):
-    """The image size that a network is told at a low-resolution stage, in training and in inference."""
+    """The image size on which networks are conditioned at a low-resolution stage, in training and in inference."""
 
     original: Literal["final", "stage"] = "final"
     """SDXL's `original_size`."""
@@ -170,7 +170,7 @@ class ConditioningConfig(Strict):
 
 
 class RolesConfig(Strict):
-    """How student, fake score and teacher share weights."""
+    """The way in which student, fake score and teacher share weights."""
 
     mode: Literal["lora", "full"] = "lora"
     """`lora`: one frozen base with two adapters. `full`: three separate networks."""
@@ -241,7 +241,7 @@ class TrainConfig(Strict):
 
 
 class ParallelConfig(Strict):
-    """How the processes of a run divide the work; without effect in a run of one process."""
+    """The division of the work between the processes of a run; without effect in a run of one process."""
 
     dp_replicate: Many = 1
     """Groups of processes that each hold all weights (HSDP); 1: the weights are sharded over all processes."""
@@ -284,7 +284,7 @@ class DataConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """How much is sampled to judge a student."""
+    """The numbers of samples by which students are judged."""
 
     n: Annotated[int, Field(gt=0, le=10**6)] = 1024
     """Samples of the final evaluation."""

@@ -26,7 +26,7 @@ class Cell:
     small: str = ""
     """Text in small print below it."""
     soft: bool = False
-    """Whether the cell is printed in grey."""
+    """True prints the cell in grey."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TableRow:
 
     cells: Sequence[Cell]
     marked: bool = False
-    """Whether the row is highlighted, like the student's."""
+    """True highlights the row, like the student's."""
 
 
 @dataclass(frozen=True)

@@ -202,5 +202,5 @@ def measures_beside(student: Path) -> str:
 
 def _check_line(check: Check) -> Text:
     mark = Text("pass", style="green") if check.passed else Text("MISS", style="bold red")
-    told = f"{one_line(check.name)}: {significant(check.measured)} (target: {one_line(check.target)})"
-    return Text.assemble(mark, f"  {told}")
+    sentence = f"{one_line(check.name)}: {significant(check.measured)} (target: {one_line(check.target)})"
+    return Text.assemble(mark, f"  {sentence}")

@@ -20,15 +20,15 @@ from rmd.sample.pipeline import RMDPipeline
 from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
 
 Counter = Callable[[str, int], Callable[[int], None]]
-"""Starts to count a piece of work, given its name and total, and returns a function that is told how many are done."""
+"""Starts to count finished items, given a name and their total; returns a function to call with each new number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to make, and with which model.
+    """A sampling job: the prompts, the model and the settings.
 
     Attributes:
-        model: a student or a diffusers pipeline: a folder, or a repository on the Hub.
+        model: a student or a diffusers pipeline, given as a folder or a repository on the Hub.
         student: whether it is a student (`rmd.models.student.holds_student`).
         prompts: the prompts, each of which gets `count` samples.
         out: the folder of the samples, or the file of a single one.

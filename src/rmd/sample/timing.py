@@ -72,7 +72,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a way of sampling takes: medians over the repeats, in seconds for a whole batch.
+    """The time that a way of sampling takes: medians over the repeats, in seconds for a whole batch.
 
     Attributes:
         name: name of the way of sampling.

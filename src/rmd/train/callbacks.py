@@ -1,4 +1,4 @@
-"""What a run does beside its updates: averaging, pictures, judging, metrics, the collapse guard, checkpoints, progress.
+"""The work of a run besides its updates: average, pictures, judge, metrics, collapse guard, checkpoints and progress.
 
 A callback is a subclass of `Callback`. `default_callbacks` returns those of every run, in the order in which they are
 called; a user's own come after them.
@@ -29,16 +29,16 @@ from rmd.train.writer import CheckpointWriter
 
 @dataclass(frozen=True)
 class Iteration:
-    """What callbacks learn about an iteration that is done."""
+    """The facts about a finished iteration that callbacks receive."""
 
     done: int
     """Number of iterations done, including this one."""
     metrics: dict[str, float]
-    """Its metrics, the same on every process; a callback may add to them for those after it."""
+    """The iteration's metrics, the same on every process; a callback may add to them for later callbacks."""
     rollout: Rollout
     """The student's samples of the last micro-batch."""
     last: bool
-    """Whether the training ends with it."""
+    """Whether the training ends with this iteration."""
 
     def is_due(self, every: int | None) -> bool:
         """Return whether something is due that happens every `every` iterations (None: never) and at the end."""
@@ -46,7 +46,7 @@ class Iteration:
 
 
 class Callback:
-    """Something that a run does beside its updates. Every process calls every method; they do nothing by default."""
+    """Work that a run does besides its updates. Every process calls every method; they do nothing by default."""
 
     def start(self, run: Run, iteration: int) -> None:
         """Called before the training, which begins after `iteration` iterations are done."""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and how a run is resumed from one.
+"""Writes and reads the contents of checkpoints, from which runs are resumed.
 
 A checkpoint is a folder `step-000100/` that torch.distributed.checkpoint writes (student, fake score, average, both
 optimisers, by name), with `meta.json` (iteration, identity of the run, plan) beside it. Any number of processes can
@@ -44,7 +44,7 @@ _ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds: the roles, their optimisers and the student's moving average."""
+    """The contents of a checkpoint: the roles, their optimisers and the student's moving average."""
 
     roles: Roles
     optimizers: dict[str, torch.optim.Optimizer]

@@ -25,7 +25,7 @@ from rmd.common.errors import RMDError
 from rmd.recipes.groups import ParallelConfig
 
 TIMEOUT = timedelta(minutes=30)
-"""How long processes wait for each other; writing the checkpoint of a large model can take minutes."""
+"""Timeout of the processes waiting for each other; writing the checkpoint of a large model can take minutes."""
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Parallel:
         pieces = self.dp * count
         if len(batch) % pieces:
             raise RMDError(
-                f"a batch of {len(batch)} does not divide into {self.dp} processes with {count} "
+                f"a batch of {len(batch)} cannot be divided into {self.dp} processes with {count} "
                 f"micro-batches each: set train.batch_size to a multiple of {pieces}"
             )
         size = len(batch) // pieces
@@ -226,8 +226,8 @@ def place(config: ParallelConfig, device: torch.device) -> Parallel:
     world, groups = dist.get_world_size(), config.dp_replicate * config.context_parallel
     if world % groups:
         raise RMDError(
-            f"{world} processes do not divide into {config.dp_replicate} replicas of {config.context_parallel} that "
-            "share a sample: change parallel.dp_replicate, parallel.context_parallel or the number of processes"
+            f"{world} processes cannot be divided into {config.dp_replicate} replicas of {config.context_parallel} "
+            "that share a sample: change parallel.dp_replicate, parallel.context_parallel or the number of processes"
         )
     dp_mesh = init_device_mesh(
         device.type, (config.dp_replicate, world // config.dp_replicate), mesh_dim_names=("dp_replicate", "dp_shard")

@@ -78,7 +78,7 @@ def check_prompts(run: Run) -> str:
         for cond in run.encoded([longest]):
             if not all(bool(tensor.isfinite().all()) for tensor in cond.tensors.values()):
                 raise RMDError(
-                    f"the text encoders give numbers that are not finite for {shown(longest)}: set train.dtype to "
+                    f"the text encoders return values that are not finite for {shown(longest)}: set train.dtype to "
                     "bfloat16 or float32"
                 )
     return summary
@@ -94,7 +94,7 @@ def check_pictures(run: Run, rollout: Rollout) -> None:
         pixels = run.backbone.decode(rollout.y[:1])
         if not bool(pixels.isfinite().all()):
             raise RMDError(
-                "the VAE decodes the student's samples to numbers that are not finite: save the VAE in float32"
+                "the VAE decodes the student's samples to values that are not finite: save the VAE in float32"
             )
         with run.averaged_student() as student:
             cond = run.encoder.encode(run.panel_prompts()).to(run.device)
@@ -148,7 +148,7 @@ def _truncated_line(run: Run, texts: Sequence[str]) -> str:
                 truncated += len(ids) > limit
                 if max(ids[:limit], default=0) >= known:
                     raise RMDError(
-                        f"{name} makes token {max(ids[:limit])} of {shown(text)}, and its text encoder knows {known} "
+                        f"{name} turns {shown(text)} into token {max(ids[:limit])}, but its text encoder knows {known} "
                         "tokens: the two belong to different models"
                     )
         if truncated:

@@ -63,7 +63,7 @@ class Run:
     images: Images | None
     """Real images, if the method needs them."""
     encoder: Encoder
-    """What encodes prompts: the backbone itself, a cache on disk, or the backbone behind a cache in memory."""
+    """The encoder of prompts: the backbone itself, a cache on disk, or the backbone behind a cache in memory."""
     identity: Identity
     guard: CollapseGuard = field(default_factory=CollapseGuard)
     best: Best | None = None

@@ -1,4 +1,4 @@
-"""Where a run reports its metrics and pictures: always to files in its folder, and to the trackers of its recipe.
+"""Reports the metrics and pictures of a run: always to files in its folder, and to the trackers of its recipe.
 
 Another package adds a tracker with an entry point in the group `rmd.trackers` that names a subclass of `Tracker`;
 `train.loggers` then accepts it by name.

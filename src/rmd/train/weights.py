@@ -66,7 +66,7 @@ class WeightReader(ExitStack):
 
 @dataclass(frozen=True)
 class TeacherWeights:
-    """Where the weights of a network are stored, and the dtypes in which they are wanted."""
+    """The files that hold the weights of a network, and the dtypes in which to load them."""
 
     files: dict[str, Path]
     dtypes: dict[str, torch.dtype]

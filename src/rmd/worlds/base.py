@@ -1,4 +1,4 @@
-"""What a world provides: captions, renders, packaged teachers, and a judge whose assessments the metrics read.
+"""The interface of worlds: captions, renders, packaged teachers, and a judge whose assessments the metrics read.
 
 A world is a synthetic distribution of captioned pictures or clips for which ground truth is known, so that any model
 of it can be measured exactly. Other packages add worlds through the entry points `rmd.worlds`.
@@ -64,7 +64,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a judge read in n samples, from which every metric is computed.
+    """A judge's reading of n samples, from which every metric is computed.
 
     Attributes:
         count: n.
@@ -162,7 +162,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Demo:
-    """What `rmd demo` compares in a world.
+    """The rows and targets of `rmd demo` in a world.
 
     Attributes:
         rows: the samplers, of teacher (first: speed-ups are relative to it), teacher-4, cascade-undistilled,
@@ -181,15 +181,15 @@ class World(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name, which is also the name of its prompt source."""
+        """The world's name, which is also the name of its prompt source."""
 
     @property
     def noun(self) -> Literal["scenes", "clips"]:
-        """What it renders."""
+        """Name in the plural of the samples that the world renders."""
 
     @property
     def moving(self) -> bool:
-        """Whether its samples are clips."""
+        """Whether the world's samples are clips."""
 
     @property
     def side(self) -> int:
@@ -205,10 +205,10 @@ class World(Protocol):
 
     @property
     def demo(self) -> Demo:
-        """What `rmd demo` compares."""
+        """The rows and targets of `rmd demo`."""
 
     def captions(self, count: int, *, seed: int, training: bool) -> list[str]:
-        """Return captions of its grammar; `training` leaves out the held-out combinations."""
+        """Return captions of the world's grammar; `training` leaves out the held-out combinations."""
 
     def renders(self, count: int, *, seed: int, size: int) -> Renders:
         """Render pictures that training may show.

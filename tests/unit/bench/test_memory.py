@@ -31,7 +31,7 @@ def test_a_video_fits_one_card_only_if_its_activations_are_recomputed(capsys: py
     kept = lora.activations
     assert inputs + kept.whole / 40 == pytest.approx(kept.recomputed, rel=0.15)
     assert main(["plan", "wan21-14b", "--memory"]) == 0
-    assert "(bfloat16, 720x1280, 81 frames, batch 1)" in capsys.readouterr().out
+    assert "(bfloat16, 720x1280, 81 frames, batch size 1)" in capsys.readouterr().out
 
 
 def test_adapters_are_counted_as_they_are_made() -> None:
@@ -70,8 +70,8 @@ def test_plan_prints_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "pixart", "--memory", "--gpus", "4"]) == 0
     out = capsys.readouterr().out
     for words in (
-        "training memory, lora, rank 64",
-        "training memory, full",
+        "training in mode lora, rank 64 (bfloat16,",
+        "training in mode full (bfloat16,",
         "activations",
         "with train.gradient_checkpointing=true",
         "on each of 4",

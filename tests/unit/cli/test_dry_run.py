@@ -29,11 +29,11 @@ def test_a_dry_run(recipe: Path, capsys: Captured) -> None:
     count = sum(parameter.numel() for parameter in TINY["pixart"]().denoiser.parameters())
     plan, trainable, prompts, calls, batch, memory, disk, time, tried, size = capsys.readouterr().out.splitlines()
     assert plan.startswith("tiny: 16x16 at 1000, 857 -> ")
-    assert trainable == f"trainable parameters: student {count:,}, fake {count:,} (mode full)"
+    assert trainable == f"trainable parameters: student {count:,}, fake score {count:,} (mode full)"
     assert prompts.startswith(f"prompts: {len(PROMPTS)} of ")
     assert calls == (
         "network calls per iteration: student 1 to 4 (2.5 on average), "
-        "teacher 1 (with guidance: twice the batch), fake 3"
+        "teacher 1 (with guidance: twice the batch), fake score 3"
     )
     assert batch == "batch 2: 2 samples at once"
     assert re.match(r"memory: about \d+\.\d GB on a GPU in bfloat16, without the text encoders", memory)
@@ -94,7 +94,7 @@ def test_the_calls_of_a_dry_run_are_those_of_a_run(guidance: float, recipe: Path
         trainer.method.evaluations.clear()
         values, _ = trainer.iterate(iteration)
         assert trainer.method.evaluations == {"student": int(values["step"]), "teacher": 1, "fake": 3}
-    assert ", fake 3" in line and "student 1 to 4 (2.5 on average), teacher 1" in line
+    assert ", fake score 3" in line and "student 1 to 4 (2.5 on average), teacher 1" in line
 
 
 def test_calls_on_average_are_over_stages_then_steps(recipe: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_process_that_fails(run_python) -> None:  # type: ignore[no-untyped-de
 def test_a_process_that_works(run_python) -> None:  # type: ignore[no-untyped-def]
     ended = run_python("-m", "rmd", "plan", "scenes")
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.endswith("x\n")
+    assert ended.stdout.endswith("(1.60x less)\n")
 
 
 SLOW = ("torch", "numpy", "diffusers", "transformers", "huggingface_hub", "PIL", "matplotlib", "pyarrow", "datasets")

@@ -45,7 +45,7 @@ INPUTS = [
     (
         ["a", "--model", "wan", "--format", "gif", "--fps", "60"],
         1,
-        "a clip in .gif can play 1 to 50 frames per second",
+        "a .gif clip can play at 1 to 50 frames per second",
     ),
     (["a", "--model", "wan", "--out", "x" * 240 + ".webp"], 1, "too long: use at most 200 bytes"),
     (["a", "--out", "file"], 1, "file is a file: give a folder as --out"),

@@ -43,7 +43,7 @@ def test_the_table_and_the_cost() -> None:
     assert ["step", "stage", "side", "teacher", "time", "model", "time", "logSNR", "relative", "cost"] in rows
     assert ["2", "1", "512x512", "750.0", "857.1", "-5.70", "0.25"] in rows
     assert ["4", "2", "1024x1024", "250.0", "250.0", "0.10", "1"] in rows
-    assert result.stdout.splitlines()[-1] == "2+2: 2.5 of 4 full-resolution steps by area, 1.60x"
+    assert result.stdout.splitlines()[-1] == "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"
 
 
 def test_a_table_fits_eighty_columns() -> None:
@@ -55,16 +55,16 @@ def test_a_table_fits_eighty_columns() -> None:
 
 def test_brackets_in_a_name_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "pixart", "--set", "name=[red]a[bold]"]) == 0
-    assert capsys.readouterr().out.strip().startswith("[red]a[bold]: map")
+    assert capsys.readouterr().out.strip().startswith("[red]a[bold]: time map")
 
 
 # By area: 2 x 1/4 + 2 = 2.5; 1/16 + 1/4 + 2 = 2.3125; 3 x (480 x 832) / (720 x 1280) + 3 = 4.3.
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("sdxl", "2+2: 2.5 of 4 full-resolution steps by area, 1.60x"),
-        ("sdxl-1+1+2", "1+1+2: 2.31 of 4 full-resolution steps by area, 1.73x"),
-        ("wan21-14b", "3+3: 4.3 of 6 full-resolution steps by area, 1.40x"),
+        ("sdxl", "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"),
+        ("sdxl-1+1+2", "1+1+2 steps at the cost of 2.31 full-resolution steps by area (1.73x less)"),
+        ("wan21-14b", "3+3 steps at the cost of 4.3 full-resolution steps by area (1.40x less)"),
     ],
 )
 def test_the_cost_line(name: str, line: str) -> None:
@@ -132,7 +132,7 @@ def test_three_stages_from_options() -> None:
 
 def test_one_stage_has_no_thresholds_and_no_crossing() -> None:
     result = run("pixart", "--sides=1024", "--thresholds=")
-    assert result.stdout.splitlines()[-1] == "4: 4 of 4 full-resolution steps by area, 1.00x"
+    assert result.stdout.splitlines()[-1] == "4 steps at the cost of 4 full-resolution steps by area (1.00x less)"
     assert result.stdout.splitlines()[0].strip() == "pixart"
     assert result.stderr == ""
 
@@ -242,7 +242,7 @@ def test_fit_weighs_every_split() -> None:
     # what it proposes is a plan
     three = by_steps[1, 1, 1, 16]
     again = run("scenes", "--steps=3", "--sides=16,32,64", f"--thresholds={','.join(map(str, three['thresholds']))}")
-    assert again.stdout.splitlines()[-1].startswith("1+1+1:")
+    assert again.stdout.splitlines()[-1].startswith("1+1+1 steps ")
 
 
 def test_fit_needs_a_step_for_every_side_and_a_teacher(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_a_run(recipe: Path, teacher: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe)]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [
-        "tiny: 16x16 at 1000, 857 -> 32x32 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x",
+        "tiny: 16x16 at 1000, 857 -> 32x32 at 500, 250; "
+        "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)",
         "student: runs/tiny/student (for diffusers; its plan is in rmd_config.json)",
         "run: runs/tiny (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir runs/tiny",
     ]
@@ -106,10 +107,11 @@ def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.
 
 def test_the_plan_in_a_line() -> None:
     assert plan_line(load_recipe("pixart").build_plan()) == (
-        "512x512 at 1000, 857 -> 1024x1024 at 500, 250; 2+2: 2.5 of 4 full-resolution steps by area, 1.60x"
+        "512x512 at 1000, 857 -> 1024x1024 at 500, 250; "
+        "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"
     )
     assert plan_line(load_recipe("pixart", ["plan.sides=[1024]", "plan.thresholds=[]"]).build_plan()).startswith(
-        "1024x1024 at 1000, 750, 500, 250; 4: "
+        "1024x1024 at 1000, 750, 500, 250; 4 steps "
     )
 
 

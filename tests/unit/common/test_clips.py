@@ -61,7 +61,7 @@ def test_a_gif_lasts_as_long_as_it_should_though_it_counts_hundredths_of_a_secon
 
 @pytest.mark.parametrize(("suffix", "fps", "most"), [(".gif", 51, 50), (".webp", 10**9, 1000), (".mp4", 0, 1000)])
 def test_a_speed_that_no_clip_has(suffix: str, fps: int, most: int, tmp_path: Path) -> None:
-    with pytest.raises(RMDError, match=rf"^a clip in {suffix} can play 1 to {most} frames per second, but not {fps}$"):
+    with pytest.raises(RMDError, match=rf"^a {suffix} clip can play at 1 to {most} frames per second, not {fps}$"):
         check_fps(suffix, fps)
     with pytest.raises(RMDError, match="frames per second"):
         save_clip(frames(2), tmp_path / f"clip{suffix}", fps=fps)

@@ -83,9 +83,9 @@ def test_a_backbone_that_is_whole_stays_in_its_table(tmp_path: Path) -> None:
     bench = Bench(tmp_path, quiet)
 
     def run(*backbones: str) -> TableResult:
-        found = run_table(table, BUDGET, bench, backbones=backbones, folder=tmp_path)
-        write_tables([found], tmp_path)
-        return found
+        result = run_table(table, BUDGET, bench, backbones=backbones, folder=tmp_path)
+        write_tables([result], tmp_path)
+        return result
 
     assert list(run("pixart").backbones) == ["pixart"]
     both = run("sdxl")
@@ -137,5 +137,5 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     lock.parent.mkdir()
     with FileLock(lock):  # as if another process held it
         assert Bench(tmp_path, quiet).result(cell, wait=False) is None
-    found = bench.result(cell, wait=False)
-    assert found is not None and bench.result(cell) == found
+    stored = bench.result(cell, wait=False)
+    assert stored is not None and bench.result(cell) == stored

@@ -88,8 +88,8 @@ def test_one_training_is_sampled_at_every_beta() -> None:
 
 def test_a_warm_up_is_a_share_of_the_run() -> None:
     budget = Budget("b", 6500, (0,), 8)
-    found = {row.warm_up: make_cell(row, "sdxl", 0, budget).recipe for row in TABLES["warmup"].rows}
-    for share, recipe in found.items():
+    by_share = {row.warm_up: make_cell(row, "sdxl", 0, budget).recipe for row in TABLES["warmup"].rows}
+    for share, recipe in by_share.items():
         assert recipe.method.warmup_steps == pytest.approx(share * recipe.train.iterations, abs=0.5)
     tdm = make_cell(row_of("main", "tdm"), "sdxl", 0, budget).recipe
     assert not isinstance(tdm.method, CascadeConfig)  # it has no warm-up

@@ -180,12 +180,12 @@ def with_names(result: TableResult, name: str) -> TableResult:
 class Elements(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, tuple(name for name, _ in attrs)))
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -195,14 +195,14 @@ class Elements(HTMLParser):
 def test_any_name_is_text_in_every_file(name: str, compared: TableResult, tmp_path: Path) -> None:
     given, plain = with_names(compared, name), with_names(compared, "plain")
     page, other = (Elements(as_page([result], tmp_path)) for result in (given, plain))
-    assert page.found == other.found and page.text.count(name) >= 8
+    assert page.tags == other.tags and page.text.count(name) >= 8
     console = Console(width=400, record=True, file=io.StringIO())
     console.print(as_text(given, name))
     assert one_line(name) in console.export_text()
-    found, expected = (MarkdownIt("gfm-like", {"linkify": False}).parse(as_markdown(result, backbone))
+    tokens, expected = (MarkdownIt("gfm-like", {"linkify": False}).parse(as_markdown(result, backbone))
                        for result, backbone in ((given, name), (plain, "plain")))  # fmt: skip
-    assert [token.tag for token in found] == [token.tag for token in expected]
-    assert one_line(name) in "".join(c.content for token in found for c in token.children or ())
+    assert [token.tag for token in tokens] == [token.tag for token in expected]
+    assert one_line(name) in "".join(c.content for token in tokens for c in token.children or ())
     assert {row["row"] for row in csv.DictReader(io.StringIO(as_csv(given)))} == {"tdm", "rmd"}
 
 

@@ -115,6 +115,6 @@ def test_no_split_beats_the_frontier(pairs: list[tuple[int, int]]) -> None:
 def test_too_many_splits_are_refused_before_any_is_built() -> None:
     check_count(16, 3)
     with pytest.raises(
-        RMDError, match=r"^1000 steps over 8 sides can be split in \d+ ways, and at most 2000 can be compared"
+        RMDError, match=r"^1000 steps can be split over 8 sides in \d+ ways, and at most 2000 can be compared"
     ):
         check_count(1000, 8)

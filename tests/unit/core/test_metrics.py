@@ -382,5 +382,5 @@ def test_wilson_refuses_invalid_values(hits: int, total: int) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 9), (4, 8), (9,)])
 def test_accuracy_refuses_invalid_values(shape: tuple[int, ...]) -> None:
-    with pytest.raises(RMDError, match="9 attributes a sample"):
+    with pytest.raises(RMDError, match="9 attributes per sample"):
         accuracy(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long))

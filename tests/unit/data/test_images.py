@@ -125,7 +125,7 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ),
         (
             recipe_of(folder, prompts, train={"gradient_checkpointing": True}),
-            "method.adversarial does not work with recomputed",
+            "method.adversarial does not work with gradient checkpointing",
         ),
         (recipe_of(tmp_path / "none", prompts), f"data.images: there is no folder {tmp_path / 'none'}"),
         (recipe_of(tmp_path, prompts), f"data.images: there is no picture (.png, .jpg, .jpeg, .webp) in {tmp_path}"),
@@ -139,5 +139,5 @@ def test_one_sentence(folder: Path, tmp_path: Path) -> None:
         ImageFolder.read(folder)
     (folder / "1.txt").write_text("a", encoding="utf-8")
     (folder / "0.png").write_text("no picture")
-    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or is damaged: remove it$"):
         ImageFolder.read(folder)

@@ -142,7 +142,7 @@ def test_a_format_that_hides_behind_another_name_is_refused(tmp_path: Path) -> N
     picture().save(path, format="WEBP")  # as browsers save them: this one is read
     ImageFolder.read(path.parent)
     picture().save(path, format="GIF")
-    with pytest.raises(RMDError, match=r"0\.png is not a picture, or a damaged one: remove it$"):
+    with pytest.raises(RMDError, match=r"0\.png is not a picture, or is damaged: remove it$"):
         ImageFolder.read(path.parent)
 
 
@@ -205,7 +205,7 @@ def test_a_picture_that_is_cut_short_is_refused_before_a_run(name: str, tmp_path
     whole = path.read_bytes()
     for part in (0.02, 0.5, 0.9):
         path.write_bytes(whole[: int(len(whole) * part)])
-        with pytest.raises(RMDError, match=rf"{name} is not a picture, or a damaged one"):
+        with pytest.raises(RMDError, match=rf"{name} is not a picture, or is damaged"):
             ImageFolder.read(path.parent)
     path.write_bytes(whole + bytes(100_000))  # padding is no damage
     ImageFolder.read(path.parent)

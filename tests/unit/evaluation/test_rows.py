@@ -59,7 +59,7 @@ def test_report_refuses_what_it_cannot_show(change: dict[str, object]) -> None:
 
 def test_report_refuses_two_rows_of_one_name_and_a_broken_plan() -> None:
     data = report().model_dump()
-    with pytest.raises(RMDError, match="'rmd' comes twice"):
+    with pytest.raises(RMDError, match="'rmd' occurs twice"):
         Report.model_validate(data | {"rows": [data["rows"][4], data["rows"][4]]})
     with pytest.raises(RMDError, match="the plan: stages is missing"):
         Report.model_validate(data | {"plan": {}})

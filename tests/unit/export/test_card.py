@@ -71,14 +71,14 @@ def code_of(card: str) -> str:
 
 def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
     """Return the structure of a text without its words: blocks, links, images, HTML, code and emphasis."""
-    found = []
+    tags = []
     parser = MarkdownIt("gfm-like", {"html": html, "linkify": False}).enable(["strikethrough", "table"])
     for token in parser.parse(text):
-        found.append((token.type, token.tag))
+        tags.append((token.type, token.tag))
         for child in token.children or ():
             if child.type not in ("text", "text_special"):
-                found.append((child.type, child.tag))
-    return found
+                tags.append((child.type, child.tag))
+    return tags
 
 
 def check_card(card: str, plain: str) -> None:
@@ -163,7 +163,7 @@ def test_the_front_matter_says_what_it_is(teacher: str | None, to: str, config: 
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "licence"),
     [
         ("---\nlicense: openrail++\n---\n# A teacher", "openrail++"),
         ("---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
@@ -181,11 +181,11 @@ def test_the_front_matter_says_what_it_is(teacher: str | None, to: str, config: 
     ],
 )
 def test_the_licence_is_read_from_the_teachers_card(
-    text: str | bytes, found: str, config: StudentConfig, tmp_path: Path
+    text: str | bytes, licence: str, config: StudentConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_bytes(text.encode() if isinstance(text, str) else text)
     front, _ = front_and_text(model_card(config, "fused", teacher=BASE, base=tmp_path))
-    assert front["license"] == found
+    assert front["license"] == licence
 
 
 @given(st.text())
@@ -234,14 +234,14 @@ def test_the_code_of_a_card_runs(
     code = code.replace(HERE, str(out)).replace('"cuda"', '"cpu"')
     (tmp_path / "made").mkdir()
     monkeypatch.chdir(tmp_path / "made")
-    found: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), found)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), namespace)
     front, _ = front_and_text(card)
-    assert found["pipe"].backbone.denoiser.dtype == torch.bfloat16
+    assert namespace["pipe"].backbone.denoiser.dtype == torch.bfloat16
     if family == "wan":
         assert front["pipeline_tag"] == "text-to-video"
         assert f"height=32, width=32, num_frames={FRAMES}).frames[0]" in code and "fps=16" in code
-        assert len(found["video"]) == FRAMES
+        assert len(namespace["video"]) == FRAMES
         assert Path("sample.mp4").stat().st_size > 0
     else:
         assert front["pipeline_tag"] == "text-to-image"

@@ -166,5 +166,5 @@ def test_missing_images_and_unknown_networks_are_refused() -> None:
     _, rollout = method.student_loss(batch, method.plan.steps[0])
     with pytest.raises(RMDError, match=r"^method\.adversarial needs real images, and the batch has none"):
         method.fake_loss(batch, rollout)
-    with pytest.raises(RMDError, match=r"^method\.adversarial does not know the toy network: set it to 0$"):
+    with pytest.raises(RMDError, match=r"^method\.adversarial does not support the family toy: set it to 0$"):
         make(LinearBackbone())

@@ -65,7 +65,7 @@ def test_the_roll_out_is_the_sampler_bit_for_bit(mode: str, sides: tuple[int, ..
 
 
 def test_training_and_sampling_tell_the_networks_the_size_that_the_plan_is_matched_at() -> None:
-    """A low-resolution student that is matched at a higher resolution is told that resolution by everybody."""
+    """Student, teacher and fake score are all conditioned on the higher resolution at which samples are matched."""
     backbone = tiny_sdxl()
     plan = matched_plan(backbone)
     told: list[list[int]] = []
@@ -88,7 +88,7 @@ def test_training_and_sampling_tell_the_networks_the_size_that_the_plan_is_match
 
 
 def test_the_trained_step_is_the_sampled_step() -> None:
-    """What `student_loss` computes at the last step of a plan is the sampler's result."""
+    """At the last step of a plan, `student_loss` computes the sampler's result."""
     backbone = tiny_sdxl()
     plan = cascade(backbone, crossing=cascade(backbone).training_crossing)
     method = make_method(backbone, plan)

@@ -81,7 +81,7 @@ def test_damaged_configurations_and_tokenizers_are_refused(teacher: Callable[[st
         ("tokenizer/tokenizer.json", "{}", rf"^cannot load the pipeline {folder}: "),
         ("unet/config.json", '{"block_out_channels": 3}', rf"^cannot load {folder}/unet: "),
         ("text_encoder/config.json", '{"hidden_size": "many"}', rf"^cannot load {folder}/text_encoder: "),
-        ("scheduler/scheduler_config.json", "[]", r"scheduler_config\.json should hold a JSON object"),
+        ("scheduler/scheduler_config.json", "[]", r"scheduler_config\.json should contain a JSON object"),
     ]:
         path = folder / name
         good = path.read_text()

@@ -224,7 +224,7 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     wrong = tmp_path / "config.json"
     for text, sentence in {
         "{": "is not valid JSON",
-        "3": "should hold a JSON object",
+        "3": "should contain a JSON object",
         None: "there is no file",
     }.items():
         wrong.unlink(missing_ok=True)

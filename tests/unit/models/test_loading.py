@@ -157,7 +157,7 @@ OTHER = [
     ("sdxl", "unet", {"in_channels": 5}, r"this UNet has 5 input channels and the latents of its VAE have 4"),
     ("sdxl", "unet", {"out_channels": 8}, r"this UNet has 4 input channels and 8 output channels"),
     ("sdxl", "unet", {"projection_class_embeddings_input_dim": 56}, r"this UNet is SDXL's refiner"),
-    ("sdxl", "unet", {"projection_class_embeddings_input_dim": 80}, r"this UNet takes 80 numbers of pooled text"),
+    ("sdxl", "unet", {"projection_class_embeddings_input_dim": 80}, r"this UNet expects 80 values of pooled text"),
     ("sdxl", "unet", {"time_cond_proj_dim": 32}, r"this UNet takes the guidance scale as an input \(time_cond"),
     ("sdxl", "unet", {"addition_embed_type": "text"}, r"this UNet does not take the pooled text and the picture's si"),
     ("sdxl", "unet", {"in_channels": "four"}, r"the configuration's in_channels must be an integer, got 'four'"),

@@ -92,7 +92,7 @@ def test_a_teacher_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     }.items():
         recipe = load_recipe("sd35", [f"teacher={teacher}", "noise=teacher"])
         with pytest.raises(
-            RMDError, match=rf"^noise is the teacher's, .*: {sentence}.*; or give the recipe's noise itself"
+            RMDError, match=rf"^noise is the teacher's, .*: {sentence}.*; or spell the noise out in the recipe"
         ):
             resolve_noise(recipe)
 

@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"is not a diffusers pipeline: it has no model_index\.json$"):
         load_backbone(tmp_path)
     index = tmp_path / "model_index.json"
-    wrong = {"{": "is not valid JSON", "[]": "should hold a JSON object", "{}": "it has no _class_name"}
+    wrong = {"{": "is not valid JSON", "[]": "should contain a JSON object", "{}": "it has no _class_name"}
     for text, sentence in wrong.items():
         index.write_text(text)
         with pytest.raises(RMDError, match=rf"model_index\.json .*{sentence}"):

@@ -41,7 +41,7 @@ def test_a_quantised_network_is_refused_if_it_cannot_be_trained() -> None:
     layer.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(RMDError, match=r"^the teacher's weights are quantised \(1\.to_q\.weight\), and roles"):
         trained(packed, "full")
-    with pytest.raises(RMDError, match=r"^the teacher's weight 1\.to_q\.weight is packed into whole numbers"):
+    with pytest.raises(RMDError, match=r"^the teacher's weight 1\.to_q\.weight is stored as integers"):
         trained(packed, "lora")
 
 

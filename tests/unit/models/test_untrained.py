@@ -100,7 +100,7 @@ def test_a_vae_without_scale_factors_is_refused(tmp_path: Path) -> None:
     backbone = TINY["wan"]()
     backbone.pipe.save_pretrained(tmp_path)
     (tmp_path / "vae" / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(RMDError, match=r"vae/config\.json does not tell by what factor the VAE downsamples"):
+    with pytest.raises(RMDError, match=r"vae/config\.json does not say by what factor the VAE downsamples"):
         architecture_of(tmp_path, type(backbone))
 
 
@@ -118,5 +118,5 @@ def test_a_family_that_does_not_state_its_sizes_is_refused() -> None:
     architecture = Architecture({"in_channels": 4})
     with pytest.raises(RMDError, match=r"^the family mine does not name its denoiser's class in diffusers"):
         untrained_backbone(Mine, architecture)
-    with pytest.raises(RMDError, match=r"^the family mine does not tell the sizes of its encoded prompts"):
+    with pytest.raises(RMDError, match=r"^the family mine does not declare the sizes of its encoded prompts"):
         Mine.cond_shapes(architecture)

@@ -30,7 +30,7 @@ def test_a_video_has_one_frame_and_a_multiple_of_the_step() -> None:
     backbone = tiny_wan()
     for frames in (1, 3, 5, 81):
         backbone.check_frames(frames)
-    with pytest.raises(RMDError, match=r"^wan makes 1 \+ 2 n frames, which 80 is not: use 79 or 81$"):
+    with pytest.raises(RMDError, match=r"^wan makes clips of 1 \+ 2 n frames, not of 80: use 79 or 81$"):
         backbone.check_frames(80)
 
 

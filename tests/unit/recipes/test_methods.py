@@ -67,7 +67,7 @@ class Mine(MethodConfig):
 
 
 class MyMethod:
-    """What a recipe asks of another package's method."""
+    """The least that a recipe needs of another package's method."""
 
     Config = Mine
 

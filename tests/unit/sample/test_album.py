@@ -177,7 +177,7 @@ def test_the_command_writes_one_clip(moving: Path, tmp_path: Path, capsys: pytes
     for arguments, sentence in (
         ([PROMPTS[0], "-n", "2", *options, str(out)], f"2 samples cannot be saved in the one file {out}"),
         ([PROMPTS[0], *options, str(tmp_path / "f"), "--format", "avi"], "--format 'avi'"),
-        ([PROMPTS[0], *options, str(tmp_path / "f"), "--frames", "4"], "wan makes 1 + 2 n frames, which 4 is not"),
+        ([PROMPTS[0], *options, str(tmp_path / "f"), "--frames", "4"], "wan makes clips of 1 + 2 n frames, not of 4"),
     ):
         assert main(["generate", *arguments]) == 1
         error = capsys.readouterr().err

@@ -239,9 +239,9 @@ def test_videos_are_lists_of_frames_of_any_valid_length(make: Make) -> None:
     assert [(len(stage[1]), stage[1][0].size) for stage in output.stages] == [(FRAMES, (16, 16)), (FRAMES, (32, 32))]
     array = pipe(PROMPTS[:1], generator=seeds(1), num_frames=3, output_type="np").frames
     assert array.shape == (1, 3, 32, 32, 3)
-    with pytest.raises(RMDError, match=r"^wan makes 1 \+ 2 n frames, which 4 is not: use 3 or 5$"):
+    with pytest.raises(RMDError, match=r"^wan makes clips of 1 \+ 2 n frames, not of 4: use 3 or 5$"):
         pipe(PROMPTS[:1], num_frames=4)
-    with pytest.raises(RMDError, match=r"^wan makes 1 \+ 2 n frames, which 0 is not: use 1 or 3$"):
+    with pytest.raises(RMDError, match=r"^wan makes clips of 1 \+ 2 n frames, not of 0: use 1 or 3$"):
         pipe(PROMPTS[:1], num_frames=0)
     still = quiet(make("sdxl", "full")[0])
     with pytest.raises(RMDError, match=r"^sdxl makes single pictures, not 5 frames"):

@@ -99,7 +99,7 @@ def test_a_run_is_half_of_it_a_crash_and_the_other_half(
     + [pytest.param(("lora", "full")[moment % 2], moment, marks=pytest.mark.slow) for moment in range(3, 23)],
 )
 def test_a_killed_process_resumes_to_the_same_weights(mode: str, moment: int, prompts: Path, tmp_path: Path) -> None:
-    """At any moment: with a checkpoint after every iteration, one is being written most of the time."""
+    """The process is killed at any moment; a checkpoint follows every iteration, so one is mostly being written."""
     recipe = make_recipe(prompts, mode, train={"iterations": 60, "checkpoint_every": 1})
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     folder, script = tmp_path / "killed", Path(__file__).with_name("killed.py")

@@ -27,13 +27,13 @@ def test_shares_are_the_batch_in_its_order(world: int, gradient_accumulation_ste
 
 
 def test_a_batch_that_does_not_divide_is_told() -> None:
-    with pytest.raises(RMDError, match=r"^a batch of 6 does not divide into 2 processes with 2 micro-batches each: "):
+    with pytest.raises(RMDError, match=r"^a batch of 6 cannot be divided into 2 processes with 2 micro-batches each: "):
         Parallel(0, 2).micro_batches(range(6), 2)
 
 
 def test_processes_that_do_not_divide_into_groups_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    with pytest.raises(RMDError, match=r"^2 processes do not divide into 3 replicas of 1 that share a sample: "):
+    with pytest.raises(RMDError, match=r"^2 processes cannot be divided into 3 replicas of 1 that share a sample: "):
         place(ParallelConfig(dp_replicate=3), CPU)
 
 
@@ -104,7 +104,7 @@ def mesh_of(count: int) -> Any:
 def test_families_that_cannot_share_a_sample_say_so(family: str) -> None:
     backbone = TINY[family]()
     with pytest.raises(
-        RMDError, match=rf"^the {family} network cannot divide a sample's tokens: set parallel.context_parallel"
+        RMDError, match=rf"^the {family} network cannot divide a sample between GPUs: set parallel.context_parallel"
     ):
         backbone.share_tokens(backbone.denoiser, mesh_of(2), cascade(backbone))
 
@@ -113,9 +113,9 @@ def test_what_does_not_divide_among_those_who_share_a_sample_is_told() -> None:
     backbone = tiny_wan()
     plan = cascade(backbone, frames=5)
     with pytest.raises(
-        RMDError, match=r"^2 attention heads do not divide into 3 processes: change parallel.context_parallel$"
+        RMDError, match=r"^2 attention heads cannot be divided among 3 processes: change parallel.context_parallel$"
     ):
         backbone.share_tokens(backbone.denoiser, mesh_of(3), plan)
     odd = cascade(backbone, sides=(20, 32), frames=5)  # 3 x 5 x 5 tokens
-    with pytest.raises(RMDError, match=r"^the 75 tokens of a sample of 20x20 do not divide into 2 processes"):
+    with pytest.raises(RMDError, match=r"^the 75 tokens of a sample of 20x20 cannot be divided among 2 processes"):
         backbone.share_tokens(backbone.denoiser, mesh_of(2), odd)

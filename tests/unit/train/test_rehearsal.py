@@ -100,7 +100,9 @@ def test_a_part_that_is_broken_is_met(break_it: Callable[[Trainer], object], sen
 def test_a_tokenizer_of_another_model_is_met(recipe: Recipe) -> None:
     other = t5_tokenizer()
     other.add_tokens(["sand"])
-    with pytest.raises(RMDError, match=r"^tokenizer makes token 30 of '.*sand', and its text encoder knows 30 tokens"):
+    with pytest.raises(
+        RMDError, match=r"^tokenizer turns '.*sand' into token 30, but its text encoder knows 30 tokens"
+    ):
         rehearse(recipe, lambda trainer: setattr(trainer.backbone.pipe, "tokenizer", other))
 
 

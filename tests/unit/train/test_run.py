@@ -57,7 +57,7 @@ def test_recomputing_spares_memory_and_a_network_that_cannot_is_told(prompts: Pa
     assert kept[1] < 0.5 * kept[0]
     with pytest.raises(
         RMDError,
-        match=r"network cannot recompute its activations: set train\.gradient_checkpointing to false$",
+        match=r"network does not support gradient checkpointing: set train\.gradient_checkpointing to false$",
     ):
         toy(make_recipe(prompts, "full", train={"gradient_checkpointing": True}), tmp_path / "run")
 
@@ -136,7 +136,10 @@ def test_a_run_loads_the_teacher_of_its_recipe(prompts: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"train": {"batch_size": 3, "gradient_accumulation_steps": 2}}, "a batch of 3 does not divide into 1 process"),
+        (
+            {"train": {"batch_size": 3, "gradient_accumulation_steps": 2}},
+            "a batch of 3 cannot be divided into 1 process",
+        ),
         ({"data": {"prompts": "none.txt"}}, "there is no prompt file none.txt"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_kill_while_a_checkpoint_is_removed_leaves_none_that_looks_whole(
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written is the state at the time of saving, whatever the training does meanwhile."""
+    """The checkpoint holds the state at the time of saving, whatever the training does meanwhile."""
     trained, target = make("full"), make("full")
     advance(trained)
     kept, go_on = everything(trained), threading.Event()

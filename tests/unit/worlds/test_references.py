@@ -22,9 +22,9 @@ def some(seed: int = 0, count: int = 50, size: int = 7) -> References:
 def test_the_error_is_half_a_level(tmp_path: Path) -> None:
     ours = some()
     save_references(ours, tmp_path)
-    found = load_references(tmp_path)
-    assert found.high_frequency == pytest.approx(ours.high_frequency, rel=1e-6)
-    for restored, features in ((found.renders, ours.renders), (found.teacher, ours.teacher)):
+    loaded = load_references(tmp_path)
+    assert loaded.high_frequency == pytest.approx(ours.high_frequency, rel=1e-6)
+    for restored, features in ((loaded.renders, ours.renders), (loaded.teacher, ours.teacher)):
         level = (features.amax(0) - features.amin(0)) / 255
         error = (restored - features).abs()
         assert bool((error <= 0.501 * level).all())
@@ -36,9 +36,9 @@ def test_the_error_is_half_a_level(tmp_path: Path) -> None:
 def test_extremes_and_constant_dimensions_survive(tmp_path: Path) -> None:
     features = torch.stack([torch.full((5,), 3.25), torch.tensor([-1.0, 0, 1, 2, 4])], 1)
     save_references(References(features, features, 1.0), tmp_path)
-    found = load_references(tmp_path).renders
-    assert torch.equal(found[:, 0], features[:, 0])
-    assert torch.allclose(found[[0, -1], 1], features[[0, -1], 1], atol=1e-6)
+    loaded = load_references(tmp_path).renders
+    assert torch.equal(loaded[:, 0], features[:, 0])
+    assert torch.allclose(loaded[[0, -1], 1], features[[0, -1], 1], atol=1e-6)
 
 
 def test_a_byte_a_number(tmp_path: Path) -> None:

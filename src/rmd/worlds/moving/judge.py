@@ -26,7 +26,7 @@ CENTRE, SCALE, RADIUS = 32.0, 16.0, 10.0
 
 @dataclass(frozen=True)
 class Track:
-    """What the judge read in n clips of T frames.
+    """The judge's reading of n clips of T frames.
 
     Attributes:
         named: (n, T, 3), background, shape and colour of every frame.

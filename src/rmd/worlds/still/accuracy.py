@@ -34,7 +34,7 @@ def accuracy(right: Tensor, attributes: Tensor) -> Accuracy:
     count = len(attributes)
     if count == 0 or right.shape != attributes.shape or right.shape != (count, len(ATTRIBUTE_NAMES)):
         raise RMDError(
-            f"expected two tables of {len(ATTRIBUTE_NAMES)} attributes a sample, got the shapes "
+            f"expected two tables of {len(ATTRIBUTE_NAMES)} attributes per sample, got the shapes "
             f"{tuple(right.shape)} and {tuple(attributes.shape)}"
         )
     asked = attributes != NONE

@@ -21,9 +21,9 @@ from rmd.worlds.moving.grammar import (
 from rmd.worlds.still.grammar import COLOURS, SHAPES
 
 ALL = [
-    found
+    clip
     for values in itertools.product(range(2), range(len(SHAPES)), range(len(COLOURS)), range(len(MOTIONS)), range(2))
-    if can_move((found := ClipAttributes(*values)).shape, found.motion)
+    if can_move((clip := ClipAttributes(*values)).shape, clip.motion)
 ]
 
 

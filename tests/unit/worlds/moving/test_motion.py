@@ -41,8 +41,8 @@ def track_of(path: Path, attributes: Tensor, noise: float = 0.0) -> Track:
 
 @pytest.mark.parametrize(("noise", "least"), [(0.0, 1.0), (0.5, 0.99)])
 def test_every_true_path_is_read_as_asked(noise: float, least: float, clips: ClipBatch) -> None:
-    found = read_motion(track_of(clips.path(), clips.attributes, noise), clips.attributes[:, 1])
-    judged = judge_motion(found, clips.attributes)
+    reading = read_motion(track_of(clips.path(), clips.attributes, noise), clips.attributes[:, 1])
+    judged = judge_motion(reading, clips.attributes)
     assert float(judged.motion.float().mean()) >= least
     assert float(judged.speed.float().mean()) >= least - 0.01
     assert float(judged.amount.mean()) == pytest.approx(1, abs=0.03)
@@ -50,18 +50,18 @@ def test_every_true_path_is_read_as_asked(noise: float, least: float, clips: Cli
 
 
 def test_another_motion_or_direction_is_wrong(clips: ClipBatch) -> None:
-    found = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
+    reading = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
     for shift in range(1, len(MOTIONS)):
         other = clips.attributes.clone()
         other[:, 3] = (other[:, 3] + shift) % len(MOTIONS)
-        assert not judge_motion(found, other).motion.any()
+        assert not judge_motion(reading, other).motion.any()
 
 
 def test_another_speed_is_the_right_motion_at_the_wrong_speed(clips: ClipBatch) -> None:
-    found = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
+    reading = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
     other = clips.attributes.clone()
     other[:, 4] = 1 - other[:, 4]
-    judged = judge_motion(found, other)
+    judged = judge_motion(reading, other)
     assert judged.motion.all() and not judged.speed.any()
 
 

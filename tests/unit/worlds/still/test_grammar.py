@@ -32,7 +32,7 @@ from rmd.worlds.still.grammar import (
 )
 
 OBJECTS = list(itertools.product(range(len(SHAPES)), range(len(COLOURS)), range(len(TEXTURES))))
-HELD_OUT = {found for found in OBJECTS if held_out(*found)}
+HELD_OUT = {thing for thing in OBJECTS if held_out(*thing)}
 an_object = st.sampled_from(OBJECTS)
 
 
@@ -47,9 +47,9 @@ def objects(scene: Attributes) -> list[tuple[int, int, int]]:
 
 def test_every_caption_of_one_object_is_parsed_back() -> None:
     words = set()
-    for found in OBJECTS:
+    for thing in OBJECTS:
         for layout, background, size in itertools.product(range(5), range(len(BACKGROUNDS)), range(len(SIZES))):
-            scene = Attributes(layout, background, *found, size_a=size)
+            scene = Attributes(layout, background, *thing, size_a=size)
             words.add(caption(scene))
             assert parse(caption(scene)) == scene
     assert len(words) == len(OBJECTS) * 5 * len(BACKGROUNDS) * len(SIZES)  # every scene has a caption of its own
@@ -100,33 +100,33 @@ def test_foreign_text_is_not_parsed(text: str) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    found = parse(text)
-    assert found is None or parse(caption(found)) == found
+    parsed = parse(text)
+    assert parsed is None or parse(caption(parsed)) == parsed
 
 
 def test_one_object_in_eleven_is_held_out() -> None:
     assert len(HELD_OUT) == pytest.approx(len(OBJECTS) / 11, abs=1)
     # Every single value remains in training, so a held-out object is a new combination of known words.
     for column, size in enumerate((len(SHAPES), len(COLOURS), len(TEXTURES))):
-        assert {found[column] for found in OBJECTS if found not in HELD_OUT} == set(range(size))
+        assert {thing[column] for thing in OBJECTS if thing not in HELD_OUT} == set(range(size))
 
 
 def test_training_never_draws_what_is_held_out() -> None:
     training = draws(3000, training=True)
     assert not any(has_held_out(scene) for scene in training)
-    assert {found for scene in training for found in objects(scene)} == set(OBJECTS) - HELD_OUT
+    assert {thing for scene in training for thing in objects(scene)} == set(OBJECTS) - HELD_OUT
 
 
 def test_other_draws_hold_it() -> None:
     scenes = draws(3000, training=False)
-    assert {found for scene in scenes for found in objects(scene)} == set(OBJECTS)
+    assert {thing for scene in scenes for thing in objects(scene)} == set(OBJECTS)
     share = sum(has_held_out(scene) for scene in scenes) / len(scenes)
     one = len(HELD_OUT) / len(OBJECTS)
     assert share == pytest.approx((1 - PAIR_SHARE) * one + PAIR_SHARE * (1 - (1 - one) ** 2), abs=0.025)
 
 
 def test_either_object_makes_a_pair_held_out() -> None:
-    kept = next(found for found in OBJECTS if found not in HELD_OUT)
+    kept = next(thing for thing in OBJECTS if thing not in HELD_OUT)
     left_out = min(HELD_OUT)
     for first, second, expected in ((kept, kept, False), (left_out, kept, True), (kept, left_out, True)):
         assert has_held_out(Attributes(5, 0, *first, NONE, *second)) is expected

@@ -55,11 +55,11 @@ def test_assessment(scenes: SceneSet) -> None:
     asked = said.clone()
     asked[0, 2] = (asked[0, 2] + 1) % ATTRIBUTE_SIZES["shape_a"]
     asked[1] = NONE
-    right, found = judge.assess(pixels, asked, chunk=4)
+    right, read = judge.assess(pixels, asked, chunk=4)
     expected = torch.ones(10, len(ATTRIBUTE_NAMES), dtype=torch.bool)
     expected[0, 2] = False
     assert torch.equal(right, expected)  # attributes that are not requested count as right
-    assert torch.allclose(found, features, atol=1e-5)
+    assert torch.allclose(read, features, atol=1e-5)
 
 
 def test_the_loss_in_closed_form() -> None:
@@ -101,16 +101,16 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
         if line.startswith("judge step 3/"):
             raise Killed
 
-    path, found = tmp_path / "judge.pt", []
+    path, states = tmp_path / "judge.pt", []
     with pytest.raises(Killed):
         train_judge(seeded_judge(), scenes, iterations=4, batch_size=16, checkpoint=path, every=2, log=kill)
     assert read_whole(path)["step"] == 2
     for checkpoint in (None, path):
         judge = seeded_judge()
         train_judge(judge, scenes, iterations=4, batch_size=16, checkpoint=checkpoint, log=lambda _: None)
-        found.append(judge.state_dict())
-    for name, value in found[0].items():
-        assert torch.equal(found[1][name], value), name
+        states.append(judge.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
 
 
 def test_saved_and_loaded(tmp_path: Path, scenes: SceneSet) -> None:

@@ -26,9 +26,9 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
         picture = np.asarray(Image.open(folder / row["file"]))
         assert np.array_equal(picture, expected.images[index].permute(1, 2, 0).numpy())
         assert row["caption"] == expected.captions[index]
-        found = parse(row["caption"])
-        assert found is not None
-        assert row["attributes"] == dict(zip(ATTRIBUTE_NAMES, found.to_tuple(), strict=True))
+        scene = parse(row["caption"])
+        assert scene is not None
+        assert row["attributes"] == dict(zip(ATTRIBUTE_NAMES, scene.to_tuple(), strict=True))
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width >= 3 * 160 and sheet.height > 160
 

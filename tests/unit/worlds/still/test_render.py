@@ -29,7 +29,7 @@ BALL = Attributes(LAYOUTS.index("middle"), BACKGROUNDS.index("night"), 0, COLOUR
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}
 
 
-def alike(*scenes: Attributes, seed: int = 3) -> Tensor:
+def render_all(*scenes: Attributes, seed: int = 3) -> Tensor:
     """Render several scenes with the same draws of everything that the captions leave open."""
     batch = scenes_of(list(scenes), seed=seed)
     first = batch.uniform[:1].expand(len(scenes), -1).contiguous()
@@ -43,7 +43,7 @@ def many(scene: Attributes, count: int = 12) -> Tensor:
 
 def difference(scene: Attributes, other: Attributes) -> Tensor:
     """Return (64, 64) bool, where two scenes with the same draws differ."""
-    pictures = alike(scene, other)
+    pictures = render_all(scene, other)
     return (pictures[0] - pictures[1]).abs().amax(0)
 
 
@@ -77,8 +77,8 @@ def test_captions_name_the_attributes() -> None:
     scenes = sample_scenes(range(60), seed=4, training=False)
     assert scenes.attributes.shape == (60, len(ATTRIBUTE_NAMES)) and len(scenes) == 60
     for text, row in zip(scenes.captions, scenes.attributes.tolist(), strict=True):
-        found = parse(text)
-        assert found is not None and found.to_tuple() == tuple(row)
+        scene = parse(text)
+        assert scene is not None and scene.to_tuple() == tuple(row)
 
 
 def test_training_scenes_hold_no_held_out_object() -> None:
@@ -109,8 +109,8 @@ def test_edges_are_anti_aliased() -> None:
 @pytest.mark.parametrize("colour", range(len(COLOURS)))
 def test_the_object_has_its_colour(colour: int) -> None:
     pictures = many(replace(BALL, shape_a=SHAPES.index("box"), colour_a=colour))
-    found = pictures[:, :, 28:36, 28:36].mean((2, 3))
-    nearest = torch.cdist(found, _PALETTE).argmin(1)
+    colours = pictures[:, :, 28:36, 28:36].mean((2, 3))
+    nearest = torch.cdist(colours, _PALETTE).argmin(1)
     assert nearest.tolist() == [colour] * len(pictures)
 
 
@@ -171,7 +171,7 @@ def test_a_big_object_covers_more() -> None:
 
 
 def test_every_shape_is_another_one() -> None:
-    pictures = alike(*(replace(BALL, shape_a=shape) for shape in range(len(SHAPES))))
+    pictures = render_all(*(replace(BALL, shape_a=shape) for shape in range(len(SHAPES))))
     apart = torch.cdist(pictures.flatten(1), pictures.flatten(1)) + 1e3 * torch.eye(len(SHAPES))
     assert float(apart.min()) > 3
     # Only the ring shows the background through its middle.
@@ -180,7 +180,7 @@ def test_every_shape_is_another_one() -> None:
 
 
 def test_every_background_is_another_one() -> None:
-    corners = alike(*(replace(BALL, background=index, size_a=0) for index in range(len(BACKGROUNDS))))[:, :, :10]
+    corners = render_all(*(replace(BALL, background=index, size_a=0) for index in range(len(BACKGROUNDS))))[:, :, :10]
     apart = torch.cdist(corners.mean((2, 3)), corners.mean((2, 3))) + torch.eye(len(BACKGROUNDS))
     assert float(apart.min()) > 0.05
 
