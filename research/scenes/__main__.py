@@ -128,18 +128,19 @@ def train_judge(
         measures = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
         typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
         typer.echo(
-            f"unseen clips: frames with all attributes right {measures.attributes.value:.4f}; motion right "
-            f"{measures.motion.value:.4f}; motion and speed right {measures.speed.value:.4f}"
+            f"unseen clips: frames with all attributes right {measures['attributes'].value:.4f}; motion right "
+            f"{measures['motion'].value:.4f}; motion and speed right {measures['speed'].value:.4f}"
         )
         return
     from research.scenes.build import JUDGE_ITERATIONS, build_judge
 
     steps = JUDGE_ITERATIONS if iterations is None else iterations
     scores = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
-    whole = scores.all_right
     typer.echo(f"judge: {out / 'judge.safetensors'}")
-    typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
-    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.by_name.items()))
+    typer.echo(
+        f"unseen scenes with all attributes right: {scores.value:.4f} (95 % {scores.low:.4f} to {scores.high:.4f})"
+    )
+    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.parts.items()))
 
 
 @app.command("references")
@@ -159,17 +160,17 @@ def references(
     _prepare(threads)
     if moving:
         from research.scenes.moving.build import build_clip_references
-        from rmd.worlds.moving.references import FILE_NAME
+        from rmd.worlds.references import CLIP_FILE_NAME
 
         clips = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-        typer.echo(f"references: {out / FILE_NAME} ({len(clips.render_changes)} renders and teacher samples)")
+        typer.echo(f"references: {out / CLIP_FILE_NAME} ({len(clips['render_changes'])} renders and teacher samples)")
         return
     from research.scenes.build import build_references
 
     pictures = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-    count = len(pictures.renders)
+    count = len(pictures["renders"])
     typer.echo(
-        f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures.teacher)} teacher samples)"
+        f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures['teacher'])} teacher samples)"
     )
 
 

@@ -180,6 +180,8 @@ def _print_table(name: str, plan: StepPlan) -> None:
         )
     console = table_console()
     console.print(table)
+    if plan.match_stage.size != plan.stages[-1].size:
+        console.print(f"samples are matched at {plan.match_stage.size}", soft_wrap=True)
     console.print(cost_line(plan), soft_wrap=True)
 
 
