@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.quiet import quiet_libraries
+from rmd.cli.options import Threads
+from rmd.cli.start import start
 from rmd.common.errors import RMDError, one_of
 
 app = typer.Typer(
@@ -39,7 +40,6 @@ Iterations = Annotated[
 Moving = Annotated[
     bool, typer.Option("--moving", help="Build the part of the moving scenes instead of the still ones.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch chooses.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
@@ -53,7 +53,7 @@ def train_vae(
     threads: Threads = None,
 ) -> None:
     """Train the VAE of the scenes."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
 
@@ -89,7 +89,7 @@ def train_teacher(
     threads: Threads = None,
 ) -> None:
     """Train a teacher of the scenes: an ordinary diffusers pipeline."""
-    _prepare(threads)
+    start(threads=threads)
     from research.scenes.build import build_teacher, curriculum_of
     from research.scenes.families import FAMILIES
     from research.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
@@ -120,7 +120,7 @@ def train_judge(
     threads: Threads = None,
 ) -> None:
     """Train the judge, a classifier of all attributes, and test it on unseen scenes."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
 
@@ -157,7 +157,7 @@ def references(
     threads: Threads = None,
 ) -> None:
     """Compute the features of fresh renders and of teacher samples, with which students are compared."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import build_clip_references
         from rmd.worlds.references import CLIP_FILE_NAME
@@ -172,13 +172,6 @@ def references(
     typer.echo(
         f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures['teacher'])} teacher samples)"
     )
-
-
-def _prepare(threads: int | None) -> None:
-    quiet_libraries()
-    from rmd.cli.device import prepare_cpu
-
-    prepare_cpu(threads)
 
 
 def _log(line: str) -> None:

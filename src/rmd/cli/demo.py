@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rmd.cli.options import Settings, Threads
+from rmd.cli.start import resolved_recipe, start
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
 
@@ -27,30 +29,20 @@ def demo(
     recipe: Annotated[
         str | None, typer.Option(help="A recipe of a packaged teacher. By default: that of the first one.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of CPU threads. By default: torch's own choice.")
-    ] = None,
+    overrides: Settings = None,
+    threads: Threads = None,
 ) -> None:
     """Distil a packaged teacher, compare five samplers with the same seeds, print a table and write report.html."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    start(threads=threads)
     from rmd.cli.console import table_console
-    from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.evaluation.demo import run_demo
-    from rmd.models.resolve import resolve_noise
-    from rmd.recipes.schema import load_recipe
     from rmd.report import print_table
     from rmd.report.demo import write_demo
     from rmd.worlds.registry import world_of_kind
 
     name = next(iter(world_of_kind(moving=video).teachers)) if recipe is None else recipe
-    loaded = resolve_noise(load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())]))
-    prepare_cpu(threads)
+    loaded = resolved_recipe(name, [*(QUICK if quick else ()), *(overrides or ())])
     console = table_console(TABLE_WIDTH)
     with locked(out):
         _clear(out)

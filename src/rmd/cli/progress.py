@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -63,18 +63,6 @@ def progress_bar() -> Iterator[ReportProgress]:
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
-
-
-def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], None]:
-    """Return a function that is told how much more of a piece of work is done, and shows how much is done in all."""
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(what, done, total)
-
-    return count
 
 
 def _line_printer() -> ReportProgress:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Device, Variant
+from rmd.cli.options import Device, RecipeName, Settings, Variant
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
+from rmd.cli.start import resolved_recipe
 from rmd.common.errors import RMDError
-from rmd.recipes.schema import Recipe, load_recipe
+from rmd.recipes.schema import Recipe
 
 if TYPE_CHECKING:
     from rmd.cli.progress import ReportProgress
@@ -49,10 +50,8 @@ class _Command:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or the path of a YAML file.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
-    ] = None,
+    recipe: RecipeName,
+    set_: Settings = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the run; the default is runs/<recipe's name>.")
     ] = None,
@@ -78,7 +77,8 @@ def train(
     if reset_optimizer and not resume:
         raise RMDError("--reset-optimizer needs --resume: it continues from the weights of a checkpoint")
     overrides = [*(set_ or ()), *([] if variant is None else [f"variant={variant}"])]
-    loaded = _load_recipe(recipe, overrides)
+    loaded = resolved_recipe(recipe, overrides)
+    quiet_libraries()
     folder = Path("runs") / loaded.name if out is None else out
     command = _Command(recipe, overrides, loaded, folder, resume, reset_optimizer, threads, device)
     from rmd.cli.device import find_device
@@ -92,17 +92,6 @@ def train(
             trainer = prepare(loaded, folder, threads or loaded.train.threads, device, parallel)
             say(f"{loaded.name}: {plan_line(trainer.plan)}")
             _carry_out(command, trainer, say, dry_run=dry_run, profile=profile)
-
-
-def _load_recipe(name: str, overrides: list[str]) -> Recipe:
-    """Load a recipe with settings, and resolve its noise schedule from its teacher if it does not spell it out."""
-    recipe = load_recipe(name, overrides)
-    quiet_libraries()
-    if isinstance(recipe.noise, str):
-        from rmd.models.resolve import resolve_noise
-
-        recipe = resolve_noise(recipe)
-    return recipe
 
 
 def _claimed_folder(command: _Command, parallel: Parallel, *, dry_run: bool) -> AbstractContextManager[None]:

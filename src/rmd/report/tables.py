@@ -51,9 +51,9 @@ def bounds(interval: Bounds, write: Callable[[float], str] = fixed) -> str:
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
-def decimals(interval: Bounds) -> int:
-    """Return the number of decimals that a distance with this interval deserves."""
-    size = max(abs(end) for end in interval)
+def decimals(values: Sequence[float]) -> int:
+    """Return the number of decimals that a distance deserves, by the largest of its value and the interval's ends."""
+    size = max(map(abs, values))
     return 0 if size >= 100 else 1 if size >= 10 else 2
 
 

@@ -46,7 +46,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "sentence"),
     [
         (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
-        (["train-teacher", "--family", "wan", "--imitate", "t"], "the teacher of moving scenes is trained on clips and cannot imitate another one: "),
+        (
+            ["train-teacher", "--family", "wan", "--imitate", "t"],
+            "the teacher of moving scenes is trained on clips and cannot imitate another one: ",
+        ),
         (
             ["train-teacher", "--family", "sd3", "--imitate", "t", "--vae", "v"],
             "a teacher that imitates another uses its VAE: ",

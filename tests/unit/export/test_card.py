@@ -143,7 +143,9 @@ def test_a_report_of_an_earlier_version_is_left_out_with_a_warning(
     (tmp_path / "report.json").write_text("{}")
     assert measures_beside(tmp_path / "student") == ""
     warning = capsys.readouterr().err
-    assert warning.startswith(f"rmd: warning: the card has no table of measures: {tmp_path}/report.json: rows is missing")
+    assert warning.startswith(
+        f"rmd: warning: the card has no table of measures: {tmp_path}/report.json: rows is missing"
+    )
     assert warning.count("\n") == 1
 
 
