@@ -184,7 +184,7 @@ def build_judge(
         judge = Judge()
     seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
-        save_judge(judge, out)
+        save_judge(judge, out / "judge.safetensors")
     unseen = test.render(cache)
     right, _ = load_judge(out).assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
     scores = accuracy(right, unseen.attributes)

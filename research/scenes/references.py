@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from rmd.common.files import replacing
 from rmd.worlds.references import CLIP_FILE_NAME, FILE_NAME, References
 
 
@@ -23,6 +24,5 @@ def save_references(references: References, folder: Path, *, moving: bool = Fals
         tensors[name] = ((values - low) / step).round().to(torch.uint8)
         tensors[f"{name}-low"], tensors[f"{name}-step"] = low, step
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)

@@ -13,9 +13,10 @@ from torch import nn
 
 from research.scenes.build import log_samples, teacher_folder_at
 from research.scenes.checkpoint import read_whole, write_whole
+from research.scenes.judge import save_judge
 from research.scenes.moving import maps
 from research.scenes.moving.dataset import make_clips
-from research.scenes.moving.judge import save_frame_judge, train_frame_judge
+from research.scenes.moving.judge import train_frame_judge
 from research.scenes.moving.teacher import build_wan, clip_latents
 from research.scenes.moving.vae import build_clip_vae, train_clip_vae
 from research.scenes.record import Data, Part, check_writable, checkpoint_path, record, save_halved, seeded
@@ -32,7 +33,7 @@ from rmd.train.identity import weights_key
 from rmd.worlds.base import Measured
 from rmd.worlds.moving import grammar, path, render
 from rmd.worlds.moving.grammar import clip_captions, parse_clip
-from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
+from rmd.worlds.moving.judge import FILE_NAME, FrameJudge, load_frame_judge
 from rmd.worlds.moving.metrics import change_features, frame_features, measure_clips
 from rmd.worlds.references import References
 
@@ -153,7 +154,7 @@ def build_frame_judge(
         judge = FrameJudge()
     seconds = train_frame_judge(judge, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
-        save_frame_judge(judge, out)
+        save_judge(judge, out / FILE_NAME)
     unseen = make_clips(test.count, seed=test.seed, training=test.training)
     videos = unseen.pixels(torch.arange(len(unseen)))
     measures = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)

@@ -17,12 +17,11 @@ from research.scenes.moving.maps import clip_maps
 from research.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from research.scenes.record import Data
 from research.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
-from research.scenes.tokenizer import build_t5_tokenizer
+from research.scenes.tokenizer import build_t5_tokenizer, clip_vocabulary
 from rmd.common.pictures import to_uint8
 from rmd.core.randomness import generator
 from rmd.models.base import Backbone
 from rmd.models.wan import WanBackbone
-from rmd.worlds.moving.grammar import clip_vocabulary
 from rmd.worlds.moving.render import clip_path, render_clips, sample_clips
 
 _TEXT_WIDTH = 64

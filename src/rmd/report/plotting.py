@@ -31,10 +31,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 def drawing(salt: str | None = None) -> Iterator[None]:
     """Set matplotlib's style during the block.
 
-    Text is drawn literally: a `$` does not begin a formula, which may be invalid. In SVG, text is drawn as paths, which
-    look the same everywhere; with a `salt` and without a date, equal figures give equal files.
+    Text is drawn literally: a `$` does not begin a formula, which may be invalid. With a `salt`, SVG draws text as
+    paths, which look the same everywhere, and equal figures give equal files.
     """
-    with mpl.rc_context({"text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": salt}):
+    reproducible = {} if salt is None else {"svg.fonttype": "path", "svg.hashsalt": salt}
+    with mpl.rc_context({"text.parse_math": False, **reproducible}):
         yield
 
 

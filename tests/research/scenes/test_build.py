@@ -258,7 +258,7 @@ def test_a_full_disk_is_an_error_of_one_sentence(tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    save_judge(Judge(), tmp_path)
+    save_judge(Judge(), tmp_path / "judge.safetensors")
     before = (tmp_path / "judge.safetensors").read_bytes()
     monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
     monkeypatch.setattr("research.scenes.judge.save_file", full)

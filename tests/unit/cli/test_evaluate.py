@@ -73,7 +73,7 @@ def test_one_sentence(plain: Path, student: Path, tmp_path: Path, capsys: pytest
     named = tmp_path / "a name"
     shutil.copytree(plain, named)
     for arguments, sentence in (
-        ([str(student), "--steps", "3"], "--steps is of diffusers pipelines"),
+        ([str(student), "--steps", "3"], "--steps is for ordinary pipelines"),
         ([str(clips)], "makes clips, but the scenes' judge looks at single pictures"),
         ([str(named)], "a row cannot be called 'a name': give --name"),
         ([str(plain), "--teacher", "scene"], "did you mean 'scenes'"),

@@ -115,7 +115,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
 
 def test_saved_and_loaded(tmp_path: Path, scenes: SceneSet) -> None:
     judge = seeded_judge()
-    save_judge(judge, tmp_path / "new")
+    save_judge(judge, tmp_path / "new" / "judge.safetensors")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["judge.safetensors"]
     loaded = load_judge(tmp_path / "new")
     assert not loaded.training
