@@ -34,8 +34,9 @@ def drawing(salt: str | None = None) -> Iterator[None]:
     Text is drawn literally: a `$` does not begin a formula, which may be invalid. With a `salt`, SVG draws text as
     paths, which look the same everywhere, and equal figures give equal files.
     """
-    reproducible = {} if salt is None else {"svg.fonttype": "path", "svg.hashsalt": salt}
-    with mpl.rc_context({"text.parse_math": False, **reproducible}):
+    with mpl.rc_context({"text.parse_math": False}):
+        if salt is not None:
+            mpl.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": salt})
         yield
 
 
