@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.quiet import quiet_libraries
+from rmd.cli.options import Threads
+from rmd.cli.start import start
 from rmd.common.errors import RMDError, one_of
 
 app = typer.Typer(
@@ -40,7 +41,6 @@ Iterations = Annotated[
 Moving = Annotated[
     bool, typer.Option("--moving", help="Build the part of the moving scenes instead of the still ones.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Number of CPU threads. By default: torch chooses.")]
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
@@ -54,7 +54,7 @@ def train_vae(
     threads: Threads = None,
 ) -> None:
     """Train the VAE of the scenes."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
 
@@ -90,7 +90,7 @@ def train_teacher(
     threads: Threads = None,
 ) -> None:
     """Train a teacher of the scenes: an ordinary diffusers pipeline."""
-    _prepare(threads)
+    start(threads=threads)
     from research.scenes.build import build_teacher, curriculum_of
     from research.scenes.families import FAMILIES
     from research.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
@@ -121,7 +121,7 @@ def train_judge(
     threads: Threads = None,
 ) -> None:
     """Train the judge, a classifier of all attributes, and test it on unseen scenes."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
 
@@ -129,18 +129,19 @@ def train_judge(
         measures = build_frame_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
         typer.echo(f"judge: {out / 'frame-judge.safetensors'}")
         typer.echo(
-            f"unseen clips: frames with all attributes right {measures.attributes.value:.4f}; motion right "
-            f"{measures.motion.value:.4f}; motion and speed right {measures.speed.value:.4f}"
+            f"unseen clips: frames with all attributes right {measures['attributes'].value:.4f}; motion right "
+            f"{measures['motion'].value:.4f}; motion and speed right {measures['speed'].value:.4f}"
         )
         return
     from research.scenes.build import JUDGE_ITERATIONS, build_judge
 
     steps = JUDGE_ITERATIONS if iterations is None else iterations
     scores = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
-    whole = scores.all_right
     typer.echo(f"judge: {out / 'judge.safetensors'}")
-    typer.echo(f"unseen scenes with all attributes right: {whole.value:.4f} (95 % {whole.low:.4f} to {whole.high:.4f})")
-    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.by_name.items()))
+    typer.echo(
+        f"unseen scenes with all attributes right: {scores.value:.4f} (95 % {scores.low:.4f} to {scores.high:.4f})"
+    )
+    typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.parts.items()))
 
 
 @app.command("references")
@@ -157,28 +158,21 @@ def references(
     threads: Threads = None,
 ) -> None:
     """Compute the features of fresh renders and of teacher samples, with which students are compared."""
-    _prepare(threads)
+    start(threads=threads)
     if moving:
         from research.scenes.moving.build import build_clip_references
-        from rmd.worlds.moving.references import FILE_NAME
+        from rmd.worlds.references import CLIP_FILE_NAME
 
         clips = build_clip_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-        typer.echo(f"references: {out / FILE_NAME} ({len(clips.render_changes)} renders and teacher samples)")
+        typer.echo(f"references: {out / CLIP_FILE_NAME} ({len(clips['render_changes'])} renders and teacher samples)")
         return
     from research.scenes.build import build_references
 
     pictures = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
-    count = len(pictures.renders)
+    count = len(pictures["renders"])
     typer.echo(
-        f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures.teacher)} teacher samples)"
+        f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures['teacher'])} teacher samples)"
     )
-
-
-def _prepare(threads: int | None) -> None:
-    quiet_libraries()
-    from rmd.cli.device import prepare_cpu
-
-    prepare_cpu(threads)
 
 
 def _log(line: str) -> None:

@@ -41,19 +41,10 @@ from rmd.models import Backbone, load_backbone
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
 from rmd.worlds.assets import TEACHERS, teacher_folder
-from rmd.worlds.references import References, load_references
-from rmd.worlds.still.accuracy import Accuracy, accuracy
+from rmd.worlds.base import Measured
+from rmd.worlds.references import References
 from rmd.worlds.still.grammar import parse, scene_captions
-from rmd.worlds.still.judge import Judge, load_judge
-
-__all__ = [
-    "build_judge",
-    "build_references",
-    "build_teacher",
-    "build_vae_weights",
-    "load_references",
-    "save_references",
-]
+from rmd.worlds.still.judge import Judge, accuracy, load_judge
 
 Log = Callable[[str], None]
 
@@ -169,7 +160,7 @@ def build_teacher(
 def build_judge(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = JUDGE_ITERATIONS, data: Data = JUDGE_DATA,
     test: Data = JUDGE_TEST, log: Log = print,
-) -> Accuracy:  # fmt: skip
+) -> Measured:  # fmt: skip
     """Train the judge and save it as `<out>/judge.safetensors`.
 
     Args:
@@ -193,11 +184,11 @@ def build_judge(
         judge = Judge()
     seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
-        save_judge(judge, out)
+        save_judge(judge, out / "judge.safetensors")
     unseen = test.render(cache)
     right, _ = load_judge(out).assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
     scores = accuracy(right, unseen.attributes)
-    results = {"all_right": scores.all_right.value, **scores.by_name}
+    results = {"all_right": scores.value, **scores.parts}
     record(out, "judge", Part(seed, iterations, (data, test), seconds, results))
     checkpoint.unlink(missing_ok=True)
     return scores
@@ -235,7 +226,7 @@ def build_references(
     )  # fmt: skip
     renders_right, renders = network.assess(pixels, scenes.attributes)
     samples_right, features = network.assess(samples, _attributes(captions))
-    references = References(renders, features, high_frequency(pixels))
+    references = References({"renders": renders, "teacher": features}, high_frequency(pixels))
     with disk_errors(out):
         save_references(references, out)
     shares = {"renders_right": renders_right, "teacher_right": samples_right}

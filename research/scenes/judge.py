@@ -12,6 +12,7 @@ from torch import Tensor
 
 from research.scenes.dataset import BatchOrder
 from research.scenes.optimisation import train_adamw
+from rmd.common.files import replacing
 from rmd.core.randomness import generator
 from rmd.worlds.still.dataset import SceneSet
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
@@ -19,7 +20,7 @@ from rmd.worlds.still.judge import Judge
 
 
 def train_judge(
-    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, seed: int = 0,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train the judge to classify the attributes of renders, with a little noise on them against overfitting.
@@ -27,14 +28,14 @@ def train_judge(
     Args:
         judge: the network to train.
         scenes: the training data.
-        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
+        iterations, batch_size: number of optimiser steps, and of scenes in each.
+        seed: seed of the training.
         checkpoint: file from which an interrupted training resumes; written every `every` iterations.
         log: receives progress messages.
 
     Returns:
         Seconds of training, including those before an interruption.
     """
-    judge.train()
     order = BatchOrder(len(scenes), batch_size, seed=seed)
 
     def loss(step: int) -> Tensor:
@@ -43,9 +44,16 @@ def train_judge(
         images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
         return attribute_loss(judge(images)[0], scenes.attributes[chosen])
 
-    seconds = train_adamw(
-        judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log
-    )
+    return train_classifier(judge, loss, iterations=iterations, checkpoint=checkpoint, every=every, log=log)
+
+
+def train_classifier(
+    judge: Judge, loss: Callable[[int], Tensor], *, iterations: int, checkpoint: Path | None, every: int,
+    log: Callable[[str], None],
+) -> float:  # fmt: skip
+    """Minimise the loss of a judge of any kind; the other arguments and the result are those of `train_judge`."""
+    judge.train()
+    seconds = train_adamw(judge, loss, name="judge", iterations=iterations, checkpoint=checkpoint, every=every, log=log)
     judge.eval()
     return seconds
 
@@ -60,9 +68,8 @@ def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
     return total
 
 
-def save_judge(judge: Judge, folder: Path) -> None:
-    """Save the judge in half precision as judge.safetensors; an earlier file is replaced atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".judge.partial"
-    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)
-    partial.replace(folder / "judge.safetensors")
+def save_judge(judge: Judge, path: Path) -> None:
+    """Save a judge of any kind in half precision; an earlier file is replaced atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5Tokenizer
 
-from rmd.worlds.still.grammar import vocabulary
+from rmd.worlds.moving.grammar import MOTION_WORDS, SPEEDS
+from rmd.worlds.still.grammar import (
+    BACKGROUND_WORDS,
+    COLOURS,
+    PLACE_WORDS,
+    RELATION_WORDS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+)
 
 MAX_LENGTH = 20
 """Number of tokens of the longest caption with its start and end tokens, rounded up."""
+
+
+def vocabulary() -> list[str]:
+    """Return every word and punctuation mark that captions of still scenes use, sorted."""
+    relations = (word for pair in RELATION_WORDS.values() for word in pair)
+    return _words(SHAPES, COLOURS, TEXTURES, SIZES, PLACE_WORDS.values(), BACKGROUND_WORDS.values(), relations)
+
+
+def clip_vocabulary() -> list[str]:
+    """Return every word and punctuation mark that captions of moving scenes use, sorted."""
+    return _words(SHAPES, COLOURS, SPEEDS, MOTION_WORDS.values(), BACKGROUND_WORDS.values())
+
+
+def _words(*groups: Iterable[str]) -> list[str]:
+    return sorted({"a", ",", *(word for group in groups for phrase in group for word in phrase.split())})
 
 
 def build_tokenizer() -> CLIPTokenizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +14,14 @@ from torch import nn
 from research.sampling import sample_images
 from research.scenes.build import log_samples, teacher_folder_at
 from research.scenes.checkpoint import read_whole, write_whole
+from research.scenes.judge import save_judge
 from research.scenes.moving import maps
 from research.scenes.moving.dataset import make_clips
-from research.scenes.moving.judge import save_frame_judge, train_frame_judge
+from research.scenes.moving.judge import train_frame_judge
 from research.scenes.moving.teacher import build_wan, clip_latents
 from research.scenes.moving.vae import build_clip_vae, train_clip_vae
 from research.scenes.record import Data, Part, check_writable, checkpoint_path, record, save_halved, seeded
-from research.scenes.references import save_features
+from research.scenes.references import save_references
 from research.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train_teacher
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors
@@ -29,11 +30,12 @@ from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import load_backbone
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
+from rmd.worlds.base import Measured
 from rmd.worlds.moving import grammar, path, render
 from rmd.worlds.moving.grammar import clip_captions, parse_clip
-from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
-from rmd.worlds.moving.metrics import ClipMeasures, change_features, frame_features, measure_clips
-from rmd.worlds.moving.references import FEATURES, FILE_NAME, ClipReferences
+from rmd.worlds.moving.judge import FILE_NAME, FrameJudge, load_frame_judge
+from rmd.worlds.moving.metrics import change_features, frame_features, measure_clips
+from rmd.worlds.references import References
 
 Log = Callable[[str], None]
 
@@ -134,7 +136,7 @@ def build_clip_teacher(
 def build_frame_judge(
     out: Path, *, cache: Path, seed: int = 0, iterations: int = CLIP_JUDGE_ITERATIONS, data: Data = CLIP_JUDGE_DATA,
     test: Data = CLIP_JUDGE_TEST, log: Log = print,
-) -> ClipMeasures:  # fmt: skip
+) -> dict[str, Measured]:  # fmt: skip
     """Train the judge of moving scenes and save it in `out`.
 
     Arguments are those of `research.scenes.build.build_judge`.
@@ -152,7 +154,7 @@ def build_frame_judge(
         judge = FrameJudge()
     seconds = train_frame_judge(judge, clips, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
-        save_frame_judge(judge, out)
+        save_judge(judge, out / FILE_NAME)
     unseen = make_clips(test.count, seed=test.seed, training=test.training)
     videos = unseen.pixels(torch.arange(len(unseen)))
     measures = measure_clips(videos, load_frame_judge(out).follow(videos), unseen.attributes)
@@ -164,7 +166,7 @@ def build_frame_judge(
 def build_clip_references(
     out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None, data: Data = CLIP_REFERENCES,
     steps: int = TEACHER_STEPS, log: Log = print,
-) -> ClipReferences:  # fmt: skip
+) -> References:  # fmt: skip
     """Compute features of fresh renders and of teacher samples, and save them as `<out>/clip-references.safetensors`.
 
     Arguments are those of `research.scenes.build.build_references`.
@@ -186,15 +188,15 @@ def build_clip_references(
         progress=log_samples(data.count, log),
     )  # fmt: skip
     render_tracks, sample_tracks = network.follow(videos), network.follow(samples)
-    references = ClipReferences(
-        frame_features(render_tracks),
-        change_features(render_tracks),
-        frame_features(sample_tracks),
-        change_features(sample_tracks),
-        high_frequency(videos.transpose(1, 2).flatten(0, 1)),
-    )
+    features = {
+        "render_frames": frame_features(render_tracks),
+        "render_changes": change_features(render_tracks),
+        "teacher_frames": frame_features(sample_tracks),
+        "teacher_changes": change_features(sample_tracks),
+    }
+    references = References(features, high_frequency(videos.transpose(1, 2).flatten(0, 1)))
     with disk_errors(out):
-        save_clip_references(references, out)
+        save_references(references, out, moving=True)
     requested = torch.tensor([clip.to_tuple() for text in captions if (clip := parse_clip(text)) is not None])
     renders = _values(measure_clips(videos, render_tracks, clips.attributes))
     teachers = _values(measure_clips(samples, sample_tracks, requested))
@@ -203,12 +205,6 @@ def build_clip_references(
     results |= {"steps": steps, "guidance": recipe.method.guidance}
     record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, results))
     return references
-
-
-def save_clip_references(references: ClipReferences, folder: Path) -> None:
-    """Save the references as `clip-references.safetensors`; an earlier file is replaced atomically."""
-    features = {name: getattr(references, name) for name in FEATURES}
-    save_features(features, references.high_frequency, folder / FILE_NAME)
 
 
 def _latents(
@@ -223,11 +219,5 @@ def _latents(
     return sets
 
 
-def _values(measures: ClipMeasures) -> dict[str, float]:
-    return {
-        "attributes": measures.attributes.value,
-        "motion": measures.motion.value,
-        "speed": measures.speed.value,
-        "flicker": measures.flicker,
-        "dynamics": measures.dynamics,
-    }
+def _values(measures: Mapping[str, Measured]) -> dict[str, float]:
+    return {name: measured.value for name, measured in measures.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rmd.common.pictures import to_uint8
 from rmd.worlds.moving.path import FRAMES, Path
-from rmd.worlds.moving.render import render_clips, sample_clips
+from rmd.worlds.moving.render import clip_path, render_clips, sample_clips
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,6 @@ def make_clips(count: int, *, seed: int, training: bool, size: int = 64, frames:
         videos.append(to_uint8(render_clips(clips, size, frames=frames), low=0))
         attributes.append(clips.attributes)
         captions += clips.captions
-        paths.append(clips.path(frames))
+        paths.append(clip_path(clips, frames))
     path = Path(*(torch.cat([getattr(p, part) for p in paths]) for part in ("centre", "radius", "angle")))
     return ClipSet(torch.cat(videos), torch.cat(attributes), captions, path)

@@ -7,19 +7,18 @@ from pathlib import Path as FilePath
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from research.scenes.dataset import BatchOrder
+from research.scenes.judge import train_classifier
 from research.scenes.moving.dataset import ClipSet
-from research.scenes.optimisation import train_adamw
 from rmd.core.randomness import generator
 from rmd.worlds.moving.grammar import FRAME_ATTRIBUTES, SYMMETRY
-from rmd.worlds.moving.judge import CENTRE, FILE_NAME, RADIUS, SCALE, FrameJudge
+from rmd.worlds.moving.judge import CENTRE, RADIUS, SCALE, FrameJudge
 
 
 def train_frame_judge(
-    judge: FrameJudge, clips: ClipSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
+    judge: FrameJudge, clips: ClipSet, *, iterations: int, batch_size: int = 64, seed: int = 0,
     checkpoint: FilePath | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train the judge on single frames, one per clip of a batch, with a little noise against overfitting.
@@ -27,14 +26,9 @@ def train_frame_judge(
     Args:
         judge: the network to train.
         clips: the training data.
-        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
-        checkpoint: file from which an interrupted training resumes; written every `every` iterations.
-        log: receives progress messages.
 
-    Returns:
-        Seconds of training, including those before an interruption.
+    The other arguments and the result are those of `research.scenes.judge.train_judge`.
     """
-    judge.train()
     order = BatchOrder(len(clips), batch_size, seed=seed)
 
     def loss(step: int) -> Tensor:
@@ -44,11 +38,7 @@ def train_frame_judge(
         logits, place, _ = judge.read(frames + 0.03 * torch.randn(frames.shape, generator=g))
         return frame_loss(logits, place, clips, chosen, time)
 
-    seconds = train_adamw(
-        judge, loss, name="judge", iterations=iterations, lr=lr, checkpoint=checkpoint, every=every, log=log
-    )
-    judge.eval()
-    return seconds
+    return train_classifier(judge, loss, iterations=iterations, checkpoint=checkpoint, every=every, log=log)
 
 
 def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: Tensor, time: Tensor) -> Tensor:
@@ -65,11 +55,3 @@ def frame_loss(logits: dict[str, Tensor], place: Tensor, clips: ClipSet, index: 
     rotation = (place[:, 3] - phase.cos()) ** 2 + (place[:, 4] - phase.sin()) ** 2
     geometry = 4 * F.mse_loss(place[:, :2], centre) + 4 * F.mse_loss(place[:, 2], size)
     return loss + geometry + (visible * rotation).sum() / visible.sum().clamp(min=1)
-
-
-def save_frame_judge(judge: FrameJudge, folder: FilePath) -> None:
-    """Save the judge in half precision as frame-judge.safetensors; an earlier file is replaced atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{FILE_NAME}.partial"
-    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, partial)
-    partial.replace(folder / FILE_NAME)

@@ -17,13 +17,12 @@ from research.scenes.moving.maps import clip_maps
 from research.scenes.moving.vae import CLIP_CHANNELS, encode_clips
 from research.scenes.record import Data
 from research.scenes.teacher import Latents, LatentSets, degrade, partly_wrong
-from research.scenes.tokenizer import build_t5_tokenizer
+from research.scenes.tokenizer import build_t5_tokenizer, clip_vocabulary
 from rmd.common.pictures import to_uint8
 from rmd.core.randomness import generator
 from rmd.models.base import Backbone
 from rmd.models.wan import WanBackbone
-from rmd.worlds.moving.grammar import clip_vocabulary
-from rmd.worlds.moving.render import render_clips, sample_clips
+from rmd.worlds.moving.render import clip_path, render_clips, sample_clips
 
 _TEXT_WIDTH = 64
 
@@ -145,7 +144,9 @@ def first_frames(vae: AutoencoderKLWan, still: Data) -> Latents:
     for start in range(0, still.count, 64):
         clips = sample_clips(range(start, min(start + 64, still.count)), seed=still.seed, training=still.training)
         # Frames pass through uint8, as those of clips do.
-        frames = ClipSet(to_uint8(render_clips(clips, frames=1), low=0), clips.attributes, clips.captions, clips.path())
+        frames = ClipSet(
+            to_uint8(render_clips(clips, frames=1), low=0), clips.attributes, clips.captions, clip_path(clips)
+        )
         encoded = encode_clips(vae, frames.pixels(torch.arange(len(frames)))).half()
         side = encoded.shape[-1] // 2
         values.append(encoded)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ from rmd.methods.base import draw_shares
 from rmd.models import Backbone
 from rmd.models.teacher import DTYPES, load_teacher
 from rmd.recipes.schema import Recipe
+from rmd.sample.progress import Progress, running_total
 from rmd.sample.timing import Timing, time_sampling
 from rmd.train.loop import Trainer
 from rmd.worlds.registry import world_of_kind
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a piece of work, how much of it is done, and its total."""
 
 
 def time_samplers(
@@ -53,7 +50,7 @@ def time_samplers(
     return [
         time_sampling(
             name, backbone, backbone.denoiser, plan, prompts, repeats=repeats, guidance=guidance,
-            progress=_counted(progress, name, repeats + 1),
+            progress=running_total(progress, name, repeats + 1),
         )
         for name, plan, guidance in rows
     ]  # fmt: skip
@@ -153,7 +150,7 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
     """
     recipe, steps, method = trainer.recipe, trainer.plan.steps, trainer.method
     updates, guidance = recipe.method.fake_updates, recipe.method.guidance != 1.0
-    advance = _counted(progress, "iterations", len(steps) * (repeats + 1))
+    advance = running_total(progress, "iterations", len(steps) * (repeats + 1))
     bare: BarePasses | None = None
     if repeats:
         timings, bare = training.time_in_turn(trainer, repeats=repeats, progress=advance)
@@ -180,9 +177,3 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
         tdm_evaluations=training.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance),
         tdm_seconds=None if bare is None else bare.of_public_tdm(len(steps), fake_updates=updates),
     )
-
-
-def _counted(progress: Progress, name: str, total: int) -> Callable[[], None]:
-    """Return a function that reports one more unit of work each time it is called."""
-    numbers = count(1)
-    return lambda: progress(name, next(numbers), total)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Sequence
 
 from rmd.common.errors import RMDError
 from rmd.core.fit import Split, split_thresholds, splits
 from rmd.models.base import Backbone
 from rmd.recipes.schema import Recipe
+from rmd.sample.progress import Progress, running_total
 from rmd.sample.spectrum import BATCH, teacher_spectrum
 from rmd.sample.timing import side_seconds
 
@@ -16,9 +16,7 @@ REPEATS = 3
 """Number of timed repeats after one to warm up."""
 
 
-def weigh_splits(
-    backbone: Backbone, recipe: Recipe, prompts: Sequence[str], progress: Callable[[str, int, int], None]
-) -> list[Split]:
+def weigh_splits(backbone: Backbone, recipe: Recipe, prompts: Sequence[str], progress: Progress) -> list[Split]:
     """Return all splits of a recipe's steps over its sides with their costs and losses, cheapest first.
 
     Args:
@@ -27,14 +25,14 @@ def weigh_splits(
         prompts: the prompts, of each of which the teacher makes one sample.
         progress: called with the name of a piece of work, how much of it is done, and its total.
     """
-    sides, timed = list(recipe.plan.sides), count(1)
+    sides = list(recipe.plan.sides)
     power = teacher_spectrum(
         backbone, sides[-1], prompts, seed=recipe.train.seed, guidance=recipe.method.guidance,
         frames=recipe.frames, progress=lambda done: progress("the teacher's pictures", done, len(prompts)),
     )  # fmt: skip
     seconds = side_seconds(
         backbone, sides, prompts[:BATCH], repeats=REPEATS, frames=recipe.frames,
-        progress=lambda: progress("timing", next(timed), REPEATS + 1),
+        progress=running_total(progress, "timing", REPEATS + 1),
     )  # fmt: skip
     return splits(
         recipe.schedule(), steps=recipe.plan.steps, sides=sides, costs=seconds, power=power,

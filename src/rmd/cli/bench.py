@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmd.cli.options import Device, Json, RecipeName, Settings, Threads
+from rmd.cli.start import resolved_recipe, start
 
 if TYPE_CHECKING:
     from rmd.bench.costs import TrainingCosts
@@ -56,18 +57,12 @@ def sample(
 
     The table shows medians over the repeats for the network alone, the loop around it, and the decoder.
     """
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    where = start(device, threads=threads)
     from rmd.bench.costs import time_samplers
-    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.models.teacher import load_teacher, resolve_noise
-    from rmd.recipes.schema import load_recipe
+    from rmd.models.teacher import load_teacher
 
-    prepare_cpu(threads)
-    loaded = resolve_noise(load_recipe(recipe))
-    where = find_device(device)
+    loaded = resolved_recipe(recipe)
     backbone = load_teacher(loaded)
     backbone.pipe.to(where)
     with progress_bar() as report:
@@ -91,19 +86,12 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Time real training iterations, and on a GPU also measure their memory; nothing is saved."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    where = start(device, threads=threads)
     from rmd.bench.costs import bench_trainer, training_costs
-    from rmd.cli.device import find_device, prepare_cpu
     from rmd.cli.progress import progress_bar
-    from rmd.models.teacher import resolve_noise
-    from rmd.recipes.schema import load_recipe
 
-    prepare_cpu(threads)
-    where = find_device(device)
     changes = [*(set_ or ()), *(["data.prompts=scenes"] if untrained else [])]
-    trainer = bench_trainer(resolve_noise(load_recipe(recipe, changes)), where, untrained=untrained)
+    trainer = bench_trainer(resolved_recipe(recipe, changes), where, untrained=untrained)
     with progress_bar() as report:
         costs = training_costs(trainer, repeats=repeats, progress=report)
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from rmd.cli.options import Column, Device, Settings, Variant
+from rmd.cli.start import start
 from rmd.common.errors import RMDError, check_text, shown
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def cache(
     if verify:
         typer.echo(f"{out}: {verify_cache(out)} shards match their checksums")
         return
-    from rmd.cli.device import find_device, prepare_cpu
+    where = start(device)
     from rmd.cli.progress import progress_bar
     from rmd.data.prompts import load_prompts
     from rmd.models import load_backbone
@@ -88,10 +89,9 @@ def cache(
 
     plan = _plan(prompts, teacher, recipe, overrides or [], column, variant, half=half)
     share = _worker(worker)
-    prepare_cpu()
     texts = load_prompts(plan.data, seed=plan.seed, keys=plan.keys).texts
     backbone = load_backbone(teacher_source(plan.teacher), dtype=plan.dtype, variant=plan.variant)
-    backbone.pipe.to(find_device(device))
+    backbone.pipe.to(where)
     with progress_bar() as report:
         complete = build_cache(
             backbone, texts, out, shard_prompts=shard, batch_size=batch_size, worker=share,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Threads
+from rmd.cli.start import start
 from rmd.common.errors import one_of
 
 ALL = "all"
@@ -46,11 +47,8 @@ def compare(
     threads: Threads = None,
 ) -> None:
     """Train and evaluate the rows of a table under one budget; run the command again to continue."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    start(threads=threads)
     from rmd.cli.console import table_console
-    from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.compare.cells import BUDGETS, Bench, Stopped
     from rmd.compare.run import read_results, run_table
@@ -62,7 +60,6 @@ def compare(
     for backbone in backbones or ():
         one_of("backbone", backbone, tuple(BACKBONES))
     read_results(out)  # an error in the folder is reported before anything is computed
-    prepare_cpu(threads)
     chosen = list(TABLES.values()) if name == ALL else [TABLES[name]]
     results = []
     with progress_bar() as report:

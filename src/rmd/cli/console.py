@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 NARROWEST = 40
 """Smallest width, in columns, at which a table is readable; a terminal that reports less is ignored."""
+
+
+def ruled_table(title: str, columns: Mapping[str, str]) -> Table:
+    """Return an empty table without a frame; `columns` are headings and their justification, left or right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in columns.items():
+        table.add_column(heading, justify="left" if justify == "left" else "right")
+    return table
 
 
 def table_console(otherwise: int | None = None) -> Console:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Settings, Threads
+from rmd.cli.start import resolved_recipe, start
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
 
@@ -38,22 +39,16 @@ def demo(
     threads: Threads = None,
 ) -> None:
     """Distil a packaged teacher, compare the student with four other samplers, and write report.html."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    start(threads=threads)
     from rmd.cli.console import table_console
-    from rmd.cli.device import prepare_cpu
     from rmd.cli.progress import progress_bar
     from rmd.evaluation.demo import run_demo
-    from rmd.models.resolve import resolve_noise
-    from rmd.recipes.schema import load_recipe
     from rmd.report import print_table
     from rmd.report.demo import write_demo
     from rmd.worlds.registry import world_of_kind
 
     name = next(iter(world_of_kind(moving=video).teachers)) if recipe is None else recipe
-    loaded = resolve_noise(load_recipe(name, [*(QUICK if quick else ()), *(overrides or ())]))
-    prepare_cpu(threads)
+    loaded = resolved_recipe(name, [*(QUICK if quick else ()), *(overrides or ())])
     console = table_console(TABLE_WIDTH)
     with locked(out):
         _clear(out)

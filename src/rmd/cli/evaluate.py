@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmd.cli.options import Device, Guidance, Steps, Variant, check_options
+from rmd.cli.start import start
 from rmd.common.errors import RMDError, check_text, finite, one_of, shown
 
 if TYPE_CHECKING:
@@ -43,16 +43,6 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 """Parts of a diffusers pipeline whose calls are counted and timed."""
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The options that decide how a model is loaded."""
-
-    steps: int | None
-    guidance: float | None
-    base: str | None
-    variant: str | None
-
-
 def evaluate(
     model: Annotated[
         str,
@@ -73,11 +63,8 @@ def evaluate(
     variant: Variant = None,
 ) -> None:
     """Measure how well a model draws the captioned scenes, and print it beside the models measured before."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    where = start(device)
     from rmd.cli.console import table_console
-    from rmd.cli.device import find_device, prepare_cpu
     from rmd.evaluation.store import all_evaluations, comparable_rows
     from rmd.report import print_rows
 
@@ -85,13 +72,13 @@ def evaluate(
         check_text(option, text)
     if guidance is not None:
         finite("--guidance", guidance)
-    prepare_cpu()
-    where = find_device(device)
     row = _row_name(model, name)
     if out.exists() and not out.is_dir():
         raise RMDError(f"{out} is a file: give a folder as --out")
     all_evaluations(out)  # a file that is not an evaluation is reported before anything is computed
-    contender, reference = _load(model, row, teacher, _Options(steps, guidance, base, variant), where)
+    contender, reference = _load(
+        model, row, teacher, steps=steps, guidance=guidance, base=base, variant=variant, where=where
+    )
     evaluation = _measure(contender, reference, samples=samples, seed=seed, batch_size=batch_size, out=out)
     print_rows(comparable_rows(out, evaluation), table_console(110))
     typer.echo(f"row: {out / row}.json   pictures: {out / row}.png")
@@ -108,30 +95,37 @@ def _row_name(model: str, name: str | None) -> str:
 
 
 def _load(
-    model: str, row: str, teacher: str | None, options: _Options, where: torch.device
+    model: str,
+    row: str,
+    teacher: str | None,
+    *,
+    steps: int | None,
+    guidance: float | None,
+    base: str | None,
+    variant: str | None,
+    where: torch.device,
 ) -> tuple[SamplerContender, str]:
     """Load the model; return it with the name of the packaged teacher that is its reference."""
+    import torch
+
     from rmd.evaluation.protocol import SamplerContender
     from rmd.models.registry import load_pipeline
     from rmd.models.student import holds_student
-    from rmd.sample.pipeline import RMDPipeline
-    from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
+    from rmd.sample.samplers import PipelineSampler, Sampler, student_sampler
     from rmd.worlds.registry import packaged_teachers
 
     teachers = tuple(packaged_teachers())
     if teacher is not None:
         one_of("teacher", teacher, teachers)
-    steps, guidance = options.steps, options.guidance
     sampler: Sampler
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
-        student = RMDPipeline.from_pretrained(model, teacher=options.base, variant=options.variant).to(where)
-        student.pipe.set_progress_bar_config(disable=True)
-        sampler, pipe = StudentSampler(student), student.pipe
-        own = student.config.teacher if student.config.teacher in teachers else None
+        sampler = student_sampler(model, dtype=torch.float32, device=where, teacher=base, variant=variant)
+        pipe, own = sampler.pipe.pipe, sampler.pipe.config.teacher
+        own = own if own in teachers else None
     else:
-        check_options(model, False, {"--base": options.base is not None}, {})
-        pipe, own = load_pipeline(model, variant=options.variant).to(where), None
+        check_options(model, False, {"--base": base is not None}, {})
+        pipe, own = load_pipeline(model, variant=variant).to(where), None
         sampler = PipelineSampler(pipe, model, steps=steps, guidance=guidance)
     if sampler.moving:
         raise RMDError(f"{model} makes clips, but the scenes' judge looks at single pictures")
@@ -143,11 +137,12 @@ def _measure(
     contender: SamplerContender, teacher: str, *, samples: int, seed: int, batch_size: int, out: Path
 ) -> Evaluation:
     """Evaluate a model and save its row and pictures."""
-    from rmd.cli.progress import counter, progress_bar
+    from rmd.cli.progress import progress_bar
     from rmd.evaluation.protocol import SAMPLING_SEED, evaluation_prompts
     from rmd.evaluation.run import evaluate
     from rmd.evaluation.store import Evaluation, save_evaluation
     from rmd.evaluation.versions import versions
+    from rmd.sample.progress import running_total
     from rmd.worlds.registry import packaged_teachers, world_of_teacher
 
     world = world_of_teacher(teacher)
@@ -158,7 +153,7 @@ def _measure(
     with progress_bar() as report:
         result = evaluate(
             contender, world, world.judge(teacher), prompts,
-            seed=SAMPLING_SEED + seed, batch_size=batch_size, progress=counter(report, "pictures", samples),
+            seed=SAMPLING_SEED + seed, batch_size=batch_size, progress=running_total(report, "pictures", samples),
         )  # fmt: skip
     evaluation = Evaluation(
         row=result.row, making=dict(contender.sampler.settings), teacher=teacher, samples=len(prompts), seed=seed,

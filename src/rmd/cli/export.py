@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rmd.cli.options import Teacher, Variant
+from rmd.cli.start import start
 
 Student = Annotated[
     str,
@@ -52,18 +53,14 @@ def export(
     push: Push = None,
 ) -> None:
     """Write a student in the layout of another program, check that it gives the same samples, and add a model card."""
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-    from rmd.cli.device import find_device, prepare_cpu
+    where = start(device)
     from rmd.export.run import STUDENT, run_export
     from rmd.models.share import upload
     from rmd.models.student import read_student
     from rmd.report.tables import measures_beside
 
-    prepare_cpu()
     checkpoint = run_export(
-        student, to, out, teacher=teacher, variant=variant, device=str(find_device(device)), base_model=base_model,
+        student, to, out, teacher=teacher, variant=variant, device=str(where), base_model=base_model,
         push=push, measures=measures_beside(Path(student)),
     )  # fmt: skip
     if to == STUDENT:

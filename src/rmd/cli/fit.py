@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 
 import typer
-from rich import box
 from rich.table import Table
 
 from rmd.bench.splits import weigh_splits, with_any_split
-from rmd.cli.console import table_console
-from rmd.cli.device import find_device, prepare_cpu
+from rmd.cli.console import ruled_table, table_console
 from rmd.cli.progress import progress_bar
+from rmd.cli.start import start
 from rmd.core.fit import Split, check_count, frontier
 from rmd.data.prompts import load_prompts
 from rmd.models.teacher import load_teacher
@@ -33,8 +32,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
         RMDError: the teacher or the prompts cannot be loaded, or there are too many or too few steps.
     """
     check_count(recipe.plan.steps, len(recipe.plan.sides))  # before the teacher is loaded
-    prepare_cpu()
-    where = find_device(device)
+    where = start(device)
     prompts = load_prompts(recipe.data, seed=recipe.train.seed).batch(0, samples)[0]
     recipe = with_any_split(recipe)
     backbone = load_teacher(recipe)
@@ -64,11 +62,9 @@ def split_values(split: Split) -> dict[str, object]:
 
 def fit_table(name: str, splits: Sequence[Split]) -> Table:
     """Return a table of all splits, with the sides and thresholds that a recipe needs to use one."""
-    table = Table(
-        title=f"{name}: {sum(splits[0].steps)} steps", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for heading in ("split", "sides", "thresholds", "ms/picture", "speed", "missing"):
-        table.add_column(heading, justify="left" if heading in ("split", "sides", "thresholds") else "right")
+    columns = dict.fromkeys(("split", "sides", "thresholds"), "left")
+    columns |= dict.fromkeys(("ms/picture", "speed", "missing"), "right")
+    table = ruled_table(f"{name}: {sum(splits[0].steps)} steps", columns)
     best, slowest = frontier(splits), max(split.cost for split in splits)
     for split in splits:
         table.add_row(

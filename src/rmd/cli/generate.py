@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmd.cli.options import Column, Guidance, Steps, Teacher, Variant, check_options
+from rmd.cli.start import start
 from rmd.common.errors import RMDError, check_text, finite, one_of
 
 if TYPE_CHECKING:
-    import torch
-
     from rmd.sample.job import Request
 
 Prompt = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="One or more prompts.")]
@@ -119,11 +118,13 @@ def generate(
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
+    import torch
+
     from rmd.models.student import holds_student
     from rmd.sample.job import Request
 
     texts = _prompts(prompt, prompts, column, clips)
-    where, dtype = _precision(device, half=half)
+    where = start(device, kinds=("cpu", "cuda", "mps"))
     student = holds_student(model)
     for_pipelines = {"--steps": steps is not None, "--guidance": guidance is not None}
     for_students = {"--stages": stages, "--compare-teacher": compare_teacher, "--teacher": teacher is not None}
@@ -132,7 +133,7 @@ def generate(
         model=model, student=student, prompts=texts, out=out, count=count, seed=seed, height=height, width=width,
         frames=frames, fps=fps, clip_format=clips, batch_size=batch_size, steps=steps, guidance=guidance, stages=stages,
         teacher_steps=teacher_steps if compare_teacher else None, teacher=teacher, variant=variant, device=where,
-        dtype=dtype,
+        dtype=torch.bfloat16 if half else torch.float32,
     ))  # fmt: skip
 
 
@@ -151,22 +152,14 @@ def _prompts(prompt: list[str] | None, file: str | None, column: str | None, cli
     return check_prompts(prompt) if prompt else read_prompts(file or "", column)
 
 
-def _precision(device: str | None, *, half: bool) -> tuple[torch.device, torch.dtype]:
-    import torch
-
-    from rmd.cli.device import find_device, prepare_cpu
-
-    prepare_cpu()
-    return find_device(device, kinds=("cpu", "cuda", "mps")), torch.bfloat16 if half else torch.float32
-
-
 def _make(request: Request) -> None:
     """Carry out the request, showing its progress, and print what was made."""
-    from rmd.cli.progress import counter, progress_bar
+    from rmd.cli.progress import progress_bar
     from rmd.sample.job import make, prepared
+    from rmd.sample.progress import running_total
 
     with prepared(request) as (sampler, album), progress_bar() as report:
-        made = make(request, sampler, album, partial(counter, report))
+        made = make(request, sampler, album, partial(running_total, report))
     existed = len(album) - made
     what = ("clip" if sampler.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {request.out}" + (f" ({existed} existed already)" if existed else ""))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmd.cli.options import Device, RecipeName, Settings
+from rmd.cli.start import resolved_recipe
 from rmd.common.errors import RMDError, shown
-from rmd.recipes.schema import TimeMap, load_recipe, parse_side
+from rmd.recipes.schema import TimeMap, parse_side
 
 if TYPE_CHECKING:
     from rmd.core.plan import StepPlan
@@ -112,12 +113,7 @@ def _load(
     overrides = list(settings)
     overrides += [f"plan.{key}={value}" for key, value in values.items() if value is not None]
     overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
-    loaded = load_recipe(recipe, overrides)
-    if isinstance(loaded.noise, str):
-        from rmd.models.resolve import resolve_noise
-
-        loaded = resolve_noise(loaded)
-    return loaded
+    return resolved_recipe(recipe, overrides)
 
 
 def cost_line(plan: StepPlan) -> str:
@@ -160,14 +156,10 @@ def _final_size(text: str) -> tuple[int, int]:
 
 
 def _print_table(name: str, plan: StepPlan) -> None:
-    from rich import box
-    from rich.table import Table
+    from rmd.cli.console import ruled_table, table_console
 
-    from rmd.cli.console import table_console
-
-    table = Table(title=_title(name, plan), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("step", "stage", "side", "teacher time", "model time", "logSNR", "relative cost"):
-        table.add_column(heading, justify="right")
+    headings = ("step", "stage", "side", "teacher time", "model time", "logSNR", "relative cost")
+    table = ruled_table(_title(name, plan), dict.fromkeys(headings, "right"))
     for step in plan.steps:
         stage = plan.stage_of(step)
         table.add_row(
@@ -182,6 +174,8 @@ def _print_table(name: str, plan: StepPlan) -> None:
         )
     console = table_console()
     console.print(table)
+    if plan.match_stage.size != plan.stages[-1].size:
+        console.print(f"samples are matched at {plan.match_stage.size}", soft_wrap=True)
     console.print(cost_line(plan), soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -63,18 +63,6 @@ def progress_bar() -> Iterator[ReportProgress]:
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
-
-
-def counter(report: ReportProgress, what: str, total: int) -> Callable[[int], None]:
-    """Return a function to call with the number of newly finished items; it shows how many are finished in total."""
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(what, done, total)
-
-    return count
 
 
 def _line_printer() -> ReportProgress:

@@ -15,8 +15,9 @@ import typer
 from rmd.cli.options import Device, RecipeName, Settings, Variant
 from rmd.cli.plan import cost_line
 from rmd.cli.quiet import quiet_libraries
+from rmd.cli.start import resolved_recipe
 from rmd.common.errors import RMDError
-from rmd.recipes.schema import Recipe, load_recipe
+from rmd.recipes.schema import Recipe
 
 if TYPE_CHECKING:
     from rmd.cli.progress import ReportProgress
@@ -85,7 +86,8 @@ def train(
     if reset_optimizer and not resume:
         raise RMDError("--reset-optimizer needs --resume: it continues from the weights of a checkpoint")
     overrides = [*(set_ or ()), *([] if variant is None else [f"variant={variant}"])]
-    loaded = _load_recipe(recipe, overrides)
+    loaded = resolved_recipe(recipe, overrides)
+    quiet_libraries()
     folder = Path("runs") / loaded.name if out is None else out
     command = _Command(recipe, overrides, loaded, folder, resume, reset_optimizer, threads, device)
     from rmd.cli.device import find_device
@@ -99,17 +101,6 @@ def train(
             trainer = prepare(loaded, folder, threads or loaded.train.threads, device, parallel)
             say(f"{loaded.name}: {plan_line(trainer.plan)}")
             _carry_out(command, trainer, say, dry_run=dry_run, profile=profile)
-
-
-def _load_recipe(name: str, overrides: list[str]) -> Recipe:
-    """Load a recipe with settings, and resolve its noise schedule from its teacher if it does not spell it out."""
-    recipe = load_recipe(name, overrides)
-    quiet_libraries()
-    if isinstance(recipe.noise, str):
-        from rmd.models.resolve import resolve_noise
-
-        recipe = resolve_noise(recipe)
-    return recipe
 
 
 def _claimed_folder(command: _Command, parallel: Parallel, *, dry_run: bool) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -38,7 +38,6 @@ from rmd.evaluation.protocol import (
     PlanContender,
     SamplerContender,
     evaluation_prompts,
-    running_total,
 )
 from rmd.evaluation.rows import Row
 from rmd.evaluation.run import evaluate
@@ -48,6 +47,7 @@ from rmd.models.teacher import load_teacher
 from rmd.recipes.hashes import settings_hash
 from rmd.recipes.methods import CascadeConfig
 from rmd.recipes.schema import Recipe, load_recipe
+from rmd.sample.progress import Progress, running_total
 from rmd.sample.timing import TIMED, plan_seconds
 from rmd.train.identity import weights_key
 from rmd.train.loop import Trainer
@@ -56,8 +56,6 @@ from rmd.worlds.registry import judge_of, world_of
 
 SHOWN = 12
 """Number of captions whose pictures a cell keeps."""
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 from typing import Literal
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -15,7 +14,7 @@ from rmd.compare.run import Line, TableResult
 from rmd.compare.tables import TABLES, Place
 from rmd.evaluation.metrics import Metric, metric
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
-from rmd.report.plotting import MARKERS, plain_text
+from rmd.report.plotting import MARKERS, drawing, svg
 
 SHOWN = ("attributes", "kernel_distance")
 """The metrics that are drawn, one row of panels each."""
@@ -29,15 +28,14 @@ def chart(
     Returns:
         The file's content, or None if the table's rows do not form a grid.
     """
-    with plain_text(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": result.name}):
+    with drawing(result.name):
         figure = draw(result, backbone, theme)
         if figure is None:
             return None
-        buffer = io.BytesIO()
         if form == "svg":
-            figure.savefig(buffer, format=form, transparent=True, metadata={"Date": None})
-        else:
-            figure.savefig(buffer, format=form, dpi=110)
+            return svg(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=110)
     return buffer.getvalue()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -22,32 +21,18 @@ from rmd.evaluation.metrics import Metric, metrics_in, part
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
-from rmd.report.tables import MISSING, fixed, percent, significant
+from rmd.report.tables import MISSING, decimals, fixed, percent, significant
 
-TITLE = "RMD compared, in miniature"
 SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
 )
-PAPER = "Grey columns are the paper's own numbers, from other models and measures: compare their order, not their size."
 SIGNIFICANT = 0.05
+CSV_HEADS = (
+    "backbone row plan nfe seconds_per_image speedup iterations training_evaluations measure mean low high difference "
+    "p seeds"
+)
 FORMULA = ("=", "+", "-", "@")
 """First characters by which a spreadsheet takes a cell for a formula."""
-
-
-@dataclass(frozen=True)
-class PagePart:
-    """One backbone's part of a table on the page; `light` and `dark` are empty if the table has no chart."""
-
-    title: str
-    question: str
-    chart_title: str
-    light: str
-    dark: str
-    numbers: HtmlTable
-    caption: str
-    by_attribute: HtmlTable
-    pictures: Sequence[Sample]
-    prompts: Sequence[str]
 
 
 def write_tables(results: Sequence[TableResult], folder: Path) -> Path:
@@ -90,33 +75,15 @@ def as_csv(result: TableResult) -> str:
     """Return one line per row, backbone and metric; a `'` precedes text that a spreadsheet would read as a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    heads = [
-        "backbone",
-        "row",
-        "plan",
-        "nfe",
-        "seconds_per_image",
-        "speedup",
-        "iterations",
-        "training_evaluations",
-        "measure",
-    ]
-    writer.writerow([*heads, "mean", "low", "high", "difference", "p", "seeds"])
+    writer.writerow(CSV_HEADS.split())
     for backbone, lines in result.backbones.items():
         for line in lines:
-            about = [
-                csv_text(backbone),
-                csv_text(line.name),
-                csv_text(line.plan),
-                line.nfe,
-                line.seconds_per_image,
-                line.speedup,
-                line.iterations,
-                line.evaluations,
-            ]
+            names = [csv_text(text) for text in (backbone, line.name, line.plan)]
+            costs = [line.nfe, line.seconds_per_image, line.speedup, line.iterations, line.evaluations]
             for name, number in (line.numbers | line.parts).items():
                 values = [number.mean, number.low, number.high, number.difference, number.p, len(number.values)]
-                writer.writerow(["" if value is None else value for value in (*about, csv_text(name), *values)])
+                row = (*names, *costs, csv_text(name), *values)
+                writer.writerow(["" if value is None else value for value in row])
     return out.getvalue()
 
 
@@ -130,15 +97,11 @@ def as_latex(result: TableResult) -> str:
     """Return a tabular per backbone, which needs no package; text is escaped, so LaTeX prints it literally."""
     parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
-        metrics = _metrics(lines)
-        heads = ["NFE", "speed", *(metric.title for metric in metrics), *_paper_columns(lines)]
-        parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * len(heads)}}}", "\\hline"]
-        parts += [" & ".join(["", *map(latex_text, heads)]) + r" \\", "\\hline"]
-        for line in lines:
-            numbers = [_shown(metric, line) for metric in metrics]
-            papers = [line.paper.get(name, "") for name in _paper_columns(lines)]
-            written = [line.label, f"{line.nfe:g}", _speed(line), *numbers, *papers]
-            parts.append(" & ".join(map(latex_text, written)) + r" \\")
+        heads, papers, rows = _grid(lines)
+        columns = len(heads) + len(papers) - 1
+        parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * columns}}}", "\\hline"]
+        parts += [" & ".join(map(latex_text, (*heads, *papers))) + r" \\", "\\hline"]
+        parts += [" & ".join(map(latex_text, (*row, *theirs))) + r" \\" for row, theirs in rows]
         parts += ["\\hline", "\\end{tabular}", ""]
     return "\n".join(parts)
 
@@ -155,19 +118,15 @@ def latex_text(text: str) -> str:
 def as_markdown(result: TableResult, backbone: str) -> str:
     """Return a backbone's table in Markdown, with a line below it that says how it was measured."""
     lines = result.backbones[backbone]
-    papers = _paper_columns(lines)
-    metrics = _metrics(lines)
-    heads = ["", "NFE", "speed", *(markdown_text(metric.title) for metric in metrics)]
-    heads += [markdown_text(f"paper: {name}") for name in papers]
+    heads, papers, grid = _grid(lines)
     rows = []
-    for line in lines:
-        numbers = [_shown(metric, line).replace("*", r"\*") for metric in metrics]
-        label = markdown_text(line.label)
-        if line.name == result.against and label:
-            label = f"**{label}**"
-        theirs = [markdown_text(line.paper.get(name, "")) for name in papers]
-        rows.append([label, f"{line.nfe:g}", _speed(line), *numbers, *theirs])
-    return f"{markdown_lines(heads, rows)}\n\n{markdown_text(_caption(result))}\n"
+    for line, ((label, *numbers), theirs) in zip(lines, grid, strict=True):
+        name = markdown_text(label)
+        if line.name == result.against and name:
+            name = f"**{name}**"
+        rows.append([name, *(number.replace("*", r"\*") for number in numbers), *map(markdown_text, theirs)])
+    columns = [markdown_text(head) for head in (*heads, *(f"paper: {name}" for name in papers))]
+    return f"{markdown_lines(columns, rows)}\n\n{markdown_text(_caption(result))}\n"
 
 
 def as_page(results: Sequence[TableResult], folder: Path) -> str:
@@ -178,9 +137,8 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
     """
     return render(
         "compare.html.j2",
-        title=TITLE,
+        title="RMD compared, in miniature",
         small=SMALL if any(result.budget == "small" for result in results) else "",
-        paper=PAPER,
         parts=[_part(result, backbone, folder) for result in results for backbone in result.backbones],
     )
 
@@ -192,7 +150,8 @@ def p_text(p: float) -> str:
 
 def number_text(metric: Metric, number: Number, *, interval: bool = True, star: bool = True) -> str:
     """Write a number as `52.6% [47.6, 57.5]`, with a star if its difference is significant."""
-    write = percent if metric.shown == "percent" else lambda value: fixed(value, _digits(number))
+    digits = decimals((number.mean, number.low or 0.0, number.high or 0.0))
+    write = percent if metric.shown == "percent" else lambda value: fixed(value, digits)
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
@@ -200,21 +159,22 @@ def number_text(metric: Metric, number: Number, *, interval: bool = True, star: 
     return text + ("*" if star and number.p is not None and number.p < SIGNIFICANT else "")
 
 
-def _part(result: TableResult, backbone: str, folder: Path) -> PagePart:
+def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]:
+    """Return one backbone's part of the page; `light` and `dark` are empty if the table has no chart."""
     lines = result.backbones[backbone]
     light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
-    return PagePart(
-        title=_title(result, backbone),
-        question=result.question,
-        chart_title=result.title,
-        light="" if light is None else image_data("svg+xml", light),
-        dark="" if dark is None else image_data("svg+xml", dark),
-        numbers=_numbers(result, lines),
-        caption=_caption(result),
-        by_attribute=_by_attribute(result, lines),
-        pictures=[picture for line in lines if (picture := _picture(line, folder / "pictures")) is not None],
-        prompts=lines[0].prompts,
-    )
+    return {
+        "title": _title(result, backbone),
+        "question": result.question,
+        "chart_title": result.title,
+        "light": "" if light is None else image_data("svg+xml", light),
+        "dark": "" if dark is None else image_data("svg+xml", dark),
+        "numbers": _numbers(result, lines),
+        "caption": _caption(result),
+        "by_attribute": _by_attribute(result, lines),
+        "pictures": [picture for line in lines if (picture := _picture(line, folder / "pictures")) is not None],
+        "prompts": lines[0].prompts,
+    }
 
 
 def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
@@ -256,6 +216,19 @@ def _picture(line: Line, folder: Path) -> Sample | None:
         )
     path = folder / line.picture
     return Sample(image_data("png", path.read_bytes()), line.label) if path.is_file() else None
+
+
+def _grid(lines: Sequence[Line]) -> tuple[list[str], list[str], list[tuple[list[str], list[str]]]]:
+    """Return a backbone's table as text: headings, those of the paper's columns, and the cells of either per row."""
+    metrics, papers = _metrics(lines), _paper_columns(lines)
+    rows = [
+        (
+            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(metric, line) for metric in metrics)],
+            [line.paper.get(name, "") for name in papers],
+        )
+        for line in lines
+    ]
+    return ["", "NFE", "speed", *(metric.title for metric in metrics)], papers, rows
 
 
 def _metrics(lines: Sequence[Line]) -> list[Metric]:
@@ -300,11 +273,6 @@ def _caption(result: TableResult) -> str:
 
 def _paper_columns(lines: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line.paper))
-
-
-def _digits(number: Number) -> int:
-    size = max(abs(value) for value in (number.mean, number.low or 0.0, number.high or 0.0))
-    return 0 if size >= 100 else 1 if size >= 10 else 2
 
 
 def _comment(text: str) -> str:

@@ -61,7 +61,7 @@ def standardise(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return (features - mean) / std, (reference - mean) / std
 
 
-def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1), paired: bool = False) -> Interval:
+def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1)) -> Interval:
     """Return the unbiased squared MMD of two feature sets with the kernel (x.y / d + 1)^3, times 1000.
 
     For equal distributions the estimate is zero on average, and so is often negative. The 95 % interval is normal; its
@@ -72,23 +72,19 @@ def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1
     Source: Binkowski et al., Demystifying MMD GANs (2018), Eq. 4 and Sec. 3 (KID), with other features.
 
     Args:
-        x, y: features (n, d) and (m, d); independent sets unless `paired`.
+        x, y: features (n, d) and (m, d) of independent samples.
         per_prompt: number of consecutive rows that belong to one prompt, in x and in y. Samples of one prompt
             resemble each other; comparing them would bias the estimate upwards, so they are not compared.
-        paired: whether the same rows of both sets belong to the same prompts. Comparing them across the sets would
-            bias the estimate downwards, so they are not compared either, and the jackknife leaves out pairs.
 
     Raises:
-        RMDError: the shapes do not match, a value is not finite, a set has fewer than three prompts or an incomplete
-            one, or the sets are paired and have different numbers of samples.
+        RMDError: the shapes do not match, a value is not finite, or a set has fewer than three prompts or an incomplete
+            one.
     """
     x, y = _checked(x, y, fewest=3)
     for rows, run in zip((x, y), per_prompt, strict=True):
         if run < 1 or len(rows) % run or len(rows) < 3 * run:
             raise RMDError(f"{len(rows)} samples are not three or more prompts of {run} samples each")
-    if paired and (len(x) != len(y) or per_prompt[0] != per_prompt[1]):
-        raise RMDError(f"paired sets must have the same prompts, got {len(x)} and {len(y)} samples of them")
-    value, variance = _paired_mmd(x, y, per_prompt[0]) if paired else _independent_mmd(x, y, *per_prompt)
+    value, variance = _squared_mmd(x, y, *per_prompt)
     half = Z95 * math.sqrt(variance)
     return Interval(KERNEL_SCALE * value, KERNEL_SCALE * (value - half), KERNEL_SCALE * (value + half))
 
@@ -134,20 +130,6 @@ def high_frequency(images: Tensor) -> float:
     return float((images - half).square().mean())
 
 
-def relative_high_frequency(images: Tensor, reference: Tensor) -> float:
-    """Return `high_frequency` of the images divided by that of the reference.
-
-    A value of 1 means as much detail as the reference; below 1, the images are blurred.
-
-    Raises:
-        RMDError: as `high_frequency`, or the reference has no fine detail at all.
-    """
-    expected = high_frequency(reference)
-    if expected == 0:
-        raise RMDError("the reference images have no fine detail to compare with: use other images")
-    return high_frequency(images) / expected
-
-
 def diversity(features: Tensor, prompt_ids: Tensor) -> float:
     """Return the mean Euclidean distance between two samples of the same prompt, averaged over the prompts.
 
@@ -189,7 +171,7 @@ def wilson(hits: int, total: int) -> Interval:
     return Interval(share, max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share)))
 
 
-def _independent_mmd(x: Tensor, y: Tensor, a: int, b: int) -> tuple[float, float]:
+def _squared_mmd(x: Tensor, y: Tensor, a: int, b: int) -> tuple[float, float]:
     """Return the squared MMD and its jackknife variance; a and b are the rows per prompt of x and y."""
     n, m = len(x), len(y)
     per_prompt_x, per_prompt_y = _all(x, x, a) - _own(x, x, a), _all(y, y, b) - _own(y, y, b)
@@ -200,15 +182,6 @@ def _independent_mmd(x: Tensor, y: Tensor, a: int, b: int) -> tuple[float, float
     without_x = (sum_x - 2 * per_prompt_x) / ((n - a) * (n - 2 * a)) + mean_y - 2 * (sum_xy - cross_x) / ((n - a) * m)
     without_y = mean_x + (sum_y - 2 * per_prompt_y) / ((m - b) * (m - 2 * b)) - 2 * (sum_xy - cross_y) / (n * (m - b))
     return float(mean_x + mean_y - 2 * sum_xy / (n * m)), _jackknife(without_x) + _jackknife(without_y)
-
-
-def _paired_mmd(x: Tensor, y: Tensor, a: int) -> tuple[float, float]:
-    """Do the same for paired sets: the U-statistic of k(x, x') + k(y, y') - k(x, y') - k(x', y)."""
-    n = len(x)
-    per_prompt = _all(x, x, a) - _own(x, x, a) + _all(y, y, a) - _own(y, y, a)
-    per_prompt = per_prompt - (_all(x, y, a) + _all(y, x, a) - 2 * _own(x, y, a))
-    without = (per_prompt.sum() - 2 * per_prompt) / ((n - a) * (n - 2 * a))
-    return float(per_prompt.sum() / (n * (n - a))), _jackknife(without)
 
 
 def _jackknife(without: Tensor) -> float:

@@ -142,27 +142,18 @@ class StepPlan:
         """
         check_divisible(height, width, multiple, "the final size")
         last = self.stages[-1]
-        stages = tuple(
-            Stage(
-                stage.index,
-                scaled(stage.height, height, last.height, multiple),
-                scaled(stage.width, width, last.width, multiple),
-            )
-            for stage in self.stages
-        )
+
+        def side(of: Stage) -> tuple[int, int]:
+            return scaled(of.height, height, last.height, multiple), scaled(of.width, width, last.width, multiple)
+
+        stages = tuple(Stage(stage.index, *side(stage)) for stage in self.stages)
         for lower, upper in pairwise(stages):
             if (lower.height, lower.width) == (upper.height, upper.width):
                 raise RMDError(
                     f"a final size of {height}x{width} is too small for this plan: stages {lower.index} and "
                     f"{upper.index} would both be {upper.size} in multiples of {multiple}; use a larger size"
                 )
-        if self.match_side is None:
-            return replace(self, stages=stages)
-        match = self.match_stage
-        match_side = (
-            scaled(match.height, height, last.height, multiple),
-            scaled(match.width, width, last.width, multiple),
-        )
+        match_side = None if self.match_side is None else side(self.match_stage)
         return replace(self, stages=stages, match_side=match_side)
 
     def warnings(self) -> list[str]:
@@ -253,10 +244,7 @@ def build_plan(
     Raises:
         RMDError: the settings do not make a cascade; for example, a stage gets no step.
     """
-    stages = tuple(Stage(i, *_side_pair(pair, i)) for i, pair in enumerate(sides, start=1))
-    check_stages(stages)
-    for stage in stages:
-        check_divisible(stage.height, stage.width, multiple, f"stage {stage.index}")
+    stages = _stages(sides, multiple)
     if match_side is not None:
         check_divisible(*match_side, multiple, "the side of the matching")
     limits = tuple(finite("a threshold", value) for value in thresholds)
@@ -350,7 +338,13 @@ def _check_every_stage_has_a_step(
             )
 
 
-def _side_pair(pair: Sequence[int], stage: int) -> tuple[int, int]:
-    if len(pair) != 2:
-        raise RMDError(f"stage {stage} needs a height and a width, got {tuple(pair)}")
-    return integer("a height", pair[0]), integer("a width", pair[1])
+def _stages(sides: Sequence[Sequence[int]], multiple: int) -> tuple[Stage, ...]:
+    """Return the stages of these sides; raise RMDError unless they increase and are divisible by `multiple`."""
+    for index, pair in enumerate(sides, start=1):
+        if len(pair) != 2:
+            raise RMDError(f"stage {index} needs a height and a width, got {tuple(pair)}")
+    stages = tuple(Stage(i, integer("a height", h), integer("a width", w)) for i, (h, w) in enumerate(sides, start=1))
+    check_stages(stages)
+    for stage in stages:
+        check_divisible(stage.height, stage.width, multiple, f"stage {stage.index}")
+    return stages

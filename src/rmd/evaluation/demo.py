@@ -26,7 +26,6 @@ from rmd.evaluation.protocol import (
     PlanContender,
     evaluation_prompts,
     full_plan,
-    running_total,
 )
 from rmd.evaluation.rows import STUDENT, TEACHER, Check, Report, Row
 from rmd.evaluation.run import Evaluated, evaluate
@@ -35,6 +34,7 @@ from rmd.models.student import save_student
 from rmd.models.teacher import load_teacher
 from rmd.recipes.methods import TDMConfig
 from rmd.recipes.schema import Recipe
+from rmd.sample.progress import Progress, running_total
 from rmd.sample.timing import plan_seconds
 from rmd.train.loop import Trainer
 from rmd.train.tracking import peak_memory_gb, read_metrics
@@ -43,9 +43,6 @@ from rmd.worlds.registry import judge_of, world_of
 
 RUNS = {STUDENT: "run", "tdm": "run-tdm"}
 """Folders of the trainings, by the row of their student."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, the number of finished items, and their total."""
 
 
 @dataclass(frozen=True)

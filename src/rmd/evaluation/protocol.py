@@ -141,18 +141,6 @@ class SamplerContender:
         return Samples(torch.stack(images), watch.seconds, total, total, watch.evaluations)
 
 
-def running_total(report: Callable[[str, int, int], None], what: str, total: int) -> Progress:
-    """Return a progress callback that reports what is being done, how many samples are done, and how many there are."""
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(what, done, total)
-
-    return count
-
-
 def full_plan(backbone: Backbone, side: Stage, steps: int, *, frames: int = 1) -> StepPlan:
     """Return the teacher's own way of sampling: one resolution, with steps that are uniform in its time."""
     return build_plan(backbone.schedule, steps=steps, sides=[(side.height, side.width)], thresholds=[], frames=frames)

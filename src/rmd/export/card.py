@@ -62,6 +62,7 @@ def model_card(
         first=plan.stages[0].size,
         last=plan.stages[-1].size,
         frames=plan.frames,
+        match=plan.match_stage.size if plan.match_stage.size != plan.stages[-1].size else "",
         guidance=f"{config.guidance:g}",
         prompts=markdown_code(shared_prompts(str(values["prompts"]))),
         plan=markdown_lines(("step", "size", "model time"), steps, left=2),

@@ -289,6 +289,6 @@ class EvaluationConfig(Strict):
     n: Annotated[int, Field(gt=0, le=10**6)] = 1024
     """Samples of the final evaluation."""
     every: Count | None = None
-    """Iterations between evaluations by the judge during training, which only the still scenes have; empty: none."""
+    """Iterations between evaluations during training by the judge of the prompts' world; empty: none."""
     samples: Annotated[int, Field(ge=3, le=10**6)] = 64
     """Samples of each evaluation during training."""

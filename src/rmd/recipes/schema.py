@@ -61,7 +61,7 @@ class Recipe(Strict):
     name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(folder_name)]
     """Name of the run, and of its folder: runs/NAME."""
     family: Annotated[str, Field(min_length=1)]
-    """Backbone adapter that reads the teacher: sdxl, pixart, sd3, wan, scenes."""
+    """Backbone adapter that reads the teacher: sdxl, pixart, sd3, wan, or one that another package adds."""
     teacher: Annotated[str, Field(min_length=1)]
     """A model id on the Hugging Face Hub, a folder, or `scenes` for the packaged teacher."""
     variant: Annotated[str, Field(min_length=1, max_length=64)] | None = None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rmd.report.plotting import COLOURS, plain_text
+from rmd.report.plotting import COLOURS, drawing, svg
 
 History = Sequence[Mapping[str, float | None]]
 Points = list[tuple[float, float]]
@@ -73,8 +71,7 @@ def charts(history: History) -> list[Chart]:
 
 def draw(chart: Chart, theme: Theme) -> bytes:
     """Draw a chart as SVG without a background: thin lines for the measurements, thick lines for their running mean."""
-    # Text as paths looks the same everywhere; with the salt and without a date, equal charts give equal files.
-    with plain_text(), mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": chart.title}):
+    with drawing(chart.title):
         figure = Figure(figsize=(4.2, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for index, curve in enumerate(chart.curves):
@@ -82,9 +79,7 @@ def draw(chart: Chart, theme: Theme) -> bytes:
         if all(value > 0 for curve in chart.curves for _, value in curve.points):
             use_log_scale(axes)
         _style(axes, theme)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
+        return svg(figure)
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:

@@ -1,9 +1,10 @@
-"""The pictures on the report's page: samples, learning curves and training panels."""
+"""The pictures on the report's page, as values for its template: samples, learning curves and training panels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from rmd.common.errors import RMDError
 from rmd.common.pictures import check_images, png, to_image, webp
 from rmd.evaluation.rows import STUDENT, Report
-from rmd.report.curves import DARK, LIGHT, Chart, charts, draw
+from rmd.report.curves import DARK, LIGHT, charts, draw
 from rmd.report.html import image_data
 
 SHOWN_PROMPTS = 8
@@ -23,75 +24,11 @@ _WIDE, _SMALL = 128, 64
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of a page; see `write_report`."""
-
-    grids: Mapping[str, Tensor]
-    panels: Sequence[tuple[int, Image.Image]]
-    plan_png: bytes
-
-
-@dataclass(frozen=True)
-class Label:
-    """Heading of a column of samples."""
-
-    text: str
-    student: bool
-
-
-@dataclass(frozen=True)
 class Sample:
     """One picture and its alternative text."""
 
     source: str
     text: str
-
-
-@dataclass(frozen=True)
-class SampleLine:
-    """One prompt, and its picture from every sampler."""
-
-    prompt: str
-    pictures: Sequence[Sample]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The sheet of samples: one line per prompt, one column per sampler.
-
-    Attributes:
-        rest: the lines that are folded away.
-        wide: width of a picture in CSS pixels on a laptop.
-        small: width of a picture in CSS pixels on a phone.
-        rendering: the CSS property `image-rendering`.
-    """
-
-    labels: Sequence[Label]
-    first: Sequence[SampleLine]
-    rest: Sequence[SampleLine]
-    wide: int
-    small: int
-    rendering: str
-
-
-@dataclass(frozen=True)
-class DrawnChart:
-    """A training chart as two SVG pictures, one for light and one for dark pages."""
-
-    title: str
-    caption: str
-    light: str
-    dark: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A training panel; sides are in pixels."""
-
-    iteration: int
-    source: str
-    width: int
-    height: int
 
 
 def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
@@ -108,37 +45,45 @@ def check_grids(report: Report, grids: Mapping[str, Tensor]) -> None:
             raise RMDError(f"{name!r} has {len(grid)} pictures for {len(report.prompts)} prompts")
 
 
-def samples(report: Report, grids: Mapping[str, Tensor]) -> Samples | None:
-    """Return the sheet of samples, or None if there are no pictures."""
+def samples(report: Report, grids: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the sheet of samples, one line per prompt and one column per sampler; None if there are no pictures.
+
+    Its keys are `labels` of the columns (text, and whether it is the student), the lines (`first`, and `rest` that is
+    folded away), the width of a picture in CSS pixels on a laptop (`wide`) and on a phone (`small`), and `rendering`.
+    """
     rows = [row for row in report.rows if row.name in grids]
     if not rows:
         return None
     lines = [
-        SampleLine(prompt, [_sample(f"{row.label}: {prompt}", grids[row.name][index]) for row in rows])
+        (prompt, [_sample(f"{row.label}: {prompt}", grids[row.name][index]) for row in rows])
         for index, prompt in enumerate(report.prompts)
     ]
     width = grids[rows[0].name].shape[-1]
     # Small pictures are enlarged by integer factors without smoothing; large ones are reduced.
     wide, small = (width * max(1, limit // width) if width <= limit else limit for limit in (_WIDE, _SMALL))
-    return Samples(
-        labels=[Label(row.label, row.name == STUDENT) for row in rows],
-        first=lines[:SHOWN_PROMPTS],
-        rest=lines[SHOWN_PROMPTS:],
-        wide=wide,
-        small=small,
-        rendering="pixelated" if width <= _WIDE else "auto",
-    )
+    return {
+        "labels": [(row.label, row.name == STUDENT) for row in rows],
+        "first": lines[:SHOWN_PROMPTS],
+        "rest": lines[SHOWN_PROMPTS:],
+        "wide": wide,
+        "small": small,
+        "rendering": "pixelated" if width <= _WIDE else "auto",
+    }
 
 
-def curves(report: Report) -> list[DrawnChart]:
-    """Return charts of the training; none without a history."""
-    return [_drawn(chart) for chart in charts(report.history)]
+def curves(report: Report) -> list[dict[str, str]]:
+    """Return the charts of the training, each drawn for light and for dark pages; none without a history."""
+    return [
+        {"title": chart.title, "caption": chart.caption}
+        | {name: image_data("svg+xml", draw(chart, theme)) for name, theme in (("light", LIGHT), ("dark", DARK))}
+        for chart in charts(report.history)
+    ]
 
 
-def panels(pictures: Sequence[tuple[int, Image.Image]]) -> list[Panel]:
-    """Return the training panels in the order of their iterations."""
+def panels(pictures: Sequence[tuple[int, Image.Image]]) -> list[tuple[int, str, Image.Image]]:
+    """Return the iteration, source and picture of each training panel in the order of the iterations."""
     in_order = sorted(pictures, key=lambda picture: picture[0])
-    return [Panel(iteration, image_data("png", png(image)), image.width, image.height) for iteration, image in in_order]
+    return [(iteration, image_data("png", png(image)), image) for iteration, image in in_order]
 
 
 def _sample(text: str, picture: Tensor) -> Sample:
@@ -146,8 +91,3 @@ def _sample(text: str, picture: Tensor) -> Sample:
         return Sample(image_data("png", png(to_image(picture))), text)
     frames = [to_image(frame) for frame in picture.unbind(1)]
     return Sample(image_data("webp", webp(frames, fps=CLIP_FPS)), text)
-
-
-def _drawn(chart: Chart) -> DrawnChart:
-    light, dark = (image_data("svg+xml", draw(chart, theme)) for theme in (LIGHT, DARK))
-    return DrawnChart(chart.title, chart.caption, light, dark)

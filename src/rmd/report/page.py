@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
+from PIL import Image
+from torch import Tensor
 
 from rmd.core.plan import Step, StepPlan
 from rmd.evaluation.metrics import Metric, metrics_in
 from rmd.evaluation.rows import STUDENT, TEACHER, Report, Row
-from rmd.report.gallery import Pictures, check_grids, curves, panels, samples
+from rmd.report.gallery import check_grids, curves, panels, samples
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
-from rmd.report.notes import (
-    ATTRIBUTES_NOTE,
-    COST_NOTES,
-    JUDGE_NOTE,
-    PANEL_ROWS,
-    PANELS_NOTE,
-    SAMPLES_NOTE,
-)
 from rmd.report.tables import MISSING, SMOKE, bounds, duration, fixed, percent, significant, writer
 
 COST = ("", "Network evaluations", "s/{sample}, denoiser", "Speed-up", "s/{sample}, end to end")
 """Headings of the columns before the metrics."""
 
 
-def page(report: Report, pictures: Pictures) -> str:
-    """Return the whole page as HTML.
+def page(
+    report: Report, grids: Mapping[str, Tensor], pictures: Sequence[tuple[int, Image.Image]], plan_png: bytes
+) -> str:
+    """Return the whole page as HTML; for the arguments, see `rmd.report.write_report`.
 
     Raises:
         RMDError: a grid belongs to no row, is not a batch of pictures, or does not have one picture per prompt.
     """
-    check_grids(report, pictures.grids)
+    check_grids(report, grids)
     plan = report.step_plan
     sizes = ", then ".join(stage.size for stage in plan.stages)
     heading = f"RMD: {len(plan.steps)} step{'s' * (len(plan.steps) > 1)}, {sizes} pixels"
@@ -43,26 +39,18 @@ def page(report: Report, pictures: Pictures) -> str:
         heading=heading,
         report=report,
         headline=_headline(report),
-        samples=samples(report, pictures.grids),
+        samples=samples(report, grids),
         measures=_tables(report),
         attributes=_attributes(report.rows),
         curves=curves(report),
-        panels=panels(pictures.panels),
-        plan_plot=image_data("png", pictures.plan_png),
+        panels=panels(pictures),
+        plan_plot=image_data("png", plan_png),
         plan=_plan(plan),
         making=_making(report),
         recipe=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         significant=significant,
         smoke=SMOKE,
-        samples_note=SAMPLES_NOTE,
-        judge_note=JUDGE_NOTE,
-        measure_notes=[
-            *COST_NOTES,
-            *((metric.heading or metric.title, metric.note) for metric in _metrics(report.rows) if metric.note),
-        ],
-        attributes_note=ATTRIBUTES_NOTE,
-        panels_note=PANELS_NOTE,
-        panel_rows=PANEL_ROWS,
+        measure_notes=[(each.heading or each.title, each.note) for each in _metrics(report.rows) if each.note],
     )
 
 
@@ -135,12 +123,12 @@ def _attributes(rows: Sequence[Row]) -> HtmlTable:
     if not names:
         return HtmlTable((), ())
     heads = cells("", *(name.replace("_", " ") for name in names))
-    return HtmlTable(heads, [TableRow(_attribute_cells(row, names), row.name == STUDENT) for row in rows])
-
-
-def _attribute_cells(row: Row, names: Sequence[str]) -> list[Cell]:
-    shares = _parts(row)
-    return cells(row.label, *(percent(shares[name]) if name in shares else "" for name in names))
+    lines = []
+    for row in rows:
+        shares = _parts(row)
+        written = (percent(shares[name]) if name in shares else "" for name in names)
+        lines.append(TableRow(cells(row.label, *written), row.name == STUDENT))
+    return HtmlTable(heads, lines)
 
 
 def _plan(plan: StepPlan) -> HtmlTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,23 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @contextmanager
-def plain_text() -> Iterator[None]:
-    """Make matplotlib draw text literally during the block: a `$` does not begin a formula, which may be invalid."""
+def drawing(salt: str | None = None) -> Iterator[None]:
+    """Set matplotlib's style during the block.
+
+    Text is drawn literally: a `$` does not begin a formula, which may be invalid. With a `salt`, SVG draws text as
+    paths, which look the same everywhere, and equal figures give equal files.
+    """
     with mpl.rc_context({"text.parse_math": False}):
+        if salt is not None:
+            mpl.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": salt})
         yield
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG without a background and without a date."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = "") -> None:
@@ -48,7 +62,7 @@ def plot_plan(plan: StepPlan, schedule: NoiseSchedule, path: Path, title: str = 
         raise RMDError(f"a plot is written to a file ending in {', '.join(FORMATS)}, not to {shown(path.name)}")
     if path.is_dir():
         raise RMDError(f"{path} is a folder: give the name of a file to draw the plan to")
-    with plain_text(), disk_errors(path), replacing(path) as partial:
+    with drawing(), disk_errors(path), replacing(path) as partial:
         _figure(plan, schedule, one_line(title)).savefig(partial, dpi=160, format=path.suffix[1:].lower())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rmd.common.errors import RMDError
 from rmd.common.files import read_model
 from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.evaluation.metrics import Metric, metrics_in
@@ -49,9 +51,9 @@ def bounds(interval: Bounds, write: Callable[[float], str] = fixed) -> str:
     return f"[{write(interval[0])}, {write(interval[1])}]"
 
 
-def decimals(interval: Bounds) -> int:
-    """Return the number of decimals that a distance with this interval deserves."""
-    size = max(abs(end) for end in interval)
+def decimals(values: Sequence[float]) -> int:
+    """Return the number of decimals that a distance deserves, by the largest of its value and the interval's ends."""
+    size = max(map(abs, values))
     return 0 if size >= 100 else 1 if size >= 10 else 2
 
 
@@ -193,11 +195,16 @@ def markdown_table(report: Report) -> str:
 def measures_beside(student: Path) -> str:
     """Return the Markdown table of the report that `rmd demo` wrote beside a student; nothing if there is none.
 
-    Raises:
-        RMDError: the report cannot be read.
+    A report that cannot be read, such as one of an earlier version, is left out with a warning on standard error.
     """
     path = student.parent / "report.json"
-    return markdown_table(read_model(path, Report)) if student.is_dir() and path.is_file() else ""
+    if not student.is_dir() or not path.is_file():
+        return ""
+    try:
+        return markdown_table(read_model(path, Report))
+    except RMDError as error:
+        print(f"rmd: warning: the card has no table of measures: {error}", file=sys.stderr)
+        return ""
 
 
 def _check_line(check: Check) -> Text:

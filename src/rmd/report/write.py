@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rmd.common.files import write_text
 from rmd.evaluation.rows import Report
-from rmd.report.gallery import Pictures
 from rmd.report.page import page
 
 
@@ -33,7 +32,7 @@ def write_report(
     Raises:
         RMDError: a grid belongs to no row, or does not have one picture per prompt.
     """
-    html = page(report, Pictures(grids, panels, plan_png))
+    html = page(report, grids, panels, plan_png)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "report.json", report.model_dump_json(indent=2) + "\n")
     path = folder / "report.html"

@@ -16,8 +16,7 @@ from rmd.models import Backbone, load_backbone
 from rmd.models.registry import family_class, load_pipeline
 from rmd.models.student import base_of, read_student
 from rmd.sample.album import Album, make_album, plan_album, writing
-from rmd.sample.pipeline import RMDPipeline
-from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler
+from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler, student_sampler
 
 Counter = Callable[[str, int], Callable[[int], None]]
 """Starts to count finished items, given a name and their total; returns a function to call with each new number."""
@@ -98,17 +97,17 @@ def prepared(request: Request) -> Iterator[tuple[Sampler, Album]]:
         if request.teacher_steps is not None:
             base_of(config, request.teacher)  # raises RMDError if the teacher is missing
         with writing(album):
-            pipe = RMDPipeline.from_pretrained(
-                request.model, dtype=request.dtype, teacher=request.teacher, variant=request.variant
-            ).to(request.device)
-            pipe.pipe.set_progress_bar_config(disable=True)
-            yield StudentSampler(pipe, **size, stages=request.stages), album
+            sampler = student_sampler(
+                request.model, dtype=request.dtype, device=request.device, teacher=request.teacher,
+                variant=request.variant, **size, stages=request.stages,
+            )  # fmt: skip
+            yield sampler, album
         return
     pipeline = load_pipeline(request.model, dtype=request.dtype, variant=request.variant).to(request.device)
-    sampler = PipelineSampler(pipeline, request.model, steps=request.steps, guidance=request.guidance, **size)
-    album = request.plan(moving=sampler.moving)
+    ordinary = PipelineSampler(pipeline, request.model, steps=request.steps, guidance=request.guidance, **size)
+    album = request.plan(moving=ordinary.moving)
     with writing(album):
-        yield sampler, album
+        yield ordinary, album
 
 
 def make(request: Request, sampler: Sampler, album: Album, counter: Counter) -> int:

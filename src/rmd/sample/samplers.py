@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from diffusers import DiffusionPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline
 from PIL import Image
 
@@ -210,6 +211,15 @@ class PipelineSampler:
                 )
         pictures = [DiffusionPipeline.numpy_to_pil(array) for array in arrays]
         return [Sample(frames if self.moving else frames[0]) for frames in pictures]
+
+
+def student_sampler(
+    model: str, *, dtype: torch.dtype, device: torch.device, teacher: str | None, variant: str | None, **options: Any
+) -> StudentSampler:
+    """Load a student silently and return its sampler; `options` are further arguments of `StudentSampler`."""
+    pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher, variant=variant).to(device)
+    pipe.pipe.set_progress_bar_config(disable=True)
+    return StudentSampler(pipe, **options)
 
 
 def _parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from torch import Tensor, nn
 
 from rmd.common.typed import Strict
-from rmd.core.metrics import standardise
+from rmd.core.metrics import standardise, wilson
 
 
 class Measured(Strict):
@@ -33,6 +33,12 @@ class Measured(Strict):
     def interval(self) -> tuple[float, float] | None:
         """The 95 % confidence interval as (low, high), or None."""
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+def share_of(hits: int, count: int, parts: Mapping[str, float] | None = None) -> Measured:
+    """Return the share of `hits` in `count` samples, with Wilson's 95 % interval."""
+    share = wilson(hits, count)
+    return Measured(value=share.value, low=share.low, high=share.high, parts=parts or {})
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_references_are_features_of_the_judge(built: tuple[Path, list[str]]) -> 
     scenes = Data(8, 31, False).render(None)
     pixels = scenes.pixels(torch.arange(8))
     _, features = load_judge(out).assess(pixels, scenes.attributes)
-    assert torch.allclose(result.renders, features, atol=0.02)
+    assert torch.allclose(result["renders"], features, atol=0.02)
     assert result.teacher.shape == features.shape and not torch.allclose(result.teacher, features, atol=0.1)
     assert result.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
     captions = scene_captions(8, seed=31, training=False)
@@ -258,7 +258,7 @@ def test_a_full_disk_is_an_error_of_one_sentence(tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    save_judge(Judge(), tmp_path)
+    save_judge(Judge(), tmp_path / "judge.safetensors")
     before = (tmp_path / "judge.safetensors").read_bytes()
     monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
     monkeypatch.setattr("research.scenes.judge.save_file", full)

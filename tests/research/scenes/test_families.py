@@ -11,10 +11,9 @@ from diffusers import PixArtSigmaPipeline, StableDiffusion3Pipeline, StableDiffu
 
 from research.scenes.families import CENTRE, CORNERS, CROSS, FAMILIES, SHARPNESS
 from research.scenes.teacher import HIGH, LOW, Batch, Curriculum, denoising_loss
-from research.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer
+from research.scenes.tokenizer import MAX_LENGTH, build_t5_tokenizer, vocabulary
 from research.scenes.vae import LATENT_CHANNELS, LATENT_SIDE, build_vae
 from rmd.models import Backbone, load_backbone
-from rmd.worlds.still.grammar import vocabulary
 
 CLASSES = {"sdxl": StableDiffusionXLPipeline, "pixart": PixArtSigmaPipeline, "sd3": StableDiffusion3Pipeline}
 CAPTIONS = ["a big red striped ball on the left, on sand", "a blue plain box above a white dotted star, at night"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from research.scenes import build
 from research.scenes.__main__ import app
 from research.scenes.moving import build as moving
 from rmd.common.errors import RMDError
-from rmd.core.metrics import Interval
-from rmd.worlds.still.accuracy import Accuracy
+from rmd.worlds.base import Measured
 
 Captured = pytest.CaptureFixture[str]
 
@@ -48,7 +46,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "sentence"),
     [
         (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
-        (["train-teacher", "--family", "wan", "--imitate", "t"], "the teacher of moving scenes learns from clips: "),
+        (
+            ["train-teacher", "--family", "wan", "--imitate", "t"],
+            "the teacher of moving scenes is trained on clips and cannot imitate another one: ",
+        ),
         (
             ["train-teacher", "--family", "sd3", "--imitate", "t", "--vae", "v"],
             "a teacher that imitates another uses its VAE: ",
@@ -102,7 +103,7 @@ def test_train_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Non
 
 
 def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    builder = Builder(Accuracy(Interval(0.97, 0.96, 0.98), {"layout": 1.0, "shape_a": 0.985}))
+    builder = Builder(Measured(value=0.97, low=0.96, high=0.98, parts={"layout": 1.0, "shape_a": 0.985}))
     monkeypatch.setattr(build, "build_judge", builder)
     run(["train-judge", "--out", "o", "--cache", "c"])
     assert capsys.readouterr().out.splitlines() == [
@@ -114,7 +115,7 @@ def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
 
 
 def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    builder = Builder(SimpleNamespace(renders=[0] * 5, teacher=[0] * 4))
+    builder = Builder({"renders": [0] * 5, "teacher": [0] * 4})
     monkeypatch.setattr(build, "build_references", builder)
     run(["references", "--out", "o", "--teacher", "t", "--judge", "j"])
     assert capsys.readouterr().out == "references: o/references.safetensors (5 renders, 4 teacher samples)\n"
@@ -124,9 +125,9 @@ def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
 
 def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     vae, teacher = Builder(Path("o/vae")), Builder(Path("o/teacher"))
-    half = Interval(0.5, 0.4, 0.6)
-    judge = Builder(SimpleNamespace(attributes=half, motion=half, speed=half))
-    references = Builder(SimpleNamespace(render_changes=[0] * 4))
+    half = Measured(value=0.5, low=0.4, high=0.6)
+    judge = Builder({"attributes": half, "motion": half, "speed": half})
+    references = Builder({"render_changes": [0] * 4})
     for name, builder in (
         ("build_clip_vae_weights", vae), ("build_clip_teacher", teacher), ("build_frame_judge", judge),
         ("build_clip_references", references),
@@ -140,7 +141,7 @@ def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None
         "vae: o/vae",
         "teacher: o/teacher",
         "judge: o/frame-judge.safetensors",
-        "unseen clips: frames with all attributes right 0.5000; motion right 0.5000; speed too 0.5000",
+        "unseen clips: frames with all attributes right 0.5000; motion right 0.5000; motion and speed right 0.5000",
         "references: o/clip-references.safetensors (4 renders and teacher samples)",
     ]
     curriculum = teacher.calls[0][1]["curriculum"]

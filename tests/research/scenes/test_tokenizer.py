@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from research.scenes.tokenizer import MAX_LENGTH, build_tokenizer
-from rmd.worlds.still.grammar import scene_captions, vocabulary
+from research.scenes.tokenizer import MAX_LENGTH, build_tokenizer, vocabulary
+from rmd.worlds.still.grammar import scene_captions
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("rmd.cli.plan.load_recipe", fail)
+    monkeypatch.setattr("rmd.cli.plan.resolved_recipe", fail)
 
 
 @pytest.mark.parametrize(("error", "sentence"), SENTENCES)

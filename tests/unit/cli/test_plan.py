@@ -46,6 +46,12 @@ def test_the_table_and_the_cost() -> None:
     assert result.stdout.splitlines()[-1] == "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"
 
 
+def test_a_larger_side_of_the_matching_is_shown() -> None:
+    lines = run("scenes", "--set", "plan.match_side=[128, 128]").stdout.splitlines()
+    assert lines[-2].strip() == "samples are matched at 128x128"
+    assert "matched" not in run("scenes").stdout
+
+
 def test_a_table_fits_eighty_columns() -> None:
     for name in ("pixart", "sdxl-1+1+2", "wan21-14b"):
         lines = CliRunner().invoke(app, ["plan", name], env={"COLUMNS": "80"}).stdout.splitlines()

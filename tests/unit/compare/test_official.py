@@ -47,8 +47,8 @@ def test_it_follows_the_plans_teacher_times_and_sides() -> None:
 def test_one_step_at_one_side_is_the_networks_own_prediction() -> None:
     backbone = tiny_sd3()
     plan = plan_of(backbone, 16, steps=1)
-    maker = FlowLCMSampler.of(backbone, backbone.denoiser, plan)
-    (ours,) = maker.sample(PROMPTS[:1], [7])
+    sampler = FlowLCMSampler.of(backbone, backbone.denoiser, plan)
+    (ours,) = sampler.sample(PROMPTS[:1], [7])
     latents = torch.randn(backbone.latent_shape(1, 16, 16), generator=torch.Generator().manual_seed(7))
     (stage,) = plan.stages
     cond = backbone.stage_cond(backbone.encode(PROMPTS[:1]), stage, stage)
@@ -60,9 +60,9 @@ def test_one_step_at_one_side_is_the_networks_own_prediction() -> None:
 
 def test_its_noise_is_repeatable_and_the_global_generator_is_left_alone() -> None:
     backbone = tiny_sd3()
-    maker = FlowLCMSampler.of(backbone, backbone.denoiser, plan_of(backbone, 16, 32))
+    sampler = FlowLCMSampler.of(backbone, backbone.denoiser, plan_of(backbone, 16, 32))
     before = torch.random.get_rng_state()
-    one, two, other = (maker.sample(PROMPTS[:1], [seed])[0].media for seed in (3, 3, 4))
+    one, two, other = (sampler.sample(PROMPTS[:1], [seed])[0].media for seed in (3, 3, 4))
     assert np.array_equal(one, two) and not np.array_equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -28,7 +28,6 @@ from rmd.compare.run import TableResult, run_table
 from rmd.compare.tables import RMD, TDM, Table
 from rmd.compare.write import (
     MISSING,
-    PAPER,
     SMALL,
     as_csv,
     as_latex,
@@ -99,7 +98,7 @@ def test_latex_escapes_and_carries_the_papers_numbers(compared: TableResult) -> 
 
 def test_the_page_marks_what_is_the_papers_and_what_is_small(compared: TableResult, tmp_path: Path) -> None:
     page = as_page([compared], tmp_path)
-    assert "31.93" in page and "30.03" not in page and PAPER in unescape(page)
+    assert "31.93" in page and "30.03" not in page and "Grey columns are the paper's own numbers" in unescape(page)
     assert SMALL not in page
     small = as_page([compared.model_copy(update={"budget": "small"})], tmp_path)
     assert SMALL in small

@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from research.scenes.tokenizer import vocabulary
 from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.common.plugins import Registry
@@ -16,7 +17,7 @@ from rmd.data import formats, prompts
 from rmd.data.prompts import Prompts, load_prompts, read_prompts, read_source
 from rmd.recipes.hashes import config_hash, run_hash
 from rmd.recipes.schema import DataConfig, load_recipe, to_yaml
-from rmd.worlds.still.grammar import has_held_out, parse, scene_captions, vocabulary
+from rmd.worlds.still.grammar import has_held_out, parse, scene_captions
 
 SCENES = DataConfig(prompts="scenes")
 

@@ -35,7 +35,7 @@ def test_a_metric_says_to_which_worlds_it_applies(monkeypatch: pytest.MonkeyPatc
     assert metrics_of(stills) == stills.metrics
     METRICS.register("count of clips", replace(ours, name="count of clips", applies=lambda world: world.moving))
     assert metrics_of(stills) == stills.metrics and metrics_of(clips) == (*clips.metrics, "count of clips")
-    with pytest.raises(RMDError, match=r"^the name 'attributes' is taken by another metric"):
+    with pytest.raises(RMDError, match=r"^the name 'attributes' belongs to another metric"):
         METRICS.register("attributes", ours)
 
 

@@ -52,7 +52,7 @@ def judge(scenes: SceneSet) -> SceneJudge:
         network = Judge().eval()
     pixels = scenes.pixels(torch.arange(24))
     _, features = network.assess(pixels, scenes.attributes)
-    return SceneJudge(network, References(features, features.flip(0), high_frequency(pixels)))
+    return SceneJudge(network, References({"renders": features, "teacher": features.flip(0)}, high_frequency(pixels)))
 
 
 def known(scenes: SceneSet) -> tuple[Known, list[str]]:

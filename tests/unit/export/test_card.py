@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from rmd.common.errors import RMDError
 from rmd.core.plan import StepPlan
 from rmd.evaluation.rows import Report
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
@@ -136,11 +136,26 @@ def test_the_rows_of_a_report_beside_the_student_are_text(text: str, config: Stu
     assert "## Measured" in card(text)
 
 
-def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_report_of_an_earlier_version_is_left_out_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(RMDError, match=rf"^{tmp_path}/report.json: rows is missing"):
-        measures_beside(tmp_path / "student")
+    assert measures_beside(tmp_path / "student") == ""
+    warning = capsys.readouterr().err
+    assert warning.startswith(
+        f"rmd: warning: the card has no table of measures: {tmp_path}/report.json: rows is missing"
+    )
+    assert warning.count("\n") == 1
+
+
+def test_the_card_names_a_larger_side_of_the_matching(config: StudentConfig) -> None:
+    last = config.plan.stages[-1]
+    plan = replace(config.plan, match_side=(2 * last.height, 2 * last.width))
+    larger = config.model_copy(update={"plan": plan})
+    sentence = f"its samples were matched at {2 * last.height}x{2 * last.width}"
+    assert sentence in model_card(larger, "fused", teacher=BASE)
+    assert "matched at" not in model_card(config, "fused", teacher=BASE)
 
 
 @pytest.mark.parametrize("to", ["diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused"])

@@ -23,7 +23,6 @@ from rmd.worlds import assets
 from rmd.worlds.assets import TEACHERS, teacher_folder, teacher_home
 from rmd.worlds.moving.judge import FEATURES, load_frame_judge
 from rmd.worlds.moving.metrics import measure_clips
-from rmd.worlds.moving.references import load_clip_references
 from rmd.worlds.references import load_references
 from rmd.worlds.registry import world_of_teacher
 
@@ -71,7 +70,7 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
         assert built.teacher.imitated == weights_key(load_imitated(teacher_folder()).denoiser)
     assert built.references.results["guidance"] == recipe.method.guidance
     assert built.references.results["teacher_right"] > 0.9
-    assert len(samples.renders) == len(samples.teacher) == REFERENCE_DATA.count
+    assert len(samples["renders"]) == len(samples["teacher"]) == REFERENCE_DATA.count
     assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
 
 
@@ -88,14 +87,14 @@ def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> N
 def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge() -> None:
     home, recipe = teacher_home("scenes-wan"), load_recipe("scenes-wan")
     assert load_teacher(recipe).schedule.grid(4) == recipe.noise.schedule().grid(4)
-    built, samples = read_record(home), load_clip_references(home)
+    built, samples = read_record(home), load_references(home, moving=True)
     iterations = [part.iterations for part in (built.vae, built.teacher, built.judge)]
     assert iterations == [CLIP_VAE_ITERATIONS, CLIP_CURRICULUM.iterations, CLIP_JUDGE_ITERATIONS]
     results = built.references.results
     assert results["guidance"] == recipe.method.guidance
     assert results["teacher_motion"] > 0.9 and results["teacher_attributes"] > 0.9
-    assert samples.render_changes.shape == samples.teacher_changes.shape == (CLIP_REFERENCES.count, FEATURES)
+    assert samples["render_changes"].shape == samples["teacher_changes"].shape == (CLIP_REFERENCES.count, FEATURES)
     clips = make_clips(16, seed=5, training=False)
     videos = clips.pixels(torch.arange(16))
     read = measure_clips(videos, load_frame_judge(home).follow(videos), clips.attributes)
-    assert read.motion.value == 1 and read.attributes.value > 0.98
+    assert read["motion"].value == 1 and read["attributes"].value > 0.98

@@ -16,15 +16,15 @@ def some(seed: int = 0, count: int = 50, size: int = 7) -> References:
     g = torch.Generator().manual_seed(seed)
     scale = torch.logspace(-3, 3, size)
     renders, teacher = (torch.randn(count, size, generator=g) * scale + scale for _ in range(2))
-    return References(renders, teacher, 0.0123)
+    return References({"renders": renders, "teacher": teacher}, 0.0123)
 
 
 def test_the_error_is_half_a_level(tmp_path: Path) -> None:
     ours = some()
     save_references(ours, tmp_path)
-    loaded = load_references(tmp_path)
-    assert loaded.high_frequency == pytest.approx(ours.high_frequency, rel=1e-6)
-    for restored, features in ((loaded.renders, ours.renders), (loaded.teacher, ours.teacher)):
+    read = load_references(tmp_path)
+    assert read.high_frequency == pytest.approx(ours.high_frequency, rel=1e-6)
+    for restored, features in ((read["renders"], ours["renders"]), (read["teacher"], ours["teacher"])):
         level = (features.amax(0) - features.amin(0)) / 255
         error = (restored - features).abs()
         assert bool((error <= 0.501 * level).all())
@@ -35,10 +35,10 @@ def test_the_error_is_half_a_level(tmp_path: Path) -> None:
 
 def test_extremes_and_constant_dimensions_survive(tmp_path: Path) -> None:
     features = torch.stack([torch.full((5,), 3.25), torch.tensor([-1.0, 0, 1, 2, 4])], 1)
-    save_references(References(features, features, 1.0), tmp_path)
-    loaded = load_references(tmp_path).renders
-    assert torch.equal(loaded[:, 0], features[:, 0])
-    assert torch.allclose(loaded[[0, -1], 1], features[[0, -1], 1], atol=1e-6)
+    save_references(References({"renders": features, "teacher": features}, 1.0), tmp_path)
+    read = load_references(tmp_path)["renders"]
+    assert torch.equal(read[:, 0], features[:, 0])
+    assert torch.allclose(read[[0, -1], 1], features[[0, -1], 1], atol=1e-6)
 
 
 def test_a_byte_a_number(tmp_path: Path) -> None:

@@ -109,11 +109,3 @@ def clip_captions(count: int, *, seed: int, training: bool) -> list[str]:
     """Return captions 0 to `count` - 1 of a seed; `training` leaves out the held-out combinations."""
     draws = (generator(seed, "clip-prompt", index) for index in range(count))
     return [clip_caption(draw_clip_attributes(g, training=training)) for g in draws]
-
-
-def clip_vocabulary() -> list[str]:
-    """Return every word and punctuation mark that captions use, sorted."""
-    words = {"a", ",", *COLOURS, *SHAPES, *SPEEDS}
-    for phrase in (*MOTION_WORDS.values(), *BACKGROUND_WORDS.values()):
-        words.update(phrase.split())
-    return sorted(words)

@@ -7,12 +7,11 @@ to the requested amount. Features are those of frames, and of what changes from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from rmd.core.metrics import Interval, wilson
+from rmd.worlds.base import Measured, share_of
+from rmd.worlds.moving.grammar import FRAME_ATTRIBUTES
 from rmd.worlds.moving.judge import Track
 from rmd.worlds.moving.motion import judge_motion, read_motion
 
@@ -20,20 +19,8 @@ SHOWN = (0, 4, 8)
 """Indices of the frames whose features enter the distances between frames."""
 
 
-@dataclass(frozen=True)
-class ClipMeasures:
-    """Measures of a set of clips: shares with 95 % intervals; flicker in percent of the pixel range."""
-
-    attributes: Interval
-    attributes_by_name: dict[str, float]
-    motion: Interval
-    speed: Interval
-    flicker: float
-    dynamics: float
-
-
-def measure_clips(videos: Tensor, track: Track, attributes: Tensor) -> ClipMeasures:
-    """Compare clips with their captions.
+def measure_clips(videos: Tensor, track: Track, attributes: Tensor) -> dict[str, Measured]:
+    """Compare clips with their captions; return the measures by the name of their metric.
 
     Args:
         videos: (n, 3, T, H, W) in [-1, 1].
@@ -46,16 +33,14 @@ def measure_clips(videos: Tensor, track: Track, attributes: Tensor) -> ClipMeasu
     n = len(attributes)
     # The frames of a clip are right or wrong together, so the interval is that of n trials, not of n T.
     share = float(frames.float().mean())
-    around = wilson(round(share * n), n)
-    names = ("background", "shape", "colour")
-    return ClipMeasures(
-        attributes=Interval(share, around.low, around.high),
-        attributes_by_name={name: float(right[..., i].float().mean()) for i, name in enumerate(names)},
-        motion=wilson(int(motion.motion.sum()), n),
-        speed=wilson(int(motion.speed.sum()), n),
-        flicker=flicker(videos, track),
-        dynamics=float(motion.amount.clamp(max=2).mean()),
-    )
+    parts = {name: float(right[..., i].float().mean()) for i, name in enumerate(FRAME_ATTRIBUTES)}
+    return {
+        "attributes": share_of(round(share * n), n, parts).model_copy(update={"value": share}),
+        "motion": share_of(int(motion.motion.sum()), n),
+        "speed": share_of(int(motion.speed.sum()), n),
+        "dynamics": Measured(value=float(motion.amount.clamp(max=2).mean())),
+        "flicker": Measured(value=flicker(videos, track)),
+    }
 
 
 def flicker(videos: Tensor, track: Track) -> float:

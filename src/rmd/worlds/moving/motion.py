@@ -15,11 +15,9 @@ from torch import Tensor
 
 from rmd.worlds.moving.grammar import MOTIONS, SPEEDS, SYMMETRY
 from rmd.worlds.moving.judge import Track
-from rmd.worlds.moving.path import GROWTH, HOP_HEIGHT, TRAVEL, TURN
+from rmd.worlds.moving.path import DIRECTIONS, GROWTH, HOP_HEIGHT, TRAVEL, TURN
 
-KINDS = ("travel", "hop", "turn", "growth")
 _KIND_OF = {"left": 0, "right": 0, "up": 0, "down": 0, "bounce": 1, "spin": 2, "grow": 3}
-_DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 _STEADY = 0.8
 """Coherence (0 to 1) of the phases with a constant angular speed from which a clip counts as turning."""
 _TURNS = 121
@@ -76,10 +74,10 @@ def read_motion(track: Track, shapes: Tensor) -> Motion:
     frames = track.radius.shape[1]
     time = torch.linspace(0, 1, frames)
     across = _fit(track.centre[..., 0], time)[0]
-    fits = [_fit(track.centre[..., 1], time, -(math.pi * k * time).sin().abs()) for k in (1, 2)]
-    residual = torch.stack([fit[2] for fit in fits], 1)
+    hops = [_fit(track.centre[..., 1], time, -(math.pi * k * time).sin().abs()) for k in (1, 2)]
+    residual = torch.stack([solution[2] for solution in hops], 1)
     best = residual.argmin(1, keepdim=True)
-    down, hop = (torch.stack([fit[i] for fit in fits], 1).gather(1, best)[:, 0] for i in (0, 1))
+    down, hop = (torch.stack([solution[i] for solution in hops], 1).gather(1, best)[:, 0] for i in (0, 1))
     return Motion(
         torch.stack([across, down], 1),
         hop.clamp(min=0),
@@ -93,7 +91,7 @@ def judge_motion(moved: Motion, attributes: Tensor) -> MotionJudgement:
     """Compare motions with the attributes (n, 5) of the captions, columns as `CLIP_ATTRIBUTES`."""
     asked, fast = attributes[:, 3], attributes[:, 4] == SPEEDS.index("fast")
     kind = torch.tensor([_KIND_OF[name] for name in MOTIONS])[asked]
-    unit = torch.tensor([_DIRECTION.get(name, (0.0, 0.0)) for name in MOTIONS])[asked]
+    unit = torch.tensor([DIRECTIONS.get(name, (0.0, 0.0)) for name in MOTIONS])[asked]
     along = (moved.travel * unit).sum(1)
     aside = (moved.travel - along[:, None] * unit).norm(dim=1)
     sizes = torch.stack([moved.travel.norm(dim=1), moved.hop, moved.turn, moved.growth], 1)
@@ -130,7 +128,7 @@ def _turn(phase: Tensor, time: Tensor, fold: Tensor) -> Tensor:
     """Return how far (n, T) phases turn at a constant speed, divided by the symmetry; 0 if round or unsteady."""
     tries = torch.linspace(-_LARGEST_TURN, _LARGEST_TURN, _TURNS)
     turned = fold[:, None, None] * tries[:, None] * time
-    fit = torch.polar(torch.ones(()), phase[:, None] - turned).mean(2).abs()
-    best = fit.max(1)
+    coherence = torch.polar(torch.ones(()), phase[:, None] - turned).mean(2).abs()
+    best = coherence.max(1)
     steady = (best.values > _STEADY) & (fold > 0)
     return torch.where(steady, tries[best.indices].abs(), torch.zeros(()))

@@ -13,8 +13,6 @@ from rmd.worlds.still.render import CANVAS
 
 FRAMES = 9
 """Number of frames of a clip."""
-FPS = 8
-"""Frames per second at which clips are played."""
 
 TRAVEL = {"slowly": (10.0, 13.0), "fast": (23.0, 27.0)}
 """Range of the distance that an object moves over the clip, in canvas units."""
@@ -30,7 +28,7 @@ TURN = {"slowly": (0.9, 1.2), "fast": (2.3, 2.8)}
 """Range of an object's rotation over the clip, in radians, either way."""
 GROWTH = {"slowly": (1.30, 1.42), "fast": (1.75, 1.95)}
 """Range of the last radius over the first."""
-_DIRECTION = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def draw_path(attributes: Tensor, uniform: Tensor, *, frames: int = FRAMES) -> P
 
     grows, spins, bounces = is_("grow"), is_("spin"), is_("bounce")
     unit = torch.zeros(n, 2)
-    for name, direction in _DIRECTION.items():
+    for name, direction in DIRECTIONS.items():
         unit[motion == MOTIONS.index(name)] = torch.tensor(direction)
     travel = unit * amount(TRAVEL)[:, None]
     height = HOP_HEIGHT[0] + (HOP_HEIGHT[1] - HOP_HEIGHT[0]) * part

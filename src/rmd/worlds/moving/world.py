@@ -10,16 +10,22 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from rmd.common.clips import save_clip
 from rmd.common.errors import RMDError
+from rmd.common.files import check_new_folder
+from rmd.common.pictures import comparison_picture, to_uint8
 from rmd.core.metrics import high_frequency
 from rmd.worlds.assets import own_teachers
-from rmd.worlds.base import Assessment, Demo, Features, Measured, PackagedTeacher, Target
-from rmd.worlds.moving.grammar import clip_attributes_of, clip_captions
+from rmd.worlds.base import Assessment, Demo, Features, PackagedTeacher, Target
+from rmd.worlds.moving.grammar import CLIP_ATTRIBUTES, clip_attributes_of, clip_captions
 from rmd.worlds.moving.judge import FrameJudge, load_frame_judge
-from rmd.worlds.moving.metrics import SHOWN, ClipMeasures, change_features, frame_features, measure_clips
-from rmd.worlds.moving.pictures import SHEET, draw_clips, save_sheets, write_clips
-from rmd.worlds.moving.references import ClipReferences, load_clip_references
+from rmd.worlds.moving.metrics import SHOWN, change_features, frame_features, measure_clips
+from rmd.worlds.moving.render import clips_of, render_clips, sample_clips
+from rmd.worlds.pictures import FPS, save_grid, write_samples
+from rmd.worlds.references import References, load_references
 
+COMPARED = 8
+"""Number of captions in the animation that shows all samplers side by side."""
 DEMO = Demo(
     rows=("teacher", "teacher-4", "cascade-undistilled", "tdm", "rmd"),
     targets=(
@@ -38,7 +44,7 @@ class ClipJudge:
     """The moving scenes' judge with the reference statistics of their teacher."""
 
     network: FrameJudge
-    references: ClipReferences
+    references: References
 
     def assess(self, images: Tensor, prompts: Sequence[str], *, samples_per_prompt: int) -> Assessment:
         """Judge clips (n, 3, T, 64, 64) in [-1, 1] against their captions; see `rmd.worlds.base.Judge`."""
@@ -49,18 +55,11 @@ class ClipJudge:
             count=len(images),
             samples_per_prompt=samples_per_prompt,
             right=(track.named == asked[:, None, :3]).all(2).all(1),
-            counted=_counted(measure_clips(images, track, asked)),
-            features=Features(frame_features(track), its.render_frames, its.teacher_frames, rows=len(SHOWN)),
+            counted=measure_clips(images, track, asked),
+            features=Features(frame_features(track), its["render_frames"], its["teacher_frames"], rows=len(SHOWN)),
             detail=detail / its.high_frequency,
-            changes=Features(change_features(track), its.render_changes, its.teacher_changes),
+            changes=Features(change_features(track), its["render_changes"], its["teacher_changes"]),
         )
-
-
-def _counted(clips: ClipMeasures) -> dict[str, Measured]:
-    shares = {"attributes": clips.attributes, "motion": clips.motion, "speed": clips.speed}
-    counted = {name: Measured(value=share.value, low=share.low, high=share.high) for name, share in shares.items()}
-    counted["attributes"] = counted["attributes"].model_copy(update={"parts": clips.attributes_by_name})
-    return counted | {"dynamics": Measured(value=clips.dynamics), "flicker": Measured(value=clips.flicker)}
 
 
 class MovingScenes:
@@ -84,15 +83,30 @@ class MovingScenes:
 
     def judge(self, teacher: str | None = None) -> ClipJudge:
         home = self.teachers["scenes-wan" if teacher is None else teacher].home
-        return ClipJudge(load_frame_judge(home), load_clip_references(home))
+        return ClipJudge(load_frame_judge(home), load_references(home, moving=True))
 
     def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
-        return write_clips(draw_clips(count, seed=seed, text=text), folder, size=size) / SHEET
+        check_new_folder(folder)
+        clips = (
+            sample_clips(range(count), seed=seed, training=False)
+            if text is None
+            else clips_of([clip_attributes_of(text)] * count, seed=seed)
+        )
+        videos = to_uint8(render_clips(clips, size, chunk=max(1, 32 * 64**2 // size**2)), low=0)
+        return write_samples(clips, videos, CLIP_ATTRIBUTES, folder, sheet=32, width=128)
 
     def save_samples(
         self, grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path
     ) -> None:
-        save_sheets(grids, labels, prompts, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, videos in grids.items():
+            save_grid(videos, prompts, folder / f"{name}.webp", scale=2)
+        first = {name: videos[:COMPARED] for name, videos in grids.items()}
+        frames = [
+            comparison_picture({name: videos[:, :, time] for name, videos in first.items()}, labels, columns=2)
+            for time in range(next(iter(first.values())).shape[2])
+        ]
+        save_clip(frames, folder / "comparison.webp", fps=FPS)
 
 
 WORLD = MovingScenes()

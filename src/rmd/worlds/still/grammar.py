@@ -183,15 +183,3 @@ def _parse_object(text: str) -> tuple[int, int, int, int] | None:
     if colour not in COLOURS or texture not in TEXTURES or shape not in SHAPES or (size and size not in SIZES):
         return None
     return SIZES.index(size) if size else NONE, SHAPES.index(shape), COLOURS.index(colour), TEXTURES.index(texture)
-
-
-def vocabulary() -> list[str]:
-    """Return every word and punctuation mark that captions use, sorted."""
-    words = {"a", ","}
-    for group in (SHAPES, COLOURS, TEXTURES, SIZES, PLACE_WORDS.values(), BACKGROUND_WORDS.values()):
-        for phrase in group:
-            words.update(phrase.split())
-    for pair in RELATION_WORDS.values():
-        for phrase in pair:
-            words.update(phrase.split())
-    return sorted(words)

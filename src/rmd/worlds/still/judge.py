@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
+from rmd.worlds.base import Measured, share_of
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
 WIDTHS = (32, 64, 96, 96)
 EMBEDDING = 96
-FEATURE_SIZE = EMBEDDING + 2 * sum(WIDTHS[:3])
 
 
 class Judge(nn.Module):
@@ -75,6 +75,31 @@ class Judge(nn.Module):
             right.append((named == truth) | (truth == NONE))
             features.append(part_features)
         return torch.cat(right), torch.cat(features)
+
+
+def accuracy(right: Tensor, attributes: Tensor) -> Measured:
+    """Return the share of samples with every requested attribute right, with Wilson's 95 % interval.
+
+    The parts are the shares of each attribute alone, among the samples whose captions name it.
+
+    Args:
+        right: (n, 9) bool, whether each attribute is right, as `Judge.assess` returns it.
+        attributes: (n, 9) ground truth, `NONE` where a scene has no such attribute. Such entries do not count, and
+            an attribute that no scene has is left out of the parts.
+
+    Raises:
+        RMDError: the shapes differ, or there is no sample.
+    """
+    count = len(attributes)
+    if count == 0 or right.shape != attributes.shape or right.shape != (count, len(ATTRIBUTE_NAMES)):
+        raise RMDError(
+            f"expected two tables of {len(ATTRIBUTE_NAMES)} attributes per sample, got the shapes "
+            f"{tuple(right.shape)} and {tuple(attributes.shape)}"
+        )
+    asked = attributes != NONE
+    counts = zip(ATTRIBUTE_NAMES, (right & asked).sum(0).tolist(), asked.sum(0).tolist(), strict=True)
+    parts = {name: hits / total for name, hits, total in counts if total}
+    return share_of(int((right | ~asked).all(1).sum()), count, parts)
 
 
 def load_judge(folder: Path) -> Judge:

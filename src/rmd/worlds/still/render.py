@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmd.core.randomness import generator
+from rmd.worlds.batch import Batch, draw_batch
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, LAYOUTS, Attributes, caption, draw_attributes
 
 CANVAS = 64.0
 _NUISANCES = 64
-GRAIN = 4  # smooth random fields per scene
 _PALETTE = torch.tensor(
     [[0.86, 0.16, 0.14], [0.95, 0.78, 0.12], [0.18, 0.62, 0.22], [0.16, 0.32, 0.86], [0.58, 0.22, 0.74], [0.95] * 3]
 )
@@ -34,71 +33,35 @@ _SKY = {  # colours at the top and at the bottom of every background, interpolat
 }
 
 
-@dataclass(frozen=True)
-class SceneBatch:
-    """n scenes: canonical attributes, captions, and random draws for everything that the caption leaves open.
-
-    attributes: (n, 9) int64, columns as `ATTRIBUTE_NAMES`. uniform: (n, 64) in [0, 1). grain: (n, 4, 16, 16) normal.
-    """
-
-    attributes: Tensor
-    captions: list[str]
-    uniform: Tensor
-    grain: Tensor
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def slice(self, start: int, stop: int) -> SceneBatch:
-        return SceneBatch(
-            self.attributes[start:stop], self.captions[start:stop], self.uniform[start:stop], self.grain[start:stop]
-        )
-
-
-def sample_scenes(indices: Sequence[int], *, seed: int, training: bool) -> SceneBatch:
+def sample_scenes(indices: Sequence[int], *, seed: int, training: bool) -> Batch:
     """Draw scenes by index; `training` leaves out the held-out combinations. Scene i depends only on (seed, i)."""
-    attributes, captions, uniform, grain = [], [], [], []
-    for index in indices:
-        g = generator(seed, "scene", int(index))
-        drawn = draw_attributes(g, training=training)
-        u = torch.rand(_NUISANCES, generator=g)
-        attributes.append(drawn.to_tuple())
-        captions.append(caption(drawn, flipped=bool(u[0] < 0.5)))
-        uniform.append(u)
-        grain.append(torch.randn(GRAIN, 16, 16, generator=g))
-    return SceneBatch(torch.tensor(attributes), captions, torch.stack(uniform), torch.stack(grain))
-
-
-def scenes_of(attributes: Sequence[Attributes], *, seed: int) -> SceneBatch:
-    """Draw scenes with given attributes; what the captions leave open depends on the seed and the position."""
-    count = len(attributes)
-    draws = [generator(seed, "scene-of", i) for i in range(count)]
-    uniform = torch.stack([torch.rand(_NUISANCES, generator=g) for g in draws])
-    grain = torch.stack([torch.randn(GRAIN, 16, 16, generator=g) for g in draws])
-    return SceneBatch(
-        torch.tensor([a.to_tuple() for a in attributes]), [caption(a) for a in attributes], uniform, grain
+    return draw_batch(
+        "scene",
+        indices,
+        lambda _, g: draw_attributes(g, training=training),
+        lambda drawn, u: caption(drawn, flipped=bool(u[0] < 0.5)),
+        seed=seed,
+        draws=_NUISANCES,
     )
 
 
-def render(scenes: SceneBatch, size: int = 64, *, chunk: int = 64) -> Tensor:
+def scenes_of(attributes: Sequence[Attributes], *, seed: int) -> Batch:
+    """Draw scenes with given attributes; what the captions leave open depends on the seed and the position."""
+    indices = range(len(attributes))
+    return draw_batch(
+        "scene-of", indices, lambda i, _: attributes[i], lambda a, _: caption(a), seed=seed, draws=_NUISANCES
+    )
+
+
+def render(scenes: Batch, size: int = 64, *, chunk: int = 64) -> Tensor:
     """Render to (n, 3, size, size) float32 in [0, 1], with smooth edges and two-fold supersampling."""
-    parts = [_render_chunk(scenes.slice(i, i + chunk), size) for i in range(0, len(scenes), chunk)]
-    return torch.cat(parts)
+    return torch.cat([_render_chunk(part, size) for part in scenes.split(chunk)])
 
 
-def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
-    side = 2 * size
-    axis = _axis(side)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    x, y = x.expand(len(scenes), side, side), y.expand(len(scenes), side, side)
+def _render_chunk(scenes: Batch, size: int) -> Tensor:
     columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
-    u = Uniforms(scenes.uniform)
-    edge = CANVAS / size  # one final pixel, the width of an anti-aliased edge
-    angle = 2 * math.pi * u.column(1)
-    light = torch.stack([torch.cos(angle), -0.4 - 0.6 * u.column(2)], 1)
-    light = light / light.norm(dim=1, keepdim=True)
-    image = background(columns["background"], scenes.grain, u, x, y)
-    image = pebbles(image, u, x, y, edge)
+    view = View.of(scenes, size)
+    image, x, y, u = view.background(columns["background"]), view.x, view.y, view.u
     for which, place in _placements(columns, u):
         keep = columns[f"shape_{which}"] >= 0
         if bool(keep.any()):
@@ -110,12 +73,11 @@ def _render_chunk(scenes: SceneBatch, size: int) -> Tensor:
                 colour=columns[f"colour_{which}"][keep],
                 texture=columns[f"texture_{which}"][keep],
                 place=place[keep],
-                light=light[keep],
+                light=view.light[keep],
                 u=Uniforms(scenes.uniform[keep][:, 24 if which == "a" else 40 :]),
-                edge=edge,
+                edge=view.edge,
             )
-    lit = image * (0.92 + 0.16 * u.map(3, (len(scenes), 1, 1, 1)))
-    return F.avg_pool2d(lit.clamp(0, 1), 2)
+    return view.finished(image)
 
 
 def _axis(side: int) -> Tensor:
@@ -134,6 +96,45 @@ class Uniforms:
 
     def map(self, index: int, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         return self.column(index, low, high).view(-1, *[1] * (len(shape) - 1))
+
+
+@dataclass(frozen=True)
+class View:
+    """The canvas of a batch at twice its final size, as its scenes or clips see it.
+
+    Attributes:
+        x, y: coordinates of every pixel, (n, 2 size, 2 size), in canvas units.
+        u: uniform draws.
+        grain: random fields of the backgrounds.
+        edge: one final pixel in canvas units, the width of an anti-aliased edge.
+        light: (n, 2), direction of the light.
+    """
+
+    x: Tensor
+    y: Tensor
+    u: Uniforms
+    grain: Tensor
+    edge: float
+    light: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, size: int) -> View:
+        """Return the view of a batch that is rendered at `size` pixels."""
+        n, side = len(batch), 2 * size
+        y, x = torch.meshgrid(_axis(side), _axis(side), indexing="ij")
+        u = Uniforms(batch.uniform[:, :_NUISANCES])
+        angle = 2 * math.pi * u.column(1)
+        light = torch.stack([torch.cos(angle), -0.4 - 0.6 * u.column(2)], 1)
+        light = light / light.norm(dim=1, keepdim=True)
+        return cls(x.expand(n, side, side), y.expand(n, side, side), u, batch.grain, CANVAS / size, light)
+
+    def background(self, kind: Tensor) -> Tensor:
+        """Paint the backgrounds of the given kinds (n,), with their pebbles."""
+        return _pebbles(_background(kind, self.grain, self.u, self.x, self.y), self.u, self.x, self.y, self.edge)
+
+    def finished(self, image: Tensor) -> Tensor:
+        """Return a painted canvas at its brightness and final size."""
+        return F.avg_pool2d((image * (0.92 + 0.16 * self.u.map(3, (len(image), 1, 1, 1)))).clamp(0, 1), 2)
 
 
 def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tensor]]:
@@ -167,7 +168,7 @@ def _placements(columns: dict[str, Tensor], u: Uniforms) -> list[tuple[str, Tens
     ]
 
 
-def object_places(scenes: SceneBatch) -> Tensor:
+def object_places(scenes: Batch) -> Tensor:
     """Return (n, 2, 3): centre x, centre y and radius of objects a and b in canvas units; radius 0 if there is no b."""
     columns = dict(zip(ATTRIBUTE_NAMES, scenes.attributes.unbind(1), strict=True))
     places = torch.stack([place for _, place in _placements(columns, Uniforms(scenes.uniform))], 1)
@@ -189,7 +190,7 @@ def _field(grain: Tensor, channel: int, cells: tuple[int, int], side: int) -> Te
     return F.interpolate(patch, size=(side, side), mode="bicubic", align_corners=False)[:, 0]
 
 
-def background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -> Tensor:
+def _background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -> Tensor:
     """Paint backgrounds (n, 3, side, side): a vertical gradient with a tint, and a texture of each kind's own."""
     n, side = x.shape[0], x.shape[-1]
     top = torch.tensor([_SKY[name][0] for name in _SKY])[kind]
@@ -225,7 +226,7 @@ def background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) -
     return image + detail[:, None]
 
 
-def pebbles(image: Tensor, u: Uniforms, x: Tensor, y: Tensor, edge: float) -> Tensor:
+def _pebbles(image: Tensor, u: Uniforms, x: Tensor, y: Tensor, edge: float) -> Tensor:
     """Paint up to two small discs, which no caption mentions, on the background."""
     shape = image.shape
     for k in range(2):

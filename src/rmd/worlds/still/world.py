@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rmd.common.files import check_new_folder, replacing
+from rmd.common.pictures import to_image, to_uint8
 from rmd.core.metrics import high_frequency
 from rmd.worlds.assets import own_teachers, teacher_home
-from rmd.worlds.base import Assessment, Demo, Features, Measured, PackagedTeacher, Target
+from rmd.worlds.base import Assessment, Demo, Features, PackagedTeacher, Target
+from rmd.worlds.pictures import write_samples
 from rmd.worlds.references import References, load_references
-from rmd.worlds.still.accuracy import accuracy
 from rmd.worlds.still.dataset import SceneSet, make_scenes
-from rmd.worlds.still.grammar import attributes_of, scene_captions
-from rmd.worlds.still.judge import Judge, load_judge
-from rmd.worlds.still.pictures import SHEET_NAME, draw_scenes, save_strips, write_scenes
+from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, attributes_of, scene_captions
+from rmd.worlds.still.judge import Judge, accuracy, load_judge
+from rmd.worlds.still.render import render, sample_scenes, scenes_of
 
 DEMO = Demo(
     rows=("teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd"),
@@ -48,14 +50,12 @@ class SceneJudge:
         """Judge pictures (n, 3, 64, 64) in [-1, 1] against their captions; see `rmd.worlds.base.Judge`."""
         asked = torch.tensor([attributes_of(text).to_tuple() for text in prompts])
         right, features = self.network.assess(images, asked)
-        shares = accuracy(right, asked)
-        whole = shares.all_right
         return Assessment(
             count=len(images),
             samples_per_prompt=samples_per_prompt,
             right=right.all(1),
-            counted={"attributes": Measured(value=whole.value, low=whole.low, high=whole.high, parts=shares.by_name)},
-            features=Features(features, self.references.renders, self.references.teacher),
+            counted={"attributes": accuracy(right, asked)},
+            features=Features(features, self.references["renders"], self.references["teacher"]),
             detail=high_frequency(images) / self.references.high_frequency,
         )
 
@@ -84,12 +84,22 @@ class Scenes:
         return SceneJudge(load_judge(teacher_home()), load_references(home))
 
     def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
-        return write_scenes(draw_scenes(count, seed=seed, text=text), folder, size=size) / SHEET_NAME
+        check_new_folder(folder)
+        scenes = (
+            sample_scenes(range(count), seed=seed, training=False)
+            if text is None
+            else scenes_of([attributes_of(text)] * count, seed=seed)
+        )
+        images = to_uint8(render(scenes, size, chunk=max(1, 64 * 64**2 // size**2)), low=0)
+        return write_samples(scenes, images, ATTRIBUTE_NAMES, folder, sheet=64, width=160)
 
     def save_samples(
         self, grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path
     ) -> None:
-        save_strips(grids, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, images in grids.items():
+            with replacing(folder / f"{name}.png") as partial:
+                to_image(torch.cat(list(images), dim=2)).save(partial, "PNG")
 
 
 WORLD = Scenes()

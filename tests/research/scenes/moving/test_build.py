@@ -26,7 +26,7 @@ from rmd.models import load_backbone
 from rmd.worlds.moving.judge import FEATURES, load_frame_judge
 from rmd.worlds.moving.metrics import change_features, flicker, frame_features, measure_clips
 from rmd.worlds.moving.path import FRAMES
-from rmd.worlds.moving.references import load_clip_references
+from rmd.worlds.references import load_references
 
 pytestmark = pytest.mark.usefixtures("quick_muon")
 
@@ -142,12 +142,12 @@ def test_a_loaded_judge_is_the_same_and_measures_clips(built: tuple[Path, list[s
     track = judge.follow(videos, chunk=3)
     assert track.named.shape == (8, FRAMES, 3) and track.features.shape == (8, FRAMES, FEATURES)
     assert torch.allclose(track.features, judge.follow(videos).features, atol=1e-5)
-    result = measure_clips(videos, track, clips.attributes)
-    assert 0 <= result.attributes.low <= result.attributes.value <= result.attributes.high <= 1
-    assert set(result.attributes_by_name) == {"background", "shape", "colour"}
+    result = measure_clips(videos, track, clips.attributes)["attributes"]
+    assert 0 <= result.low <= result.value <= result.high <= 1
+    assert set(result.parts) == {"background", "shape", "colour"}
     assert frame_features(track).shape == (24, FEATURES) and change_features(track).shape == (8, FEATURES)
-    loaded = load_clip_references(built[0] / "out")
-    assert loaded.render_frames.shape == (12, FEATURES) and loaded.teacher_changes.shape == (4, FEATURES)
+    loaded = load_references(built[0] / "out", moving=True)
+    assert loaded["render_frames"].shape == (12, FEATURES) and loaded["teacher_changes"].shape == (4, FEATURES)
     assert loaded.high_frequency > 0
 
 
@@ -170,4 +170,4 @@ def test_missing_parts_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"^no judge of moving scenes in "):
         load_frame_judge(tmp_path)
     with pytest.raises(RMDError, match=r"^no reference statistics in .*--moving`$"):
-        load_clip_references(tmp_path)
+        load_references(tmp_path, moving=True)

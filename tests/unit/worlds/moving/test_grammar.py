@@ -7,13 +7,13 @@ import itertools
 import pytest
 import torch
 
+from research.scenes.tokenizer import clip_vocabulary
 from rmd.worlds.moving.grammar import (
     MOTIONS,
     SPEEDS,
     ClipAttributes,
     can_move,
     clip_caption,
-    clip_vocabulary,
     draw_clip_attributes,
     held_out,
     parse_clip,

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from rmd.worlds.batch import Batch
 from rmd.worlds.moving.grammar import MOTIONS, SYMMETRY
 from rmd.worlds.moving.judge import Track
 from rmd.worlds.moving.motion import judge_motion, read_motion
 from rmd.worlds.moving.path import FRAMES, Path
-from rmd.worlds.moving.render import ClipBatch, sample_clips
+from rmd.worlds.moving.render import clip_path, sample_clips
 
 
 @pytest.fixture(scope="module")
-def clips() -> ClipBatch:
+def clips() -> Batch:
     return sample_clips(range(600), seed=3, training=False)
 
 
@@ -40,8 +41,8 @@ def track_of(path: Path, attributes: Tensor, noise: float = 0.0) -> Track:
 
 
 @pytest.mark.parametrize(("noise", "least"), [(0.0, 1.0), (0.5, 0.99)])
-def test_every_true_path_is_read_as_asked(noise: float, least: float, clips: ClipBatch) -> None:
-    reading = read_motion(track_of(clips.path(), clips.attributes, noise), clips.attributes[:, 1])
+def test_every_true_path_is_read_as_asked(noise: float, least: float, clips: Batch) -> None:
+    reading = read_motion(track_of(clip_path(clips), clips.attributes, noise), clips.attributes[:, 1])
     judged = judge_motion(reading, clips.attributes)
     assert float(judged.motion.float().mean()) >= least
     assert float(judged.speed.float().mean()) >= least - 0.01
@@ -49,31 +50,31 @@ def test_every_true_path_is_read_as_asked(noise: float, least: float, clips: Cli
     assert float((judged.amount - 1).abs().max()) < (0.2 if noise == 0 else 0.5)
 
 
-def test_another_motion_or_direction_is_wrong(clips: ClipBatch) -> None:
-    reading = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
+def test_another_motion_or_direction_is_wrong(clips: Batch) -> None:
+    reading = read_motion(track_of(clip_path(clips), clips.attributes), clips.attributes[:, 1])
     for shift in range(1, len(MOTIONS)):
         other = clips.attributes.clone()
         other[:, 3] = (other[:, 3] + shift) % len(MOTIONS)
         assert not judge_motion(reading, other).motion.any()
 
 
-def test_another_speed_is_the_right_motion_at_the_wrong_speed(clips: ClipBatch) -> None:
-    reading = read_motion(track_of(clips.path(), clips.attributes), clips.attributes[:, 1])
+def test_another_speed_is_the_right_motion_at_the_wrong_speed(clips: Batch) -> None:
+    reading = read_motion(track_of(clip_path(clips), clips.attributes), clips.attributes[:, 1])
     other = clips.attributes.clone()
     other[:, 4] = 1 - other[:, 4]
     judged = judge_motion(reading, other)
     assert judged.motion.all() and not judged.speed.any()
 
 
-def test_what_stands_still_does_not_move_as_asked(clips: ClipBatch) -> None:
-    path = clips.path()
+def test_what_stands_still_does_not_move_as_asked(clips: Batch) -> None:
+    path = clip_path(clips)
     first = Path(*(part[:, :1].expand_as(part) for part in (path.centre, path.radius, path.angle)))
     judged = judge_motion(read_motion(track_of(first, clips.attributes), clips.attributes[:, 1]), clips.attributes)
     assert not judged.motion.any() and float(judged.amount.max()) < 0.05
 
 
-def test_frames_that_turn_at_random_are_no_turning(clips: ClipBatch) -> None:
-    track = track_of(clips.path(), clips.attributes)
+def test_frames_that_turn_at_random_are_no_turning(clips: Batch) -> None:
+    track = track_of(clip_path(clips), clips.attributes)
     wild = replace(track, phase=6.28 * torch.rand(track.phase.shape, generator=torch.Generator().manual_seed(1)))
     spins = clips.attributes[:, 3] == MOTIONS.index("spin")
     judged = judge_motion(read_motion(wild, clips.attributes[:, 1]), clips.attributes)
@@ -81,8 +82,8 @@ def test_frames_that_turn_at_random_are_no_turning(clips: ClipBatch) -> None:
     assert float(judged.motion[~spins].float().mean()) > 0.9
 
 
-def test_a_path_has_the_asked_motion_alone(clips: ClipBatch) -> None:
-    path, motion = clips.path(), clips.attributes[:, 3]
+def test_a_path_has_the_asked_motion_alone(clips: Batch) -> None:
+    path, motion = clip_path(clips), clips.attributes[:, 3]
     change = {
         "travel": (path.centre[:, -1] - path.centre[:, 0]).norm(dim=1),
         "growth": (path.radius[:, -1] / path.radius[:, 0]).log(),
@@ -96,7 +97,7 @@ def test_a_path_has_the_asked_motion_alone(clips: ClipBatch) -> None:
     assert torch.equal((risen > 5) & (change["travel"] < 1e-3), motion == MOTIONS.index("bounce"))
 
 
-def test_an_object_stays_in_the_picture(clips: ClipBatch) -> None:
-    path = clips.path()
+def test_an_object_stays_in_the_picture(clips: Batch) -> None:
+    path = clip_path(clips)
     for edge in (path.centre - path.radius[..., None], 64 - path.centre - path.radius[..., None]):
         assert float(edge.min()) > -3

@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from research.scenes.moving.dataset import make_clips
+from rmd.worlds.batch import Batch
 from rmd.worlds.moving.path import FRAMES
-from rmd.worlds.moving.render import ClipBatch, render_clips, sample_clips
+from rmd.worlds.moving.render import clip_path, render_clips, sample_clips
 from rmd.worlds.still.grammar import COLOURS
 
 
 @pytest.fixture(scope="module")
-def clips() -> ClipBatch:
+def clips() -> Batch:
     return sample_clips(range(24), seed=0, training=False)
 
 
-def test_a_clip_depends_on_seed_and_index_alone(clips: ClipBatch) -> None:
+def test_a_clip_depends_on_seed_and_index_alone(clips: Batch) -> None:
     videos = render_clips(clips, 32)
     assert videos.shape == (24, 3, FRAMES, 32, 32)
     assert float(videos.min()) >= 0 and float(videos.max()) <= 1
@@ -25,9 +26,9 @@ def test_a_clip_depends_on_seed_and_index_alone(clips: ClipBatch) -> None:
     assert not torch.equal(render_clips(sample_clips([7], seed=1, training=False), 32)[0], videos[7])
 
 
-def test_the_background_stands_still_and_the_object_does_not(clips: ClipBatch) -> None:
+def test_the_background_stands_still_and_the_object_does_not(clips: Batch) -> None:
     videos = render_clips(clips, 64)
-    path = clips.path()
+    path = clip_path(clips)
     axis = torch.arange(64) + 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     away = (path.centre[..., 0, None, None] - x) ** 2 + (path.centre[..., 1, None, None] - y) ** 2
@@ -38,11 +39,11 @@ def test_the_background_stands_still_and_the_object_does_not(clips: ClipBatch) -
     assert float(change.flatten(1).amax(1).min()) > 0.1
 
 
-def test_the_object_is_where_the_path_says(clips: ClipBatch) -> None:
+def test_the_object_is_where_the_path_says(clips: Batch) -> None:
     # Red objects are found by their redness; white and yellow ones also have much red.
     red = [i for i in range(200) if sample_clips([i], seed=5, training=False).attributes[0, 2] == COLOURS.index("red")]
     chosen = sample_clips(red[:12], seed=5, training=False)
-    videos, path = render_clips(chosen, 64), chosen.path()
+    videos, path = render_clips(chosen, 64), clip_path(chosen)
     redness = (videos[:, 0] - torch.maximum(videos[:, 1], videos[:, 2]) - 0.35).clamp(min=0)
     axis = torch.arange(64) + 0.5
     weight = redness.sum((2, 3))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from research.scenes.tokenizer import vocabulary
 from rmd.core.randomness import generator
 from rmd.worlds.still.grammar import (
     ATTRIBUTE_NAMES,
@@ -28,7 +29,6 @@ from rmd.worlds.still.grammar import (
     has_held_out,
     held_out,
     parse,
-    vocabulary,
 )
 
 OBJECTS = list(itertools.product(range(len(SHAPES)), range(len(COLOURS)), range(len(TEXTURES))))

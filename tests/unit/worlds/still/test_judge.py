@@ -15,7 +15,7 @@ from research.scenes.judge import attribute_loss, save_judge, train_judge
 from rmd.common.errors import RMDError
 from rmd.worlds.still.dataset import SceneSet, make_scenes
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
-from rmd.worlds.still.judge import FEATURE_SIZE, Judge, load_judge
+from rmd.worlds.still.judge import Judge, load_judge
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_shapes(scenes: SceneSet) -> None:
     assert {name: tuple(values.shape) for name, values in logits.items()} == {
         name: (3, size) for name, size in ATTRIBUTE_SIZES.items()
     }
-    assert features.shape == (3, FEATURE_SIZE)
+    assert features.shape == (3, 480)
 
 
 def test_features_see_fine_texture(scenes: SceneSet) -> None:
@@ -115,7 +115,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
 
 def test_saved_and_loaded(tmp_path: Path, scenes: SceneSet) -> None:
     judge = seeded_judge()
-    save_judge(judge, tmp_path / "new")
+    save_judge(judge, tmp_path / "new" / "judge.safetensors")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["judge.safetensors"]
     loaded = load_judge(tmp_path / "new")
     assert not loaded.training

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmd.core.metrics import high_frequency
+from rmd.worlds.batch import Batch
 from rmd.worlds.still.grammar import (
     ATTRIBUTE_NAMES,
     BACKGROUNDS,
@@ -23,7 +24,7 @@ from rmd.worlds.still.grammar import (
     has_held_out,
     parse,
 )
-from rmd.worlds.still.render import _PALETTE, SceneBatch, object_masks, object_places, render, sample_scenes, scenes_of
+from rmd.worlds.still.render import _PALETTE, object_masks, object_places, render, sample_scenes, scenes_of
 
 BALL = Attributes(LAYOUTS.index("middle"), BACKGROUNDS.index("night"), 0, COLOURS.index("red"), 0, size_a=1)
 PLACES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1), "middle": (0, 0)}
@@ -34,7 +35,7 @@ def render_all(*scenes: Attributes, seed: int = 3) -> Tensor:
     batch = scenes_of(list(scenes), seed=seed)
     first = batch.uniform[:1].expand(len(scenes), -1).contiguous()
     grain = batch.grain[:1].expand(len(scenes), -1, -1, -1).contiguous()
-    return render(SceneBatch(batch.attributes, batch.captions, first, grain))
+    return render(Batch(batch.attributes, batch.captions, first, grain))
 
 
 def many(scene: Attributes, count: int = 12) -> Tensor:
@@ -142,7 +143,7 @@ def test_objects_lie_in_their_masks(pair: bool) -> None:
     for which in "ab" if pair else "a":  # only the inside of an object's outline changes
         at = ATTRIBUTE_NAMES.index(f"colour_{which}")
         repainted[:, at] = (repainted[:, at] + 1) % len(COLOURS)
-    change = render(scenes) - render(SceneBatch(repainted, scenes.captions, scenes.uniform, scenes.grain))
+    change = render(scenes) - render(Batch(repainted, scenes.captions, scenes.uniform, scenes.grain))
     painted = (change.abs().amax(1, keepdim=True) > 0.02).float()
     masks = object_masks(object_places(scenes), 64).float()
     assert float((painted * masks).sum() / painted.sum()) > 0.999
@@ -151,9 +152,9 @@ def test_objects_lie_in_their_masks(pair: bool) -> None:
     assert float((F.avg_pool2d(masks, 2) - half).abs().mean()) < 0.02
 
 
-def _those(scenes: SceneBatch, keep: Tensor) -> SceneBatch:
+def _those(scenes: Batch, keep: Tensor) -> Batch:
     captions = [text for text, kept in zip(scenes.captions, keep.tolist(), strict=True) if kept]
-    return SceneBatch(scenes.attributes[keep], captions, scenes.uniform[keep], scenes.grain[keep])
+    return Batch(scenes.attributes[keep], captions, scenes.uniform[keep], scenes.grain[keep])
 
 
 def test_a_pair_and_its_flipped_caption_are_one_picture() -> None:
@@ -204,8 +205,8 @@ def test_scenes_of_given_attributes_vary_in_the_rest() -> None:
     assert torch.equal(render(scenes_of([BALL] * 2, seed=0)), pictures[:2])
 
 
-def test_slices_keep_scenes_together() -> None:
+def test_parts_keep_scenes_together() -> None:
     scenes = sample_scenes(range(5), seed=1, training=True)
-    part = scenes.slice(1, 3)
-    assert part.captions == scenes.captions[1:3] and len(part) == 2
-    assert torch.allclose(render(part), render(scenes)[1:3], atol=1e-6)
+    parts = scenes.split(2)
+    assert [part.captions for part in parts] == [scenes.captions[:2], scenes.captions[2:4], scenes.captions[4:]]
+    assert torch.allclose(render(parts[1]), render(scenes)[2:4], atol=1e-6)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from research.findings.marks import fill
 from rmd.common.errors import RMDError
 from rmd.compare.cells import CellResult
-from rmd.compare.findings import fill
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
 from rmd.compare.write import write_tables

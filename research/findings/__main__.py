@@ -1,19 +1,19 @@
 """Fills the numbers of docs/findings/*.json into docs/findings.md, and draws its chart.
 
-Run `rmd compare all --out docs/findings` first.
+Run `rmd compare all --out docs/findings` first, and then `python -m research.findings`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from research.findings.marks import fill
+from research.findings.splits import fill_splits, scenes_power
 from rmd.compare.chart import chart
-from rmd.compare.findings import fill
-from rmd.compare.foreseen import fill_splits, scenes_power
 from rmd.compare.run import read_results
 
 if __name__ == "__main__":
-    docs = Path(__file__).parents[1] / "docs"
+    docs = Path(__file__).parents[2] / "docs"
     text, results = docs / "findings.md", read_results(docs / "findings")
     filled = fill_splits(fill(text.read_text(encoding="utf-8"), results), results, {"sdxl": scenes_power("sdxl")})
     text.write_text(filled, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Fills the results of `rmd compare` into docs/findings.md."""
