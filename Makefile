@@ -20,7 +20,7 @@ help: ## list these commands
 demo: $(STAMP) ## distil the packaged teacher on this machine and show the result
 	@$(BIN)/rmd demo
 
-check: lint floors ## style, floors, types, and the tests that train nothing: a minute and a half
+check: lint floors ## style, floors, types, and the tests that need no training: a minute and a half
 	@$(MAKE) --no-print-directory -j2 typecheck test-quick
 
 test: lint floors ## everything that must pass before a commit
@@ -29,8 +29,8 @@ test: lint floors ## everything that must pass before a commit
 pytest: $(STAMP) ## the tests alone
 	@$(PYTEST) --durations=12
 
-test-quick: $(STAMP) ## the tests that train nothing, alone
-	@$(PYTEST) -m 'not slow and not trains'
+test-quick: $(STAMP) ## the tests that need no training, alone
+	@$(PYTEST) -m 'not slow and not heavy'
 
 test-slow: $(STAMP) ## long trainings, 3,000 damaged inputs, kill storms, and the whole demo
 	@$(BIN)/python -m pytest -q -m slow

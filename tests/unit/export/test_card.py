@@ -214,9 +214,14 @@ def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config
     assert shape(front_and_text(card)[1], html=True) == shape(front_and_text(plain)[1], html=True)
 
 
+SLOW = [("sdxl", "fused"), ("sd3", "comfyui"), ("sd3", "fused"), ("wan", "comfyui")]
 FORMATS = [
-    *((family, "lora", to, BASE) for family in sorted(TINY) for to in ("diffusers-lora", "comfyui", "fused")),
-    *((family, "lora", "diffusers-lora", None) for family in sorted(TINY)),
+    *(
+        pytest.param(family, "lora", to, BASE, marks=[pytest.mark.slow] if (family, to) in SLOW else [])
+        for family in sorted(TINY)
+        for to in ("diffusers-lora", "comfyui", "fused")
+    ),
+    *((family, "lora", "diffusers-lora", None) for family in ("pixart", "wan")),
     ("sdxl", "lora", "kohya", BASE),
     *((family, "full", "diffusers-full", BASE) for family in sorted(TINY)),
 ]
