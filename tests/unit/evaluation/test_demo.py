@@ -149,7 +149,8 @@ def test_a_recipe_of_no_world_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_panels")
-@pytest.mark.parametrize("family", ["pixart", pytest.param("sd3", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the same code runs for clips below, and for the third family in tests/e2e
+@pytest.mark.parametrize("family", ["pixart", "sd3"])
 def test_the_demo_runs_with_every_family_of_the_scenes(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -222,7 +222,7 @@ FORMATS = [
         for to in ("diffusers-lora", "comfyui", "fused")
     ),
     *((family, "lora", "diffusers-lora", None) for family in ("pixart", "wan")),
-    ("sdxl", "lora", "kohya", BASE),
+    pytest.param("sdxl", "lora", "kohya", BASE, marks=pytest.mark.slow),
     *((family, "full", "diffusers-full", BASE) for family in sorted(TINY)),
 ]
 
