@@ -9,7 +9,10 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test-slow lint format typecheck bench clean
+.PHONY: help demo check test pytest test-quick test-slow coverage lint format typecheck floors bench clean
+# Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what they
+# share is made once; files in the order that tests/conftest.py gives them.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,16 +20,23 @@ help: ## list these commands
 demo: $(STAMP) ## distil the packaged teacher on this machine and show the result
 	@$(BIN)/rmd demo
 
-test: lint ## everything that must pass before a commit
+check: lint floors ## style, floors, types, and the tests that need no training: a minute and a half
+	@$(MAKE) --no-print-directory -j2 typecheck test-quick
+
+test: lint floors ## everything that must pass before a commit
 	@$(MAKE) --no-print-directory -j2 typecheck pytest
 
 pytest: $(STAMP) ## the tests alone
-	@# Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what
-	@# they share is made once; files in the order that tests/conftest.py gives them.
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=12
+	@$(PYTEST) --durations=12
 
-test-slow: $(STAMP) ## the tests that train
+test-quick: $(STAMP) ## the tests that need no training, alone
+	@$(PYTEST) -m 'not slow and not heavy'
+
+test-slow: $(STAMP) ## long trainings, 3,000 damaged inputs, kill storms, and the whole demo
 	@$(BIN)/python -m pytest -q -m slow
+
+coverage: $(STAMP) ## lines and branches of src/rmd that the tests execute
+	@$(PYTEST) --cov=src/rmd --cov-branch --cov-report=term:skip-covered
 
 lint: $(STAMP) ## style and formatting
 	@$(BIN)/ruff check --quiet .
@@ -38,11 +48,14 @@ format: $(STAMP) ## put style and formatting right
 typecheck: $(STAMP) ## mypy, strict; silent when nothing is wrong
 	@$(BIN)/mypy --no-error-summary
 
+floors: $(STAMP) ## which package may import which; silent when nothing is wrong
+	@report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report" >&2; exit 1; }
+
 bench: $(STAMP) ## time, FLOPs and memory of a cascade
 	@$(BIN)/rmd bench sample
 
 clean: ## remove caches and build output; keeps .venv and runs
-	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 OLD_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 10))'

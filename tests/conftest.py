@@ -21,19 +21,52 @@ os.environ["MPLBACKEND"] = "Agg"
 import pytest
 from hypothesis import settings
 
-settings.register_profile("rmd", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("rmd", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("rmd")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 LONGEST = (
-    "tests/distributed/", "tests/e2e/", "tests/learning/", "tests/unit/test_accelerator.py",
-    "tests/unit/cli/test_train.py", "tests/unit/sample/test_pipeline.py", "tests/unit/train/",
+    "tests/distributed/", "tests/fuzz/", "tests/unit/test_accelerator.py", "tests/e2e/",
+    "tests/unit/train/test_loop.py", "tests/unit/sample/test_pipeline.py", "tests/unit/cli/test_train.py",
+    "tests/unit/compare/", "tests/unit/train/", "tests/research/", "tests/unit/evaluation/", "tests/learning/",
 )  # fmt: skip
+"""What takes longest comes first: a processor that is given a long file at the end leaves the others without work."""
+HEAVY = (
+    "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/", "tests/research/",
+    "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
+    *(f"tests/unit/cli/test_{verb}.py" for verb in (
+        "compare", "dry_run", "ending", "evaluate", "generate", "quiet", "scenes", "train", "variant",
+    )),
+    "tests/unit/bench/test_training.py", "tests/unit/compare/", "tests/unit/data/test_cache.py",
+    "tests/unit/data/test_images.py", "tests/unit/evaluation/", "tests/unit/export/",
+    "tests/unit/models/test_adapter.py", "tests/unit/models/test_share.py", "tests/unit/sample/test_pipeline.py",
+    "tests/unit/train/",
+)  # fmt: skip
+"""What `make check` leaves out: files whose tests train, save and load whole pipelines, or start processes.
+
+Their tests are marked `heavy`; in other files, tests that train are marked one by one.
+"""
+MOST_UPDATES = 2
+"""Most updates of weights by a test that is not heavy."""
+_updates: list[str] = []
+"""The optimisers that made an update since the last test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long come first: a processor that is given one at the end leaves the others without work."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    """Mark the heavy tests, and put what takes longest first."""
+    for item in items:
+        if item.nodeid.startswith(HEAVY):
+            item.add_marker("heavy")
+    items.sort(key=lambda item: [item.nodeid.startswith(path) for path in LONGEST], reverse=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fail a test that trains although `make check` takes it for one that does not."""
+    count, names = len(_updates), sorted(set(_updates))
+    _updates.clear()
+    if count > MOST_UPDATES and "heavy" not in item.keywords:
+        pytest.fail(f"{count} updates by {names}: mark the test `heavy`, or add its file to HEAVY in conftest.py")
 
 
 def pytest_collection_finish() -> None:
@@ -53,6 +86,18 @@ def _denormal_numbers_stay() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_flush_denormal", lambda mode: True)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _updates_are_noted() -> Iterator[None]:
+    from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+    def note(optimizer: Optimizer, *_: object) -> None:
+        _updates.append(type(optimizer).__name__)
+
+    handle = register_optimizer_step_pre_hook(note)
+    yield
+    handle.remove()
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from rmd.train.loop import Trainer
 from rmd.train.tracking import LocalFiles
 from rmd.train.writer import CheckpointWriter
 
-AT = 3
+AT = 1
 """The iteration, from 0, in which it happens."""
 
 

@@ -61,7 +61,7 @@ JOBS = [
     Job("sdxl-full", "sdxl", "full", slow=True),
     Job("pixart", "pixart", "lora", slow=True),
     Job("sd3", "sd3", "full"),
-    *(Job(f"wan-{mode}", "wan", mode) for mode in MODES),
+    *(Job(f"wan-{mode}", "wan", mode, slow=mode == "lora") for mode in MODES),
     *(
         Job(
             f"accumulated-and-recomputed-{mode}",
@@ -69,12 +69,13 @@ JOBS = [
             mode,
             gradient_accumulation_steps=2,
             gradient_checkpointing=True,
+            slow=mode == "full",
         )
         for mode in MODES
     ),
     Job("replicas", "sd3", "full", dp_replicate=2),
     Job("context-lora", "wan", "lora", context_parallel=2, gradient_checkpointing=True),
-    Job("context-full", "wan", "full", context_parallel=2),
+    Job("context-full", "wan", "full", context_parallel=2, slow=True),
     Job("half-lora", "wan", "lora", dtype="bfloat16", slow=True),
     Job("half-full", "wan", "full", dtype="bfloat16"),
 ]
@@ -84,7 +85,7 @@ UNLOADED = [
     Job("unloaded-half-lora", "wan", "lora", dtype="bfloat16", dp_replicate=2),
     Job("unloaded-half-full", "wan", "full", dtype="bfloat16", dp_replicate=2, slow=True),
 ]
-RESHARDED = [Job("resharded-lora", "pixart", "lora"), Job("resharded-full", "sd3", "full")]
+RESHARDED = [Job("resharded-lora", "pixart", "lora", slow=True), Job("resharded-full", "sd3", "full")]
 
 
 def gathered(trainer: Trainer) -> dict[str, Tensor]:

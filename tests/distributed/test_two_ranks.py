@@ -23,13 +23,18 @@ def jobs(all_of_them: list[Job]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("job", marked)
 
 
+def names_of(request: pytest.FixtureRequest) -> set[str]:
+    """Return the names of the jobs whose tests were selected."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    return {item.callspec.params["job"].name for item in tests}
+
+
 @pytest.fixture(scope="module")
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run in two processes the jobs of the tests that were selected."""
     folder: Path = tmp_path_factory.mktemp("two")
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
-    names = {item.callspec.params["job"].name for item in tests}
-    done = run_ranks(str(HERE / "worker.py"), str(write_prompts(folder)), str(folder), "1", *names)
+    prompts = write_prompts(folder)
+    done = run_ranks(str(HERE / "worker.py"), str(prompts), str(folder), "1", *sorted(names_of(request)))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -62,12 +67,13 @@ def test_weights_read_in_parts_are_those_of_the_teacher(job: Job, made: Path) ->
 
 
 @pytest.fixture(scope="module")
-def resharded(made: Path) -> Path:
-    """Make runs that two processes start, one resumes, and two finish."""
-    for job in RESHARDED:
+def resharded(request: pytest.FixtureRequest, made: Path) -> Path:
+    """Make the selected tests' runs, which two processes start, one resumes, and two finish."""
+    selected = [job for job in RESHARDED if job.name in names_of(request)]
+    for job in selected:
         go_on(job, made / "prompts.txt", made / f"{job.name}-run", Parallel(), until=2)
     done = run_ranks(
-        str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "3", *(job.name for job in RESHARDED)
+        str(HERE / "worker.py"), str(made / "prompts.txt"), str(made), "3", *(job.name for job in selected)
     )
     assert done.returncode == 0, done.stderr
     return made

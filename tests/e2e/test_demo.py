@@ -19,7 +19,7 @@ ROWS = ["teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("demo")
-    small = ["--set", "evaluation.n=8", "--set", "train.batch_size=4"]
+    small = ["--set", "evaluation.n=6", "--set", "train.iterations=2", "--set", "train.batch_size=2"]
     command = [sys.executable, "-m", "rmd", "demo", "--quick", "--out", str(folder), *small]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -236,12 +236,12 @@ def _settings() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         "1:30",
     ]
     fatal = {key: ["many", "[[1]]", "{a: 1}", "[1", "*a", "!!python/name:os.system x", ".nan"] for key in _NUMBER_KEYS}
-    accepted = {key: numbers for key in _NUMBER_KEYS}
+    accepted = dict.fromkeys(_NUMBER_KEYS, numbers)
     accepted |= {key: [*_WORDS, "a: b", "m #2", "[x]", "yes", "1e3"] for key in _TEXT_KEYS}
     many = str([float(i) for i in range(100_000)])
     lists = ["[]", "[32, 64]", "[-2.5, 1e9]", "[0x10]", many, "[" * 20_000, "[" * 300 + "]" * 300, "1" + "0" * 400,
              "{}", "~", "[1000000000, 2000000000]", "['9x9', '10x10']", "[.nan]", "x", "[1, [2, [3]]]"]  # fmt: skip
-    return fatal, accepted | {key: lists for key in _OTHER_KEYS}
+    return fatal, accepted | dict.fromkeys(_OTHER_KEYS, lists)
 
 
 _FATAL, _ACCEPTED = _settings()
@@ -267,7 +267,7 @@ _OPTIONS = [
           {"--out": _WRONG_OUTS, "--resume --out": ("{case}/none", "{world}/recipe")}, weight=1),
     Words("train", "recipe's name", ("train", "--dry-run", *_OUT), _NO_RECIPE, weight=1),
     Words("cache", "options", ("cache", "--recipe", "{world}/recipe/r.yaml", *_OUT),
-          {"--batch-size": _WRONG_COUNTS, "--shard": _WRONG_COUNTS, 
+          {"--batch-size": _WRONG_COUNTS, "--shard": _WRONG_COUNTS,
            "--worker": ("", "x", "1/1", "-1/2", "0/0", "²/3"),
            "--out": _WRONG_OUTS, "--device": _WRONG_DEVICES, "--teacher": _WORDS, "--recipe": _NO_RECIPES},
           {"--worker": ("0/1000000000", "999999999/1000000000"), "--shard": ("1000000000",),

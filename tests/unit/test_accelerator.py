@@ -25,6 +25,9 @@ from rmd.worlds.registry import WORLDS
 from rmd.worlds.still.render import render, sample_scenes
 
 families = pytest.mark.parametrize("family", sorted(TINY))
+quickest = pytest.mark.parametrize(
+    "family", ["pixart", "wan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "sd3"))]
+)
 pytestmark = [pytest.mark.filterwarnings("ignore:There are modules"), pytest.mark.usefixtures("small_panels")]
 ADVERSARIAL = (
     "method.name=dmd2", "method.tau=all", "crossing.within=fresh", "method.adversarial=0.1",
@@ -62,7 +65,7 @@ def trained(recipe: Recipe, backbone: Backbone, folder: Path) -> dict[str, Tenso
     return trainer.gathered_student()
 
 
-@families
+@pytest.mark.parametrize("family", ["pixart", "sd3", "wan", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_training_there_gives_what_it_gives_on_the_cpu(family: str, tmp_path: Path) -> None:
     """Also when its text encoders stay on the CPU; in half precision, below, they come along."""
     recipe = recipe_at(tmp_path, family, "lora", data={"offload": True, "prompt_cache_mb": 1})
@@ -75,7 +78,7 @@ def test_training_there_gives_what_it_gives_on_the_cpu(family: str, tmp_path: Pa
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-4)
 
 
-@families
+@quickest
 def test_training_in_half_precision_goes_on_from_its_checkpoint(family: str, tmp_path: Path) -> None:
     recipe = recipe_at(tmp_path, family, "full", train={"iterations": 1, "dtype": "bfloat16"})
     longer = recipe_at(tmp_path, family, "full", train={"iterations": 2, "dtype": "bfloat16"})
@@ -85,7 +88,7 @@ def test_training_in_half_precision_goes_on_from_its_checkpoint(family: str, tmp
         assert trainer.train(resume=True) == 2
 
 
-@families
+@quickest
 def test_cached_prompts_may_stay_on_the_cpu(family: str, tmp_path: Path) -> None:
     build_cache(TINY[family](), PROMPTS, tmp_path / "cache")
     recipe = recipe_at(tmp_path, family, "lora", train={"iterations": 1}, data={"cache": str(tmp_path / "cache")})

@@ -49,15 +49,12 @@ from rmd.worlds.still.render import object_masks
 pytestmark = pytest.mark.usefixtures("quick_muon")
 
 SHORT = Curriculum(low_iterations=2, high_iterations=2, low_batch=8, high_batch=8, warmup=2)
+QUICK = replace(SHORT, low_batch=2, high_batch=2)
 
 
 @pytest.fixture(scope="module")
 def scenes() -> SceneSet:
     return make_scenes(64, seed=5, training=True)
-
-
-def latents(scenes: SceneSet) -> LatentSets:
-    return still_latents(seeded_teacher().pipe.vae, scenes, scenes, seed=0)
 
 
 def seeded_teacher() -> Backbone:
@@ -72,9 +69,14 @@ def untrained() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def trained(scenes: SceneSet) -> tuple[Backbone, list[str]]:
+def latents(untrained: Backbone, scenes: SceneSet) -> LatentSets:
+    return still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
+
+
+@pytest.fixture(scope="module")
+def trained(latents: LatentSets) -> tuple[Backbone, list[str]]:
     backbone, lines = seeded_teacher(), list[str]()
-    train_teacher(backbone, latents(scenes), SHORT, log=lines.append)
+    train_teacher(backbone, latents, QUICK, log=lines.append)
     return backbone, lines
 
 
@@ -259,21 +261,20 @@ def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None
     assert torch.equal(result.latents, data.high.values[[int(text) for text in result.captions]].float())
 
 
-def test_pairs_are_shown_more_often_than_single_objects(untrained: Backbone, scenes: SceneSet) -> None:
-    data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
+def test_pairs_are_shown_more_often_than_single_objects(latents: LatentSets, scenes: SceneSet) -> None:
     second = scenes.attributes[:, ATTRIBUTE_NAMES.index("shape_b")]
     pairs = {text for text, shape in zip(scenes.captions, second.tolist(), strict=True) if shape != NONE}
     usual = Counter(scenes.captions)
     expected = Counter({text: times * (3 if text in pairs else 1) for text, times in usual.items()})
     epoch = expected.total()
     curriculum = replace(SHORT, low_iterations=0, high_iterations=epoch, low_share=0.0, high_batch=1, pairs=3)
-    order = BatchSchedule(data, curriculum)
+    order = BatchSchedule(latents, curriculum)
     assert Counter(text for step in range(epoch) for text in order.batch(step).captions) == expected
     assert 10 < len(pairs) < 30
 
 
-def test_a_batch_has_the_masks_of_its_objects(untrained: Backbone, scenes: SceneSet) -> None:
-    data = still_latents(untrained.pipe.vae, scenes, scenes, seed=0)
+def test_a_batch_has_the_masks_of_its_objects(latents: LatentSets, scenes: SceneSet) -> None:
+    data = latents
     for low, stage, sets in ((0, HIGH, data.high), (9, LOW, data.low)):
         result = BatchSchedule(data, replace(SHORT, low_iterations=low, low_share=0.0)).batch(0)
         index = [int((sets.values.float() == picture).flatten(1).all(1).nonzero()[0]) for picture in result.latents]
@@ -323,23 +324,21 @@ def killed_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_resumed_training_is_the_same_to_the_last_bit(
-    trained: tuple[Backbone, list[str]], scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Backbone, list[str]], latents: LatentSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "teacher.pt"
     with killed_at_step_3(monkeypatch):
-        train_teacher(seeded_teacher(), latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
+        train_teacher(seeded_teacher(), latents, QUICK, checkpoint=path, every=2, log=lambda _: None)
     assert read_whole(path)["step"] == 2
     resumed = seeded_teacher()
-    train_teacher(resumed, latents(scenes), SHORT, checkpoint=path, every=2, log=lambda _: None)
+    train_teacher(resumed, latents, QUICK, checkpoint=path, every=2, log=lambda _: None)
     for name, value in weights(trained[0]).items():
         assert torch.equal(weights(resumed)[name], value), name
 
 
 def test_an_imitating_training_resumes_with_its_head(
-    untrained: Backbone, scenes: SceneSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Backbone, latents: LatentSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = latents(scenes)
-
     def learner() -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
@@ -347,36 +346,36 @@ def test_an_imitating_training_resumes_with_its_head(
 
     def train(curriculum: Curriculum, path: Path | None = None) -> dict[str, Tensor]:
         backbone = learner()
-        train_teacher(backbone, data, curriculum, imitated=untrained, checkpoint=path, every=2, log=lambda _: None)
+        train_teacher(backbone, latents, curriculum, imitated=untrained, checkpoint=path, every=2, log=lambda _: None)
         assert not hidden_layer(backbone)[0]._forward_hooks and not hidden_layer(untrained)[0]._forward_hooks
         return backbone.denoiser.state_dict()
 
-    whole, path = train(SHORT), tmp_path / "teacher.pt"
+    whole, path = train(QUICK), tmp_path / "teacher.pt"
     with killed_at_step_3(monkeypatch):
-        train(SHORT, path)
+        train(QUICK, path)
     kept = read_whole(path)["trained"]
     # The head is trained and saved.
     head = next(value for name, value in kept.items() if name.endswith("proj_out.weight") and value.shape == (96, 160))
     assert not torch.equal(head, Imitation(untrained, learner(), seed=0).head[0].proj_out.weight)
-    resumed = train(SHORT, path)
-    unhinted = train(replace(SHORT, hint=0.0))
+    resumed = train(QUICK, path)
+    unhinted = train(replace(QUICK, hint=0.0))
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
     assert any(not torch.equal(unhinted[name], value) for name, value in whole.items())
 
 
-def test_the_average_lags_behind_the_weights(trained: tuple[Backbone, list[str]], scenes: SceneSet) -> None:
+def test_the_average_lags_behind_the_weights(trained: tuple[Backbone, list[str]], latents: LatentSets) -> None:
     last = seeded_teacher()
-    train_teacher(last, latents(scenes), replace(SHORT, ema=0.0), log=lambda _: None)
+    train_teacher(last, latents, replace(QUICK, ema=0.0), log=lambda _: None)
     start, mean, end = (weights(backbone) for backbone in (seeded_teacher(), trained[0], last))
     name = max(end, key=lambda n: float((end[n] - start[n]).abs().sum()))
     assert 0 < float((mean[name] - start[name]).norm()) < float((end[name] - start[name]).norm())
 
 
-def test_a_checkpoint_of_another_network_is_refused(scenes: SceneSet, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_network_is_refused(latents: LatentSets, tmp_path: Path) -> None:
     path = tmp_path / "teacher.pt"
     torch.save({"step": 1, "seconds": 0.0, "trained": {}, "averaged": {}, "optimizer": {}}, path)
     with pytest.raises(RMDError, match="is a checkpoint of another training"):
-        train_teacher(seeded_teacher(), latents(scenes), SHORT, checkpoint=path, log=lambda _: None)
+        train_teacher(seeded_teacher(), latents, QUICK, checkpoint=path, log=lambda _: None)
 
 
 def test_the_saved_pipeline_is_an_ordinary_one(trained: tuple[Backbone, list[str]], tmp_path: Path) -> None:

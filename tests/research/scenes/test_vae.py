@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ def trained(scenes: SceneSet, iterations: int, **changes: object) -> tuple[Autoe
     vae, lines = seeded_vae(), list[str]()
     train_vae(vae, scenes, iterations=iterations, batch_size=8, log=lines.append, **changes)  # type: ignore[arg-type]
     return vae, lines
+
+
+@pytest.fixture(scope="module")
+def vae_and_lines(scenes: SceneSet) -> tuple[AutoencoderKL, list[str]]:
+    return trained(scenes, 20)
 
 
 def test_the_vae_downsamples_by_two(scenes: SceneSet) -> None:
@@ -82,7 +88,9 @@ def test_crops_are_windows_and_small_pictures() -> None:
     assert not torch.equal(other[2:], result[2:])
 
 
-def test_training_lowers_the_error_and_scales_the_latents(scenes: SceneSet) -> None:
+def test_training_lowers_the_error_and_scales_the_latents(
+    scenes: SceneSet, vae_and_lines: tuple[AutoencoderKL, list[str]]
+) -> None:
     pixels = scenes.pixels(torch.arange(16))
 
     @torch.no_grad()
@@ -90,7 +98,7 @@ def test_training_lowers_the_error_and_scales_the_latents(scenes: SceneSet) -> N
         decoded: Tensor = vae.decode(encode(vae, pixels, scale=False)).sample
         return float(reconstruction_loss(decoded, pixels))
 
-    vae, lines = trained(scenes, 20)
+    vae, lines = vae_and_lines
     assert error(vae) < 0.8 * error(seeded_vae())
     assert float(encode(vae, scenes.pixels(torch.arange(64))).std()) == pytest.approx(1, abs=1e-3)
     assert not vae.training
@@ -116,9 +124,11 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
     assert resumed.config.scaling_factor == whole.config.scaling_factor
 
 
-def test_the_second_phase_improves_the_decoder_and_keeps_the_latents(scenes: SceneSet, tmp_path: Path) -> None:
+def test_the_second_phase_improves_the_decoder_and_keeps_the_latents(
+    scenes: SceneSet, vae_and_lines: tuple[AutoencoderKL, list[str]]
+) -> None:
     pixels = scenes.pixels(torch.arange(16))
-    vae, lines = trained(scenes, 20)
+    vae, lines = deepcopy(vae_and_lines)
     latents, factor = encode(vae, pixels), vae.config.scaling_factor
     before = float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels))
     seconds = train_decoder(vae, scenes, iterations=20, batch_size=8, log=lines.append)

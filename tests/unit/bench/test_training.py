@@ -41,8 +41,13 @@ def recipe_for(folder: Path, family: str, mode: str = "lora") -> Recipe:
     return recipe.model_copy(update={"data": prompts})
 
 
-@families
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        *((family, "lora") for family in sorted(TINY)), ("pixart", "full"), ("wan", "full"),
+        *(pytest.param(family, "full", marks=pytest.mark.slow) for family in ("sdxl", "sd3")),
+    ],
+)  # fmt: skip
 def test_every_step_is_trained_and_timed_on_random_weights(family: str, mode: str, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, family, mode)
     trainer = EncodedTrainer(recipe, *untrained(recipe, device=CPU, dtype=torch.float32))

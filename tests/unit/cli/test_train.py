@@ -299,10 +299,11 @@ def test_a_checkpoint_that_could_run_code_is_neither_resumed_nor_exported(recipe
 
 
 def test_a_finished_run_goes_on_to_more_iterations(recipe: Path) -> None:
+    more = ["--set", "train.iterations=3"]
     assert main(["train", str(recipe), "--set", "train.iterations=2", "--set", "train.checkpoint_every=1"]) == 0
-    assert main(["train", str(recipe), "--resume"]) == 0
+    assert main(["train", str(recipe), "--resume", *more]) == 0
     longer = load_student(Path("runs/tiny/student")).backbone.denoiser.state_dict()
-    assert main(["train", str(recipe), "--out", "whole"]) == 0
+    assert main(["train", str(recipe), "--out", "whole", *more]) == 0
     assert_same(longer, load_student(Path("whole/student")).backbone.denoiser.state_dict())
 
 
@@ -351,12 +352,13 @@ def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
 
 @pytest.mark.parametrize(("mode", "form"), [("full", "diffusers-full"), ("lora", "diffusers-lora")])
 def test_a_checkpoint_is_exported_as_the_finished_run_is(mode: str, form: str, recipe: Path, capsys: Captured) -> None:
-    assert main(["train", str(recipe), "--set", f"roles.mode={mode}"]) == 0
-    for source in ("runs/tiny", "runs/tiny/checkpoints/step-000006"):
+    changes = (f"roles.mode={mode}", "train.iterations=2", "train.checkpoint_every=1")
+    assert main(["train", str(recipe), *(word for change in changes for word in ("--set", change))]) == 0
+    for source in ("runs/tiny", "runs/tiny/checkpoints/step-000002"):
         out = f"out-{len(source)}"
         assert main(["export", source, "--to", "student", "--out", out]) == 0
         assert_same(student_of(out), student_of("runs/tiny/student"))
-    assert main(["export", "runs/tiny/checkpoints/step-000003", "--to", form, "--out", "exported"]) == 0
+    assert main(["export", "runs/tiny/checkpoints/step-000001", "--to", form, "--out", "exported"]) == 0
     assert "exported (loaded back: the same samples" in capsys.readouterr().out
     command = ["export", "runs/tiny", "--to", "student", "--out", "again", "--base-model", "someone/teacher"]
     assert main(command) == 0

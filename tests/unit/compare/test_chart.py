@@ -38,9 +38,9 @@ def run(name: str, folder: Path) -> TableResult:
     return run_table(TABLES[name], budget, Known(folder, lambda *_: None), backbones=["sdxl"], folder=folder)
 
 
-@pytest.fixture
-def grid(tmp_path: Path) -> TableResult:
-    return run("reinjection", tmp_path)
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> TableResult:
+    return run("reinjection", tmp_path_factory.mktemp("grid"))
 
 
 def test_every_mean_and_seed_is_where_it_was_measured(grid: TableResult) -> None:

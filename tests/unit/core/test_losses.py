@@ -67,6 +67,7 @@ def test_the_gradient_vanishes_when_student_and_teacher_agree(metric: Metric) ->
     assert float(generator_loss(y, reading, reading, metric=metric)) == 0.0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("metric", METRICS)
 def test_descending_the_loss_carries_a_gaussian_student_to_its_teacher(metric: Metric) -> None:
     teacher, std = noise(1, 6, seed=5), 0.5

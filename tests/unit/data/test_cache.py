@@ -152,6 +152,7 @@ def test_what_is_no_cache_is_reported(tmp_path: Path) -> None:
         verify_cache(tmp_path)
 
 
+@pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize("family", ["sdxl", "pixart"])
 def test_a_run_from_the_cache_is_the_run(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -166,13 +167,13 @@ def test_a_run_from_the_cache_is_the_run(
     assert capsys.readouterr().out == "cache: 2 shards match their checksums\n"
     losses = []
     for cached in (None, "cache"):
-        recipe = recipe_of(family, Path("teacher"), "lora")
+        recipe = recipe_of(family, Path("teacher"), "lora", train={"iterations": 2})
         data = recipe.data.model_copy(update={"prompts": str(prompts), "cache": cached})
         trainer = Trainer(recipe.model_copy(update={"data": data}), TINY[family](), tmp_path / str(cached))
         if cached:
             monkeypatch.setattr(trainer.backbone, "encode", None)
             monkeypatch.setattr(trainer.backbone, "null", None)
-        losses.append([trainer.iterate(iteration)[0]["student_loss"] for iteration in range(3)])
+        losses.append([trainer.iterate(iteration)[0]["student_loss"] for iteration in range(2)])
         trainer.train()  # the pictures too take their prompts from the cache
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

@@ -92,7 +92,8 @@ def test_real_vaes_encode_to_latents_of_the_networks_shape() -> None:
         TINY["wan"]().encode_images(torch.zeros(1, 3, 16, 16))
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("mode", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_run_resumes_exactly_and_spends_what_is_counted(mode: str, folder: Path, tmp_path: Path) -> None:
     recipe = recipe_of(folder, write_prompts(tmp_path), mode, train={"iterations": 2, "checkpoint_every": 1})
     whole = Trainer(recipe, tiny_sdxl(), tmp_path / "whole")

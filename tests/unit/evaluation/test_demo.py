@@ -138,7 +138,7 @@ def test_the_baseline_has_the_recipes_budget_at_the_final_resolution() -> None:
     baseline = tdm_recipe(recipe)
     assert (baseline.method.name, baseline.plan.sides, baseline.plan.steps) == ("tdm", ((64, 64),), 4)
     assert (baseline.train, baseline.optim, baseline.frames) == (recipe.train, recipe.optim, FRAMES)
-    assert len(baseline.build_plan().stages) == 1 and not baseline.method.stage_draws
+    assert len(baseline.build_plan().stages) == 1 and "stage_draws" not in baseline.method.model_dump()
     assert baseline.method.guidance == 7.0  # a change of the recipe holds for both
 
 
@@ -149,6 +149,7 @@ def test_a_recipe_of_no_world_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_panels")
+@pytest.mark.slow  # the same code runs for clips below, and for the third family in tests/e2e
 @pytest.mark.parametrize("family", ["pixart", "sd3"])
 def test_the_demo_runs_with_every_family_of_the_scenes(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -229,10 +229,15 @@ def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config
     assert shape(front_and_text(card)[1], html=True) == shape(front_and_text(plain)[1], html=True)
 
 
+SLOW = [("sdxl", "fused"), ("sd3", "comfyui"), ("sd3", "fused"), ("wan", "comfyui")]
 FORMATS = [
-    *((family, "lora", to, BASE) for family in sorted(TINY) for to in ("diffusers-lora", "comfyui", "fused")),
-    *((family, "lora", "diffusers-lora", None) for family in sorted(TINY)),
-    ("sdxl", "lora", "kohya", BASE),
+    *(
+        pytest.param(family, "lora", to, BASE, marks=[pytest.mark.slow] if (family, to) in SLOW else [])
+        for family in sorted(TINY)
+        for to in ("diffusers-lora", "comfyui", "fused")
+    ),
+    *((family, "lora", "diffusers-lora", None) for family in ("pixart", "wan")),
+    pytest.param("sdxl", "lora", "kohya", BASE, marks=pytest.mark.slow),
     *((family, "full", "diffusers-full", BASE) for family in sorted(TINY)),
 ]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,26 @@ def samples(pipe: RMDPipeline) -> Tensor:
     return latents / latents.abs().max()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, Tensor]]:
+    """Return a function that makes a student, once, and returns its folder and its samples."""
+
+    @cache
+    def build(family: str, mode: str) -> tuple[Path, Tensor]:
+        student = make_student(tmp_path_factory.mktemp(f"{family}-{mode}"), family, mode)
+        return student, samples(RMDPipeline.from_pretrained(student))
+
+    return build
+
+
 @pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
-def test_an_export_is_the_same_student(family: str, mode: str, to: str, tmp_path: Path) -> None:
-    student = make_student(tmp_path, family, mode)
-    expected = samples(RMDPipeline.from_pretrained(student))
+def test_an_export_is_the_same_student(
+    family: str, mode: str, to: str, made: Callable[[str, str], tuple[Path, Tensor]], tmp_path: Path
+) -> None:
+    student, expected = made(family, mode)
     out = export_student(student, to, tmp_path / "out")
-    torch.testing.assert_close(
-        samples(RMDPipeline.from_pretrained(out, teacher=tmp_path / "teacher")), expected, rtol=0, atol=1e-4
-    )
+    teacher = student.parent / "teacher"
+    torch.testing.assert_close(samples(RMDPipeline.from_pretrained(out, teacher=teacher)), expected, rtol=0, atol=1e-4)
     if to in ("fused", "diffusers-full"):
         stock = DiffusionPipeline.from_pretrained(out)
         stages = stock.scheduler.config["stages"]

@@ -116,6 +116,7 @@ def test_a_weight_of_zero_changes_nothing() -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.heavy
 def test_the_head_learns_to_distinguish_images_and_the_student_follows() -> None:
     """The images are brighter than the samples: the head learns that, and -log D makes the samples brighter."""
     method = make(tiny_sdxl(), adversarial_fake=1.0)

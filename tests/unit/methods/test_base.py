@@ -41,8 +41,8 @@ def test_steps_are_drawn_uniformly_over_stages_then_steps() -> None:
     count, seeds = 40, 300
     in_stage = Counter(step.stage for step in THREE.plan.steps)
     assert len(set(in_stage.values())) > 1, "with equally many steps in each stage the order would not matter"
+    methods = [make_method(LinearBackbone(), THREE.plan, warmup_steps=20, seed=seed) for seed in range(seeds)]
     for iteration in range(20, 20 + count, 13):  # each iteration by itself, over seeds
-        methods = (make_method(LinearBackbone(), THREE.plan, warmup_steps=20, seed=seed) for seed in range(seeds))
         steps = Counter(method.draw_step(iteration).index for method in methods)
         for step in THREE.plan.steps:
             expected = 1 / 3 / in_stage[step.stage]

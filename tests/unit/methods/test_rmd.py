@@ -142,7 +142,7 @@ def test_the_scores_read_the_upsampled_sample_under_the_mixed_noise(index: int, 
     _, rollout = method.student_loss(batch, step)
     x_t = roll_out(method, batch, step)
     with method.roles.use("student") as student, torch.no_grad():
-        x0_hat, eps_hat = backbone.predict(student, x_t, step.model_time, dict(context=batch.cond.tensors["context"]))
+        x0_hat, eps_hat = backbone.predict(student, x_t, step.model_time, {"context": batch.cond.tensors["context"]})
     fresh = batch.noise.normal(rollout.y.shape, "noise-student")
     alpha = backbone.schedule.alpha(rollout.tau).float().view(-1, 1, 1, 1)
     sigma = backbone.schedule.sigma(rollout.tau).float().view(-1, 1, 1, 1)

@@ -126,7 +126,7 @@ def test_the_fake_scores_error_is_weighted_by_snr_and_importance() -> None:
     mixed = trajectory_noise(backbone.schedule, step, tau, rollout.eps_hat, fresh)
     x_tau = backbone.schedule.add_noise(rollout.y, mixed, tau)
     with torch.no_grad():
-        x0, _ = backbone.predict(network_of(method, "fake"), x_tau, tau, dict(context=batch.cond.tensors["context"]))
+        x0, _ = backbone.predict(network_of(method, "fake"), x_tau, tau, {"context": batch.cond.tensors["context"]})
     snr = (backbone.schedule.alpha(tau) / backbone.schedule.sigma(tau)).square().clamp(max=5.0)
     weight = snr * importance(mixed, fresh)
     assert loss == pytest.approx(float((weight * (x0 - rollout.y).square().flatten(1).mean(1)).mean()), rel=1e-5)

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def sample(pipe: RMDPipeline) -> Tensor:
     return latents / latents.abs().max()
 
 
+@cache
 def expected(student: Path, style: float = 0.0) -> Tensor:
     """Return what the student samples on a base into which both adapters were merged by hand."""
     pipe = RMDPipeline.from_pretrained(student)

@@ -25,16 +25,24 @@ from rmd.models.hub import check_weights, hub_errors, read_object
 from rmd.models.student import read_student
 
 SCRIPT = """
-import sys
 from rmd.models import load_backbone
 from rmd.common.errors import RMDError
+from rmd.models.resolve import resolve_noise
 from rmd.models.student import read_student
-for source in sys.argv[1:]:
+from rmd.recipes.schema import load_recipe
+for source in ("a/gated", "an/absent", "an/empty", "no/such/folder"):
     for load in (load_backbone, read_student):
         try:
             load(source)
         except RMDError as error:
             print(error)
+for source in ("owner/whole", "owner/half", "owner/foreign"):
+    try:
+        print(resolve_noise(load_recipe("pixart", [f"teacher={source}", "noise=teacher"])).noise.kind, end=" ")
+        backbone = load_backbone(source)
+        print(type(backbone).__name__, backbone.pipe.config._name_or_path)
+    except RMDError as error:
+        print(error)
 """
 GATED = (
     "a/gated is gated: accept its licence at https://huggingface.co/a/gated, then log in with `hf auth login` "
@@ -123,17 +131,38 @@ def without_proxies() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 
 
-def complaints(sources: list[str], folder: Path, endpoint: str) -> list[str]:
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *sources],
-        env=without_proxies() | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint},
-        capture_output=True, text=True, check=True, cwd=folder,
-    )  # fmt: skip
-    return process.stdout.strip().splitlines()
+SPY = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n\nclass X: pass\n"
 
 
-def test_what_the_hub_refuses_is_one_sentence(hub: str, tmp_path: Path) -> None:
-    sentences = complaints(["a/gated", "an/absent", "an/empty", "no/such/folder"], tmp_path, hub)
+@pytest.fixture(scope="module")
+def answers(hub: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return a folder with three repositories and the cache into which a process downloaded them, and what it printed.
+
+    It is one process for all tests, since its imports take seconds.
+    """
+    folder = tmp_path_factory.mktemp("hub")
+    whole, half, foreign = (folder / "hub" / "owner" / name for name in ("whole", "half", "foreign"))
+    TINY["pixart"]().pipe.save_pretrained(whole)
+    for copy in (half, foreign):
+        shutil.copytree(whole, copy)
+    for path in half.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".fp16.safetensors"))
+    index = foreign / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"transformer": ["my_module", "X"]}))
+    for place in (foreign, foreign / "transformer"):
+        (place / "my_module.py").write_text(SPY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hub, "repositories", folder / "hub")
+        process = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env=without_proxies() | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub},
+            capture_output=True, text=True, check=True, cwd=folder,
+        )  # fmt: skip
+    return folder, process.stdout.strip().splitlines()
+
+
+def test_what_the_hub_refuses_is_one_sentence(answers: tuple[Path, list[str]]) -> None:
+    sentences = answers[1][:8]
     assert sentences == [
         *[GATED] * 2,
         *[ABSENT] * 2,
@@ -163,51 +192,17 @@ def test_the_error_for_a_folder_quotes_the_library(tmp_path: Path) -> None:
         raise OSError("no weights\nand a long story")
 
 
-LOADED = """
-import sys
-from rmd.models import load_backbone
-from rmd.common.errors import RMDError
-from rmd.recipes.schema import load_recipe
-from rmd.models.resolve import resolve_noise
-for source in sys.argv[1:]:
-    try:
-        print(resolve_noise(load_recipe("pixart", [f"teacher={source}", "noise=teacher"])).noise.kind, end=" ")
-        backbone = load_backbone(source)
-        print(type(backbone).__name__, backbone.pipe.config._name_or_path)
-    except RMDError as error:
-        print(error)
-"""
-SPY = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n\nclass X: pass\n"
-
-
 def test_repositories_load_as_a_whole_or_in_their_only_variant_and_never_with_code(
-    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answers: tuple[Path, list[str]],
 ) -> None:
-    monkeypatch.setattr(Hub, "repositories", tmp_path / "hub")
-    whole, half, foreign = (tmp_path / "hub" / "owner" / name for name in ("whole", "half", "foreign"))
-    TINY["pixart"]().pipe.save_pretrained(whole)
-    for copy in (half, foreign):
-        shutil.copytree(whole, copy)
-    for path in half.rglob("*.safetensors"):
-        path.rename(path.with_suffix(".fp16.safetensors"))
-    index = foreign / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"transformer": ["my_module", "X"]}))
-    for place in (foreign, foreign / "transformer"):
-        (place / "my_module.py").write_text(SPY)
-    sources = ["owner/whole", "owner/half", "owner/foreign"]
-    process = subprocess.run(
-        [sys.executable, "-c", LOADED, *sources],
-        env=without_proxies() | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    said = process.stdout.strip().splitlines()
+    folder, said = answers[0], answers[1][8:]
     assert said[:2] == [f"vp PixArtBackbone owner/{name}" for name in ("whole", "half")]
     assert re.match(
         r"vp model_index\.json of owner/foreign: transformer is \['my_module', 'X'\], which is not a class of the",
         said[2],
     )
-    home = tmp_path / "home"
-    assert not list(home.rglob("my_module.py")) and not list(tmp_path.rglob("ran"))
+    home = folder / "home"
+    assert not list(home.rglob("my_module.py")) and not list(folder.rglob("ran"))
     assert {path.name for path in home.rglob("*.safetensors")} == {
         "model.safetensors", "model.fp16.safetensors", "diffusion_pytorch_model.safetensors",
         "diffusion_pytorch_model.fp16.safetensors",

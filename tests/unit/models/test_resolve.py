@@ -58,6 +58,7 @@ def test_the_packaged_recipes_have_their_teachers_noise(name: str) -> None:
     assert run_hash(resolve_noise(left)) == run_hash(recipe)
 
 
+@pytest.mark.heavy
 def test_a_recipe_without_noise_takes_the_teachers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backbone = tiny_sd3(shift=3.16)
     backbone.pipe.save_pretrained(tmp_path / "teacher")

@@ -28,7 +28,8 @@ PAIRS = [
     ("sdxl", "lora", "kohya"),
     *((family, "full", "diffusers-full") for family in sorted(TINY)),
 ]
-FORMATS_OF_SDXL = [(mode, to) for family, mode, to in PAIRS if family == "sdxl"]
+MASKS = [(0o077, *pair) for pair in PAIRS if pair[0] == "pixart" or pair[2] == "kohya"]
+SLOW = [("sdxl", "fused"), ("sd3", "comfyui"), ("sd3", "fused"), ("wan", "comfyui")]
 
 
 class Hub:
@@ -68,7 +69,10 @@ def naming(folder: Path, path: Path) -> list[str]:
     return [str(file) for file in folder.rglob("*") if file.is_file() and str(path).encode() in file.read_bytes()]
 
 
-@pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
+@pytest.mark.parametrize(
+    ("family", "mode", "to"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if (pair[0], pair[2]) in SLOW else []) for pair in PAIRS],
+)
 def test_no_file_of_an_export_holds_a_path_of_this_machine(family: str, mode: str, to: str, tmp_path: Path) -> None:
     student = make_student(tmp_path, family, mode, data={"prompts": str(tmp_path / "my" / "prompts.txt")})
     assert naming(student, tmp_path), "the run's own student says where its teacher is"
@@ -94,10 +98,11 @@ def test_the_header_of_an_exported_adapter_holds_what_peft_needs_and_nothing_els
     assert set(json.loads(header["lora_adapter_metadata"])) == {"unet.r", "unet.lora_alpha", "unet.target_modules"}
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-@pytest.mark.parametrize(("mode", "to"), FORMATS_OF_SDXL)
-def test_exported_files_have_the_mode_that_the_umask_gives(mode: str, to: str, mask: int, tmp_path: Path) -> None:
-    student = make_student(tmp_path, "sdxl", mode)
+@pytest.mark.parametrize(("mask", "family", "mode", "to"), [*MASKS, (0o022, "pixart", "full", "diffusers-full")])
+def test_exported_files_have_the_mode_that_the_umask_gives(
+    mask: int, family: str, mode: str, to: str, tmp_path: Path
+) -> None:
+    student = make_student(tmp_path, family, mode)
     with umask(mask):
         out = export_student(student, to, tmp_path / "out")
     modes = {path.name: path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +34,12 @@ VIDEOS = {
 }
 
 
+def quickest(names: Iterable[str], slow: str) -> list[Any]:
+    """Return test parameters, of which one is among the slow tests: another model of its family remains."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name == slow else []) for name in names]
+
+
+@cache
 def published(name: str) -> tuple[Backbone, Architecture]:
     """The untrained backbone of a published teacher."""
     family = next(f for f in map(family_class, MODELS.names()) if name in f.architectures)
@@ -45,7 +54,7 @@ def flops(backbone: Backbone, architecture: Architecture, height: int, width: in
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", quickest(PICTURES, "PixArt-alpha/PixArt-XL-2-1024-MS"))
 def test_parameters_and_flops_of_the_published_teachers(name: str) -> None:
     backbone, architecture = published(name)
     assert {p.device.type for p in backbone.denoiser.parameters()} == {"meta"}
@@ -53,7 +62,7 @@ def test_parameters_and_flops_of_the_published_teachers(name: str) -> None:
     assert counts == pytest.approx(PICTURES[name], rel=0.01)
 
 
-@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("name", quickest(VIDEOS, "Wan-AI/Wan2.1-T2V-14B-Diffusers"))
 def test_parameters_and_flops_of_the_published_video_teachers(name: str) -> None:
     backbone, architecture = published(name)
     counts = [flops(backbone, architecture, *size, 81) / 1e12 for size in ((480, 832), (720, 1280))]

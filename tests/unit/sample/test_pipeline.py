@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,31 @@ from rmd.sample.pipeline import RMDPipeline
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 Make = Callable[..., tuple[Path, Path]]
+Shared = Callable[..., RMDPipeline]
 
 
 PLANS: dict[str, dict[str, Any]] = {"2+2": {}, "1+1+2": {"sides": [8, 16, 32], "thresholds": [-5.8, -2.8]}}
 plans = pytest.mark.parametrize("plan", sorted(PLANS))
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Return a function that makes a student and returns its folder and its teacher's."""
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Return a function that makes a student, once, and returns its folder and its teacher's."""
 
+    @cache
     def build(family: str, mode: str, plan: str = "2+2") -> tuple[Path, Path]:
-        changes = PLANS[plan]
+        changes, folder = PLANS[plan], tmp_path_factory.mktemp(f"{family}-{mode}")
         if family == "wan" and changes:  # its sides are multiples of 16
             changes = {**changes, "sides": [16, 32, 48], "multiple": 16}
-        return make_student(tmp_path, family, mode, plan=changes), tmp_path / "teacher"
+        return make_student(folder, family, mode, plan=changes), folder / "teacher"
 
     return build
+
+
+@pytest.fixture(scope="module")
+def shared(make: Make) -> Shared:
+    """Return a function that loads a student once, for tests that do not change it."""
+    return cache(lambda *which: quiet(make(*which)[0]))
 
 
 def seeds(count: int, first: int = 0) -> list[torch.Generator]:
@@ -56,11 +65,10 @@ def quiet(source: Path, **options: Any) -> RMDPipeline:
 @plans
 @families
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str, make: Make) -> None:
-    student, _ = make(family, mode, plan)
+def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str, shared: Shared) -> None:
     backbone = TINY[family]()
     roles = distilled(backbone, mode)
-    pipe = quiet(student)
+    pipe = shared(family, mode, plan)
     assert (
         "+".join(str(sum(step.stage == stage.index for step in pipe.plan.steps)) for stage in pipe.plan.stages) == plan
     )
@@ -79,8 +87,8 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str
 
 @plans
 @families
-def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, make: Make) -> None:
-    pipe = quiet(make(family, "full", plan)[0])
+def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, shared: Shared) -> None:
+    pipe = shared(family, "full", plan)
     together = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     again = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     assert torch.equal(together, again)
@@ -91,9 +99,9 @@ def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, mak
 
 @plans
 @families
-@pytest.mark.parametrize("size", [(32, 32), (24, 40), (48, 16)])
-def test_the_size_is_the_requested_one(family: str, size: tuple[int, int], plan: str, make: Make) -> None:
-    pipe = quiet(make(family, "full", plan)[0])
+@pytest.mark.parametrize("size", [(24, 40), (48, 16)])
+def test_the_size_is_the_requested_one(family: str, size: tuple[int, int], plan: str, shared: Shared) -> None:
+    pipe = shared(family, "full", plan)
     frames = ()
     if pipe.backbone.moving:  # its sides are multiples of 16
         size, frames = ((size[0] + 8) // 16 * 32, (size[1] + 8) // 16 * 32), (FRAMES,)
@@ -118,16 +126,16 @@ def test_a_full_student_cannot_be_added_to_a_pipeline(make: Make) -> None:
         RMDPipeline.from_pipe(TINY["sdxl"]().pipe, student)
 
 
-def test_the_teacher_of_a_lora_student_may_have_moved(make: Make, tmp_path: Path) -> None:
-    student, teacher = make("sd3", "lora")
+def test_the_teacher_of_a_lora_student_may_have_moved(tmp_path: Path) -> None:
+    student, teacher = make_student(tmp_path, "sd3", "lora"), tmp_path / "teacher"
     moved = teacher.rename(tmp_path / "moved")
     with pytest.raises(RMDError, match="there is no folder "):
         RMDPipeline.from_pretrained(student)
     assert quiet(student, teacher=moved)(PROMPTS[:1], generator=seeds(1), output_type="pt").images.shape[0] == 1
 
 
-def test_output_types(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_output_types(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     pictures = pipe(PROMPTS[:2], generator=seeds(2)).images
     assert [type(picture) for picture in pictures] == [Image.Image] * 2
     assert pictures[0].size == (32, 32)
@@ -137,16 +145,16 @@ def test_output_types(make: Make) -> None:
         pipe(PROMPTS[0], output_type="jpg")
 
 
-def test_stages_are_returned_on_request(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_stages_are_returned_on_request(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     output = pipe(PROMPTS[:2], generator=seeds(2), output_type="pt", return_stages=True)
     assert [tuple(stage.shape) for stage in output.stages] == [(2, 3, 16, 16), (2, 3, 32, 32)]
     assert torch.equal(output.stages[-1], output.images)
     assert pipe(PROMPTS[0], generator=seeds(1)).stages == ()
 
 
-def test_several_pictures_of_a_prompt_are_adjacent(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_several_pictures_of_a_prompt_are_adjacent(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     result = pipe(PROMPTS[:2], num_images_per_prompt=2, generator=seeds(4), output_type="latent").images
     expected = pipe([PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]], generator=seeds(4), output_type="latent").images
     torch.testing.assert_close(result, expected)
@@ -155,8 +163,8 @@ def test_several_pictures_of_a_prompt_are_adjacent(make: Make) -> None:
 
 
 @families
-def test_embeddings_replace_prompts(family: str, make: Make) -> None:
-    pipe = quiet(make(family, "full")[0])
+def test_embeddings_replace_prompts(family: str, shared: Shared) -> None:
+    pipe = shared(family, "full")
     with torch.no_grad():
         cond = pipe.backbone.encode(PROMPTS[:2])
     given: dict[str, Any] = {name: cond.tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
@@ -171,8 +179,8 @@ def test_embeddings_replace_prompts(family: str, make: Make) -> None:
         pipe(**given)
 
 
-def test_generators_and_initial_noise(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_generators_and_initial_noise(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     one = [pipe(PROMPTS[:2], generator=seeds(1)[0], output_type="latent").images for _ in range(2)]
     assert torch.equal(*one)
     shape = pipe.backbone.latent_shape(2, 16, 16)
@@ -190,8 +198,8 @@ def test_generators_and_initial_noise(make: Make) -> None:
         pipe(PROMPTS[:2], latents=torch.zeros(2, 4, 3, 3))
 
 
-def test_a_callback_is_called_at_every_step_and_can_replace_x0(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_a_callback_is_called_at_every_step_and_can_replace_x0(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     seen: list[tuple[int, float, set[str]]] = []
 
     def look(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> None:
@@ -209,8 +217,8 @@ def test_a_callback_is_called_at_every_step_and_can_replace_x0(make: Make) -> No
     assert not pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=blank).images.any()
 
 
-def test_guidance_is_ignored_with_a_warning(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_guidance_is_ignored_with_a_warning(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", guidance_scale=1.0).images
@@ -231,8 +239,8 @@ def test_a_saved_pipeline_loads_as_the_same_student(mode: str, make: Make, tmp_p
     assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
 
 
-def test_videos_are_lists_of_frames_of_any_valid_length(make: Make) -> None:
-    pipe = quiet(make("wan", "lora")[0])
+def test_videos_are_lists_of_frames_of_any_valid_length(shared: Shared) -> None:
+    pipe = shared("wan", "lora")
     output = pipe(PROMPTS[:2], generator=seeds(2), return_stages=True)
     assert output.frames is output.images and [len(video) for video in output.frames] == [FRAMES] * 2
     assert {type(frame) for video in output.frames for frame in video} == {Image.Image}
@@ -243,7 +251,7 @@ def test_videos_are_lists_of_frames_of_any_valid_length(make: Make) -> None:
         pipe(PROMPTS[:1], num_frames=4)
     with pytest.raises(RMDError, match=r"^wan makes clips of 1 \+ 2 n frames, not of 0: use 1 or 3$"):
         pipe(PROMPTS[:1], num_frames=0)
-    still = quiet(make("sdxl", "full")[0])
+    still = shared("sdxl", "full")
     with pytest.raises(RMDError, match=r"^sdxl makes single pictures, not 5 frames"):
         still(PROMPTS[:1], num_frames=5)
 
@@ -311,8 +319,8 @@ def test_values_that_are_not_finite_are_errors(family: str, make: Make) -> None:
     assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent").images.isfinite().all()
 
 
-def test_invalid_arguments_are_refused(make: Make) -> None:
-    pipe = quiet(make("sdxl", "full")[0])
+def test_invalid_arguments_are_refused(shared: Shared) -> None:
+    pipe = shared("sdxl", "full")
     given = {name: pipe.backbone.encode(PROMPTS[:2]).tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
     for arguments, sentence in (
         ({"prompt": []}, r"^there is no prompt: give at least one$"),

@@ -8,20 +8,33 @@ from typing import Any
 import pytest
 import torch
 from families import TINY, recipe_of
-from helpers import PROMPTS, assert_same, copy_state, make_recipe, tiny_pipeline
+from helpers import PROMPTS, assert_same, copy_state
 from torch import Tensor, nn
 
 import rmd
 from rmd.common.errors import RMDError
 from rmd.models.registry import wrap
+from rmd.recipes.schema import Recipe
 from rmd.train.distil import PROMPTS_FILE, Distillation, distil
 from rmd.train.loop import Trainer
 
 MODES = ("lora", "full")
+SHORT = {"train": {"iterations": 2}}
+
+pytestmark = pytest.mark.usefixtures("small_panels")
+
+
+def pipeline() -> Any:
+    """Return a random pipeline of the family that is trained the quickest."""
+    return TINY["pixart"]().pipe
+
+
+def tiny_recipe(mode: str = "lora", prompts: Path | str = "none", **changes: Any) -> Recipe:
+    return recipe_of("pixart", Path("tiny"), mode, data={"prompts": str(prompts)}, **changes)
 
 
 def distillation(folder: Path, mode: str = "lora", **changes: Any) -> Distillation:
-    return distil(tiny_pipeline(), PROMPTS, recipe=make_recipe("none", mode, **changes), folder=folder)
+    return distil(pipeline(), PROMPTS, recipe=tiny_recipe(mode, **changes), folder=folder)
 
 
 def pictures(pipe: Any) -> Tensor:
@@ -38,32 +51,32 @@ def test_the_public_names_are_there() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_run_is_that_of_the_recipe_and_the_pipeline_stays_as_it_was(mode: str, tmp_path: Path) -> None:
-    pipe = tiny_pipeline()
+    pipe = pipeline()
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     before = {name: copy_state(module) for name, module in modules.items()}
-    flags = [parameter.requires_grad for parameter in pipe.unet.parameters()]
-    run = distil(pipe, PROMPTS, recipe=make_recipe("none", mode), folder=tmp_path / "mine")
+    flags = [parameter.requires_grad for parameter in pipe.transformer.parameters()]
+    run = distil(pipe, PROMPTS, recipe=tiny_recipe(mode, **SHORT), folder=tmp_path / "mine")
     metrics = [step.metrics["student_loss"] for step in run]
     assert len(metrics) == run.trainer.recipe.train.iterations
 
     prompts = tmp_path / "mine" / PROMPTS_FILE
-    official = Trainer(make_recipe(prompts, mode), wrap(tiny_pipeline()), tmp_path / "usual")
+    official = Trainer(tiny_recipe(mode, prompts, **SHORT), wrap(pipeline()), tmp_path / "usual")
     assert official.train() == len(metrics)
     assert_same(official.student_state(), run.trainer.student_state())
 
     for name, module in modules.items():
         assert pipe.components[name] is module
         assert_same(before[name], module.state_dict())
-    assert [parameter.requires_grad for parameter in pipe.unet.parameters()] == flags
+    assert [parameter.requires_grad for parameter in pipe.transformer.parameters()] == flags
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_student_samples_saves_and_loads(mode: str, tmp_path: Path) -> None:
-    run = distillation(tmp_path / "run", mode).train()
+    run = distillation(tmp_path / "run", mode, **SHORT).train()
     student = run.pipeline()
     images = pictures(student)
     teacher = tmp_path / "teacher"
-    tiny_pipeline().save_pretrained(teacher)
+    pipeline().save_pretrained(teacher)
     student.save_pretrained(tmp_path / "out")
     loaded = rmd.RMDPipeline.from_pretrained(tmp_path / "out", teacher=teacher if mode == "lora" else None)
     torch.testing.assert_close(pictures(loaded), images)
@@ -71,31 +84,31 @@ def test_the_student_samples_saves_and_loads(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_loop_that_was_left_continues_and_earlier_students_do_not_change(tmp_path: Path) -> None:
-    run = distillation(tmp_path / "run", train={"iterations": 4})
+    run = distillation(tmp_path / "run", **SHORT)
     for step in run:
-        if step.done == 2:
+        if step.done == 1:
             break
     early = run.pipeline()
     images = pictures(early)
-    assert [step.done for step in run] == [3, 4]
+    assert [step.done for step in run] == [2]
     assert list(run) == []
     assert torch.equal(pictures(early), images)
-    whole = distillation(tmp_path / "whole", train={"iterations": 4}).train()
+    whole = distillation(tmp_path / "whole", **SHORT).train()
     assert_same(run.trainer.student_state(), whole.trainer.student_state())
 
 
 def test_a_run_resumes(tmp_path: Path) -> None:
-    changes = {"train": {"iterations": 4, "checkpoint_every": 2}}
+    changes = {"train": {"iterations": 2, "checkpoint_every": 1}}
     run = distillation(tmp_path / "run", **changes)
     for step in run:
-        if step.done == 2:
+        if step.done == 1:
             break
     del run
-    recipe = make_recipe("none", **changes)
-    resumed = distil(tiny_pipeline(), PROMPTS, recipe=recipe, folder=tmp_path / "run", resume=True)
-    assert [step.done for step in resumed] == [3, 4]
+    recipe = tiny_recipe(**changes)
+    resumed = distil(pipeline(), PROMPTS, recipe=recipe, folder=tmp_path / "run", resume=True)
+    assert [step.done for step in resumed] == [2]
     with pytest.raises(RMDError, match="holds a run already"):
-        distil(tiny_pipeline(), PROMPTS, recipe=recipe, folder=tmp_path / "run").train()
+        distil(pipeline(), PROMPTS, recipe=recipe, folder=tmp_path / "run").train()
 
 
 def test_a_folder_and_a_packaged_recipe(tmp_path: Path) -> None:
@@ -117,8 +130,8 @@ def test_every_family(family: str, tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match="there is no prompt"):
-        distil(tiny_pipeline(), [], recipe=make_recipe("none"), folder=tmp_path)
+        distil(pipeline(), [], recipe=tiny_recipe(), folder=tmp_path)
     with pytest.raises(RMDError, match="change a recipe that is given by name"):
-        distil(tiny_pipeline(), PROMPTS, recipe=make_recipe("none"), steps=2, folder=tmp_path)
+        distil(pipeline(), PROMPTS, recipe=tiny_recipe(), steps=2, folder=tmp_path)
     with pytest.raises(RMDError, match="the recipe's family is wan, but the teacher"):
-        distil(tiny_pipeline(), PROMPTS, recipe=recipe_of("wan", tmp_path, "lora"), folder=tmp_path)
+        distil(pipeline(), PROMPTS, recipe=recipe_of("wan", tmp_path, "lora"), folder=tmp_path)

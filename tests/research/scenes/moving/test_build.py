@@ -20,7 +20,7 @@ from research.scenes.moving.dataset import make_clips
 from research.scenes.moving.teacher import build_wan, clip_latents
 from research.scenes.moving.vae import CLIP_CHANNELS, build_clip_vae, encode_clips
 from research.scenes.record import Data, read_record
-from research.scenes.teacher import HIGH, LOW, Curriculum
+from research.scenes.teacher import HIGH, LOW, Curriculum, LatentSets
 from rmd.common.errors import RMDError
 from rmd.models import load_backbone
 from rmd.worlds.moving.judge import FEATURES, load_frame_judge
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("quick_muon")
 
 FEW = Data(16, seed=1)
 SHORT = Curriculum(
-    low_iterations=2, high_iterations=4, low_batch=4, high_batch=4, still_batch=4, still_share=0.4, warmup=2
+    low_iterations=2, high_iterations=4, low_batch=2, high_batch=2, still_batch=2, still_share=0.4, warmup=2
 )
 
 
@@ -47,6 +47,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     build_frame_judge(out, cache=cache, iterations=2, data=judged, test=Data(8, 22, False), log=lines.append)
     build_clip_references(out, cache=cache, data=Data(4, 31, False), steps=2, log=lines.append)
     return root, lines
+
+
+@pytest.fixture(scope="module")
+def encoded(built: tuple[Path, list[str]]) -> LatentSets:
+    return clip_latents(load_clip_vae(built[0] / "out" / "vae"), FEW, Data(12, seed=2), FEW, seed=0)
 
 
 def test_all_parts_are_written_and_recorded(built: tuple[Path, list[str]]) -> None:
@@ -76,9 +81,10 @@ def test_the_teacher_is_an_ordinary_pipeline_in_half_precision(built: tuple[Path
     assert backbone.encode(["a red star spins fast, on sand"]).tensors["embeds"].shape[1] == 20
 
 
-def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(built: tuple[Path, list[str]]) -> None:
-    vae = load_clip_vae(built[0] / "out" / "vae")
-    result = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
+def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(
+    built: tuple[Path, list[str]], encoded: LatentSets
+) -> None:
+    result = encoded
     high, low = result.high.values, result.low.values
     assert result.high.labels is not None and result.high.labels.shape == (16, 5 * 8 * 8, 40)
     assert result.low.labels is not None and result.low.labels.shape == (12, 5 * 4 * 4, 40)
@@ -88,19 +94,18 @@ def test_latents_of_both_resolutions_have_unit_statistics_and_their_captions(bui
     deviation = high.float().transpose(0, 1).flatten(1).std(1)
     assert float(deviation.min()) > 0.8 and float(deviation.max()) < 1.2
     assert float(high.float().mean().abs()) < 0.1
-    again = clip_latents(vae, FEW, Data(12, seed=2), seed=0)
-    assert torch.equal(again.low.values, low) and again.low.captions == result.low.captions
-
-
-def test_first_frames_are_those_of_their_clips(built: tuple[Path, list[str]]) -> None:
     vae = load_clip_vae(built[0] / "out" / "vae")
-    result = clip_latents(vae, FEW, FEW, FEW, seed=0)
+    again = clip_latents(vae, Data(1, seed=1), Data(12, seed=2), seed=0)
+    assert again.still is None and torch.equal(again.low.values, low) and again.low.captions == result.low.captions
+
+
+def test_first_frames_are_those_of_their_clips(encoded: LatentSets) -> None:
+    result = encoded
     assert result.still is not None and result.still.captions == result.high.captions
     assert result.still.values.shape == (16, CLIP_CHANNELS, 1, 16, 16)
     assert torch.allclose(result.still.values[:, :, 0].float(), result.high.values[:, :, 0].float(), atol=5e-3)
     assert result.still.labels is not None and result.high.labels is not None
     assert torch.equal(result.still.labels, result.high.labels[:, : 8 * 8])
-    assert clip_latents(vae, FEW, FEW, seed=0).still is None
 
 
 def test_a_second_build_reads_encoded_clips_from_the_cache(

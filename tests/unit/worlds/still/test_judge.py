@@ -78,6 +78,7 @@ def test_the_loss_in_closed_form() -> None:
     assert float(attribute_loss(certain, single)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.heavy
 def test_it_learns(scenes: SceneSet) -> None:
     judge = seeded_judge()
 
@@ -93,6 +94,7 @@ def test_it_learns(scenes: SceneSet) -> None:
     assert len(shown) == 2 and all(map(math.isfinite, shown)) and shown[1] < 0.9 * shown[0]
 
 
+@pytest.mark.heavy
 def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
