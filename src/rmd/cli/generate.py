@@ -115,16 +115,13 @@ def generate(
         check_text(option, text)
     if guidance is not None:
         finite("--guidance", guidance)
-    from rmd.cli.quiet import quiet_libraries
-
-    quiet_libraries()
+    where = start(device, kinds=("cpu", "cuda", "mps"))
     import torch
 
     from rmd.models.student import holds_student
     from rmd.sample.job import Request
 
     texts = _prompts(prompt, prompts, column, clips)
-    where = start(device, kinds=("cpu", "cuda", "mps"))
     student = holds_student(model)
     for_pipelines = {"--steps": steps is not None, "--guidance": guidance is not None}
     for_students = {"--stages": stages, "--compare-teacher": compare_teacher, "--teacher": teacher is not None}

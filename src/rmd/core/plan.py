@@ -234,8 +234,7 @@ def build_plan(
         sides: (height, width) of each stage in pixels, increasing; the last is the teacher's.
         thresholds: the logSNR thresholds Lambda between the stages, strictly increasing.
         time_map: the resolution shift of the steps below the final resolution; see `map_time`.
-        crossing: how states move between steps when sampling.
-        training_crossing: the same for the roll-outs of training; `crossing` by default.
+        crossing, training_crossing: how states move between steps in sampling, and (the same by default) in training.
         grid_end: exclusive end of the time grid, in [0, 1), as a fraction of the scheduler's time.
         multiple: number of pixels by which all sides must be divisible.
         frames: frames of a video; 1 for images.
@@ -244,9 +243,7 @@ def build_plan(
     Raises:
         RMDError: the settings do not make a cascade; for example, a stage gets no step.
     """
-    stages = _stages(sides, multiple)
-    if match_side is not None:
-        check_divisible(*match_side, multiple, "the side of the matching")
+    stages = _stages(sides, multiple, match_side)
     limits = tuple(finite("a threshold", value) for value in thresholds)
     check_thresholds(limits, len(stages))
     one_of("time map", time_map, get_args(TimeMap))
@@ -338,8 +335,14 @@ def _check_every_stage_has_a_step(
             )
 
 
-def _stages(sides: Sequence[Sequence[int]], multiple: int) -> tuple[Stage, ...]:
-    """Return the stages of these sides; raise RMDError unless they increase and are divisible by `multiple`."""
+def _stages(
+    sides: Sequence[Sequence[int]], multiple: int, match_side: tuple[int, int] | None
+) -> tuple[Stage, ...]:  # fmt: skip
+    """Return the stages of these sides.
+
+    Raises:
+        RMDError: the sides do not increase, or one of them or of the matching is not divisible by `multiple`.
+    """
     for index, pair in enumerate(sides, start=1):
         if len(pair) != 2:
             raise RMDError(f"stage {index} needs a height and a width, got {tuple(pair)}")
@@ -347,4 +350,6 @@ def _stages(sides: Sequence[Sequence[int]], multiple: int) -> tuple[Stage, ...]:
     check_stages(stages)
     for stage in stages:
         check_divisible(stage.height, stage.width, multiple, f"stage {stage.index}")
+    if match_side is not None:
+        check_divisible(*match_side, multiple, "the side of the matching")
     return stages

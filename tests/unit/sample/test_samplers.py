@@ -101,7 +101,7 @@ def test_options_that_a_model_does_not_take_are_refused(
         (plain, ["--frames", "3"], f"{plain} is a StableDiffusionXLPipeline, which takes no frames: leave it out"),
         (plain, ["--stages"], f"--stages is for students, but {plain} is an ordinary diffusers pipeline: leave it out"),
         (plain, ["--compare-teacher"], "--compare-teacher is for students"),
-        (plain, ["--format", "gif"], f"--format is of clips, but {plain} makes single pictures: leave it out"),
+        (plain, ["--format", "gif"], f"--format is for clips, but {plain} makes single pictures: leave it out"),
         (student, ["--steps", "3"], f"--steps is for ordinary pipelines, but {student} is a student with its own plan"),
         (student, ["--guidance", "3"], "--guidance is for ordinary pipelines"),
         (tmp_path, [], f"{tmp_path} holds neither a student nor a diffusers pipeline: it has no rmd_config.json"),
