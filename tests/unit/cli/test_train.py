@@ -87,14 +87,14 @@ def test_another_folder_and_settings(recipe: Path, capsys: Captured) -> None:
 
 
 def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    more = ["--set", "train.iterations=4", "--threads", "1"]
+    more = ["--set", "train.iterations=3", "--threads", "1"]
     assert main(["train", str(recipe), *more, "--out", "whole"]) == 0
     capsys.readouterr()
     with monkeypatch.context() as patch:
         stop_after(2, patch)
         assert main(["train", str(recipe), *more, "--out", "my run"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("stopped at iteration 2 of 4; saved in my run, resume with: rmd train ")
+    assert said.startswith("stopped at iteration 2 of 3; saved in my run, resume with: rmd train ")
     assert not Path("my run/student").exists()
     again = shlex.split(said.partition("resume with: ")[2])
     assert again == ["rmd", "train", str(recipe), *more[:2], "--out", "my run", *more[2:], "--resume"]

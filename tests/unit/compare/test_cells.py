@@ -20,6 +20,7 @@ from rmd.compare.write import write_tables
 from rmd.core.fit import Side
 from rmd.core.noise import VPSchedule
 from rmd.models import Backbone
+from rmd.recipes import schema
 
 BUDGET = Budget("small", 20, (0,), 6)
 pytestmark = pytest.mark.usefixtures("small_panels")

@@ -189,7 +189,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, quick_muon: None) -> Path:
 def test_the_video_demo_writes_what_it_promises(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmd.worlds.assets.assets_folder", lambda: home)
     monkeypatch.setattr(demo, "TEACHER_STEPS", 2)
-    recipe = load_recipe("scenes-wan", ["train.iterations=1", "train.batch_size=2", "evaluation.n=6"])
+    recipe = load_recipe("scenes-wan", ["train.iterations=1", "train.batch_size=1", "evaluation.n=6"])
     seen: list[str] = []
     result = run_demo(recipe, tmp_path, quick=False, progress=lambda what, *_: seen.append(what))
     assert result is not None

@@ -35,6 +35,10 @@ PAIRS = [
 ]
 
 
+SLOW = [("sd3", "lora", "comfyui"), ("sd3", "lora", "fused"), ("sd3", "full", "diffusers-full")]
+"""Other families show the same for these formats."""
+
+
 def samples(pipe: RMDPipeline) -> Tensor:
     pipe.pipe.set_progress_bar_config(disable=True)
     latents: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent").images
@@ -53,7 +57,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple
     return build
 
 
-@pytest.mark.parametrize(("family", "mode", "to"), PAIRS)
+@pytest.mark.parametrize(
+    ("family", "mode", "to"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if pair in SLOW else []) for pair in PAIRS],
+)
 def test_an_export_is_the_same_student(
     family: str, mode: str, to: str, made: Callable[[str, str], tuple[Path, Tensor]], tmp_path: Path
 ) -> None:

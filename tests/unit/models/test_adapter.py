@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from families import TINY, make_student
+from families import make_student
 from helpers import PROMPTS
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
@@ -25,9 +25,9 @@ from rmd.models.adapter import ADAPTER, LORA_NAME
 from rmd.models.student import load_student
 from rmd.sample.pipeline import RMDPipeline
 
-families = pytest.mark.parametrize("family", sorted(TINY))
-with_loras = pytest.mark.parametrize("family", [family for family in sorted(TINY) if family != "pixart"])
+with_loras = pytest.mark.parametrize("family", ["sdxl", "wan", pytest.param("sd3", marks=pytest.mark.slow)])
 """Families whose pipelines have diffusers' adapter methods, such as `set_adapters`."""
+families = pytest.mark.parametrize("family", ["sdxl", "pixart", "wan", pytest.param("sd3", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The run of 60 iterations that test_loop.py kills; its second half is slow, so that it never ends before the kill.
+"""The run of 30 iterations that test_loop.py kills; its second half is slow, so that it never ends before the kill.
 
 killed.py RECIPE FOLDER
 """
@@ -17,5 +17,5 @@ from rmd.train.loop import Trainer
 if __name__ == "__main__":
     backbone = LinearBackbone(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     trainer = Trainer(load_recipe(sys.argv[1]), backbone, Path(sys.argv[2]))
-    trainer.on_iteration = lambda done, values: time.sleep(0.01 if done < 30 else 0.3)
+    trainer.on_iteration = lambda done, values: time.sleep(0.01 if done < 15 else 0.3)
     trainer.train()
