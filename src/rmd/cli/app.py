@@ -75,6 +75,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the whole traceback of an error.")] = False,
 ) -> None:
+    """Options of the command itself; its help is that of the app."""
     context.ensure_object(Options).debug = debug
     check_folder()
 

@@ -49,6 +49,14 @@ class _Command:
         return shlex.join(["rmd", "train", self.name, *changed, "--out", str(self.folder), *more, "--resume"])
 
 
+RunThreads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="The number of CPU threads. By default, the recipe sets it, or torch chooses it."
+    ),
+]
+
+
 def train(
     recipe: RecipeName,
     set_: Settings = None,
@@ -67,12 +75,7 @@ def train(
         int | None,
         typer.Option(min=1, metavar="N", help="Record a trace of N iterations in trace.json in the folder, and stop."),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="The number of CPU threads. By default, the recipe sets it, or torch chooses it."
-        ),
-    ] = None,
+    threads: RunThreads = None,
     device: Device = None,
     variant: Variant = None,
     dry_run: Annotated[

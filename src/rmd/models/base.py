@@ -3,8 +3,7 @@
 A backbone wraps an official diffusers pipeline and copies no code of it. Teacher, student and fake score have one
 architecture, so that one backbone serves all three: `forward` and `predict` take the network that plays the role.
 
-Every fact of a family is stated in its subclass, and code elsewhere asks the subclass: a new family needs one new file,
-and no change anywhere else. See docs/backbones.md.
+Every fact of a family is stated in its subclass, so that a new family is one new file. See docs/backbones.md.
 """
 
 from __future__ import annotations
