@@ -68,6 +68,7 @@ def test_code_compiles_and_its_imports_exist(page: str) -> None:
         exec(compile(module, page, "exec"), {})
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
 def test_the_first_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs with a tiny pipeline and a recipe for it, in place of a loaded SDXL and the recipe `sdxl`."""

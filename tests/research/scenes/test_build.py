@@ -111,7 +111,7 @@ def test_references_are_features_of_the_judge(built: tuple[Path, list[str]]) -> 
     pixels = scenes.pixels(torch.arange(8))
     _, features = load_judge(out).assess(pixels, scenes.attributes)
     assert torch.allclose(result["renders"], features, atol=0.02)
-    assert result.teacher.shape == features.shape and not torch.allclose(result.teacher, features, atol=0.1)
+    assert result["teacher"].shape == features.shape and not torch.allclose(result["teacher"], features, atol=0.1)
     assert result.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
     captions = scene_captions(8, seed=31, training=False)
     expected = [list(known.to_tuple()) for text in captions if (known := parse(text)) is not None]

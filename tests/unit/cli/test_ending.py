@@ -47,7 +47,7 @@ def test_standard_streams_that_fail(command: str, ending: tuple[int, str, str]) 
 
 def test_an_encoding_without_lines_and_boxes() -> None:
     status, out, err = shell("rmd plan scenes", PYTHONIOENCODING="ascii")
-    assert (status, err) == (0, "") and "1 |     1 | 32x32 |" in out and out.endswith("x\n")
+    assert (status, err) == (0, "") and "1 |     1 | 32x32 |" in out and out.endswith("(1.60x less)\n")
     assert shell("rmd plan scenes", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") == (status, out, err)
 
 

@@ -85,8 +85,8 @@ def test_all_is_tried_and_said(recipe: Recipe, tmp_path: Path) -> None:
 
 
 BROKEN: list[tuple[Callable[[Trainer], object], str]] = [
-    (lambda t: spoil(t.backbone.pipe.vae.decoder, "conv_out.bias"), "the VAE decodes the student's samples to numbers"),
-    (lambda t: spoil(t.backbone.text_encoders[-1], "final_layer_norm.weight"), "the text encoders give numbers"),
+    (lambda t: spoil(t.backbone.pipe.vae.decoder, "conv_out.bias"), "the VAE decodes the student's samples to values"),
+    (lambda t: spoil(t.backbone.text_encoders[-1], "final_layer_norm.weight"), "the text encoders return values that"),
     (lambda t: spoil(t.backbone.denoiser, "proj_out.bias"), "the student's loss or gradient is not finite"),
 ]  # fmt: skip
 

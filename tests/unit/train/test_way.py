@@ -45,5 +45,5 @@ def test_the_gradients_way_is_the_documented_one(tmp_path: Path) -> None:
         finally:
             sys.setprofile(None)
     text = (ROOT.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    (paragraph,) = re.findall(r"^To follow a gradient .*?\n\n", text, re.DOTALL | re.MULTILINE)
+    (paragraph,) = re.findall(r"^To follow a gradient.*?\n\n", text, re.DOTALL | re.MULTILINE)
     assert entered == {*re.findall(r"`([\w/]+\.py)`", paragraph), "models/sdxl.py"}  # the family's own
