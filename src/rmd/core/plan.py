@@ -344,8 +344,8 @@ def _stages(
         RMDError: the sides do not increase, or one of them or of the matching is not divisible by `multiple`.
     """
     for index, pair in enumerate(sides, start=1):
-        if len(pair) != 2:
-            raise RMDError(f"stage {index} needs a height and a width, got {tuple(pair)}")
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise RMDError(f"stage {index} needs (height, width) in pixels, got {shown(pair)}")
     stages = tuple(Stage(i, integer("a height", h), integer("a width", w)) for i, (h, w) in enumerate(sides, start=1))
     check_stages(stages)
     for stage in stages:

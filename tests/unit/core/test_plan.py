@@ -287,7 +287,8 @@ def test_an_impossible_size_is_refused(size: tuple[int, int], multiple: int, mes
     ("changes", "message"),
     [
         ({"sides": ()}, "at least one resolution, got none"),
-        ({"sides": ((512, 512, 3), (1024, 1024))}, "stage 1 needs a height and a width"),
+        ({"sides": ((512, 512, 3), (1024, 1024))}, r"stage 1 needs \(height, width\) in pixels"),
+        ({"sides": (512, 1024)}, r"stage 1 needs \(height, width\) in pixels, got 512"),
         ({"sides": ((0, 512), (1024, 1024))}, "stage 1 is 0x512: sides must be positive"),
         ({"sides": ((512.5, 512), (1024, 1024))}, "a height must be an integer, got 512.5"),
         ({"sides": ((1024, 1024), (512, 512))}, r"stage 1 \(1024x1024\) is larger than stage 2 \(512x512\)"),
