@@ -1,4 +1,4 @@
-"""What every command that computes does first; libraries are imported inside, so that `--help` stays fast."""
+"""The first steps of every command that computes; libraries are imported inside, so that `--help` stays fast."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ Rows = Iterator[Row]
 
 @dataclass(frozen=True)
 class Keys:
-    """What the user calls the settings that decide about rows; None if the user has no such setting."""
+    """Names, as the user writes them, of the settings that decide about rows; None for a setting the user lacks."""
 
     column: str | None = "data.column"
     skip: str | None = "data.skip_invalid=true"

@@ -27,7 +27,7 @@ from rmd.recipes.groups import ConditioningConfig
 
 Conditioning = ConditioningConfig
 AdaptedLayers = Literal["all", "transformers"]
-"""Which layers receive adapters: the recipe key `roles.layers`."""
+"""Choice of the layers that receive adapters: the recipe key `roles.layers`."""
 LoraLayout: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Renames an adapter's tensors from their names in the denoiser to those in another program's file."""
 

@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -131,7 +132,7 @@ class LocalFiles(Tracker):
             self._events.close()
 
 
-class _Service(Tracker):
+class _Service(Tracker, ABC):
     """A run's page at a service, which a resumed run continues; the two services differ in how a run is named."""
 
     package: ClassVar[str]
@@ -168,9 +169,9 @@ class _Service(Tracker):
         except ImportError as error:
             raise RMDError(f"train.loggers: {cls.package} needs `pip install 'rmd[track]'`") from error
 
+    @abstractmethod
     def _names(self, folder: Path, page: str) -> dict[str, str]:
         """Return the arguments by which the service tells this run from others."""
-        raise NotImplementedError
 
 
 class Wandb(_Service):

@@ -1,4 +1,4 @@
-"""What is counted in judged clips, and the features that distances compare; none of it is VBench or FVD.
+"""Counts of what a judge reads in clips, and features for distances between clips; neither VBench nor FVD.
 
 attributes: share of frames with the requested background, shape and colour. motion, speed: shares of clips, decided by
 `rmd.worlds.moving.motion`. flicker: change between two frames where nothing moves. dynamics: amount of motion relative
