@@ -115,7 +115,8 @@ class Renders(Protocol):
     """Rendered pictures with their captions."""
 
     @property
-    def captions(self) -> Sequence[str]: ...
+    def captions(self) -> Sequence[str]:
+        """One caption per picture."""
 
     @property
     def images(self) -> Tensor:

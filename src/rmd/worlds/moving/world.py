@@ -73,19 +73,24 @@ class MovingScenes:
 
     @property
     def teachers(self) -> Mapping[str, PackagedTeacher]:
+        """The packaged Wan teacher by its name."""
         return own_teachers("scenes-wan")
 
     def captions(self, count: int, *, seed: int, training: bool) -> list[str]:
+        """Return captions of clips; `training` leaves out the held-out combinations."""
         return clip_captions(count, seed=seed, training=training)
 
     def renders(self, count: int, *, seed: int, size: int) -> NoReturn:
+        """Raise RMDError: this world renders clips, and the caller needs single pictures."""
         raise RMDError("moving-scenes renders clips, but single pictures are needed here: choose another source")
 
     def judge(self, teacher: str | None = None) -> ClipJudge:
+        """Load the judge with the teacher's reference statistics; see `rmd.worlds.base.World`."""
         home = self.teachers["scenes-wan" if teacher is None else teacher].home
         return ClipJudge(load_frame_judge(home), load_references(home, moving=True))
 
     def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
+        """Render clips into a new folder and return their contact sheet; see `rmd.worlds.base.World`."""
         check_new_folder(folder)
         clips = (
             sample_clips(range(count), seed=seed, training=False)
@@ -98,6 +103,7 @@ class MovingScenes:
     def save_samples(
         self, grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path
     ) -> None:
+        """Write one animation per sampler, and one that shows the first clips of all samplers side by side."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, videos in grids.items():
             save_grid(videos, prompts, folder / f"{name}.webp", scale=2)

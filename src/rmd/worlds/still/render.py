@@ -92,9 +92,11 @@ class Uniforms:
         self.table = table
 
     def column(self, index: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return one draw per row, (n,), uniform in [low, high)."""
         return low + (high - low) * self.table[:, index]
 
     def map(self, index: int, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return one draw per row, shaped to be broadcast to maps of the given shape (n, ...)."""
         return self.column(index, low, high).view(-1, *[1] * (len(shape) - 1))
 
 
@@ -199,9 +201,9 @@ def _background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) 
     height = (y / CANVAS)[:, None]
     image = (top + tint)[:, :, None, None] * (1 - height) + (low + tint)[:, :, None, None] * height
     coarse, fine = _field(grain, 0, (4, 4), side), _field(grain, 1, (16, 16), side)
-    phase, names = 2 * math.pi * u.column(4), list(_SKY)
+    phase = 2 * math.pi * u.column(4)
     detail = torch.zeros(n, side, side)
-    for index, name in enumerate(names):
+    for index, name in enumerate(_SKY):
         m = kind == index
         if not bool(m.any()):
             continue
@@ -221,8 +223,7 @@ def _background(kind: Tensor, grain: Tensor, u: Uniforms, x: Tensor, y: Tensor) 
             plank = (torch.remainder(py + 21 * u.column(5)[m][:, None, None], 21.0) < 0.9).float()
             detail[m] = 0.045 * grainy - 0.16 * plank + 0.02 * c
         else:
-            wave = torch.sin(0.85 * py + 1.6 * torch.sin(0.16 * px + ph) + 0.7 * c)
-            detail[m] = 0.06 * wave * (py / CANVAS)
+            detail[m] = 0.06 * torch.sin(0.85 * py + 1.6 * torch.sin(0.16 * px + ph) + 0.7 * c) * (py / CANVAS)
     return image + detail[:, None]
 
 

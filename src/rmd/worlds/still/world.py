@@ -71,19 +71,24 @@ class Scenes:
 
     @property
     def teachers(self) -> Mapping[str, PackagedTeacher]:
+        """The packaged SDXL, PixArt and SD3 teachers by name."""
         return own_teachers("scenes", "scenes-pixart", "scenes-sd3")
 
     def captions(self, count: int, *, seed: int, training: bool) -> list[str]:
+        """Return captions of scenes; `training` leaves out the held-out combinations."""
         return scene_captions(count, seed=seed, training=training)
 
     def renders(self, count: int, *, seed: int, size: int) -> SceneSet:
+        """Render scenes that training may show, (count, 3, size, size)."""
         return make_scenes(count, seed=seed, training=True, size=size)
 
     def judge(self, teacher: str | None = None) -> SceneJudge:
+        """Load the judge with a packaged teacher's reference statistics; see `rmd.worlds.base.World`."""
         home = teacher_home() if teacher is None else self.teachers[teacher].home
         return SceneJudge(load_judge(teacher_home()), load_references(home))
 
     def draw(self, count: int, *, seed: int, text: str | None, folder: Path, size: int) -> Path:
+        """Render scenes into a new folder and return their contact sheet; see `rmd.worlds.base.World`."""
         check_new_folder(folder)
         scenes = (
             sample_scenes(range(count), seed=seed, training=False)
@@ -96,6 +101,7 @@ class Scenes:
     def save_samples(
         self, grids: Mapping[str, Tensor], labels: Mapping[str, str], prompts: Sequence[str], folder: Path
     ) -> None:
+        """Write one PNG row of pictures per sampler."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, images in grids.items():
             with replacing(folder / f"{name}.png") as partial:
