@@ -160,8 +160,10 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
     def passes(timing: StepTiming) -> float | None:
         if bare is None:
             return None
-        scored = method.score_stage(timing.step).index
-        return bare.of_iteration(steps, timing.step, fake_updates=updates, scored=scored)
+        return sum(
+            share * bare.of_iteration(steps, timing.step, fake_updates=updates, scored=stage.index)
+            for stage, share in method.score_stages(timing.step).items()
+        )
 
     shares, device = draw_shares(trainer.plan, recipe.method), trainer.backbone.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"

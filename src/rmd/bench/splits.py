@@ -35,7 +35,7 @@ def weigh_splits(backbone: Backbone, recipe: Recipe, prompts: Sequence[str], pro
         progress=running_total(progress, "timing", REPEATS + 1),
     )  # fmt: skip
     return splits(
-        recipe.schedule(), steps=recipe.plan.steps, sides=sides, costs=seconds, power=power,
+        recipe.schedule(), steps=recipe.plan.step_count, sides=sides, costs=seconds, power=power,
         grid_end=recipe.plan.grid_end,
     )  # fmt: skip
 
@@ -46,8 +46,10 @@ def with_any_split(recipe: Recipe) -> Recipe:
     Raises:
         RMDError: there are more sides than steps.
     """
-    steps, stages = recipe.plan.steps, len(recipe.plan.sides)
+    steps, stages = recipe.plan.step_count, len(recipe.plan.sides)
     if steps < stages:
         raise RMDError(f"{stages} sides need at least {stages} steps, but plan.steps is {steps}: set it higher")
     thresholds = split_thresholds(recipe.schedule(), (*[1] * (stages - 1), steps - stages + 1))
-    return recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"thresholds": tuple(thresholds)})})
+    return recipe.model_copy(
+        update={"plan": recipe.plan.model_copy(update={"thresholds": tuple(thresholds), "split": ()})}
+    )

@@ -31,7 +31,7 @@ def print_fit(recipe: Recipe, *, samples: int, device: str | None, as_json: bool
     Raises:
         RMDError: the teacher or the prompts cannot be loaded, or there are too many or too few steps.
     """
-    check_count(recipe.plan.steps, len(recipe.plan.sides))  # before the teacher is loaded
+    check_count(recipe.plan.step_count, len(recipe.plan.sides))  # before the teacher is loaded
     where = start(device)
     prompts = load_prompts(recipe.data, seed=recipe.train.seed).batch(0, samples)[0]
     recipe = with_any_split(recipe)

@@ -66,6 +66,8 @@ def sentence(problem: ErrorDetails, path: str) -> str:
             return f"not valid JSON ({problem['ctx']['error']})"
         case "value_error":
             return f"{path} {problem['ctx']['error']}, but is {as_written(problem['input'])}".strip()
+        case "conflict":
+            return f"{path} {problem['msg']}"
         case _:
             return f"{path} should be {_expected(problem)}, but is {as_written(problem['input'])}".strip()
 

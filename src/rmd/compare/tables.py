@@ -115,10 +115,10 @@ DMD2_IMAGES = replace(
     DMD2, name="dmd2-images", label="DMD2 with its adversarial loss, on renders",
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
-NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.name=stagewise",))
+NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
 SCALE_WISE = Setting(
     "swd", "scale-wise (SwD's matching), 2+1+1", split=(2, 1, 1), sides=(32, 48, 64),
-    changes=("method.name=stagewise", *FRESH, "method.tau=all"),
+    changes=("method.matching=own", *FRESH, "method.tau=all"),
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ Latents are images (B, C, H, W) or videos (B, C, T, H, W); videos are processed 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -32,22 +33,25 @@ from rmd.core.noise import per_sample, widen
 from rmd.core.plan import Crossing, Upsample
 
 # "nearest" of torch is off centre at non-integer ratios; at integer ratios it equals "nearest-exact".
-_TORCH_MODE: dict[Upsample, str] = {"bilinear": "bilinear", "nearest": "nearest-exact", "bicubic": "bicubic"}
+_TORCH_MODE: Mapping[str, str] = {"bilinear": "bilinear", "nearest": "nearest-exact", "bicubic": "bicubic"}
 
 
-def upsample(x: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
+def upsample(x: Tensor, size: tuple[int, int], mode: Upsample, taps: tuple[float, ...] = ()) -> Tensor:
     """Interpolate latents to a larger size: Up of Eq. 4.
 
     Args:
         x: latents (B, C, H, W) or (B, C, T, H, W).
         size: new height and width, in latent pixels.
-        mode: kind of interpolation.
+        mode: kind of interpolation. "dct" pads the cosine transform with zeros; "taps" applies `taps`.
+        taps: with mode "taps", the filter along one dimension at the higher resolution, in whose middle the low
+            resolution's pixel lies: of even length at an even ratio of the sizes, and of odd length at an odd one.
+            [0.25, 0.75, 0.75, 0.25] is bilinear interpolation at a ratio of 2.
 
     Returns:
         The latents of the new size; x itself if it has that size already. Differentiable.
 
     Raises:
-        RMDError: `size` is smaller than the latents.
+        RMDError: `size` is smaller than the latents, or the taps do not go with the ratio of the sizes.
         ValueError: x has another number of dimensions.
     """
     height, width = x.shape[-2:]
@@ -55,13 +59,16 @@ def upsample(x: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
         return x
     if height > size[0] or width > size[1]:
         raise RMDError(f"cannot upsample a latent of {height}x{width} to {size[0]}x{size[1]}, which is smaller")
+    if x.ndim not in (4, 5):
+        raise ValueError(f"expected a latent of 4 or 5 dimensions, got shape {tuple(x.shape)}")
+    if mode not in _TORCH_MODE:
+        rows, columns = (_interpolation(low, high, taps).to(x) for low, high in zip((height, width), size, strict=True))
+        return rows @ x @ columns.T
     if x.ndim == 4:
         return F.interpolate(x, size=tuple(size), mode=_TORCH_MODE[mode])
-    if x.ndim == 5:
-        batch, channels, frames = x.shape[:3]
-        flat = upsample(x.transpose(1, 2).flatten(0, 1), size, mode)
-        return flat.reshape(batch, frames, channels, *size).transpose(1, 2)
-    raise ValueError(f"expected a latent of 4 or 5 dimensions, got shape {tuple(x.shape)}")
+    batch, channels, frames = x.shape[:3]
+    flat = upsample(x.transpose(1, 2).flatten(0, 1), size, mode)
+    return flat.reshape(batch, frames, channels, *size).transpose(1, 2)
 
 
 def renoise(eps_hat: Tensor, noise: Tensor, crossing: Crossing) -> Tensor:
@@ -83,7 +90,7 @@ def renoise(eps_hat: Tensor, noise: Tensor, crossing: Crossing) -> Tensor:
         return _block(eps_hat, noise, crossing.beta)
     size = _size(noise)
     fresh = math.sqrt(1.0 - crossing.beta**2)
-    mixed = crossing.beta * upsample(eps_hat, size, crossing.upsample) + fresh * noise
+    mixed = crossing.beta * upsample(eps_hat, size, crossing.upsample, crossing.taps) + fresh * noise
     if crossing.rule == "plain":
         return mixed
     return mixed / _mixture_std(_size(eps_hat), size, crossing).to(mixed)
@@ -111,7 +118,7 @@ def cross(
     Returns:
         The state, of the shape of `noise` and the dtype of x0_hat.
     """
-    clean = upsample(widen(x0_hat), _size(noise), crossing.upsample)
+    clean = upsample(widen(x0_hat), _size(noise), crossing.upsample, crossing.taps)
     mixed = renoise(eps_hat, noise, crossing)
     return (per_sample(alpha, clean) * clean + per_sample(sigma, clean) * mixed).to(x0_hat.dtype)
 
@@ -126,6 +133,31 @@ def _block(eps_hat: Tensor, noise: Tensor, beta: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+def _interpolation(low: int, high: int, taps: tuple[float, ...]) -> Tensor:
+    """Return the matrix (high, low) that interpolates along one dimension: by taps, or without any by the DCT; float64.
+
+    Beyond its edges a latent continues with its outermost values.
+    """
+    if high == low:
+        return torch.eye(low, dtype=torch.float64, device="cpu")
+    if not taps:
+        return _zero_padding(low, high) * math.sqrt(high / low)
+    ratio, rest = divmod(high, low)
+    if rest or (len(taps) - ratio) % 2 or len(taps) < ratio:
+        raise RMDError(
+            f"{len(taps)} taps cannot enlarge a latent side of {low} to {high}: the ratio must be a whole number, and "
+            "the number of taps even or odd as it is, and at least as large"
+        )
+    matrix = torch.zeros(high, low, dtype=torch.float64, device="cpu")
+    for pixel in range(-len(taps), low + len(taps)):
+        start = pixel * ratio - (len(taps) - ratio) // 2
+        for offset, tap in enumerate(taps):
+            if 0 <= start + offset < high:
+                matrix[start + offset, min(max(pixel, 0), low - 1)] += tap
+    return matrix
+
+
+@lru_cache(maxsize=64)
 def _embedding(low: int, high: int) -> Tensor:
     """Return the orthonormal map P (high, low) from low to high resolution along one dimension; float64, P^T P = I.
 
@@ -137,6 +169,11 @@ def _embedding(low: int, high: int) -> Tensor:
     if high % low == 0:
         identity = torch.eye(low, dtype=torch.float64, device="cpu")
         return identity.repeat_interleave(high // low, dim=0) / math.sqrt(high // low)
+    return _zero_padding(low, high)
+
+
+def _zero_padding(low: int, high: int) -> Tensor:
+    """Return the map (high, low) that pads the orthonormal cosine transform with zeros; float64."""
     return cosine_basis(high)[:low].T @ cosine_basis(low)
 
 
@@ -150,17 +187,17 @@ def cosine_basis(n: int) -> Tensor:
 
 def _mixture_std(low: tuple[int, int], high: tuple[int, int], crossing: Crossing) -> Tensor:
     """Return the standard deviation (H, W) of the plain mixture if eps_hat and the noise are white; float64."""
-    rows = _weight_energy(low[0], high[0], crossing.upsample)
-    columns = _weight_energy(low[1], high[1], crossing.upsample)
+    rows = _weight_energy(low[0], high[0], crossing.upsample, crossing.taps)
+    columns = _weight_energy(low[1], high[1], crossing.upsample, crossing.taps)
     beta2 = crossing.beta**2
     return (beta2 * rows[:, None] * columns[None, :] + 1.0 - beta2).sqrt()
 
 
 @lru_cache(maxsize=64)
-def _weight_energy(low: int, high: int, mode: Upsample) -> Tensor:
+def _weight_energy(low: int, high: int, mode: Upsample, taps: tuple[float, ...]) -> Tensor:
     """Return the sum of squared interpolation weights at each of the `high` positions along one dimension; float64."""
     basis = torch.eye(low, dtype=torch.float64, device="cpu").reshape(low, 1, low, 1)
-    return upsample(basis, (high, 1), mode).square().sum(dim=0).flatten()
+    return upsample(basis, (high, 1), mode, taps if high > low else ()).square().sum(dim=0).flatten()
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from rmd.common.errors import RMDError, shown
 from rmd.core.crossing import cosine_basis
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import StepPlan, build_plan
+from rmd.core.times import check_split, thresholds_between
 
 Side = tuple[int, int]
 """Height and width in pixels."""
@@ -146,13 +147,8 @@ def split_thresholds(schedule: NoiseSchedule, split: Sequence[int], *, grid_end:
     Raises:
         RMDError: there is no stage, or a stage has no step.
     """
-    if not split or min(split) < 1:
-        raise RMDError(f"every stage needs at least one step, got {'+'.join(map(str, split)) or 'none'}")
-    levels = [float(schedule.logsnr(t)) for t in schedule.grid(sum(split), grid_end)]
-    if len(levels) > 1:
-        levels[0] = levels[1] - 2.0  # pure noise may be -inf: any level below the others will do
-    ends = [sum(split[:count]) for count in range(1, len(split))]
-    return [round((levels[end - 1] + levels[end]) / 2, 4) for end in ends]
+    check_split(split)
+    return thresholds_between([float(schedule.logsnr(t)) for t in schedule.grid(sum(split), grid_end)], split)
 
 
 def _by_cost(split: Split) -> tuple[float, float]:

@@ -43,6 +43,7 @@ from rmd.core.stages import (
     numbers,
     scaled,
 )
+from rmd.core.times import check_split, check_times, thresholds_between
 
 __all__ = [
     "MAX_FRAMES",
@@ -213,9 +214,11 @@ def _adapter() -> TypeAdapter[StepPlan]:
 def build_plan(
     schedule: NoiseSchedule,
     *,
-    steps: int,
     sides: Sequence[tuple[int, int]],
-    thresholds: Sequence[float],
+    steps: int | None = None,
+    times: Sequence[float] = (),
+    thresholds: Sequence[float] = (),
+    split: Sequence[int] = (),
     time_map: TimeMap = "raise",
     crossing: Crossing = _DEFAULT_CROSSING,
     training_crossing: Crossing | None = None,
@@ -226,32 +229,30 @@ def build_plan(
 ) -> StepPlan:
     """Divide a teacher's schedule into the stages of a cascade (Sec. 3.1, "Trajectory division").
 
-    Step i belongs to stage k if Lambda_{k-1} < logsnr(t_i) <= Lambda_k. The first, pure noise, belongs to stage 1.
+    Step i is in stage k if Lambda_{k-1} < logsnr(t_i) <= Lambda_k; the first, from pure noise, is in stage 1.
 
     Args:
         schedule: the teacher's noise schedule.
-        steps: number of student steps N, at least one for each stage.
         sides: (height, width) of each stage in pixels, increasing; the last is the teacher's.
+        steps: number of student steps N, at least one for each stage, at uniform times.
+        times: teacher times of the steps, from 1000 (pure noise) down to above 0, in place of `steps`.
         thresholds: the logSNR thresholds Lambda between the stages, strictly increasing.
+        split: number of steps in each stage, in place of `thresholds`.
         time_map: the resolution shift of the steps below the final resolution; see `map_time`.
-        crossing, training_crossing: how states move between steps in sampling, and (the same by default) in training.
-        grid_end: exclusive end of the time grid, in [0, 1), as a fraction of the scheduler's time.
+        crossing, training_crossing: how states move between steps, in sampling and (the same by default) in training.
+        grid_end: exclusive end of the uniform times, in [0, 1), as a fraction of the scheduler's time.
         multiple: number of pixels by which all sides must be divisible.
-        frames: frames of a video; 1 for images.
-        match_side: (height, width) at which samples are matched, if larger than the last of `sides`.
+        frames, match_side: as in `StepPlan`.
 
     Raises:
         RMDError: the settings do not make a cascade; for example, a stage gets no step.
     """
     stages = _stages(sides, multiple, match_side)
-    limits = tuple(finite("a threshold", value) for value in thresholds)
-    check_thresholds(limits, len(stages))
-    one_of("time map", time_map, get_args(TimeMap))
-    if integer("steps", steps) < len(stages):
-        raise RMDError(f"{needs(len(stages), 'stage', 'at least', len(stages), 'step')}, got {steps}")
+    chosen = _times(schedule, steps, times, grid_end, len(stages))
+    limits = _limits(schedule, chosen, thresholds, split, len(stages))
     return StepPlan(
         stages=stages,
-        steps=_divide(schedule, schedule.grid(steps, grid_end), stages, limits, time_map),
+        steps=_divide(schedule, chosen, stages, limits, split, time_map),
         crossing=crossing,
         training_crossing=crossing if training_crossing is None else training_crossing,
         time_map=time_map,
@@ -295,16 +296,47 @@ def map_time(schedule: NoiseSchedule, t: float, ratio: float, time_map: TimeMap)
     return min(shift_time(t, ratio if time_map == "raise" else 1.0 / ratio), MAX_TIME)
 
 
+def _times(
+    schedule: NoiseSchedule, steps: int | None, times: Sequence[float], grid_end: float, stages: int
+) -> tuple[float, ...]:
+    """Return the teacher times of the steps: those that are given, or else uniform ones."""
+    if times:
+        chosen = check_times(times)
+        if steps is not None and steps != len(chosen):
+            raise RMDError(f"{len(chosen)} times are given for {steps} steps: leave out the number of steps")
+        steps = len(chosen)
+    elif steps is None:
+        raise RMDError("a plan needs the number of its steps, or their times")
+    if integer("steps", steps) < stages:
+        raise RMDError(f"{needs(stages, 'stage', 'at least', stages, 'step')}, got {steps}")
+    return chosen if times else schedule.grid(steps, grid_end)
+
+
+def _limits(
+    schedule: NoiseSchedule, times: Sequence[float], thresholds: Sequence[float], split: Sequence[int], stages: int
+) -> tuple[float, ...]:
+    """Return the thresholds between the stages: those that are given, or else those that make the split."""
+    if split:
+        check_split(split, len(times), stages)
+        thresholds = thresholds_between([float(schedule.logsnr(t)) for t in times], split)
+    limits = tuple(finite("a threshold", value) for value in thresholds)
+    check_thresholds(limits, stages)
+    return limits
+
+
 def _divide(
     schedule: NoiseSchedule,
     times: Sequence[float],
     stages: Sequence[Stage],
     thresholds: Sequence[float],
+    split: Sequence[int],
     time_map: TimeMap,
 ) -> tuple[Step, ...]:
     """Assign the teacher times to the stages and map them to model times."""
     logsnrs = [float(schedule.logsnr(t)) for t in times]
-    owners = [1] + [1 + bisect_left(thresholds, value) for value in logsnrs[1:]]
+    owners = [k for k, count in enumerate(split, start=1) for _ in range(count)]
+    if not split:
+        owners = [1] + [1 + bisect_left(thresholds, value) for value in logsnrs[1:]]
     _check_every_stage_has_a_step(owners, stages, thresholds, logsnrs)
     final = min(stages[-1].height, stages[-1].width)
     ratios = [final / min(stage.height, stage.width) for stage in stages]

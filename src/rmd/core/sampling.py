@@ -3,12 +3,13 @@
 The loop starts from Gaussian noise at the first stage's resolution and evaluates the steps of the plan in order. Each
 evaluation predicts the clean latent, x0_hat, and the noise, eps_hat. From these follows the state x_t of the next step.
 At the same resolution it is alpha' x0_hat + sigma' eps_hat, the deterministic step, or has fresh noise in place of
-eps_hat if the plan says so. At a higher resolution it is the crossing of `rmd.core.crossing`. The result is the clean
-prediction of the last step.
+all or part of eps_hat if the plan says so. At a higher resolution it is the crossing of `rmd.core.crossing`. The result
+is the clean prediction of the last step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -104,6 +105,19 @@ def sample_cascade(
     return x0
 
 
+def step_noise(eps_hat: Tensor, eps: Tensor, crossing: Crossing) -> Tensor:
+    """Return the noise of a step that stays at its resolution: eta eps_hat + sqrt(1 - eta^2) eps, or eps alone.
+
+    Args:
+        eps_hat: the predicted noise.
+        eps: fresh noise of the same shape.
+        crossing: gives eta, and whether all noise is fresh.
+    """
+    if crossing.within == "fresh":
+        return eps
+    return crossing.eta * eps_hat + math.sqrt(1.0 - crossing.eta**2) * eps
+
+
 def guided(x0_cond: Tensor, x0_uncond: Tensor, guidance: float) -> Tensor:
     """Apply classifier-free guidance: uncond + guidance (cond - uncond).
 
@@ -135,8 +149,9 @@ def _next_state(
     """Return the state x_t of the step that follows `step`."""
     following = plan.steps[step.index]
     if following.stage == step.stage:
-        fresh = crossing.within == "fresh"
-        eps = noise.normal(x0_hat.shape, f"within-{following.index}") if fresh else eps_hat
+        eps = eps_hat
+        if crossing.within == "fresh" or crossing.eta < 1.0:
+            eps = step_noise(eps_hat, noise.normal(x0_hat.shape, f"within-{following.index}"), crossing)
         return schedule.add_noise(x0_hat, eps, following.model_time)
     eps = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
     alpha, sigma = schedule.alpha(following.model_time), schedule.sigma(following.model_time)

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from rmd.common.errors import RMDError, finite, integer, one_of, shown
 from rmd.core.noise import MAX_TIME
 
-Upsample = Literal["bilinear", "nearest", "bicubic"]
+Upsample = Literal["bilinear", "nearest", "bicubic", "dct", "taps"]
 NoiseRule = Literal["plain", "corrected", "block"]
 StepNoise = Literal["predicted", "fresh"]
 MAX_SIDE = 16384
@@ -96,9 +96,11 @@ class Crossing:
         beta: weight of the predicted noise in a crossing, from 0 (fresh noise only) to 1 (predicted noise only).
         within: the noise of a step that stays at its resolution. "predicted" makes that step deterministic; "fresh"
             draws new noise, as DMD2 and scale-wise distillation do.
+        eta: with `within` "predicted", the weight of the predicted noise at its own resolution; the rest is fresh.
+        taps: the filter of `upsample` "taps"; see `rmd.core.crossing.upsample`.
 
     Raises:
-        RMDError: a name is unknown, or `beta` is not in [0, 1].
+        RMDError: a name is unknown, `beta` or `eta` is not in [0, 1], or the taps do not go with `upsample`.
     """
 
     __pydantic_config__ = STRICT
@@ -107,6 +109,8 @@ class Crossing:
     rule: NoiseRule = "plain"
     beta: float = 1.0
     within: StepNoise = "predicted"
+    eta: float = 1.0
+    taps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         one_of("upsample", self.upsample, get_args(Upsample))
@@ -114,6 +118,14 @@ class Crossing:
         one_of("noise within a stage", self.within, get_args(StepNoise))
         if not 0.0 <= finite("beta", self.beta) <= 1.0:
             raise RMDError(f"beta must be between 0 (fresh noise) and 1 (predicted noise), got {self.beta}")
+        if not 0.0 <= finite("eta", self.eta) <= 1.0:
+            raise RMDError(f"eta must be between 0 (fresh noise) and 1 (predicted noise), got {self.eta}")
+        if self.within == "fresh" and self.eta != 1.0:
+            raise RMDError("steps with fresh noise have no eta: leave it out, or use predicted noise")
+        if (self.upsample == "taps") != bool(self.taps):
+            raise RMDError("upsampling by taps needs the taps, and no other upsampling has any")
+        for tap in self.taps:
+            finite("a tap", tap)
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

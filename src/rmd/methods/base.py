@@ -45,6 +45,8 @@ class Rollout:
     """A student's sample at the trained step, as teacher and fake score read it; all tensors are detached."""
 
     step: Step
+    stage: Stage
+    """The resolution at which the scores read the sample."""
     y: Tensor
     """The predicted clean sample at the resolution at which it is matched."""
     eps_hat: Tensor
@@ -131,9 +133,9 @@ class Method(ABC):
         """Return one of 0..n-1: the next one of a round, or, for independent choices, the first one of a new round."""
         return choice_in_turn(n, seed=self.seed, count=count if in_rounds else count * n, purpose=purpose)
 
-    def score_stage(self, step: Step) -> Stage:
-        """Return the resolution at which teacher and fake score read the sample of a step."""
-        return self.plan.match_stage
+    def score_stages(self, step: Step) -> dict[Stage, float]:
+        """Return the resolutions at which the scores read the samples of a step, each with its share of the draws."""
+        return {self.plan.match_stage: 1.0}
 
     def latent_shape(self, batch: int, stage: Stage) -> tuple[int, ...]:
         """Return the shape of a batch of latents at a stage."""
@@ -196,5 +198,6 @@ def check_own_resolution(name: str, plan: StepPlan) -> None:
     """Raise RMDError if a plan for a method that does not upsample samples asks for matching at a larger size."""
     if plan.match_side is not None:
         raise RMDError(
-            f"method {name} matches samples at their own resolution: leave out plan.match_side, or use method rmd"
+            f"method {name} matches samples at their own resolution: leave out plan.match_side, or use "
+            "method rmd with matching=teacher"
         )

@@ -7,18 +7,20 @@ Each is a function of the method (its networks, plan and call counter) and the b
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rmd.core.crossing import renoise
 from rmd.core.losses import snr_weight
-from rmd.core.noise import NoiseSchedule
-from rmd.core.plan import Stage, Step
-from rmd.core.sampling import run_cascade
+from rmd.core.noise import NoiseSchedule, per_sample, shift_time
+from rmd.core.plan import Stage, Step, StepPlan
+from rmd.core.sampling import run_cascade, step_noise
 from rmd.methods.base import Batch, Method
 from rmd.models.base import Cond
 from rmd.models.generate import predictor
-from rmd.recipes.methods import MatchingConfig
+from rmd.recipes.methods import CascadeConfig, MatchingConfig
 
 TAU_MARGIN = 20.0
 """Distance that tau keeps from 0 and 1000, where x0 or the noise is not determined (DMD)."""
@@ -47,14 +49,122 @@ def student_prediction(method: Method, batch: Batch, step: Step, x_t: Tensor) ->
         return method.predict("student", student, x_t, step.model_time, batch.cond, method.plan.stage_of(step))
 
 
-def draw_tau(config: MatchingConfig, batch: Batch, step: Step, purpose: str) -> Tensor:
-    """Return teacher times (B,) for the scores, uniform in the range that `method.tau` selects; float64 on the CPU."""
-    high = step.tau_high if config.tau == "segment" else 1000.0
-    low = 0.0 if config.tau == "all" else step.tau_low
+def draw_tau(method: Method, batch: Batch, step: Step, purpose: str) -> Tensor:
+    """Return teacher times (B,) for the scores, uniform in the step's range (`tau_range`); float64 on the CPU."""
+    config, shift = matching_config(method), method.backbone.schedule.shift
+    low, high = tau_range(config, step, method.plan, shift=shift)
+    uniform = batch.noise.uniform((len(batch.cond),), purpose).double()
+    if config.tau_spacing == "time":
+        return low + (high - low) * uniform
+    start, end = shift_time(low, 1.0 / shift), shift_time(high, 1.0 / shift)
+    return shift_time(start + (end - start) * uniform, shift)
+
+
+def matching_config(method: Method) -> MatchingConfig:
+    """Return the settings of a method that matches distributions.
+
+    Raises:
+        TypeError: the method has other settings.
+    """
+    if not isinstance(method.config, MatchingConfig):
+        raise TypeError(f"{type(method).__name__} has no settings of a matching")
+    return method.config
+
+
+def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: float = 1.0) -> tuple[float, float]:
+    """Return the teacher times (low, high) between which the scores' times of a step are drawn.
+
+    `method.tau` selects the range and `method.tau_offset` the share of it, from the lower end, that is left out. Both
+    ends keep a margin from 0 and 1000.
+
+    Args:
+        config: the settings.
+        step: the trained step.
+        plan: the step's plan.
+        shift: flow shift of the grid; with `method.tau_spacing` grid, shares and margins are those of unshifted times.
+    """
+    before = [other for other in plan.steps if other.stage < step.stage]
+    top = {"segment": step.tau_high, "stage": before[-1].teacher_time if before else 1000.0}.get(config.tau, 1000.0)
+    bottom = 0.0 if config.tau == "all" else step.tau_low
+    shift = shift if config.tau_spacing == "grid" else 1.0
+    low, high = shift_time(bottom, 1.0 / shift), shift_time(top, 1.0 / shift)
     low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
     high = max(min(high, 1000.0 - TAU_MARGIN), low)
-    uniform = batch.noise.uniform((len(batch.cond),), purpose).double()
-    return low + (high - low) * uniform
+    offsets = config.tau_offset or (0.0,)
+    low += (high - low) * offsets[min(step.stage, len(offsets)) - 1]
+    return shift_time(low, shift), shift_time(high, shift)
+
+
+@dataclass(frozen=True)
+class Diffused:
+    """The student's sample at a time tau, and what the fake score should predict there."""
+
+    x_tau: Tensor
+    """The noisy state."""
+    target: Tensor
+    """A clean sample whose mean, given x_tau, is the prediction that belongs to the score of x_tau's distribution."""
+    weight: Tensor
+    """(B,), the share of x_tau's noise that is independent of the student: the precision of the target."""
+
+
+def diffuse(
+    method: Method, batch: Batch, step: Step, y: Tensor, eps_hat: Tensor, tau: Tensor, purpose: str
+) -> Diffused:
+    """Take a student's sample to times tau, with the noise that `method.tau_noise` selects.
+
+    * "mixed" (the paper, Eq. 4 and 10): alpha_tau y + sigma_tau (beta Up(eps_hat) + sqrt(1 - beta^2) eps). As eps_hat
+      was predicted together with y, the fake score that predicts y is not the score of x_tau, unless beta is 0.
+    * "fresh": alpha_tau y + sigma_tau eps. The scores compare the distribution of y.
+    * "trajectory": the sampler's next state x_mid = alpha_mid y + sigma_mid mixed, diffused from there up to tau. The
+      scores compare the distribution of x_mid (TDM). The fake score predicts the clean sample that belongs to the score
+      of x_tau given x_mid, which is exact at every beta and eta (denoising score matching with x_mid as the data).
+    * "trajectory_sample": the same state, but the fake score predicts y, as the authors' code does.
+
+    Args:
+        method: gives the plan's crossing, the schedule and the setting.
+        batch: gives the random numbers.
+        step: the trained step; `tau` is not below its `tau_low`.
+        y: the clean prediction at the resolution at which it is matched (B, ...), detached.
+        eps_hat: the predicted noise at the step's own resolution, detached.
+        tau: teacher times (B,).
+        purpose: name of the random numbers, such as "student".
+    """
+    schedule, crossing, config = method.backbone.schedule, method.plan.training_crossing, method.config
+    rule = config.tau_noise if isinstance(config, CascadeConfig) else "fresh"
+    eps = batch.noise.normal(y.shape, f"noise-{purpose}")
+    one = torch.ones(len(y), device=y.device)
+    if rule == "fresh" or (rule != "mixed" and step.tau_low <= 0.0):
+        return Diffused(schedule.add_noise(y, eps, tau), y, one)
+    if rule == "mixed":
+        return Diffused(schedule.add_noise(y, renoise(eps_hat, eps, crossing), tau), y, one)
+    fresh = batch.noise.normal(y.shape, f"next-{purpose}")
+    following = method.plan.steps[step.index]
+    stays = following.stage == step.stage and eps_hat.shape == y.shape
+    mixed = step_noise(eps_hat, fresh, crossing) if stays else renoise(eps_hat, fresh, crossing)
+    rho = trajectory_share(schedule, step, tau, eps)
+    x_tau = schedule.add_noise(y, rho * mixed + (1 - rho**2).sqrt() * eps, tau)
+    if rule == "trajectory_sample":
+        return Diffused(x_tau, y, one)
+    own = (1 - rho**2).clamp(min=1e-4)
+    alpha, sigma = (per_sample(v, x_tau) for v in (schedule.alpha(tau), schedule.sigma(tau)))
+    return Diffused(x_tau, ((x_tau - sigma * eps / own.sqrt()) / alpha).to(y.dtype), own.flatten())
+
+
+def trajectory_share(schedule: NoiseSchedule, step: Step, tau: Tensor, like: Tensor) -> Tensor:
+    """Return rho, the weight of x_mid's noise in that of x_tau, shaped to multiply a batch `like`.
+
+    Diffusing x_mid = alpha_mid y + sigma_mid mixed up to tau gives alpha_tau y + sigma_tau noise, with
+    noise = rho mixed + sqrt(1 - rho^2) eps and rho = (alpha_tau / alpha_mid) sigma_mid / sigma_tau.
+    """
+    # The last step ends at the clean sample, in which nothing of the predicted noise is left.
+    sigma_mid = schedule.sigma(step.tau_low) if step.tau_low > 0 else torch.zeros((), dtype=torch.float64)
+    ratio = schedule.alpha(tau) / schedule.alpha(step.tau_low)
+    return per_sample((ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0), like)
+
+
+def stage_weight(config: CascadeConfig, step: Step) -> float:
+    """Return the weight of the student's loss at a step's stage (Eq. 6): 1, unless `method.stage_weights` are given."""
+    return config.stage_weights[step.stage - 1] if config.stage_weights else 1.0
 
 
 @torch.no_grad()

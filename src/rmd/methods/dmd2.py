@@ -68,20 +68,20 @@ class DMD2(Method):
         x_t = roll_out(self, batch, step)  # backward simulation
         y, eps_hat = student_prediction(self, batch, step, x_t)
 
-        tau = draw_tau(config, batch, step, "tau-student")
+        tau = draw_tau(self, batch, step, "tau-student")
         eps = batch.noise.normal(y.shape, "noise-student")
         with torch.no_grad():
             x_tau = schedule.add_noise(y.detach(), eps, tau)
             f_real = teacher_prediction(self, batch, x_tau, tau, stage)
             f_fake = fake_prediction(self, batch, x_tau, tau, stage)
 
-        w = sample_weight(y, f_real) if config.weight == "sample" else None
+        w = sample_weight(y, f_real, config.weight_floor) if config.weight == "sample" else None
         loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)
         if self.head is not None:
             with self.roles.use("fake") as fake, self.roles.held("fake"):
                 features = self.features(fake, y, batch.cond, batch, "student")
                 loss = loss + config.adversarial * adversarial_student_loss(self.head(features))
-        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+        return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
     def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, plus the loss of the adversarial head.
@@ -90,7 +90,7 @@ class DMD2(Method):
             RMDError: the adversarial loss is on, and the batch has no real images.
         """
         config, schedule, y = self.config, self.backbone.schedule, rollout.y
-        tau = draw_tau(config, batch, rollout.step, f"tau-fake-{update}")
+        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
         eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
         x_tau = schedule.add_noise(y, eps, tau)
         f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)

@@ -1,15 +1,18 @@
 """RMD: cross-resolution distribution matching distillation (the paper's Alg. 1; Sec. 3.2 and 3.3).
 
-The student samples in stages of rising resolution R_1 < ... < R_K. The teacher's distribution is known at R_K only, so
-the clean prediction of a step at a lower resolution R_k is upsampled to R_K and noised to a time tau of the step's own
-segment, where the noise hides what upsampling blurs. There the teacher and the fake score, which follows the student's
-own distribution, predict the clean sample. The difference of their predictions moves the student.
+The student samples in stages of rising resolution R_1 < ... < R_K. The paper's premise is that the teacher's
+distribution is right at R_K only, so the clean prediction of a step at a lower resolution R_k is upsampled to R_K and
+noised to a time tau, where the noise hides what upsampling blurs. There the teacher and the fake score, which follows
+the student's own distribution, predict the clean sample. The difference of their predictions moves the student.
+
+`method.matching` chooses the resolution R_m at which this happens: R_K (`teacher`, the paper's), the step's own R_k
+(`own`, where nothing is upsampled), or by iteration either of them (`mixed`).
 
 Every iteration draws a step (`draw_step`, Eq. 6), then computes `student_loss` and updates the student, then computes
 `fake_loss` and updates the fake score.
 
 Symbols: x_t is the state before step i, which is in stage k; x0_hat and eps_hat are the student's prediction from it; y
-is x0_hat at R_K; eps is fresh noise; beta is the weight of the predicted noise.
+is x0_hat at R_m; beta is the weight of the predicted noise.
 """
 
 from __future__ import annotations
@@ -19,64 +22,81 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rmd.core.crossing import renoise, upsample
+from rmd.core.crossing import upsample
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
-from rmd.core.plan import Step
-from rmd.methods.base import Batch, Method, Rollout
+from rmd.core.plan import Stage, Step
+from rmd.core.randomness import generator
+from rmd.methods.base import Batch, Method, Rollout, check_own_resolution
 from rmd.methods.common import (
+    diffuse,
     draw_tau,
     fake_prediction,
     fake_weight,
     roll_out,
+    stage_weight,
     student_prediction,
     teacher_prediction,
 )
-from rmd.recipes.methods import CascadeConfig, RMDConfig
+from rmd.recipes.methods import RMDConfig
 
 
 class RMD(Method):
     """Cross-resolution distribution matching."""
 
-    Config: ClassVar[type[CascadeConfig]] = RMDConfig
-    config: CascadeConfig
+    Config: ClassVar[type[RMDConfig]] = RMDConfig
+    config: RMDConfig
+
+    def check_plan(self) -> None:
+        """Raise RMDError if the plan asks for matching at a larger size, and the settings for none."""
+        if self.config.matching == "own":
+            check_own_resolution("rmd with method.matching=own", self.plan)
 
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
         """Return the generator's loss at one step, and the sample that it was computed on (Alg. 1, Eq. 8)."""
-        config, schedule, crossing = self.config, self.backbone.schedule, self.plan.training_crossing
-        stage_K = self.plan.match_stage
-        height, width = self.latent_shape(1, stage_K)[-2:]
+        config, crossing = self.config, self.plan.training_crossing
+        stage = self.draw_score_stage(batch.iteration, step)  # R_m
+        height, width = self.latent_shape(1, stage)[-2:]
 
         # Roll the student out to the step, without gradient; then take the step, with gradient.
         x_t = roll_out(self, batch, step)  # Alg. 2 with the beta of training
         x0_hat, eps_hat = student_prediction(self, batch, step, x_t)  # at R_k
 
-        # Project the prediction into the teacher's space, and diffuse it to a time of the step's segment.
-        y = upsample(x0_hat, (height, width), crossing.upsample)  # Eq. 4: Up(x0_hat), at R_K
-        tau = draw_tau(config, batch, step, "tau-student")  # Eq. 6: expectation over the segment
-        eps = batch.noise.normal(y.shape, "noise-student")
+        # Project the prediction into the space of the scores, and diffuse it to a time of the step's range.
+        y = upsample(x0_hat, (height, width), crossing.upsample, crossing.taps)  # Eq. 4: Up(x0_hat), at R_m
+        tau = draw_tau(self, batch, step, "tau-student")  # Eq. 6: expectation over the segment
         with torch.no_grad():
-            mixed = self.mix(eps_hat, eps)  # Eq. 10
-            x_tau = schedule.add_noise(y.detach(), mixed, tau)  # Eq. 4 and 10: alpha_tau y + sigma_tau mixed
+            x_tau = diffuse(self, batch, step, y.detach(), eps_hat, tau, "student").x_tau  # Eq. 4 and 10
 
-            # Both scores predict the clean sample at R_K.
-            f_real = teacher_prediction(self, batch, x_tau, tau, stage_K)  # Eq. 7: the real score, guided
-            f_fake = fake_prediction(self, batch, x_tau, tau, stage_K)  # Eq. 7: the fake score
+            # Both scores predict the clean sample at R_m.
+            f_real = teacher_prediction(self, batch, x_tau, tau, stage)  # Eq. 7: the real score, guided
+            f_fake = fake_prediction(self, batch, x_tau, tau, stage)  # Eq. 7: the fake score
 
         # The gradient with respect to y is w (f_fake - f_real), up to the metric.
-        w = sample_weight(y, f_real) if config.weight == "sample" else None  # Eq. 6: the weight
+        w = sample_weight(y, f_real, config.weight_floor) if config.weight == "sample" else None  # Eq. 6: the weight
         loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)  # Eq. 8, pseudo-Huber (App. B)
-        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+        loss = loss * stage_weight(config, step)  # Eq. 6: the stage's weight
+        return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
     def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, noised anew (Alg. 1, Eq. 9)."""
-        config, schedule, y = self.config, self.backbone.schedule, rollout.y
-        tau = draw_tau(config, batch, rollout.step, f"tau-fake-{update}")
-        eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
-        mixed = self.mix(rollout.eps_hat, eps)  # Eq. 10
-        x_tau = schedule.add_noise(y, mixed, tau)  # Eq. 4 and 10
-        f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)
-        return fake_score_loss(f_fake, y, fake_weight(config, schedule, tau))  # Eq. 9: w(SNR) |f_fake - y|^2
+        config, schedule = self.config, self.backbone.schedule
+        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
+        noisy = diffuse(self, batch, rollout.step, rollout.y, rollout.eps_hat, tau, f"fake-{update}")  # Eq. 4 and 10
+        f_fake = fake_prediction(self, batch, noisy.x_tau, tau, rollout.stage)
+        weight = fake_weight(config, schedule, tau) * noisy.weight
+        return fake_score_loss(f_fake, noisy.target, weight)  # Eq. 9: w(SNR) |f_fake - y|^2
 
-    def mix(self, eps_hat: Tensor, eps: Tensor) -> Tensor:
-        """Return the noise that takes y to tau: beta Up(eps_hat) + sqrt(1 - beta^2) eps, or eps alone (Eq. 10)."""
-        return eps if self.config.tau_noise == "fresh" else renoise(eps_hat, eps, self.plan.training_crossing)
+    def draw_score_stage(self, iteration: int, step: Step) -> Stage:
+        """Return the resolution at which the scores read a step's sample in an iteration; all processes agree on it."""
+        stages = self.score_stages(step)
+        own, shared = self.plan.stage_of(step), generator(self.seed, "matching", iteration)
+        if len(stages) == 1:
+            return next(iter(stages))
+        return own if float(torch.rand((), generator=shared)) < stages[own] else self.plan.match_stage
+
+    def score_stages(self, step: Step) -> dict[Stage, float]:
+        """Return the resolutions at which the scores read the samples of a step, each with its share of the draws."""
+        own, last = self.plan.stage_of(step), self.plan.match_stage
+        share = {"teacher": 0.0, "own": 1.0, "mixed": self.config.own_share}[self.config.matching]
+        stages = {own: share, last: 1.0 - share} if own != last else {last: 1.0}
+        return {stage: part for stage, part in stages.items() if part > 0.0}

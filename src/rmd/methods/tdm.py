@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
-from rmd.core.noise import NoiseSchedule, per_sample
+from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Step
 from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
 from rmd.methods.common import (
@@ -20,6 +20,7 @@ from rmd.methods.common import (
     roll_out,
     student_prediction,
     teacher_prediction,
+    trajectory_share,
 )
 from rmd.recipes.methods import TDMConfig
 
@@ -41,7 +42,7 @@ class TDM(Method):
         x_t = roll_out(self, batch, step)
         y, eps_hat = student_prediction(self, batch, step, x_t)
 
-        tau = draw_tau(config, batch, step, "tau-student")
+        tau = draw_tau(self, batch, step, "tau-student")
         eps = batch.noise.normal(y.shape, "noise-student")
         with torch.no_grad():
             mixed = trajectory_noise(schedule, step, tau, eps_hat, eps)
@@ -49,14 +50,14 @@ class TDM(Method):
             f_real = teacher_prediction(self, batch, x_tau, tau, stage)
             f_fake = fake_prediction(self, batch, x_tau, tau, stage)
 
-        w = sample_weight(y, f_real) if config.weight == "sample" else None
+        w = sample_weight(y, f_real, config.weight_floor) if config.weight == "sample" else None
         loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)
-        return loss, Rollout(step, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
+        return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
     def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, weighted by SNR and importance."""
         config, schedule, y = self.config, self.backbone.schedule, rollout.y
-        tau = draw_tau(config, batch, rollout.step, f"tau-fake-{update}")
+        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
         eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
         mixed = trajectory_noise(schedule, rollout.step, tau, rollout.eps_hat, eps)
         x_tau = schedule.add_noise(y, mixed, tau)
@@ -68,12 +69,9 @@ def trajectory_noise(schedule: NoiseSchedule, step: Step, tau: Tensor, eps_hat: 
     """Return the noise that takes x0_hat to the next state of the trajectory, diffused up to tau.
 
     Diffusing x_mid = alpha_mid x0_hat + sigma_mid eps_hat up to tau gives alpha_tau x0_hat + sigma_tau mixed, with
-    mixed = rho eps_hat + sqrt(1 - rho^2) eps and rho = (alpha_tau / alpha_mid) sigma_mid / sigma_tau.
+    mixed = rho eps_hat + sqrt(1 - rho^2) eps (`rmd.methods.common.trajectory_share`).
     """
-    # The last step ends at the clean sample, in which nothing of the predicted noise is left.
-    sigma_mid = schedule.sigma(step.tau_low) if step.tau_low > 0 else torch.zeros((), dtype=torch.float64)
-    ratio = schedule.alpha(tau) / schedule.alpha(step.tau_low)
-    rho = per_sample((ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0), eps)
+    rho = trajectory_share(schedule, step, tau, eps)
     return rho * eps_hat + (1 - rho**2).sqrt() * eps
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from rmd.common.typed import Strict
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rmd.core.noise import NoiseSchedule
 
 TimeMap = Literal["raise", "vp", "lower", "none"]
-Upsample = Literal["bilinear", "nearest", "bicubic"]
+Upsample = Literal["bilinear", "nearest", "bicubic", "dct", "taps"]
 NoiseRule = Literal["plain", "corrected", "block"]
 StepNoise = Literal["predicted", "fresh"]
 
@@ -115,15 +116,40 @@ Noise: TypeAlias = Annotated[
 ]
 
 
-class PlanConfig(Strict):
-    """The cascade: the number of steps, the resolutions, and the thresholds between them (Sec. 3.1)."""
+def _conflict(text: str) -> PydanticCustomError:
+    """Return the error of settings that do not go together; `rmd.common.typed.sentence` puts their group before it."""
+    return PydanticCustomError("conflict", text)
 
-    steps: Annotated[int, Field(gt=0, le=1000)]
-    """Steps of the student, over all stages."""
+
+class CrossAt(Strict):
+    """The noise levels at which a cascade enters each resolution but the first, in one of two units."""
+
+    sigma: Numbers = ()
+    """As sigma of a rectified flow, between 0 (clean) and 1 (pure noise), falling."""
+    logsnr: Numbers = ()
+    """As logSNR, rising."""
+
+
+class PlanConfig(Strict):
+    """The cascade: the steps, the resolutions, and their division (Sec. 3.1).
+
+    Give the steps' times as `steps`, `times` or `cross_at`, and their division as `thresholds` or `split`. A layer of a
+    recipe that gives one of them drops those of the layers below that say the same in another way.
+    """
+
+    steps: Annotated[int, Field(gt=0, le=1000)] | None = None
+    """Steps of the student, over all stages, at uniform times."""
+    times: Annotated[tuple[float, ...], Field(strict=False, max_length=1000)] = ()
+    """Teacher times of the steps, from 1000 (pure noise) down, in place of uniform ones."""
+    cross_at: CrossAt | None = None
+    """Noise level of each stage's first step, but the first stage's: the stages' other steps divide the time between
+    these evenly. Needs `split`."""
     sides: Sides
     """Stage sizes in pixels, first to last: 512, [height, width] or HEIGHTxWIDTH."""
     thresholds: Numbers = ()
     """logSNR thresholds between the stages, one fewer than stages, on the teacher's own schedule."""
+    split: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
+    """Steps of each stage, such as [2, 2], in place of thresholds."""
     map: TimeMap = "raise"
     """Timestep map of the low-resolution steps (Eq. 2). `raise`: the form that the paper uses. `vp`: the same logSNR
     shift on the model's own schedule. `lower`: the inverse of `raise`. `none`: the teacher's time."""
@@ -138,12 +164,39 @@ class PlanConfig(Strict):
     """Size at which samples are compared and on which networks are conditioned; by default the last of `sides`. A
     larger one trains a low-resolution student against the teacher's own resolution."""
 
+    @property
+    def step_count(self) -> int:
+        """The number of steps."""
+        return len(self.times) or self.steps or sum(self.split)
+
+    @model_validator(mode="after")
+    def _say_everything_once(self) -> PlanConfig:
+        ways = {"times": self.times, "cross_at": self.cross_at, "steps": self.steps}
+        given = [name for name, value in ways.items() if value]
+        if len(given) > 1:
+            raise _conflict(f"gives the times of its steps by {given[0]} and by {given[1]}: leave out one of them")
+        if self.split and self.thresholds:
+            raise _conflict("divides its steps by split and by thresholds: leave out one of them")
+        if self.times and self.grid_end:
+            raise _conflict("has both times and grid_end, which is the end of uniform times: leave out one of them")
+        if self.cross_at is not None and bool(self.cross_at.sigma) == bool(self.cross_at.logsnr):
+            raise _conflict("needs either sigma or logsnr in cross_at")
+        if self.cross_at is not None and not self.split:
+            raise _conflict("has cross_at but no split: give the number of steps of each stage, such as [2, 2]")
+        if not (given or self.split):
+            raise _conflict("gives no steps: set steps, times or split")
+        return self
+
 
 class CrossingConfig(Strict):
     """The transition from one step to the next, above all to a higher resolution (Eq. 4 and 10)."""
 
     upsample: Upsample = "bilinear"
-    """Interpolation to the next resolution; the paper uses bilinear."""
+    """Interpolation to the next resolution; the paper uses bilinear. `dct` pads the cosine transform with zeros, which
+    keeps the spectrum of the low resolution. `taps` is a linear filter of your own."""
+    taps: Annotated[tuple[float, ...], Field(strict=False, max_length=1024)] = ()
+    """With `upsample` taps: the filter along one dimension, for a ratio of two neighbouring stages' sides that is a
+    whole number; `rmd probe` fits one."""
     rule: NoiseRule = "plain"
     """How predicted and fresh noise are mixed. `plain`: Eq. 10. `corrected`: the same, divided by its standard
     deviation. `block`: predicted noise sets the low-resolution part of white noise."""
@@ -151,6 +204,8 @@ class CrossingConfig(Strict):
     """Weight of the predicted noise when sampling, 0 to 1."""
     within: StepNoise = "predicted"
     """Noise of a step that stays at its resolution: the predicted one, or `fresh` (DMD2, scale-wise distillation)."""
+    eta: Share = 1.0
+    """With `within` predicted: weight of the predicted noise, 0 to 1; the rest is fresh, as in Eq. 10."""
     train_rule: NoiseRule | None = None
     """`rule` in training; empty: the same as when sampling."""
     train_beta: Share | None = None

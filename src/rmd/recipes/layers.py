@@ -2,11 +2,12 @@
 
 This module handles files and plain mappings; `rmd.recipes.schema` gives them types. A recipe is a stack of layers: the
 root that it extends comes first, and every override is a layer of its own. A later layer takes precedence. Mappings are
-merged key by key, and everything else is replaced. Two rules serve settings that depend on a choice:
+merged key by key, and everything else is replaced. Three rules serve settings that depend on a choice:
 
 * a mapping with another `kind` (the noise) replaces the whole mapping below it;
 * a layer that changes `method.name` keeps the keys of `method` from the layers below, except those that only the
-  earlier method has. Keys that the new method lacks are an error in the same layer or a later one.
+  earlier method has. Keys that the new method lacks are an error in the same layer or a later one;
+* a layer that sets one of the `ALTERNATIVES` drops the others from the layers below.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ MAX_FILES = 20
 """Largest number of recipe files that may extend one another."""
 MAX_KEYS = 10
 """Largest number of dotted keys in an override: recipes are three levels deep."""
+ALTERNATIVES: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "plan": {
+        "steps": frozenset({"times", "cross_at"}),
+        "times": frozenset({"steps", "cross_at", "grid_end"}),
+        "cross_at": frozenset({"steps", "times", "thresholds"}),
+        "thresholds": frozenset({"split", "cross_at"}),
+        "split": frozenset({"thresholds"}),
+    },
+}
+"""Settings by group, each with those of the same group that would say the same in another way."""
 IsText = Callable[[Sequence[str]], bool]
 """Tells whether the setting at a sequence of keys is a text."""
 
@@ -70,7 +81,8 @@ def merge(layers: Sequence[Layer]) -> dict[str, object]:
     """Return the values of all layers in one nested mapping, by the rules above."""
     merged: dict[str, object] = {}
     for layer in layers:
-        merged = _merge(_without_keys_of_another_method(merged, layer.values), layer.values)
+        kept = _without_alternatives(_without_keys_of_another_method(merged, layer.values), layer.values)
+        merged = _merge(kept, layer.values)
     return merged
 
 
@@ -196,6 +208,18 @@ def _without_keys_of_another_method(under: Mapping[str, object], over: Mapping[s
     if not new:
         return under  # an unknown method: the error should be about its name
     return {**under, "method": {key: value for key, value in below.items() if key in new or key not in old}}
+
+
+def _without_alternatives(under: Mapping[str, object], over: Mapping[str, object]) -> Mapping[str, object]:
+    """Drop the settings that the layer above gives in another way."""
+    kept = dict(under)
+    for group, alternatives in ALTERNATIVES.items():
+        below, above = under.get(group), over.get(group)
+        if isinstance(below, dict) and isinstance(above, dict):
+            given = [key for key in above if above[key] is not None]
+            dropped = frozenset[str]().union(*(alternatives.get(key, frozenset()) for key in given))
+            kept[group] = {key: value for key, value in below.items() if key not in dropped}
+    return kept
 
 
 def _merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

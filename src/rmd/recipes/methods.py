@@ -16,7 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, WrapValidator
 from rmd.common.errors import RMDError, shown
 from rmd.common.plugins import Registry
 from rmd.common.typed import Strict
-from rmd.recipes.groups import MAX_STAGES, Few, Rate, Weight, Whole
+from rmd.recipes.groups import MAX_STAGES, Few, Rate, Share, Weight, Whole
 
 DEFAULT = "rmd"
 """The method of a recipe that names none."""
@@ -26,7 +26,7 @@ class MethodConfig(Strict):
     """The settings that every method has. A method of another package adds its own options in a subclass."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    """The method: `rmd`, `tdm`, `dmd2`, `stagewise`, or one that an installed package provides."""
+    """The method: `rmd`, `tdm`, `dmd2`, or one that an installed package provides."""
     guidance: Annotated[float, Field(ge=0, le=1000)]
     """Scale of the teacher's classifier-free guidance, uncond + guidance (cond - uncond); 1 turns it off."""
     fake_updates: Annotated[int, Field(gt=0, le=100)] = 1
@@ -41,13 +41,21 @@ class MethodConfig(Strict):
 class MatchingConfig(MethodConfig):
     """The settings of methods that match distributions by a teacher's and a fake score (Eq. 7 to 9)."""
 
-    metric: Literal["pseudo_huber", "l2"] = "pseudo_huber"
-    """Metric of the student's loss; the paper uses pseudo-Huber (App. B)."""
+    metric: Literal["pseudo_huber", "pseudo_huber_elements", "l2"] = "pseudo_huber"
+    """Metric of the student's loss. `pseudo_huber`: of each sample's norm, as in the paper (App. B).
+    `pseudo_huber_elements`: of each value, as in the authors' code. `l2`: half the mean square."""
     weight: Literal["sample", "none"] = "sample"
     """`sample`: divide the student's loss by mean |y - f_real| of each sample. `none`: no weight."""
-    tau: Literal["segment", "above", "all"] = "segment"
-    """Range from which the scores' teacher times are drawn. `segment`: the trained step's own segment. `above`: from
-    the segment's lower end up to 1000. `all`: 0 to 1000."""
+    weight_floor: Rate = 1e-5
+    """Smallest mean |y - f_real| by which `weight` divides."""
+    tau: Literal["segment", "stage", "above", "all"] = "segment"
+    """Range from which the scores' teacher times are drawn. `segment`: the trained step's own segment. `stage`: from
+    the segment's lower end up to the last step of the stage before. `above`: from there up to 1000. `all`: 0 to
+    1000."""
+    tau_offset: Annotated[tuple[Share, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
+    """Share of the range that is left out at its lower end, for each stage; the last number holds for further ones."""
+    tau_spacing: Literal["time", "grid"] = "time"
+    """Scale on which these times are uniform: the teacher's time, or the scheduler's before the flow shift."""
     fake_weight: Literal["snr", "snr_plus_one", "noise"] = "snr"
     """Weight of the fake score's error (Eq. 9). `snr`: min(SNR, snr_cap). `snr_plus_one`: that plus 1. `noise`:
     uncapped SNR, i.e. MSE on the predicted noise."""
@@ -58,9 +66,13 @@ class MatchingConfig(MethodConfig):
 class CascadeConfig(MatchingConfig):
     """The settings of methods that train cascades of several stages."""
 
-    tau_noise: Literal["mixed", "fresh"] = "mixed"
+    tau_noise: Literal["mixed", "fresh", "trajectory", "trajectory_sample"] = "mixed"
     """Noise that takes the student's sample to the time tau. `mixed`: predicted and fresh noise as in a crossing
-    (Eq. 10). `fresh`: fresh noise only."""
+    (Eq. 10). `fresh`: fresh noise only. `trajectory`: the sampler's next state, diffused up to tau; the fake score
+    learns its exact score. `trajectory_sample`: the same, but the fake score predicts the sample (the authors' code).
+    """
+    stage_weights: Annotated[tuple[Weight, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
+    """Weight of the student's loss at each stage (Eq. 6); empty: 1 each."""
     warmup_steps: Whole = 0
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
@@ -71,12 +83,11 @@ class RMDConfig(CascadeConfig):
     """Settings of cross-resolution distribution matching, the paper's method."""
 
     name: Literal["rmd"] = "rmd"
-
-
-class StagewiseConfig(CascadeConfig):
-    """Settings of cascades that are matched stage by stage, each at its own resolution."""
-
-    name: Literal["stagewise"] = "stagewise"
+    matching: Literal["teacher", "own", "mixed"] = "teacher"
+    """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
+    cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
+    own_share: Share = 0.5
+    """With `matching` mixed: share of the iterations that match at the step's own resolution."""
 
 
 class TDMConfig(MatchingConfig):
@@ -115,14 +126,11 @@ METHODS: Registry[MethodClass] = Registry(
         "rmd": "rmd.methods.rmd:RMD",
         "tdm": "rmd.methods.tdm:TDM",
         "dmd2": "rmd.methods.dmd2:DMD2",
-        "stagewise": "rmd.methods.stagewise:Stagewise",
     },
 )
 """All methods by name."""
 
-_OWN: Mapping[str, type[MethodConfig]] = {
-    "rmd": RMDConfig, "tdm": TDMConfig, "dmd2": DMD2Config, "stagewise": StagewiseConfig,
-}  # fmt: skip
+_OWN: Mapping[str, type[MethodConfig]] = {"rmd": RMDConfig, "tdm": TDMConfig, "dmd2": DMD2Config}
 
 
 def method_config(name: object) -> type[MethodConfig] | None:
@@ -168,6 +176,6 @@ def _validate(value: object, handler: Callable[[object], Any]) -> MethodConfig:
 
 
 AnyMethodConfig: TypeAlias = Annotated[
-    SerializeAsAny[RMDConfig | TDMConfig | DMD2Config | StagewiseConfig | MethodConfig], WrapValidator(_validate)
+    SerializeAsAny[RMDConfig | TDMConfig | DMD2Config | MethodConfig], WrapValidator(_validate)
 ]
 """The settings of any method, told apart by `name`."""

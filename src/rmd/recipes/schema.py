@@ -8,6 +8,7 @@ so that an error in a recipe is reported at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
@@ -120,22 +121,39 @@ def _build_plan(
 ) -> StepPlan:
     from rmd.core.plan import Crossing, build_plan
 
+    schedule = _schedule(noise, settings.shift)
+    times = _times(settings, schedule)
     rule = crossing.rule if crossing.train_rule is None else crossing.train_rule
     beta = crossing.beta if crossing.train_beta is None else crossing.train_beta
-    upsample, within = crossing.upsample, crossing.within
+    sampled = Crossing(
+        upsample=crossing.upsample, taps=crossing.taps, rule=crossing.rule, beta=crossing.beta,
+        within=crossing.within, eta=crossing.eta,
+    )  # fmt: skip
     return build_plan(
-        _schedule(noise, settings.shift),
-        steps=settings.steps,
+        schedule,
         sides=settings.sides,
+        steps=None if times else settings.step_count,
+        times=times,
         thresholds=settings.thresholds,
+        split=settings.split,
         time_map=settings.map,
-        crossing=Crossing(upsample=upsample, rule=crossing.rule, beta=crossing.beta, within=within),
-        training_crossing=Crossing(upsample=upsample, rule=rule, beta=beta, within=within),
+        crossing=sampled,
+        training_crossing=replace(sampled, rule=rule, beta=beta),
         grid_end=settings.grid_end,
         multiple=settings.multiple,
         frames=frames,
         match_side=settings.match_side,
     )
+
+
+def _times(settings: PlanConfig, schedule: NoiseSchedule) -> Sequence[float]:
+    """Return the teacher times of a plan's steps, or none for uniform ones."""
+    from rmd.core.times import logsnr_at, stage_times
+
+    if settings.cross_at is None:
+        return settings.times
+    levels = settings.cross_at.logsnr or [logsnr_at(value) for value in settings.cross_at.sigma]
+    return stage_times(schedule, settings.split, levels, settings.grid_end)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:

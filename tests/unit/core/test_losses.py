@@ -128,7 +128,7 @@ def test_a_small_difference_survives_a_large_sample_in_float32_and_bfloat16() ->
 
 def test_an_unknown_metric_is_refused() -> None:
     x = torch.zeros(1, 2)
-    with pytest.raises(RMDError, match="unknown metric 'l1': use pseudo_huber or l2"):
+    with pytest.raises(RMDError, match="unknown metric 'l1': use pseudo_huber, pseudo_huber_elements or l2"):
         generator_loss(x, x, x, metric="l1")  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Step
-from rmd.methods import DMD2, METHODS, RMD, TDM, Batch, Method, Rollout, Stagewise
+from rmd.methods import DMD2, METHODS, RMD, TDM, Batch, Method, Rollout
 from rmd.methods.base import draw_shares
 from rmd.methods.common import fake_prediction, roll_out, student_prediction, teacher_prediction
 from rmd.recipes.methods import MethodConfig
@@ -23,7 +23,7 @@ THREE = make_method(LinearBackbone(), cascade(TOY, sides=(8, 16, 32), steps=6), 
 
 
 def test_methods_are_found_by_their_names() -> None:
-    classes = {"rmd": RMD, "tdm": TDM, "dmd2": DMD2, "stagewise": Stagewise}
+    classes = {"rmd": RMD, "tdm": TDM, "dmd2": DMD2}
     assert {name: METHODS.get(name) for name in METHODS.names()} == classes
     assert all(kind.Config.model_fields["name"].annotation.__args__ == (name,) for name, kind in classes.items())
 
@@ -129,7 +129,7 @@ class Plain(Method):
         y, eps_hat = student_prediction(self, batch, step, x_t)
         tau = torch.full((len(y),), step.model_time, dtype=torch.float64)
         f_real = teacher_prediction(self, batch, x_t, tau, self.plan.stage_of(step))
-        rollout = Rollout(step, y.detach(), eps_hat.detach(), tau, x_t, f_real, f_real)
+        rollout = Rollout(step, self.plan.match_stage, y.detach(), eps_hat.detach(), tau, x_t, f_real, f_real)
         return self.config.scale * (y - f_real).square().mean(), rollout
 
     def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
@@ -156,10 +156,12 @@ def test_another_packages_method_is_a_class_with_its_own_settings(monkeypatch: p
     assert losses[1] == pytest.approx(2 * losses[0]) != 0
 
 
-@pytest.mark.parametrize("name", ["tdm", "dmd2", "stagewise"])
+@pytest.mark.parametrize("name", ["tdm", "dmd2"])
 def test_only_rmd_matches_samples_at_another_resolution(name: str) -> None:
     plan = replace(cascade(TOY, sides=(16,)), match_side=(32, 32))
     with pytest.raises(RMDError) as caught:
         make_method(LinearBackbone(), plan, name=name)
-    sentence = "matches samples at their own resolution: leave out plan.match_side, or use method rmd"
+    sentence = (
+        "matches samples at their own resolution: leave out plan.match_side, or use method rmd with matching=teacher"
+    )
     assert str(caught.value) == f"method {name} {sentence}"

@@ -24,7 +24,7 @@ from rmd.recipes.methods import RMDConfig
 both_modes = pytest.mark.parametrize("mode", ["lora", "full"])
 TOY = LinearBackbone()
 PLAN = cascade(TOY)
-CONFIGS = {tau: RMDConfig(guidance=1.0, tau=tau) for tau in ("segment", "above", "all")}
+METHODS = {tau: make_method(TOY, PLAN, tau=tau) for tau in ("segment", "above", "all")}
 
 
 def matched_plan(backbone: Backbone) -> StepPlan:
@@ -151,10 +151,10 @@ def test_the_weight_of_the_fake_score_is_the_capped_snr_that_plus_one_or_the_unc
     torch.testing.assert_close(weight(fake_weight="noise"), snr)
 
 
-@given(iteration=st.integers(0, 1000), index=st.integers(0, 3), tau=st.sampled_from(sorted(CONFIGS)))
+@given(iteration=st.integers(0, 1000), index=st.integers(0, 3), tau=st.sampled_from(sorted(METHODS)))
 def test_tau_stays_in_its_range(iteration: int, index: int, tau: str) -> None:
     step = PLAN.steps[index]
-    drawn = draw_tau(CONFIGS[tau], make_batch(TOY, iteration=iteration, count=4), step, "tau")
+    drawn = draw_tau(METHODS[tau], make_batch(TOY, iteration=iteration, count=4), step, "tau")
     assert drawn.shape == (4,)
     assert drawn.dtype == torch.float64
     low = 0.0 if tau == "all" else step.tau_low
@@ -163,13 +163,13 @@ def test_tau_stays_in_its_range(iteration: int, index: int, tau: str) -> None:
     assert float(drawn.max()) <= min(high, 1000.0 - TAU_MARGIN)
 
 
-@pytest.mark.parametrize("tau", sorted(CONFIGS))
+@pytest.mark.parametrize("tau", sorted(METHODS))
 def test_tau_fills_its_range(tau: str) -> None:
     noise = CounterNoise(0, range(500))
     cond = Cond({"context": torch.zeros(500)})
     batch = type(make_batch(TOY))(0, cond, cond, noise)
     for step in PLAN.steps:
-        drawn = draw_tau(CONFIGS[tau], batch, step, "tau")
+        drawn = draw_tau(METHODS[tau], batch, step, "tau")
         low = max(0.0 if tau == "all" else step.tau_low, TAU_MARGIN)
         high = min(step.tau_high if tau == "segment" else 1000.0, 1000.0 - TAU_MARGIN)
         assert float(drawn.min()) == pytest.approx(low, abs=0.02 * (high - low))
@@ -180,5 +180,5 @@ def test_tau_fills_its_range(tau: str) -> None:
 def test_a_segment_outside_of_the_margins_still_gives_a_time_between_them() -> None:
     plan = cascade(TOY, sides=(32,), steps=100)
     for step in (plan.steps[0], plan.steps[-1]):
-        drawn = draw_tau(CONFIGS["segment"], make_batch(TOY), step, "tau")
+        drawn = draw_tau(make_method(TOY, plan), make_batch(TOY), step, "tau")
         assert TAU_MARGIN <= float(drawn.min()) <= float(drawn.max()) <= 1000.0 - TAU_MARGIN

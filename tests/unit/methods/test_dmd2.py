@@ -35,13 +35,13 @@ def test_the_sample_is_the_prediction_itself_under_fresh_noise() -> None:
         fresh = batch.noise.normal(rollout.y.shape, "noise-student")
         assert rollout.y.shape == rollout.eps_hat.shape
         assert torch.equal(rollout.x_tau, schedule.add_noise(rollout.y, fresh, rollout.tau))
-        assert method.score_stage(step) == method.plan.stages[-1]
+        assert method.score_stages(step) == {method.plan.stages[-1]: 1.0}
 
 
 def test_tau_comes_from_the_whole_range_at_every_step() -> None:
     method = make()
     drawn = [
-        draw_tau(method.config, make_batch(method.backbone, iteration=i), step, "tau")
+        draw_tau(method, make_batch(method.backbone, iteration=i), step, "tau")
         for i in range(200)
         for step in method.plan.steps[:2]
     ]

@@ -14,7 +14,7 @@ from rmd.core.crossing import renoise, upsample
 from rmd.core.plan import Crossing, StepPlan
 from rmd.methods import RMD, Method
 from rmd.methods import rmd as module
-from rmd.methods.common import draw_tau, roll_out
+from rmd.methods.common import diffuse, draw_tau, roll_out
 from rmd.models import Backbone
 from rmd.models.roles import TRAINED
 
@@ -118,7 +118,7 @@ def test_both_scores_read_samples_at_the_teachers_resolution(sides: tuple[int, .
             assert tensor.shape == final
             assert not tensor.requires_grad
         assert rollout.eps_hat.shape == method.latent_shape(2, method.plan.stage_of(step))
-        assert method.score_stage(step) == method.plan.stages[-1]
+        assert method.score_stages(step) == {method.plan.stages[-1]: 1.0}
 
 
 def test_a_low_resolution_student_can_be_matched_at_a_higher_resolution() -> None:
@@ -128,7 +128,7 @@ def test_a_low_resolution_student_can_be_matched_at_a_higher_resolution() -> Non
         _, rollout = method.student_loss(make_batch(backbone), step)
         assert rollout.eps_hat.shape[-2:] == method.latent_shape(1, method.plan.stages[0])[-2:]
         assert rollout.y.shape == rollout.f_real.shape == method.latent_shape(2, method.plan.match_stage)
-        assert method.score_stage(step).size == "32x32"
+        assert method.draw_score_stage(0, step).size == "32x32"
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
@@ -155,23 +155,26 @@ def test_the_scores_read_the_upsampled_sample_under_the_mixed_noise(index: int, 
 
 @pytest.mark.parametrize("crossing", [Crossing(beta=0.3), Crossing(rule="corrected", beta=0.3), SHARP])
 def test_the_noise_at_tau_is_that_of_the_training_crossing(crossing: Crossing) -> None:
+    """At the low resolution as in a crossing, and at the teacher's, where nothing is upsampled, too (Eq. 10)."""
     backbone = LinearBackbone()
     method = make(backbone, cascade(backbone, training_crossing=crossing))
-    eps_hat, fresh = noise(2, 2, 16, 16), noise(2, 2, 32, 32, seed=1)
-    assert torch.equal(method.mix(eps_hat, fresh), renoise(eps_hat, fresh, crossing))
-    assert not torch.equal(method.mix(eps_hat, fresh), fresh)
-
-
-def test_at_the_teachers_resolution_the_mixture_is_the_two_noises() -> None:
-    backbone = LinearBackbone()
-    method = make(backbone, cascade(backbone, training_crossing=Crossing(beta=0.6)))
-    eps_hat, fresh = noise(2, 2, 32, 32), noise(2, 2, 32, 32, seed=1)
-    torch.testing.assert_close(method.mix(eps_hat, fresh), 0.6 * eps_hat + 0.8 * fresh)
+    batch, tau = make_batch(backbone), torch.full((2,), 600.0, dtype=torch.float64)
+    y, fresh = noise(2, 2, 32, 32, seed=2), batch.noise.normal((2, 2, 32, 32), "noise-student")
+    for step, side in ((method.plan.steps[0], 16), (method.plan.steps[2], 32)):
+        eps_hat = noise(2, 2, side, side)
+        noisy = diffuse(method, batch, step, y, eps_hat, tau, "student")
+        expected = backbone.schedule.add_noise(y, renoise(eps_hat, fresh, crossing), tau)
+        assert torch.equal(noisy.x_tau, expected)
+        assert noisy.target is y
+        assert not torch.equal(noisy.x_tau, backbone.schedule.add_noise(y, fresh, tau))
 
 
 def test_fresh_noise_ignores_the_prediction() -> None:
-    fresh = noise(2, 2, 32, 32)
-    assert make(tau_noise="fresh").mix(noise(2, 2, 16, 16), fresh) is fresh
+    method = make(tau_noise="fresh")
+    batch, tau = make_batch(method.backbone), torch.full((2,), 600.0, dtype=torch.float64)
+    y, fresh = noise(2, 2, 32, 32, seed=2), batch.noise.normal((2, 2, 32, 32), "noise-student")
+    noisy = diffuse(method, batch, method.plan.steps[0], y, noise(2, 2, 16, 16), tau, "student")
+    assert torch.equal(noisy.x_tau, method.backbone.schedule.add_noise(y, fresh, tau))
 
 
 def test_the_fake_score_learns_the_students_sample() -> None:
@@ -186,9 +189,10 @@ def test_the_fake_score_learns_the_students_sample() -> None:
     method.roles.backward("fake", method.fake_loss(batch, rollout))  # checks that no student parameter is reached
     final = method.plan.stages[-1]
     with torch.no_grad():
-        tau = draw_tau(method.config, batch, rollout.step, "tau-fake-0")
+        tau = draw_tau(method, batch, rollout.step, "tau-fake-0")
         fresh = batch.noise.normal(rollout.y.shape, "noise-fake-0")
-        x_tau = backbone.schedule.add_noise(rollout.y, method.mix(rollout.eps_hat, fresh), tau)
+        mixed = renoise(rollout.eps_hat, fresh, method.plan.training_crossing)
+        x_tau = backbone.schedule.add_noise(rollout.y, mixed, tau)
         kwargs = backbone.stage_cond(batch.cond, final, final)
         x0, _ = backbone.predict(network_of(method, "fake"), x_tau, tau, kwargs)
     snr = (backbone.schedule.alpha(tau) / backbone.schedule.sigma(tau)).square().clamp(max=method.config.snr_cap)

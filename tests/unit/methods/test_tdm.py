@@ -121,7 +121,7 @@ def test_the_fake_scores_error_is_weighted_by_snr_and_importance() -> None:
     perturb(method, "fake")
     _, rollout = method.student_loss(batch, step)
     loss = float(method.fake_loss(batch, rollout).detach())
-    tau = draw_tau(method.config, batch, step, "tau-fake-0")
+    tau = draw_tau(method, batch, step, "tau-fake-0")
     fresh = batch.noise.normal(rollout.y.shape, "noise-fake-0")
     mixed = trajectory_noise(backbone.schedule, step, tau, rollout.eps_hat, fresh)
     x_tau = backbone.schedule.add_noise(rollout.y, mixed, tau)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rmd.recipes.hashes import config_hash, run_hash, settings_hash
-from rmd.recipes.methods import DMD2Config, StagewiseConfig, TDMConfig
+from rmd.recipes.methods import DMD2Config, RMDConfig, TDMConfig
 from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 
 
@@ -45,9 +45,13 @@ CHANGES = {
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
     "crossing.within": "fresh", "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
     "plan.match_side": "[96, 96]", "data.images": "folder",
-    "method.name": "stagewise", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
+    "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7", "method.stage_draws": "[1, 2]",
+    "method.weight_floor": "0.2", "method.tau_offset": "[0.25]", "method.tau_spacing": "grid",
+    "method.stage_weights": "[1, 2]", "method.matching": "own", "method.own_share": "0.25",
+    "plan.times": "[1000, 900, 750, 375]", "plan.split": "[2, 2]", "plan.cross_at": "{sigma: [0.8]}",
+    "crossing.eta": "0.5", "crossing.taps": "[0.25, 0.75, 0.75, 0.25]",
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0", "roles.layers": "transformers",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
     "optim.weight_decay": "0.5", "optim.clip_norm": "0.5", "optim.ema": "0.5",
@@ -65,18 +69,25 @@ CHANGES = {
     "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7",
 }  # fmt: skip
 """An override of recipe `scenes` for every key."""
+
+
+def change(key: str) -> list[str]:
+    """Return overrides that change a key, with what the changed one needs beside it."""
+    return [*(["plan.split=[2, 2]"] if key == "plan.cross_at" else []), f"{key}={CHANGES[key]}"]
+
+
 CHANGES_OF_DMD2 = {"method.adversarial": "0.5", "method.adversarial_fake": "0.5"}
 
 
 def test_every_key_changes_the_hash() -> None:
     recipe = load_recipe("scenes")
     assert set(CHANGES) | {"version", "noise.kind"} == set(leaves(recipe))
-    hashes = {config_hash(load_recipe("scenes", [f"{key}={value}"])) for key, value in CHANGES.items()}
+    hashes = {config_hash(load_recipe("scenes", change(key))) for key in CHANGES}
     assert len(hashes | {config_hash(recipe)}) == len(CHANGES) + 1
 
 
 def test_every_key_of_every_method_changes_the_hash_of_its_runs() -> None:
-    for name, config in {"tdm": TDMConfig, "dmd2": DMD2Config, "stagewise": StagewiseConfig}.items():
+    for name, config in {"tdm": TDMConfig, "dmd2": DMD2Config, "rmd": RMDConfig}.items():
         keys = {key for key in {**CHANGES, **CHANGES_OF_DMD2} if key.removeprefix("method.") in config.model_fields}
         keys = {key for key in keys if key.startswith("method.") and key != "method.name"}
         assert {f"method.{key}" for key in config.model_fields} == keys | {"method.name"}
@@ -87,15 +98,15 @@ def test_every_key_of_every_method_changes_the_hash_of_its_runs() -> None:
 
 
 def test_methods_with_equal_settings_have_different_hashes() -> None:
-    recipes = [load_recipe("scenes", [f"method.name={name}"]) for name in ("rmd", "tdm", "dmd2", "stagewise")]
-    assert len({run_hash(recipe) for recipe in recipes}) == len({settings_hash(recipe) for recipe in recipes}) == 4
+    recipes = [load_recipe("scenes", [f"method.name={name}"]) for name in ("rmd", "tdm", "dmd2")]
+    assert len({run_hash(recipe) for recipe in recipes}) == len({settings_hash(recipe) for recipe in recipes}) == 3
 
 
 @given(st.lists(st.sampled_from(sorted(CHANGES)), unique=True), st.sampled_from(["scenes", "sdxl"]), st.sampled_from(
-    ["rmd", "stagewise", "tdm", "dmd2"]
+    ["rmd", "tdm", "dmd2"]
 ))  # fmt: skip
 def test_what_is_written_reads_back(keys: list[str], name: str, method: str) -> None:
-    changes = [f"{key}={CHANGES[key]}" for key in keys if key != "method.name"]
+    changes = [text for key in keys if key != "method.name" for text in change(key)]
     recipe = load_recipe(name, [*changes, f"method.name={method}"])
     text = to_yaml(recipe)
     again = load_recipe("scenes", [f"{group}={value}" for group, value in flow_groups(text).items()])
@@ -117,11 +128,7 @@ def flow_groups(text: str) -> dict[str, str]:
 
 def test_length_logging_and_machines_do_not_change_the_hash_of_settings() -> None:
     recipe = load_recipe("scenes")
-    free = {
-        key
-        for key, value in CHANGES.items()
-        if settings_hash(load_recipe("scenes", [f"{key}={value}"])) == settings_hash(recipe)
-    }
+    free = {key for key in CHANGES if settings_hash(load_recipe("scenes", change(key))) == settings_hash(recipe)}
     every = {
         "log_every",
         "sample_every",
@@ -139,7 +146,7 @@ def test_length_logging_and_machines_do_not_change_the_hash_of_settings() -> Non
 
 def test_locations_do_not_change_the_hash_of_a_run_but_settings_do() -> None:
     recipe = load_recipe("scenes")
-    changed = {key: load_recipe("scenes", [f"{key}={value}"]) for key, value in CHANGES.items()}
+    changed = {key: load_recipe("scenes", change(key)) for key in CHANGES}
     same = {key for key, other in changed.items() if run_hash(other) == run_hash(recipe)}
     contents = {"prompts", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache"}
     contents |= {"skip_invalid", "options"}
@@ -155,7 +162,7 @@ def test_the_hash_of_settings_is_that_of_stored_comparisons() -> None:
 
 
 def test_every_other_key_makes_a_different_run() -> None:
-    others = [settings_hash(load_recipe("scenes", [f"{key}={value}"])) for key, value in CHANGES.items()]
+    others = [settings_hash(load_recipe("scenes", change(key))) for key in CHANGES]
     same = settings_hash(load_recipe("scenes"))
     assert len({other for other in others if other != same}) == sum(other != same for other in others)
 
@@ -170,15 +177,18 @@ def test_a_decay_of_the_learning_rates_makes_the_length_part_of_the_hash() -> No
 DEFAULTS = {
     "frames": 1,
     "noise": {"shift": 1.0, "num_train_timesteps": 1000},
-    "plan": {"thresholds": [], "map": "raise", "grid_end": 0.0, "multiple": 8, "shift": None, "match_side": None},
+    "plan": {"thresholds": [], "map": "raise", "grid_end": 0.0, "multiple": 8, "shift": None, "match_side": None,
+             "times": [], "split": [], "cross_at": None},
     "crossing": {
         "upsample": "bilinear", "rule": "plain", "beta": 1.0, "within": "predicted", "train_rule": None,
-        "train_beta": None,
+        "train_beta": None, "eta": 1.0, "taps": [],
     },
     "conditioning": {"original": "final", "target": "stage", "pos_rescale": False},
     "method": {
         "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
         "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
+        "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "stage_weights": [], "matching": "teacher",
+        "own_share": 0.5,
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {
@@ -191,13 +201,13 @@ DEFAULTS = {
     },
 }  # fmt: skip
 """Defaults, which hashes leave out: if one changed, an earlier run would be taken for one with the new value."""
+_MATCHING = {
+    "metric": "pseudo_huber", "weight": "sample", "weight_floor": 1e-5, "tau": "segment", "tau_offset": (),
+    "tau_spacing": "time", "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1,
+}  # fmt: skip
 METHOD_DEFAULTS = {
-    "tdm": {"metric": "pseudo_huber", "weight": "sample", "tau": "segment", "fake_weight": "snr", "snr_cap": 5.0,
-            "fake_updates": 1},
-    "dmd2": {"metric": "pseudo_huber", "weight": "sample", "tau": "segment", "fake_weight": "snr", "snr_cap": 5.0,
-             "fake_updates": 1, "adversarial": 0.0, "adversarial_fake": 1.0},
-    "stagewise": {"metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
-                  "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": []},
+    "tdm": _MATCHING,
+    "dmd2": {**_MATCHING, "adversarial": 0.0, "adversarial_fake": 1.0},
 }  # fmt: skip
 
 
@@ -214,7 +224,7 @@ def test_defaults_that_hashes_leave_out_do_not_change() -> None:
     assert spelt_out == written
     assert run_hash(spelt_out) == run_hash(written) and settings_hash(spelt_out) == settings_hash(written)
     for name, defaults in METHOD_DEFAULTS.items():
-        config = {"tdm": TDMConfig, "dmd2": DMD2Config, "stagewise": StagewiseConfig}[name]
+        config = {"tdm": TDMConfig, "dmd2": DMD2Config}[name]
         assert config(name=name, guidance=3.0) == config(name=name, guidance=3.0, **defaults)
         assert set(config.model_fields) == {"name", "guidance", *defaults}
     vp = load_recipe("scenes").noise.model_copy(

@@ -15,7 +15,6 @@ from rmd.recipes.methods import (
     DMD2Config,
     MethodConfig,
     RMDConfig,
-    StagewiseConfig,
     TDMConfig,
     method_config,
     method_keys,
@@ -23,14 +22,14 @@ from rmd.recipes.methods import (
 from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 
 SHARED = {"name", "guidance", "fake_updates", "metric", "weight", "tau", "fake_weight", "snr_cap"}
-STAGES = {"tau_noise", "warmup_steps", "stage_draws"}
+SHARED |= {"weight_floor", "tau_offset", "tau_spacing"}
+STAGES = {"matching", "own_share", "tau_noise", "stage_weights", "warmup_steps", "stage_draws"}
 
 
 @pytest.mark.parametrize(
     ("name", "config", "own"),
     [
         ("rmd", RMDConfig, STAGES),
-        ("stagewise", StagewiseConfig, STAGES),
         ("tdm", TDMConfig, set()),
         ("dmd2", DMD2Config, {"adversarial", "adversarial_fake"}),
     ],
@@ -104,7 +103,7 @@ def test_the_name_of_another_packages_method_is_part_of_the_hash() -> None:
         ("method.strength=11", "method.strength should be at most 10.0, but is 11"),
         ("method.strenght=1", "there is no key method.strenght; did you mean method.strength?"),
         ("method.tau=all", "method.tau does not go with method mine"),
-        ("method.name=min", "method.name should be 'rmd', 'tdm', 'dmd2', 'stagewise' or 'mine', but is 'min'"),
+        ("method.name=min", "method.name should be 'rmd', 'tdm', 'dmd2' or 'mine', but is 'min'"),
     ],
 )
 def test_the_settings_of_another_packages_method_are_checked(override: str, sentence: str) -> None:
