@@ -74,8 +74,8 @@ def matching_config(method: Method) -> MatchingConfig:
 def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: float = 1.0) -> tuple[float, float]:
     """Return the teacher times (low, high) between which the scores' times of a step are drawn.
 
-    `method.tau` selects the range and `method.tau_offset` the share of it, from the lower end, that is left out. Both
-    ends keep a margin from 0 and 1000.
+    `method.tau` selects the range, `method.tau_shift` moves it at low-resolution steps, and `method.tau_offset` is the
+    share of it, from the lower end, that is left out. Both ends keep a margin from 0 and 1000.
 
     Args:
         config: the settings.
@@ -87,6 +87,8 @@ def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: floa
     top = {"segment": step.tau_high, "stage": before[-1].teacher_time if before else 1000.0}.get(config.tau, 1000.0)
     bottom = 0.0 if config.tau == "all" else step.tau_low
     shift = shift if config.tau_spacing == "grid" else 1.0
+    if step.stage < len(plan.stages):
+        bottom, top = shift_time(bottom, config.tau_shift), shift_time(top, config.tau_shift)
     low, high = shift_time(bottom, 1.0 / shift), shift_time(top, 1.0 / shift)
     low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
     high = max(min(high, 1000.0 - TAU_MARGIN), low)

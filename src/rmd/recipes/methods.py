@@ -54,6 +54,9 @@ class MatchingConfig(MethodConfig):
     1000."""
     tau_offset: Annotated[tuple[Share, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Share of the range that is left out at its lower end, for each stage; the last number holds for further ones."""
+    tau_shift: Rate = 1.0
+    """Flow shift of this range at low-resolution steps. Above 1 the scores see more noise: 2 at half the side shows a
+    score at the last resolution what it would see at the step's own; 0.5 is the reverse."""
     tau_spacing: Literal["time", "grid"] = "time"
     """Scale on which these times are uniform: the teacher's time, or the scheduler's before the flow shift."""
     fake_weight: Literal["snr", "snr_plus_one", "noise"] = "snr"
