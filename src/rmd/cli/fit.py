@@ -112,9 +112,9 @@ def crossing_sigmas(plan: StepPlan) -> list[float]:
 def fit_table(name: str, splits: Sequence[Split]) -> Table:
     """Return a table of all splits; a star marks those on the frontier of cost and loss."""
     columns = dict.fromkeys(("", "split", "sides", "times", "sigma"), "left")
-    columns |= dict.fromkeys(("full", "ms", "speed", "missing", "loss"), "right")
+    columns |= dict.fromkeys(("full", "ms", "missing", "loss"), "right")
     table = ruled_table(f"{name}: {sum(splits[0].steps)} steps", columns)
-    best, slowest = frontier(splits), max(split.cost for split in splits)
+    best = frontier(splits)
     for split in splits:
         table.add_row(
             "*" if split in best else "",
@@ -124,7 +124,6 @@ def fit_table(name: str, splits: Sequence[Split]) -> Table:
             " ".join(f"{sigma:.2f}" for sigma in crossing_sigmas(split.plan)),
             str(split.steps[-1]),
             significant(1000 * split.cost),
-            f"{slowest / split.cost:.2f}x",
             f"{1000 * split.missing:.1f}",
             f"{1000 * split.loss:.1f}",
             style="bold" if split in best else None,

@@ -38,8 +38,8 @@ END_SNR = 16.0
 """Signal-to-noise ratio, for a mode of unit power, at which a sample counts as finished: about that of a VAE's own
 reconstruction (SDXL's reaches a PSNR of 24.7 dB, an SNR of 18 for pictures that vary by a quarter of their range)."""
 STEP_WEIGHT = 0.01
-"""Weight of `step_error` in the loss, in bits. It was chosen once, by looking at trained students: moving the times of
-four steps towards noise cost TDM about as much as it gained a naive 2+2 cascade (docs/findings.md)."""
+"""Weight of `step_error` in the loss, in bits. It was chosen by looking at trained students: moving the times of four
+steps towards noise cost TDM about as much as it gained a naive 2+2 cascade (docs/findings.md)."""
 LATENT_FACTOR = 8
 """Pixels for each latent along a side, in most VAEs."""
 

@@ -7,7 +7,7 @@ grid are found exactly, by dynamic programming from the last step to the first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from math import comb
 
@@ -63,7 +63,7 @@ def splits(
         grid_end: exclusive end of the uniform times; see `NoiseSchedule.grid`.
 
     Raises:
-        RMDError: the sides do not increase, or there are more than `MAX_SPLITS` splits.
+        RMDError: the sides do not increase, or there are too many steps or splits (`check_count`).
     """
     check_count(steps, len(sides))
     search, uniform = TimeSearch(schedule, sides, power), schedule.grid(steps, grid_end)
@@ -73,17 +73,24 @@ def splits(
             chosen = [*lower, sides[-1]]
             for counts in _compositions(steps, len(chosen)):
                 cost = sum(n * costs[side] for n, side in zip(counts, chosen, strict=True))
-                pair = []
-                for times in (uniform, search.best(chosen, counts)):
-                    plan = build_plan(schedule, times=times, sides=chosen, split=counts)
-                    missing, loss = missing_bits(plan, schedule, power), plan_loss(plan, schedule, power)
-                    pair.append(Split(plan, counts, times is uniform, cost, missing, loss))
-                results += pair
+                one, other = (
+                    _split(build_plan(schedule, times=times, sides=chosen, split=counts), counts, cost, schedule, power)
+                    for times in (uniform, search.best(chosen, counts))
+                )
+                # Uniform times may lie between those of the grid, and lose less.
+                results += [one, replace(min(other, one, key=lambda split: split.loss), uniform=False)]
     return sorted(results, key=lambda split: (split.cost, len(split.steps), split.steps, not split.uniform))
 
 
 def check_count(steps: int, sides: int) -> None:
-    """Raise RMDError if the steps can be split over the last side and any of the others in too many ways."""
+    """Check that the steps' times and splits are few enough to be compared.
+
+    Raises:
+        RMDError: there are more steps than times on the grid, or more than `MAX_SPLITS` ways to split them over the
+            last side and any of the others.
+    """
+    if steps > len(GRID) + 1:
+        raise RMDError(f"the best times are looked for with at most {len(GRID) + 1} steps, got {steps}: use fewer")
     count = sum(comb(sides - 1, lower) * comb(steps - 1, lower) for lower in range(min(sides, steps)))
     if count > MAX_SPLITS:
         raise RMDError(
@@ -143,12 +150,7 @@ class TimeSearch:
         Args:
             sides: the cascade's resolutions, some of those that were given.
             split: number of steps in each stage.
-
-        Raises:
-            RMDError: there are more steps than times.
         """
-        if sum(split) > len(GRID):
-            raise RMDError(f"the best times are those of at most {len(GRID)} steps, got {sum(split)}: use fewer")
         stages = [self.sides.index(side) for side, count in zip(sides, split, strict=True) for _ in range(count)]
         befores = [stages[0], *stages[:-1]]
         later = torch.triu(torch.ones(len(GRID) + 2, len(GRID) + 2, dtype=torch.bool), diagonal=1)
@@ -167,6 +169,11 @@ class TimeSearch:
             at = int(choice[at])
             times.append(GRID[at - 1])
         return tuple(times)
+
+
+def _split(plan: StepPlan, steps: tuple[int, ...], cost: float, schedule: NoiseSchedule, power: Tensor) -> Split:
+    """Return a split at uniform times with its losses."""
+    return Split(plan, steps, True, cost, missing_bits(plan, schedule, power), plan_loss(plan, schedule, power))
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
