@@ -17,7 +17,8 @@ from rmd.common.errors import RMDError, shown
 from rmd.recipes.schema import TimeMap, parse_side
 
 if TYPE_CHECKING:
-    from rmd.core.plan import StepPlan
+    from rmd.core.noise import NoiseSchedule
+    from rmd.core.plan import Step, StepPlan
     from rmd.recipes.schema import Recipe
 
 
@@ -54,11 +55,22 @@ Gpus = Annotated[
 Fit = Annotated[
     bool,
     typer.Option(
-        "--fit", help="Instead of the plan, show all ways of splitting the steps over --sides, and what they cost."
+        "--fit",
+        help="Instead of the plan, show all ways of splitting the steps over --sides, at uniform and at the best "
+        "times: what they cost, and what they lose.",
     ),
 ]
 Samples = Annotated[
-    int, typer.Option(metavar="N", min=2, max=4096, help="With --fit: the number of pictures that the teacher makes.")
+    int,
+    typer.Option(
+        metavar="N", min=2, max=4096, help="With --fit: the number of pictures from which the spectrum is measured."
+    ),
+]
+PictureFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="DIR", help="With --fit: measure pictures of this folder, not ones that the teacher makes."
+    ),
 ]
 
 
@@ -75,7 +87,8 @@ def plan(
     memory: ShowMemory = False,
     gpus: Gpus = 8,
     fit: Fit = False,
-    samples: Samples = 16,
+    samples: Samples = 32,
+    images: PictureFolder = None,
     device: Device = None,
 ) -> None:
     """Show the step plan of a recipe: the times, the stage and the cost of every step."""
@@ -86,8 +99,10 @@ def plan(
         quiet_libraries()
         from rmd.cli.fit import print_fit
 
-        print_fit(loaded, samples=samples, device=device, as_json=as_json)
+        print_fit(loaded, samples=samples, images=images, device=device, as_json=as_json)
         return
+    if images is not None:
+        raise RMDError("--images names the pictures that --fit measures: add --fit, or leave it out")
     built = loaded.build_plan()
     if size is not None:
         built = built.resized(*_final_size(size), loaded.plan.multiple)
@@ -99,9 +114,9 @@ def plan(
         plot_plan(built, loaded.schedule(), plot, title=f"{loaded.name}, {cost_line(built)}")
         typer.echo(f"rmd: drew {plot}", err=True)
     if as_json:
-        typer.echo(json.dumps(plan_values(built), indent=2, allow_nan=False))
+        typer.echo(json.dumps(plan_values(built, loaded.schedule()), indent=2, allow_nan=False))
     else:
-        _print_table(loaded.name, built)
+        _print_table(loaded.name, built, loaded.schedule())
     if memory:
         _print_memory(loaded, built, gpus)
 
@@ -125,8 +140,12 @@ def cost_line(plan: StepPlan) -> str:
     return f"{split} steps at the cost of {round(total, 2):g} full-resolution steps by area ({full / total:.2f}x less)"
 
 
-def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]]:
-    """Return the plan as `--json` prints it: stages with their relative costs, steps with times and sizes."""
+def plan_values(plan: StepPlan, schedule: NoiseSchedule) -> dict[str, list[dict[str, int | float | None]]]:
+    """Return the plan as `--json` prints it: stages with their costs, steps with times and sizes, and crossings."""
+    from rmd.core.fit import crossing_bits, natural_latents
+    from rmd.core.times import flow_sigma
+
+    bits = crossing_bits(plan, schedule, natural_latents(plan))
     return {
         "stages": [
             {"height": stage.height, "width": stage.width, "relative_cost": plan.relative_cost(stage)}
@@ -140,12 +159,39 @@ def plan_values(plan: StepPlan) -> dict[str, list[dict[str, int | float | None]]
                 "model_time": step.model_time,
                 # JSON has no infinity
                 "logsnr": step.logsnr if math.isfinite(step.logsnr) else None,
+                "sigma": flow_sigma(step.logsnr),
                 "height": plan.stage_of(step).height,
                 "width": plan.stage_of(step).width,
             }
             for step in plan.steps
         ],
+        "crossings": [
+            {"step": step.index, "stage": step.stage, "sigma": flow_sigma(step.logsnr), "natural_missing_bits": missing}
+            for step, missing in zip(_crossing_steps(plan), bits, strict=True)
+        ],
     }
+
+
+def crossing_lines(plan: StepPlan, schedule: NoiseSchedule) -> list[str]:
+    """Return a line for every crossing: its noise level, and how much detail it leaves bare by the natural spectrum."""
+    from rmd.core.fit import crossing_bits, natural_latents
+    from rmd.core.times import flow_sigma
+
+    bits = crossing_bits(plan, schedule, natural_latents(plan))
+    lines = [
+        f"crossing to {plan.stage_of(step).size} at sigma {flow_sigma(step.logsnr):.2f} "
+        f"leaves {missing:.4f} bits of detail bare *"
+        for step, missing in zip(_crossing_steps(plan), bits, strict=True)
+    ]
+    if lines:
+        lines.append("* detail that the low resolution lacks, for each latent value; by a 1/f^2")
+        lines.append("  spectrum: `rmd plan --fit` measures the teacher's own")
+    return lines
+
+
+def _crossing_steps(plan: StepPlan) -> list[Step]:
+    """Return the first step of every stage but the first."""
+    return [step for step in plan.steps[1:] if plan.steps[step.index - 2].stage != step.stage]
 
 
 def _final_size(text: str) -> tuple[int, int]:
@@ -155,25 +201,30 @@ def _final_size(text: str) -> tuple[int, int]:
         raise RMDError(f"--size {error}, but is {shown(text)}") from error
 
 
-def _print_table(name: str, plan: StepPlan) -> None:
+def _print_table(name: str, plan: StepPlan, schedule: NoiseSchedule) -> None:
     from rmd.cli.console import ruled_table, table_console
+    from rmd.core.times import flow_sigma
 
-    headings = ("step", "stage", "side", "teacher time", "model time", "logSNR", "relative cost")
+    headings = ("step", "stage", "side", "teacher time", "model time", "logSNR", "sigma", "cost")
     table = ruled_table(_title(name, plan), dict.fromkeys(headings, "right"))
+    crossings = _crossing_steps(plan)
     for step in plan.steps:
         stage = plan.stage_of(step)
         table.add_row(
             str(step.index),
-            str(step.stage),
+            f"-> {step.stage}" if step in crossings else str(step.stage),
             stage.size,
             f"{step.teacher_time:.1f}",
             f"{step.model_time:.1f}",
             f"{step.logsnr:.2f}",
+            f"{flow_sigma(step.logsnr):.2f}",
             f"{plan.relative_cost(stage):.4g}",
             end_section=step is not plan.steps[-1] and plan.steps[step.index].stage != step.stage,
         )
     console = table_console()
     console.print(table)
+    for line in crossing_lines(plan, schedule):
+        console.print(line, soft_wrap=True)
     if plan.match_stage.size != plan.stages[-1].size:
         console.print(f"samples are matched at {plan.match_stage.size}", soft_wrap=True)
     console.print(cost_line(plan), soft_wrap=True)

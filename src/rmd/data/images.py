@@ -51,35 +51,37 @@ class ImageFolder:
 
     paths: Sequence[Path]
     captions: Sequence[str]
+    setting: str = "data.images"
+    """The setting or option that names the folder, for error messages."""
 
     @staticmethod
-    def read(folder: Path) -> ImageFolder:
+    def read(folder: Path, *, captions: bool = True, setting: str = "data.images") -> ImageFolder:
         """Find and check the pictures of a folder, and read their captions; hidden files are left out.
+
+        Args:
+            folder: the folder.
+            captions: whether the pictures have captions; otherwise all are "".
+            setting: the setting or option that names the folder, for error messages.
 
         Raises:
             RMDError: there is no picture, or one is damaged, too large, of another format, or without a caption.
         """
-        files = sorted(path for path in _files(folder) if not is_hidden(path.name))
+        files = sorted(path for path in _files(folder, setting) if not is_hidden(path.name))
         paths = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not paths:
-            raise RMDError(f"data.images: there is no picture ({', '.join(SUFFIXES)}) in {folder}: add some")
+            raise RMDError(f"{setting}: there is no picture ({', '.join(SUFFIXES)}) in {folder}: add some")
         if other := [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]:
-            raise RMDError(f"data.images: RMD does not read the format of {other[0]}: convert it to PNG, or remove it")
-        beside = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
-        captions = []
+            raise RMDError(f"{setting}: RMD does not read the format of {other[0]}: convert it to PNG, or remove it")
+        texts = _captions(files, paths) if captions else [""] * len(paths)
         for path in paths:
-            if path.stem not in beside:
-                name = path.with_suffix(".txt").name
-                raise RMDError(f"data.images: {path} has no caption: write it to {name} beside it")
-            captions.append(_caption(beside[path.stem]))
-            _check(path)
-        return ImageFolder(paths, captions)
+            _check(path, setting)
+        return ImageFolder(paths, texts, setting)
 
     def pixels(self, index: Tensor, size: Stage) -> Tensor:
         """Return pictures (n, 3, H, W) in [-1, 1], scaled to cover the size and cropped to it at their centre."""
         pictures = []
         for i in index.tolist():
-            with _opened(self.paths[i]) as image:
+            with _opened(self.paths[i], self.setting) as image:
                 pictures.append(from_image(ImageOps.fit(as_seen(image), (size.width, size.height))))
         return torch.stack(pictures)
 
@@ -152,10 +154,20 @@ def load_images(recipe: Recipe) -> Images | None:
     return Images(ImageFolder.read(folder), stage, seed=recipe.train.seed)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, setting: str) -> Iterator[Path]:
     """Yield the regular files of a folder, including links to regular files."""
-    with read_errors(folder, "data.images: "):
+    with read_errors(folder, f"{setting}: "):
         yield from (path for path in folder.iterdir() if path.is_file())
+
+
+def _captions(files: Sequence[Path], paths: Sequence[Path]) -> list[str]:
+    """Return the captions of pictures, from the text files beside them."""
+    beside = {path.stem: path for path in files if path.suffix.lower() == ".txt"}
+    for path in paths:
+        if path.stem not in beside:
+            name = path.with_suffix(".txt").name
+            raise RMDError(f"data.images: {path} has no caption: write it to {name} beside it")
+    return [_caption(beside[path.stem]) for path in paths]
 
 
 def _caption(path: Path) -> str:
@@ -171,12 +183,12 @@ def _caption(path: Path) -> str:
     return text
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, setting: str) -> None:
     """Raise RMDError unless a file is a whole picture; the pixels are decoded only if its end looks unusual."""
-    with _opened(path) as image:
+    with _opened(path, setting) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise RMDError(f"data.images: {path} has {width} x {height} pixels, which is too large: scale it down")
+            raise RMDError(f"{setting}: {path} has {width} x {height} pixels, which is too large: scale it down")
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             tail = file.read()
@@ -185,7 +197,7 @@ def _check(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, setting: str) -> Iterator[Image.Image]:
     """Open a picture of one of the supported formats; any error within the block becomes an RMDError with its name."""
     try:
         with warnings.catch_warnings():
@@ -194,7 +206,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
                 yield image
     except Image.DecompressionBombError as error:
-        raise RMDError(f"data.images: {path} is too large to be read safely: scale it down") from error
+        raise RMDError(f"{setting}: {path} is too large to be read safely: scale it down") from error
     except _NO_PICTURE as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:100]})"
-        raise RMDError(f"data.images: {path} is not a picture, or is damaged{why}: remove it") from error
+        raise RMDError(f"{setting}: {path} is not a picture, or is damaged{why}: remove it") from error

@@ -1,62 +1,105 @@
-"""The planner's predictions beside the measurements: the bits are those of the plans, and the orders are compared."""
+"""The planner's predictions beside the measurements: they are those of the plans, and the orders are compared."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from research.findings.splits import as_markdown, fill_splits, foreseen, scenes_power
-from rmd.compare.run import read_results
-from rmd.core.fit import splits
+from research.findings.splits import (
+    RUNS,
+    Foreseen,
+    agreement,
+    fill_splits,
+    runs_markdown,
+    scenes_power,
+    split_rows,
+    splits_markdown,
+)
+from rmd.compare.run import TableResult, read_results
+from rmd.core.splits import splits
 from rmd.recipes.schema import load_recipe
 
 DOCS = Path(__file__).parents[3] / "docs"
 WHITE = torch.ones(16, 16, dtype=torch.float64)
 
 
-def numbers(text: str) -> list[list[str]]:
+@pytest.fixture(scope="module")
+def results() -> dict[str, TableResult]:
+    return dict(read_results(DOCS / "findings"))
+
+
+def cells(text: str) -> list[list[str]]:
     """Return the cells of a Markdown table's body."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
-def test_every_split_of_rmd_stands_once_with_the_bits_that_plan_fit_prints() -> None:
-    rows = foreseen(read_results(DOCS / "findings"), "sdxl", WHITE)
-    assert sorted(plan.split for plan in rows) == ["0+4", "1+1+2", "1+2+1", "1+3", "2+1+1", "2+2", "3+1"]
-    assert not any("naive" in plan.line.label for plan in rows)
-    assert rows[0].split == "0+4" and rows[0].missing == 0.0
-    assert all(one.missing <= other.missing for one, other in pairwise(rows))
-    schedule = load_recipe("scenes").noise.schedule()
+def block(kind: str) -> str:
+    """Return a table of the findings page with the sentences below it."""
+    text = (DOCS / "findings.md").read_text(encoding="utf-8")
+    return text.partition(f"<!-- {kind} sdxl -->\n")[2].partition("<!-- end -->")[0]
+
+
+def test_every_split_of_rmd_stands_once_with_what_plan_fit_prints(results: dict[str, TableResult]) -> None:
+    rows = split_rows(results, "sdxl", WHITE)
+    assert sorted(row.split for row in rows) == ["0+4", "1+1+2", "1+2+1", "1+3", "2+1+1", "2+2", "3+1"]
+    assert not any("naive" in row.line.label for row in rows)
+    assert rows[0].split == "0+4" and rows[0].foreseen.missing == 0.0
+    assert all(one.foreseen.missing <= other.foreseen.missing for one, other in pairwise(rows))
+    schedule = load_recipe("scenes").schedule()
     for sides in ([(32, 32), (64, 64)], [(16, 16), (32, 32), (64, 64)]):
         planned = splits(schedule, steps=4, sides=sides, costs=dict.fromkeys(sides, 1.0), power=WHITE)
-        wanted = {split.steps: split.missing for split in planned if len(split.steps) == len(sides)}
-        shown = {tuple(map(int, plan.split.split("+"))): plan.missing for plan in rows}
-        common = {steps: missing for steps, missing in shown.items() if len(steps) == len(sides) and steps[0] > 0}
-        assert common == pytest.approx({steps: wanted[steps] for steps in common}) and len(common) == 3
+        wanted = {
+            split.steps: (split.loss, split.missing, 4 - split.steps[-1])
+            for split in planned
+            if split.uniform and len(split.steps) == len(sides)
+        }
+        shown = {tuple(map(int, row.split.split("+"))): row.foreseen for row in rows}
+        common = {steps: each for steps, each in shown.items() if len(steps) == len(sides) and steps[0] > 0}
+        assert len(common) == 3
+        for steps, each in common.items():
+            assert (each.loss, each.missing, each.low) == pytest.approx(wanted[steps])
 
 
-def test_the_orders_agreement_is_said_of_the_rows_themselves() -> None:
-    rows = foreseen(read_results(DOCS / "findings"), "sdxl", WHITE)
-    ranks = sorted(rows, key=lambda plan: plan.line.numbers["kernel_distance"].mean)
-    text = as_markdown([type(p)(p.split, float(rank), p.line) for rank, p in enumerate(ranks)])
-    assert "over 7 splits" in text and "1.00 with 'kernel distance' (p below 0.001)" in text
-    text = as_markdown([type(p)(p.split, -float(rank), p.line) for rank, p in enumerate(ranks)])
-    assert "-1.00 with 'kernel distance' (p below 0.001)" in text
+def test_the_agreement_is_that_of_the_orders() -> None:
+    """Four rows; loss in the measured order, missing bits in the opposite one, and counts with a tie."""
+    foreseen = [Foreseen(float(i), -float(i), i // 2) for i in range(4)]
+    text = agreement("distance", foreseen, [1.0, 2.0, 5.0, 9.0])
+    # Of six pairs, four differ in the count, all of them concordant: 4 / sqrt(6 * 4).
+    assert text == (
+        "Kendall's tau-b with 'distance' over 4 rows: "
+        "1.00 of loss, -1.00 of missing bits, 0.82 of number of low-resolution steps."
+    )
 
 
-def test_the_findings_table_follows_from_the_results() -> None:
-    text, results = (DOCS / "findings.md").read_text(encoding="utf-8"), read_results(DOCS / "findings")
-    _, _, block = text.partition("<!-- splits sdxl -->\n")
-    block = block.partition("<!-- end -->")[0]
-    shown = {row[0]: float(row[2]) / 1000 for row in numbers(block)}
-    rows = [type(p)(p.split, shown[p.split], p.line) for p in foreseen(results, "sdxl", WHITE)]
-    assert as_markdown(sorted(rows, key=lambda plan: plan.missing)) == block
+def test_runs_from_the_tables_have_their_distance_and_uniform_times(results: dict[str, TableResult]) -> None:
+    rows = cells(runs_markdown(results, "sdxl", WHITE))
+    assert len(rows) == len(RUNS)
+    by_key = {(row[0], row[2]): row[-1] for row in rows}
+    assert by_key["4", "uniform"] == "18.1" and by_key["2+2", "uniform"] == "32.2"
+    assert by_key["4", "1000, 850, 700, 350"] == "28.7"
+    losses = [float(row[3]) for row in rows]
+    assert losses == sorted(losses)
+    assert all(bool(run.times) == (run.row is None) for run in RUNS)
+
+
+def test_the_findings_tables_follow_from_the_results(results: dict[str, TableResult]) -> None:
+    text = block("splits")
+    shown = {row[0]: (float(row[2]) / 1000, float(row[3]) / 1000) for row in cells(text)}
+    rows = []
+    for row in split_rows(results, "sdxl", WHITE):
+        loss, missing = shown[row.split]
+        rows.append(replace(row, foreseen=replace(row.foreseen, loss=loss, missing=missing)))
+    assert splits_markdown(sorted(rows, key=lambda row: row.foreseen.missing)) == text
+    measured = {(row[0], row[2]): row[-1] for row in cells(runs_markdown(results, "sdxl", WHITE))}
+    assert {(row[0], row[2]): row[-1] for row in cells(block("times"))} == measured
 
 
 @pytest.mark.slow
-def test_the_findings_table_has_the_teachers_bits() -> None:
-    text, results = (DOCS / "findings.md").read_text(encoding="utf-8"), read_results(DOCS / "findings")
+def test_the_findings_tables_have_the_teachers_numbers(results: dict[str, TableResult]) -> None:
+    text = (DOCS / "findings.md").read_text(encoding="utf-8")
     assert fill_splits(text, results, {"sdxl": scenes_power("sdxl")}) == text

@@ -1,4 +1,4 @@
-"""`rmd plan`: the table, the JSON, the overrides, the figure, and the comparison of splits."""
+"""`rmd plan`: the table, the JSON, the overrides and the figure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 from rmd.cli.app import app, main
 from rmd.cli.plan import cost_line, plan_values
 from rmd.common.errors import RMDError
+from rmd.core.fit import crossing_bits, natural_spectrum
+from rmd.core.times import flow_sigma
 from rmd.recipes.schema import load_recipe
 
 
@@ -40,10 +42,35 @@ def test_the_table_and_the_cost() -> None:
     result = run("pixart")
     assert result.exit_code == 0
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert ["step", "stage", "side", "teacher", "time", "model", "time", "logSNR", "relative", "cost"] in rows
-    assert ["2", "1", "512x512", "750.0", "857.1", "-5.70", "0.25"] in rows
-    assert ["4", "2", "1024x1024", "250.0", "250.0", "0.10", "1"] in rows
+    assert ["step", "stage", "side", "teacher", "time", "model", "time", "logSNR", "sigma", "cost"] in rows
+    assert ["2", "1", "512x512", "750.0", "857.1", "-5.70", "0.95", "0.25"] in rows
+    assert ["3", "->", "2", "1024x1024", "500.0", "500.0", "-2.46", "0.77", "1"] in rows
+    assert ["4", "2", "1024x1024", "250.0", "250.0", "0.10", "0.49", "1"] in rows
     assert result.stdout.splitlines()[-1] == "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"
+
+
+def test_a_line_for_every_crossing_says_how_much_detail_it_leaves_bare() -> None:
+    lines = [line.strip() for line in run("sdxl-1+1+2").stdout.splitlines()]
+    plan = load_recipe("sdxl-1+1+2").build_plan()
+    bits = crossing_bits(plan, load_recipe("sdxl").schedule(), natural_spectrum((128, 128)))
+    assert lines[-5:-1] == [
+        f"crossing to 512x512 at sigma 0.80 leaves {bits[0]:.4f} bits of detail bare *",
+        f"crossing to 1024x1024 at sigma 0.62 leaves {bits[1]:.4f} bits of detail bare *",
+        "* detail that the low resolution lacks, for each latent value; by a 1/f^2",
+        "spectrum: `rmd plan --fit` measures the teacher's own",
+    ]
+    assert 0 < bits[0] < bits[1]
+    assert sum("-> " in line for line in lines) == 2
+
+
+def test_a_crossing_at_another_level() -> None:
+    read = values("scenes", "--set", "plan.split=[2,2]", "--set", "plan.cross_at={sigma: [0.8]}")
+    (crossing,) = read["crossings"]
+    assert crossing["step"] == 3 and crossing["stage"] == 2
+    assert crossing["sigma"] == pytest.approx(0.8, abs=1e-3)  # its time is rounded
+    (usual,) = values("scenes")["crossings"]
+    assert usual["sigma"] == pytest.approx(0.64, abs=5e-3)
+    assert usual["natural_missing_bits"] > crossing["natural_missing_bits"] > 0  # type: ignore[operator]
 
 
 def test_a_larger_side_of_the_matching_is_shown() -> None:
@@ -56,7 +83,7 @@ def test_a_table_fits_eighty_columns() -> None:
     for name in ("pixart", "sdxl-1+1+2", "wan21-14b"):
         lines = CliRunner().invoke(app, ["plan", name], env={"COLUMNS": "80"}).stdout.splitlines()
         assert max(len(line) for line in lines) <= 80
-        assert sum("relative cost" in line for line in lines) == 1
+        assert sum("logSNR   sigma" in line and "cost" in line for line in lines) == 1
 
 
 def test_brackets_in_a_name_are_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,27 +106,29 @@ def test_the_cost_line(name: str, line: str) -> None:
 
 def test_json_holds_exactly_these_keys() -> None:
     read = values("sdxl")
-    assert list(read) == ["stages", "steps"]
+    assert list(read) == ["stages", "steps", "crossings"]
     assert read["stages"] == [
         {"height": 512, "width": 512, "relative_cost": 0.25},
         {"height": 1024, "width": 1024, "relative_cost": 1.0},
     ]
-    keys = ["index", "stage", "teacher_time", "model_time", "logsnr", "height", "width"]
+    keys = ["index", "stage", "teacher_time", "model_time", "logsnr", "sigma", "height", "width"]
     assert [list(step) for step in read["steps"]] == [keys] * 4
+    assert [list(crossing) for crossing in read["crossings"]] == [["step", "stage", "sigma", "natural_missing_bits"]]
+    assert column(read, "sigma") == [flow_sigma(value) for value in column(read, "logsnr") if value is not None]
     assert column(read, "index") == [1, 2, 3, 4]
     assert column(read, "stage") == [1, 1, 2, 2]
     assert column(read, "width") == [512, 512, 1024, 1024]
 
 
 def test_json_is_the_plan_to_the_last_digit() -> None:
-    plan = load_recipe("wan21-14b").build_plan()
-    read = values("wan21-14b")
-    assert read == plan_values(plan)
+    recipe = load_recipe("wan21-14b")
+    plan, read = recipe.build_plan(), values("wan21-14b")
+    assert read == plan_values(plan, recipe.schedule())
     assert column(read, "model_time") == [step.model_time for step in plan.steps]
 
 
 def test_a_logsnr_of_minus_infinity_is_null() -> None:
-    assert column(values("scenes"), "logsnr")[0] is None
+    assert column(values("scenes"), "logsnr")[0] is None and column(values("scenes"), "sigma")[0] == 1.0
     assert None not in column(values("sdxl"), "logsnr")
 
 
@@ -126,7 +155,8 @@ def test_no_warning_without_a_reason() -> None:
     ],
 )
 def test_an_option_is_the_override_it_stands_for(option: list[str], override: str) -> None:
-    expected = plan_values(load_recipe("pixart", [override]).build_plan())
+    recipe = load_recipe("pixart", [override])
+    expected = plan_values(recipe.build_plan(), recipe.schedule())
     assert values("pixart", *option) == expected
     assert expected != values("pixart")
 
@@ -140,6 +170,7 @@ def test_one_stage_has_no_thresholds_and_no_crossing() -> None:
     result = run("pixart", "--sides=1024", "--thresholds=")
     assert result.stdout.splitlines()[-1] == "4 steps at the cost of 4 full-resolution steps by area (1.00x less)"
     assert result.stdout.splitlines()[0].strip() == "pixart"
+    assert "crossing" not in result.stdout and "->" not in result.stdout
     assert result.stderr == ""
 
 
@@ -168,6 +199,7 @@ def test_another_size_keeps_the_times() -> None:
         (["--sides=5x"], "plan.sides[0] should be a side in pixels"),
         (["--size", "1000x1024"], "is not divisible by 16"),
         (["--size", "big"], "--size should be a side in pixels (512), [height, width] or HEIGHTxWIDTH, "),
+        (["--images", "pictures"], "--images names the pictures that --fit measures: add --fit, or leave it out"),
         (["--plot", "plan.bmp"], "a plot is written to a file ending in .png, .svg, .pdf, not to 'plan.bmp'"),
     ],
 )
@@ -231,29 +263,3 @@ def test_a_figure_takes_the_place_of_another(tmp_path: Path) -> None:
     path.write_text("old", encoding="utf-8")
     assert run("pixart", "--plot", str(path)).exit_code == 0
     assert path.read_text(encoding="utf-8").startswith("<?xml") and list(tmp_path.iterdir()) == [path]
-
-
-def test_fit_weighs_every_split() -> None:
-    result = run("scenes", "--fit", "--sides=16,32,64", "--steps=3", "--samples=2", "--json")
-    assert result.exit_code == 0, result.stderr
-    splits = json.loads(result.stdout)["splits"]
-    assert {(*split["steps"], split["sides"][0][0]) for split in splits} == {
-        (3, 64), (1, 2, 16), (2, 1, 16), (1, 2, 32), (2, 1, 32), (1, 1, 1, 16)
-    }  # fmt: skip
-    (whole,) = (split for split in splits if split["steps"] == [3])
-    assert whole["missing_bits"] == 0 and whole["frontier"] and whole["thresholds"] == []
-    by_steps = {(*split["steps"], split["sides"][0][0]): split for split in splits}
-    assert 0 < by_steps[1, 2, 32]["missing_bits"] < by_steps[2, 1, 32]["missing_bits"]
-    assert by_steps[2, 1, 16]["missing_bits"] > by_steps[2, 1, 32]["missing_bits"]
-    # what it proposes is a plan
-    three = by_steps[1, 1, 1, 16]
-    again = run("scenes", "--steps=3", "--sides=16,32,64", f"--thresholds={','.join(map(str, three['thresholds']))}")
-    assert again.stdout.splitlines()[-1].startswith("1+1+1 steps ")
-
-
-def test_fit_needs_a_step_for_every_side_and_a_teacher(tmp_path: Path) -> None:
-    few = run("scenes", "--fit", "--sides=16,32,64", "--steps=2")
-    assert isinstance(few.exception, RMDError)
-    assert str(few.exception) == "3 sides need at least 3 steps, but plan.steps is 2: set it higher"
-    absent = run("sdxl", "--fit", "--set", f"teacher={tmp_path / 'none'}", "--set", "data.prompts=scenes")
-    assert isinstance(absent.exception, RMDError) and "\n" not in str(absent.exception)

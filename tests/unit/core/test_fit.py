@@ -1,4 +1,4 @@
-"""Splits of the steps: their thresholds, the missing bits in closed form, and the Pareto frontier."""
+"""What a plan loses: spectra, missing bits and the steps' error in closed form, and the thresholds of splits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmd.common.errors import RMDError
-from rmd.core.fit import Split, check_count, frontier, missing_bits, power_spectrum, split_thresholds, splits
-from rmd.core.noise import schedule_from_config
+from rmd.core.fit import (
+    END_SNR,
+    STEP_WEIGHT,
+    crossing_bits,
+    missing_bits,
+    natural_latents,
+    natural_spectrum,
+    plan_loss,
+    power_spectrum,
+    split_thresholds,
+    step_error,
+)
+from rmd.core.noise import NoiseSchedule, schedule_from_config
 from rmd.core.plan import build_plan
 
 SCHEDULES = {
@@ -22,7 +33,16 @@ SCHEDULES = {
     "flow": schedule_from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}),
 }
 SIDES = [(16, 24), (32, 48), (64, 96)]
-COSTS = {(16, 24): 1.0, (32, 48): 3.0, (64, 96): 10.0}
+NATURAL = natural_spectrum((8, 12))
+
+
+def time_of(schedule: NoiseSchedule, snr: float) -> float:
+    return float(schedule.time(math.log(snr)))
+
+
+def falling_times(draw: st.DrawFn, count: int) -> list[float]:
+    later = draw(st.lists(st.integers(1, 989), min_size=count - 1, max_size=count - 1, unique=True))
+    return [1000.0, *(float(t) for t in sorted(later, reverse=True))]
 
 
 @given(
@@ -65,7 +85,9 @@ def test_white_latents_lack_the_capacity_of_a_gaussian_channel(name: str) -> Non
         return 0.5 * math.log2(1 + 3 * math.exp(float(schedule.logsnr(plan.steps[step].teacher_time))))
 
     # A quarter of each side holds a sixteenth of the modes; half of each side, a quarter.
-    assert missing_bits(plan, schedule, power) == pytest.approx((1 / 4 - 1 / 16) * bits(1) + (1 - 1 / 4) * bits(3))
+    expected = [(1 / 4 - 1 / 16) * bits(1), (1 - 1 / 4) * bits(3)]
+    assert crossing_bits(plan, schedule, power) == pytest.approx(expected)
+    assert missing_bits(plan, schedule, power) == pytest.approx(sum(expected))
 
 
 def test_a_single_resolution_lacks_nothing_and_lower_ones_lack_detail() -> None:
@@ -80,41 +102,103 @@ def test_a_single_resolution_lacks_nothing_and_lower_ones_lack_detail() -> None:
     assert missing_bits(two, schedule, smooth) > 0
 
 
-def test_every_split_is_returned_once() -> None:
-    result = splits(SCHEDULES["vp"], steps=4, sides=SIDES, costs=COSTS, power=torch.ones(8, 12))
-    ways = {(split.steps, tuple(stage.height for stage in split.plan.stages)) for split in result}
-    assert len(result) == len(ways) == 1 + 2 * 3 + 3  # one stage, two of them, three of them
-    assert ((4,), (64,)) in ways and ((1, 2, 1), (16, 32, 64)) in ways and ((3, 1), (16, 64)) in ways
-    costs = {split.steps: split.cost for split in result if len(split.steps) == 3}
-    assert costs == {(1, 1, 2): 24.0, (1, 2, 1): 17.0, (2, 1, 1): 15.0}
-    assert [split.cost for split in result] == sorted(split.cost for split in result)
+def test_the_natural_spectrum_falls_with_the_square_of_the_frequency() -> None:
+    # With sides of 2, the squared frequencies are 0, 1/4, 1/4 and 1/2; the constant mode counts as the lowest one.
+    expected = torch.tensor([[4.0, 4.0], [4.0, 2.0]], dtype=torch.float64) / 3.5
+    torch.testing.assert_close(natural_spectrum((2, 2)), expected)
+    power = natural_spectrum((16, 32))
+    assert power.shape == (16, 32) and power.dtype == torch.float64
+    assert float(power.mean()) == pytest.approx(1.0)
+    assert float(power[0, 4] / power[0, 8]) == pytest.approx(4.0)
+    # Frequencies are relative to the sides: mode 4 of 16 rows is as fine as mode 8 of 32 columns.
+    assert float(power[4, 0]) == pytest.approx(float(power[0, 8]))
+    assert float(power[0, 0]) == float(power.max()) == float(power[0, 1])
+    plan = build_plan(SCHEDULES["vp"], steps=2, sides=SIDES[-1:], thresholds=[])
+    assert torch.equal(natural_latents(plan), NATURAL)
 
 
-def test_more_steps_at_a_low_resolution_miss_more() -> None:
-    result = splits(SCHEDULES["zero-snr"], steps=5, sides=SIDES[1:], costs=COSTS, power=torch.ones(8, 12))
-    missing = {split.steps: split.missing for split in result}
-    assert missing[5,] == 0 < missing[1, 4] < missing[2, 3] < missing[3, 2] < missing[4, 1]
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_the_error_of_a_single_mode_is_that_of_its_bits(name: str) -> None:
+    """A mode of power 1 has log2(1 + SNR) / 2 bits: 1 bit at an SNR of 3, and log2(17) / 2 when it is finished."""
+    schedule, power = SCHEDULES[name], torch.zeros(8, 12, dtype=torch.float64)
+    power[3, 4] = 1.0
+    whole = 0.5 * math.log2(1 + END_SNR)
+    one = build_plan(schedule, steps=1, sides=SIDES[-1:], thresholds=[])
+    assert step_error(one, schedule, power) == pytest.approx(whole**2)
+    two = build_plan(schedule, times=[1000, time_of(schedule, 3.0)], sides=SIDES[-1:], thresholds=[])
+    assert step_error(two, schedule, power) == pytest.approx(1.0 + (whole - 1.0) ** 2)
+    assert plan_loss(two, schedule, power) == pytest.approx(STEP_WEIGHT * (1.0 + (whole - 1.0) ** 2))
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12))
-def test_no_split_beats_the_frontier(pairs: list[tuple[int, int]]) -> None:
-    plan = build_plan(SCHEDULES["vp"], steps=4, sides=SIDES[-1:], thresholds=[])
-    result = [Split(plan, (4,), float(cost), float(missing)) for cost, missing in pairs]
-    best = frontier(result)
-    for split in result:
-        beaten = any(
-            (other.cost, other.missing) != (split.cost, split.missing)
-            and other.cost <= split.cost
-            and other.missing <= split.missing
-            for other in result
-        )
-        assert (split in best) == (not beaten)
-    assert len({(split.cost, split.missing) for split in best}) == len(best)
+def test_equal_bits_for_every_step_are_the_best() -> None:
+    schedule, power = SCHEDULES["flow"], torch.ones(8, 12, dtype=torch.float64)
+    whole = 0.5 * math.log2(1 + END_SNR)
+    equal = [1000.0, *(time_of(schedule, 2 ** (2 * whole * i / 3) - 1) for i in (1, 2))]
+    best = step_error(build_plan(schedule, times=equal, sides=SIDES[-1:], thresholds=[]), schedule, power)
+    assert best == pytest.approx(whole**2 / 3)
+    for one, two in ((20, 0), (0, 20), (-20, -20), (-5, 10)):
+        times = [equal[0], equal[1] + one, equal[2] + two]
+        plan = build_plan(schedule, times=times, sides=SIDES[-1:], thresholds=[])
+        assert step_error(plan, schedule, power) > best
 
 
-def test_too_many_splits_are_refused_before_any_is_built() -> None:
-    check_count(16, 3)
-    with pytest.raises(
-        RMDError, match=r"^1000 steps can be split over 8 sides in \d+ ways, and at most 2000 can be compared"
-    ):
-        check_count(1000, 8)
+def test_modes_that_the_stage_before_lacked_are_created_anew() -> None:
+    """The first step after the crossing makes all their bits at once, the other modes only those that are new."""
+    schedule = SCHEDULES["flow"]
+    times = [1000.0, time_of(schedule, 3.0), time_of(schedule, 15.0)]
+    whole = 0.5 * math.log2(1 + END_SNR)
+    plan = build_plan(schedule, times=times, sides=SIDES[1:], split=(1, 2))
+    low, high = torch.zeros(8, 12, dtype=torch.float64), torch.zeros(8, 12, dtype=torch.float64)
+    low[1, 1] = high[6, 6] = 1.0  # the low resolution has 4 x 6 modes
+    assert step_error(plan, schedule, low) == pytest.approx(1.0 + 1.0 + (whole - 2.0) ** 2)
+    assert step_error(plan, schedule, high) == pytest.approx(2.0**2 + (whole - 2.0) ** 2)
+    # Modes count by their power.
+    both = step_error(plan, schedule, 3.0 * low + high)
+    scaled = step_error(plan, schedule, 3.0 * low), step_error(plan, schedule, high)
+    assert both == pytest.approx((3 * scaled[0] + scaled[1]) / 4)
+
+
+def test_what_is_finer_than_the_end_needs_no_step() -> None:
+    schedule, power = SCHEDULES["flow"], torch.ones(8, 12, dtype=torch.float64)
+    end = time_of(schedule, END_SNR)
+    three = build_plan(schedule, times=[1000, 500, end], sides=SIDES[-1:], thresholds=[])
+    finer = build_plan(schedule, times=[1000, 500, end, end / 2], sides=SIDES[-1:], thresholds=[])
+    assert step_error(three, schedule, power) == pytest.approx(step_error(finer, schedule, power))
+
+
+@given(st.data(), st.sampled_from(sorted(SCHEDULES)), st.integers(2, 6))
+def test_another_step_is_never_worse(data: st.DataObject, name: str, count: int) -> None:
+    schedule = SCHEDULES[name]
+    times = data.draw(st.composite(falling_times)(count))
+    fewer = data.draw(st.integers(1, count - 1))
+    losses = [
+        plan_loss(build_plan(schedule, times=each, sides=SIDES[-1:], thresholds=[]), schedule, NATURAL)
+        for each in (times, times[:fewer] + times[fewer + 1 :])
+    ]
+    assert losses[0] <= losses[1] + 1e-12
+
+
+@given(st.data(), st.sampled_from(sorted(SCHEDULES)), st.integers(2, 6))
+def test_a_low_resolution_is_never_better_at_the_same_times(data: st.DataObject, name: str, count: int) -> None:
+    schedule = SCHEDULES[name]
+    times = data.draw(st.composite(falling_times)(count))
+    low = data.draw(st.integers(1, count - 1))
+    full = build_plan(schedule, times=times, sides=SIDES[-1:], thresholds=[])
+    cascade = build_plan(schedule, times=times, sides=SIDES[1:], split=(low, count - low))
+    assert missing_bits(cascade, schedule, NATURAL) > 0
+    assert plan_loss(full, schedule, NATURAL) < plan_loss(cascade, schedule, NATURAL)
+    assert step_error(full, schedule, NATURAL) <= step_error(cascade, schedule, NATURAL) + 1e-12
+
+
+def test_an_earlier_crossing_lacks_less_and_leaves_more_to_the_last_steps() -> None:
+    """Towards noise the missing bits fall, but nothing is free: the steps' error grows from some time on."""
+    schedule = SCHEDULES["vp"]
+    plans = [
+        build_plan(schedule, times=[1000, (1000 + t) / 2, t, t / 2], sides=SIDES[1:], split=(2, 2))
+        for t in range(300, 960, 50)
+    ]
+    missing = [missing_bits(plan, schedule, NATURAL) for plan in plans]
+    assert missing == sorted(missing, reverse=True)
+    errors, losses = ([of(plan, schedule, NATURAL) for plan in plans] for of in (step_error, plan_loss))
+    assert errors[-1] > errors[-2] > min(errors)
+    assert losses.index(min(losses)) not in (0, len(plans) - 1)

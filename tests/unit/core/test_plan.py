@@ -98,6 +98,41 @@ def test_splits_of_tab_5(thresholds: tuple[float, ...], expected: list[int]) -> 
     assert split(example(SDXL, sides=THREE, thresholds=thresholds)) == expected
 
 
+def test_free_times_and_a_split_make_the_plan() -> None:
+    times = (1000.0, 850.0, 700.0, 350.0)
+    plan = example(steps=None, thresholds=(), times=times, split=(1, 3))
+    assert tuple(step.teacher_time for step in plan.steps) == times and split(plan) == [1, 3]
+    assert [(step.tau_low, step.tau_high) for step in plan.steps] == list(zip([*times[1:], 0.0], times, strict=True))
+    # The record of the thresholds gives the same division.
+    again = example(steps=None, times=times, thresholds=plan.thresholds)
+    assert again == plan
+    assert StepPlan.from_json(plan.to_json()) == plan
+
+
+def test_times_take_the_place_of_steps() -> None:
+    uniform = example()
+    assert example(steps=None, times=SDXL.grid(4)) == uniform
+    assert example(times=SDXL.grid(4)) == uniform
+    assert split(example(thresholds=(), split=(2, 2))) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "a plan needs the number of its steps, or their times"),
+        ({"times": (1000.0, 500.0)}, "2 times are given for 4 steps: leave out the number of steps"),
+        ({"steps": None, "times": (1000.0,)}, "2 stages need at least 2 steps, got 1"),
+        ({"steps": None, "times": (900.0, 500.0)}, "the first step starts from pure noise"),
+        ({"thresholds": (), "split": (2, 3)}, r"a split into 2\+3 steps does not go with 4 steps"),
+        ({"thresholds": (), "split": (1, 1, 2)}, r"has 3 stages, but there are 2 sides"),
+        ({"thresholds": (), "split": (4, 0)}, "every stage needs at least one step"),
+    ],
+)
+def test_times_and_splits_that_make_no_cascade_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RMDError, match=message):
+        example(**changes)
+
+
 def test_the_first_step_belongs_to_stage_1_whatever_its_logsnr() -> None:
     # PixArt's noisiest step has a logSNR of -10.1, above this threshold.
     assert split(example(PIXART, thresholds=(-12.0,))) == [1, 3]

@@ -74,6 +74,45 @@ def test_keys_that_a_method_lacks_are_refused_in_the_same_layer_and_later(key: s
         load_recipe(path, [f"method.{key}"])
 
 
+@pytest.mark.parametrize(
+    ("over", "kept"),
+    [
+        ({"steps": 6}, {"steps": 6, "grid_end": 0.1, "thresholds": [-2.5]}),
+        ({"times": [1000, 500]}, {"times": [1000, 500], "thresholds": [-2.5]}),
+        ({"split": [2, 2]}, {"steps": 4, "grid_end": 0.1, "split": [2, 2]}),
+        ({"cross_at": {"sigma": [0.8]}}, {"cross_at": {"sigma": [0.8]}, "grid_end": 0.1}),
+        ({"times": None}, {"steps": 4, "times": None, "grid_end": 0.1, "thresholds": [-2.5]}),
+        ({"map": "none"}, {"steps": 4, "grid_end": 0.1, "thresholds": [-2.5], "map": "none"}),
+    ],
+)
+def test_a_layer_drops_what_the_layers_below_say_in_another_way(
+    over: dict[str, object], kept: dict[str, object]
+) -> None:  # fmt: skip
+    under = {"plan": {"steps": 4, "grid_end": 0.1, "thresholds": [-2.5]}, "name": "a"}
+    assert merge([Layer("under", under), Layer("over", {"plan": over})]) == {"plan": kept, "name": "a"}
+    assert under["plan"] == {"steps": 4, "grid_end": 0.1, "thresholds": [-2.5]}
+
+
+def test_both_ways_in_one_layer_stay_and_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\nplan: {steps: 4, times: [1000, 500]}\n")
+    with pytest.raises(RMDError, match="plan gives the times of its steps by times and by steps: leave out one of"):
+        load_recipe(path)
+
+
+def test_times_and_crossings_can_be_given_on_top_of_a_packaged_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", "extends: scenes\nplan: {cross_at: {sigma: [0.8]}, split: [2, 2]}\n")
+    overrides = ["plan.split=[2, 2]", "plan.cross_at={sigma: [0.8]}"]
+    crossed = load_recipe("scenes", overrides).build_plan()
+    assert load_recipe(path).build_plan() == crossed == load_recipe("scenes", overrides[::-1]).build_plan()
+    times = [step.teacher_time for step in crossed.steps]
+    assert load_recipe(path, [f"plan.times={times}"]).build_plan() == crossed
+    # The same level in the other unit: sigma 0.8 is a logSNR of 2 log(0.2 / 0.8).
+    assert load_recipe("scenes", ["plan.split=[2, 2]", "plan.cross_at={logsnr: [-2.772589]}"]).build_plan() == crossed
+    # Back to uniform times and thresholds.
+    usual = load_recipe("scenes")
+    assert load_recipe(path, ["plan.steps=4", "plan.thresholds=[-2.5]"]).build_plan() == usual.build_plan()
+
+
 def test_a_misspelt_key_is_refused_although_the_method_changes_later() -> None:
     with pytest.raises(RMDError, match=r"there is no key method\.wramup_steps"):
         load_recipe("scenes", ["method.wramup_steps=3", "method.name=tdm"])
