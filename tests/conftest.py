@@ -19,15 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+import pytest
+from hypothesis import settings
+
 # Imported modules are not garbage: collecting it meanwhile would take each process more than a second.
 gc.disable()
 MEMORY = Path("/dev/shm")
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
     # Tests write and delete thousands of small files, for which a disk would let the processor wait.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-
-import pytest
-from hypothesis import settings
 
 settings.register_profile("rmd", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("rmd")
