@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,12 +22,20 @@ os.environ["MPLBACKEND"] = "Agg"
 import pytest
 from hypothesis import settings
 
+# Imported modules are not garbage: collecting it meanwhile would take each process more than a second.
+gc.disable()
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4 * 2**30:
+    # Tests write and delete thousands of small files, for which a disk would let the processor wait.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 settings.register_profile("rmd", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("rmd")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 LONGEST = (
-    "tests/distributed/", "tests/fuzz/", "tests/unit/test_accelerator.py", "tests/e2e/",
+    "tests/distributed/", "tests/fuzz/", "tests/unit/test_accelerator.py", "tests/e2e/", "tests/unit/test_examples.py",
+    "tests/unit/models/test_share.py", "tests/unit/models/test_adapter.py", "tests/unit/export/",
     "tests/unit/train/test_loop.py", "tests/unit/sample/test_pipeline.py", "tests/unit/cli/test_train.py",
     "tests/unit/compare/", "tests/unit/train/", "tests/research/", "tests/unit/evaluation/", "tests/learning/",
 )  # fmt: skip
@@ -73,6 +82,7 @@ def pytest_collection_finish() -> None:
     """Exempt the objects of imported modules from garbage collection, which would take as long as some of the tests."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from helpers import TOKENIZER, WIDTH, make_recipe, text_encoder, tiny_pipeline
+from torch import Tensor
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -264,11 +266,19 @@ def distilled(backbone: Backbone, mode: str) -> Roles:
     return roles
 
 
+@cache
+def _distilled(family: str, mode: str) -> tuple[Backbone, dict[str, Tensor]]:
+    """Return a family's tiny teacher and the trained weights of its student, which are the same for every test.
+
+    A teacher is saved only, so that all may share it; adapters are put on another one, which takes the longest.
+    """
+    state = {name: tensor.clone() for name, tensor in distilled(TINY[family](), mode).state("student").items()}
+    return TINY[family](), state
+
+
 def make_student(folder: Path, family: str, mode: str, **changes: Any) -> Path:
     """A student of a tiny teacher, in `folder`/student; the teacher is in `folder`/teacher."""
-    backbone = TINY[family]()
+    backbone, state = _distilled(family, mode)
     backbone.pipe.save_pretrained(folder / "teacher")
-    roles = distilled(TINY[family](), mode)
-    state = {name: tensor.clone() for name, tensor in roles.state("student").items()}
     recipe = recipe_of(family, folder / "teacher", mode, **changes)
     return save_student(backbone, state, recipe, folder / "student")

@@ -35,6 +35,7 @@ class Job:
     dp_replicate: int = 1
     context_parallel: int = 1
     iterations: int = 2
+    fake_updates: int = 1
     slow: bool = False
     """Only among the slow tests, because other jobs show the same for another mode or family."""
 
@@ -44,7 +45,8 @@ class Job:
             "gradient_checkpointing": self.gradient_checkpointing, "dtype": self.dtype,
             "iterations": self.iterations,
         }  # fmt: skip
-        recipe = recipe_of(self.family, Path("teacher"), self.mode, train=train)
+        method = {"guidance": 2.0, "fake_updates": self.fake_updates, "warmup_steps": 1}
+        recipe = recipe_of(self.family, Path("teacher"), self.mode, train=train, method=method)
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"prompts": str(prompts)})})
 
     def backbone(self) -> Backbone:
@@ -60,7 +62,7 @@ JOBS = [
     Job("sdxl-lora", "sdxl", "lora"),
     Job("sdxl-full", "sdxl", "full", slow=True),
     Job("pixart", "pixart", "lora", slow=True),
-    Job("sd3", "sd3", "full"),
+    Job("sd3", "sd3", "full", fake_updates=2),
     *(Job(f"wan-{mode}", "wan", mode, slow=mode == "lora") for mode in MODES),
     *(
         Job(

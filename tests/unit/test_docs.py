@@ -69,13 +69,14 @@ def test_code_compiles_and_its_imports_exist(page: str) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
 def test_the_first_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs with a tiny pipeline and a recipe for it, in place of a loaded SDXL and the recipe `sdxl`."""
     code = blocks(page, "python")[0]
     assert 'recipe="sdxl"' in code
     monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(to_yaml(make_recipe("none")), encoding="utf-8")
+    Path("tiny.yaml").write_text(to_yaml(make_recipe("none", train={"iterations": 2})), encoding="utf-8")
     exec(compile(code.replace('"sdxl"', '"tiny.yaml"'), page, "exec"), {"pipe": tiny_pipeline()})
     assert Path("ball.png").is_file() and RMDPipeline.from_pretrained("out", teacher=saved(tmp_path)) is not None
 

@@ -13,7 +13,9 @@ merged key by key, and everything else is replaced. Three rules serve settings t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from rmd.common.errors import RMDError, did_you_mean, shown
@@ -155,10 +157,16 @@ def _read_file(path: Path) -> dict[str, object]:
         raise RMDError(f"the recipe file {path} cannot be read: line {line} is not UTF-8 text") from error
     if len(content) > MAX_BYTES:
         raise RMDError(f"{path} is too large to be a recipe: at most {MAX_BYTES // 2**20} MB are read")
-    values = parse(text, path.name)
+    values = deepcopy(_parsed(text, path.name))
     if values is None:
         raise RMDError(f"{path.name} is empty; a recipe needs at least `extends: {ROOT}` and its own values")
     return _mapping(values, path.name)
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, label: str) -> object:
+    """Parse a text once: hundreds of cells of a comparison read the same packaged recipes, whose YAML takes longest."""
+    return parse(text, label)
 
 
 def _mapping(values: object, label: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def recipe(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_panels: None) -> Path:
     """Return a recipe that runs in moments, in an empty working folder; its own files are elsewhere."""
     files, work = tmp_path / "files", tmp_path / "work"
     files.mkdir()

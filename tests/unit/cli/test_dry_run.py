@@ -72,7 +72,7 @@ def test_batch_and_memory_of_a_dry_run_follow_the_processes(recipe: Path) -> Non
 
     def needed(world: int, *more: str) -> float:
         match = re.search(
-            r"about ([\d.]+) GB", memory_line(load_recipe("sdxl-full", [*settings, *more]), Parallel(0, world))
+            r"about ([\d.]+) GB", memory_line(load_recipe("pixart", [*settings, *more]), Parallel(0, world))
         )
         assert match is not None
         return float(match[1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,9 @@ PAIRS = [
     ("sdxl", "lora", "kohya"),
     *((family, "full", "diffusers-full") for family in sorted(TINY)),
 ]
-MASKS = [(0o077, *pair) for pair in PAIRS if pair[0] == "pixart" or pair[2] == "kohya"]
+PRIVATE = 0o077
+"""A umask that lets only the owner read and write."""
+MASKED = [pair for pair in PAIRS if pair[0] == "pixart" or pair[2] == "kohya"]
 SLOW = [("sdxl", "fused"), ("sd3", "comfyui"), ("sd3", "fused"), ("wan", "comfyui")]
 
 
@@ -64,6 +67,23 @@ def umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Path]:
+    """Return a function that makes a student and exports it, once, under a umask that lets no one else read it.
+
+    The export is in `out`, beside the folders `student` and `teacher`.
+    """
+
+    @cache
+    def export(family: str, mode: str, to: str) -> Path:
+        folder: Path = tmp_path_factory.mktemp(f"{family}-{mode}-{to}")
+        student = make_student(folder, family, mode, data={"prompts": str(folder / "my" / "prompts.txt")})
+        with umask(PRIVATE):
+            return export_student(student, to, folder / "out")
+
+    return export
+
+
 def naming(folder: Path, path: Path) -> list[str]:
     """List the files in a folder that contain a path."""
     return [str(file) for file in folder.rglob("*") if file.is_file() and str(path).encode() in file.read_bytes()]
@@ -73,11 +93,12 @@ def naming(folder: Path, path: Path) -> list[str]:
     ("family", "mode", "to"),
     [pytest.param(*pair, marks=[pytest.mark.slow] if (pair[0], pair[2]) in SLOW else []) for pair in PAIRS],
 )
-def test_no_file_of_an_export_holds_a_path_of_this_machine(family: str, mode: str, to: str, tmp_path: Path) -> None:
-    student = make_student(tmp_path, family, mode, data={"prompts": str(tmp_path / "my" / "prompts.txt")})
-    assert naming(student, tmp_path), "the run's own student says where its teacher is"
-    out = export_student(student, to, tmp_path / "out")
-    assert naming(out, tmp_path) == []
+def test_no_file_of_an_export_holds_a_path_of_this_machine(
+    family: str, mode: str, to: str, exports: Callable[[str, str, str], Path]
+) -> None:
+    out = exports(family, mode, to)
+    assert naming(out.parent / "student", out.parent), "the run's own student says where its teacher is"
+    assert naming(out, out.parent) == []
     config = json.loads((out / CONFIG_NAME).read_text())
     assert (config["teacher"], config["prompts"]) == (None, "prompts.txt")
     card = (out / "README.md").read_text()
@@ -90,21 +111,31 @@ def test_an_export_names_the_base_model_that_is_given(tmp_path: Path) -> None:
     assert f"\nbase_model: {BASE}\n" in (out / "README.md").read_text()
 
 
-def test_the_header_of_an_exported_adapter_holds_what_peft_needs_and_nothing_else(tmp_path: Path) -> None:
-    out = export_student(make_student(tmp_path, "sdxl", "lora"), "diffusers-lora", tmp_path / "out")
-    with safe_open(out / LORA_NAME, "pt") as file:
+def test_the_header_of_an_exported_adapter_holds_what_peft_needs_and_nothing_else(
+    exports: Callable[[str, str, str], Path],
+) -> None:
+    with safe_open(exports("sdxl", "lora", "diffusers-lora") / LORA_NAME, "pt") as file:
         header = file.metadata()
     assert set(header) == {"format", "lora_adapter_metadata"}
     assert set(json.loads(header["lora_adapter_metadata"])) == {"unet.r", "unet.lora_alpha", "unet.target_modules"}
 
 
-@pytest.mark.parametrize(("mask", "family", "mode", "to"), [*MASKS, (0o022, "pixart", "full", "diffusers-full")])
+@pytest.mark.parametrize(("family", "mode", "to"), MASKED)
 def test_exported_files_have_the_mode_that_the_umask_gives(
-    mask: int, family: str, mode: str, to: str, tmp_path: Path
+    family: str, mode: str, to: str, exports: Callable[[str, str, str], Path]
 ) -> None:
-    student = make_student(tmp_path, family, mode)
-    with umask(mask):
-        out = export_student(student, to, tmp_path / "out")
+    check_modes(exports(family, mode, to), PRIVATE)
+
+
+def test_exported_files_can_be_read_by_others_where_the_umask_lets_them(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "pixart", "full")
+    with umask(0o022):
+        out = export_student(student, "diffusers-full", tmp_path / "out")
+    check_modes(out, 0o022)
+
+
+def check_modes(out: Path, mask: int) -> None:
+    """Check that every file and folder of an export has the permissions that a umask leaves."""
     modes = {path.name: path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
     assert modes and set(modes.values()) == {0o666 & ~mask}, modes
     assert {path.stat().st_mode & 0o777 for path in (out, *out.rglob("*")) if path.is_dir()} == {0o777 & ~mask}
