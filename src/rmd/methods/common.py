@@ -87,12 +87,12 @@ def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: floa
     top = {"segment": step.tau_high, "stage": before[-1].teacher_time if before else 1000.0}.get(config.tau, 1000.0)
     bottom = 0.0 if config.tau == "all" else step.tau_low
     shift = shift if config.tau_spacing == "grid" else 1.0
-    low, high = shift_time(bottom, 1.0 / shift), min(shift_time(top, 1.0 / shift), 1000.0 - TAU_MARGIN)
-    offsets = config.tau_offset or (0.0,)
-    low += max(high - low, 0.0) * offsets[min(step.stage, len(offsets)) - 1]
     # A range keeps some width, unless the scores read the next state, which cannot be diffused to a time below its own.
     room = 0.0 if _follows_trajectory(config) else TAU_MARGIN
-    low = min(max(low, TAU_MARGIN), 1000.0 - TAU_MARGIN - room)
+    low = min(shift_time(bottom, 1.0 / shift), 1000.0 - TAU_MARGIN - room)
+    high = max(min(shift_time(top, 1.0 / shift), 1000.0 - TAU_MARGIN), low)
+    offsets = config.tau_offset or (0.0,)
+    low = max(low + (high - low) * offsets[min(step.stage, len(offsets)) - 1], TAU_MARGIN)
     return shift_time(low, shift), shift_time(max(high, low), shift)
 
 
@@ -123,6 +123,8 @@ def diffuse(
     * "trajectory": the sampler's next state x_mid = alpha_mid y + sigma_mid mixed, diffused from there up to tau. The
       scores compare the distribution of x_mid (TDM). The fake score predicts the clean sample that belongs to the score
       of x_tau given x_mid, which is exact at every beta and eta (denoising score matching with x_mid as the data).
+      The student can only make x_mid right if its noise can be white: where eps_hat is upsampled, with beta 0 or the
+      rule "block". Plainly upsampled noise has too much power in the low frequencies, and the student loses spread.
     * "trajectory_sample", as the authors' code does it: x_mid has the noise eta eps_hat + sqrt(1 - eta^2) eps at every
       step, even where the sampler crosses with other noise, and the fake score predicts y.
 
