@@ -81,17 +81,17 @@ class CascadeConfig(MatchingConfig):
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """How often each stage is drawn in a round of iterations, such as [1, 2]; empty: each once."""
+    matching: Literal["teacher", "own", "mixed"] = "teacher"
+    """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
+    cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
+    own_share: Share = 0.5
+    """With `matching` mixed: share of the iterations that match at the step's own resolution."""
 
 
 class RMDConfig(CascadeConfig):
     """Settings of cross-resolution distribution matching, the paper's method."""
 
     name: Literal["rmd"] = "rmd"
-    matching: Literal["teacher", "own", "mixed"] = "teacher"
-    """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
-    cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
-    own_share: Share = 0.5
-    """With `matching` mixed: share of the iterations that match at the step's own resolution."""
 
 
 class TDMConfig(MatchingConfig):
