@@ -150,6 +150,7 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
     """
     recipe, steps, method = trainer.recipe, trainer.plan.steps, trainer.method
     updates, guidance = recipe.method.fake_updates, recipe.method.guidance != 1.0
+    shares, fake_first = draw_shares(trainer.plan, recipe.method), recipe.method.order == "fake_first"
     advance = running_total(progress, "iterations", len(steps) * (repeats + 1))
     bare: BarePasses | None = None
     if repeats:
@@ -160,12 +161,13 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
     def passes(timing: StepTiming) -> float | None:
         if bare is None:
             return None
-        return sum(
+        own = bare.of_own_samples(steps, shares) if fake_first else 0.0
+        return own + sum(
             share * bare.of_iteration(steps, timing.step, fake_updates=updates, scored=stage.index)
             for stage, share in method.score_stages(timing.step).items()
         )
 
-    shares, device = draw_shares(trainer.plan, recipe.method), trainer.backbone.device
+    device = trainer.backbone.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     untrained = isinstance(trainer, EncodedTrainer)
     student = sum(share * step.index for share, step in zip(shares, steps, strict=True))
@@ -175,7 +177,7 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
             StepCost(timing, trainer.plan.stage_of(timing.step).size, share, passes(timing))
             for timing, share in zip(timings, shares, strict=True)
         ],
-        evaluations=training.evaluations(student, fake_updates=updates, guidance=guidance),
+        evaluations=training.evaluations(student, fake_updates=updates, guidance=guidance, fake_first=fake_first),
         tdm_evaluations=training.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance),
         tdm_seconds=None if bare is None else bare.of_public_tdm(len(steps), fake_updates=updates),
     )

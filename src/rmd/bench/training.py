@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 from statistics import median
 
@@ -70,6 +70,16 @@ class BarePasses:
         scores = self.guided[scored] + self.forward[scored] + fake_updates * self.trained[scored]
         return before + self.trained[step.stage] + scores
 
+    def of_own_samples(self, steps: Sequence[Step], shares: Sequence[float]) -> float:
+        """Return the mean seconds of the passes of the fake score's own roll-out (`method.order` fake_first).
+
+        Args:
+            steps: all steps of the plan.
+            shares: the share of the draws that each step has.
+        """
+        through = accumulate(self.forward[step.stage] for step in steps)
+        return sum(share * seconds for share, seconds in zip(shares, through, strict=True))
+
     def of_public_tdm(self, steps: int, *, fake_updates: int) -> float:
         """Return the seconds of the passes of TDM's public schedule, all at the last stage.
 
@@ -80,7 +90,9 @@ class BarePasses:
         return steps * self.forward[last] + self.trained[last] + self.guided[last] + self.forward[last] + updates
 
 
-def evaluations(mean_student: float, *, fake_updates: int, guidance: bool, adversarial: bool = False) -> float:
+def evaluations(
+    mean_student: float, *, fake_updates: int, guidance: bool, adversarial: bool = False, fake_first: bool = False
+) -> float:
     """Return the network evaluations per sample of an iteration; each branch of guidance counts as one.
 
     DMD2's adversarial losses evaluate the student's sample once more in every update, and a real one in each update of
@@ -91,9 +103,10 @@ def evaluations(mean_student: float, *, fake_updates: int, guidance: bool, adver
         fake_updates: number of the fake score's updates.
         guidance: whether the teacher is guided.
         adversarial: whether DMD2's adversarial losses are used.
+        fake_first: whether the fake score has a roll-out of its own (`method.order`).
     """
     updates = 1 + 3 * fake_updates if adversarial else fake_updates
-    return mean_student + (2 if guidance else 1) + 1 + updates
+    return mean_student * (2 if fake_first else 1) + (2 if guidance else 1) + 1 + updates
 
 
 def public_tdm_evaluations(steps: int, *, fake_updates: int, guidance: bool) -> float:

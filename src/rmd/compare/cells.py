@@ -159,6 +159,7 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
         fake_updates=method.fake_updates,
         guidance=method.guidance != 1.0,
         adversarial=method.needs_images,
+        fake_first=method.order == "fake_first",
     )
     return max(1, round(setting.budget * budget.evaluations / one))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -41,8 +41,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """A student's sample at the trained step, as teacher and fake score read it; all tensors are detached."""
+class Sample:
+    """What the student predicts at a step."""
 
     step: Step
     stage: Stage
@@ -51,6 +51,12 @@ class Rollout:
     """The predicted clean sample at the resolution at which it is matched."""
     eps_hat: Tensor
     """The predicted noise at the step's own resolution."""
+
+
+@dataclass(frozen=True)
+class Rollout(Sample):
+    """A student's sample at the trained step, as teacher and fake score read it; all tensors are detached."""
+
     tau: Tensor
     """Teacher times (B,) in 0..1000, float64 on the CPU."""
     x_tau: Tensor
@@ -101,16 +107,24 @@ class Method(ABC):
         """Return the student's loss (a scalar) at one step, and the sample that it was computed on."""
 
     @abstractmethod
-    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+    def fake_loss(self, batch: Batch, sample: Sample, update: int = 0) -> Tensor:
         """Return the fake score's loss (a scalar) on the student's sample.
 
         Args:
-            batch: the batch of the roll-out.
-            rollout: what `student_loss` returned.
+            batch: the batch of the sample.
+            sample: what `student_loss` or `sample` returned.
             update: number of the fake score's update in this iteration; each has noise and times of its own.
         """
 
-    def draw_step(self, iteration: int) -> Step:
+    def sample(self, batch: Batch, step: Step) -> Sample:
+        """Return the student's sample at one step; the samples of one batch lie on one trajectory.
+
+        With `method.order` fake_first, the fake score is trained on it. A method that needs no scores for its samples
+        should override this with the first lines of its `student_loss`.
+        """
+        return self.student_loss(batch, step)[1]
+
+    def draw_step(self, iteration: int, role: Literal["student", "fake"] = "student") -> Step:
         """Return the step that an iteration trains: draw a stage, then one of its steps, uniformly (Eq. 6).
 
         During the warm-up only the first stage is trained (Sec. 3.4). After it, stages and steps are drawn in shuffled
@@ -118,16 +132,21 @@ class Method(ABC):
         the right proportion. If steps share tau ranges, draw them independently; in rounds, the fake score would meet
         each step right after training on all the others. The choice depends on seed and iteration only, so that all
         processes make the same one (shapes differ between steps).
+
+        Args:
+            iteration: number of the iteration, from 0.
+            role: with `method.order` fake_first, the fake score has draws of its own.
         """
+        of = "" if role == "student" else "fake score's "
         in_rounds = not isinstance(self.config, MatchingConfig) or self.config.tau == "segment"
         warmup = self.config.warmup_steps if isinstance(self.config, CascadeConfig) else 0
         stage, visit, after = self.plan.stages[0], iteration, iteration - warmup
         if after >= 0:
             turns = [(stage, turn) for stage in self.plan.stages for turn in range(self.stage_draws[stage.index - 1])]
-            stage, turn = turns[self._choice(len(turns), after, "stage", in_rounds=in_rounds)]
+            stage, turn = turns[self._choice(len(turns), after, f"{of}stage", in_rounds=in_rounds)]
             visit = after // len(turns) * self.stage_draws[stage.index - 1] + turn if in_rounds else iteration
         steps = [step for step in self.plan.steps if step.stage == stage.index]
-        return steps[self._choice(len(steps), visit, f"step of stage {stage.index}", in_rounds=in_rounds)]
+        return steps[self._choice(len(steps), visit, f"{of}step of stage {stage.index}", in_rounds=in_rounds)]
 
     def _choice(self, n: int, count: int, purpose: str, *, in_rounds: bool) -> int:
         """Return one of 0..n-1: the next one of a round, or, for independent choices, the first one of a new round."""

@@ -7,7 +7,7 @@ Each is a function of the method (its networks, plan and call counter) and the b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,7 +75,8 @@ def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: floa
     """Return the teacher times (low, high) between which the scores' times of a step are drawn.
 
     `method.tau` selects the range, `method.tau_shift` moves it at low-resolution steps, and `method.tau_offset` is the
-    share of it, from the lower end, that is left out. Both ends keep a margin from 0 and 1000.
+    share of it, from the lower end, that is left out. Both ends keep a margin from 0 and 1000: the upper one before that
+    share is taken, the lower one after it.
 
     Args:
         config: the settings.
@@ -89,12 +90,17 @@ def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: floa
     shift = shift if config.tau_spacing == "grid" else 1.0
     if step.stage < len(plan.stages):
         bottom, top = shift_time(bottom, config.tau_shift), shift_time(top, config.tau_shift)
-    low, high = shift_time(bottom, 1.0 / shift), shift_time(top, 1.0 / shift)
-    low = min(max(low, TAU_MARGIN), 1000.0 - 2 * TAU_MARGIN)
-    high = max(min(high, 1000.0 - TAU_MARGIN), low)
+    # A range keeps some width, unless the scores read the next state, which cannot be diffused to a time below its own.
+    room = 0.0 if _follows_trajectory(config) else TAU_MARGIN
+    low = min(shift_time(bottom, 1.0 / shift), 1000.0 - TAU_MARGIN - room)
+    high = max(min(shift_time(top, 1.0 / shift), 1000.0 - TAU_MARGIN), low)
     offsets = config.tau_offset or (0.0,)
-    low += (high - low) * offsets[min(step.stage, len(offsets)) - 1]
-    return shift_time(low, shift), shift_time(high, shift)
+    low = max(low + (high - low) * offsets[min(step.stage, len(offsets)) - 1], TAU_MARGIN)
+    return shift_time(low, shift), shift_time(max(high, low), shift)
+
+
+def _follows_trajectory(config: MatchingConfig) -> bool:
+    return isinstance(config, CascadeConfig) and config.tau_noise in ("trajectory", "trajectory_sample")
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,10 @@ def diffuse(
     * "trajectory": the sampler's next state x_mid = alpha_mid y + sigma_mid mixed, diffused from there up to tau. The
       scores compare the distribution of x_mid (TDM). The fake score predicts the clean sample that belongs to the score
       of x_tau given x_mid, which is exact at every beta and eta (denoising score matching with x_mid as the data).
-    * "trajectory_sample": the same state, but the fake score predicts y, as the authors' code does.
+      The student can only make x_mid right if its noise can be white: where eps_hat is upsampled, with beta 0 or the
+      rule "block". Plainly upsampled noise has too much power in the low frequencies, and the student loses spread.
+    * "trajectory_sample", as the authors' code does it: x_mid has the noise eta eps_hat + sqrt(1 - eta^2) eps at every
+      step, even where the sampler crosses with other noise, and the fake score predicts y.
 
     Args:
         method: gives the plan's crossing, the schedule and the setting.
@@ -140,8 +149,9 @@ def diffuse(
     if rule == "mixed":
         return Diffused(schedule.add_noise(y, renoise(eps_hat, eps, crossing), tau), y, one)
     fresh = batch.noise.normal(y.shape, f"next-{purpose}")
-    following = method.plan.steps[step.index]
-    stays = following.stage == step.stage and eps_hat.shape == y.shape
+    stays = method.plan.steps[step.index].stage == step.stage and eps_hat.shape == y.shape
+    if rule == "trajectory_sample":
+        crossing = replace(crossing, beta=crossing.eta if crossing.within == "predicted" else 0.0)
     mixed = step_noise(eps_hat, fresh, crossing) if stays else renoise(eps_hat, fresh, crossing)
     rho = trajectory_share(schedule, step, tau, eps)
     x_tau = schedule.add_noise(y, rho * mixed + (1 - rho**2).sqrt() * eps, tau)

@@ -22,7 +22,7 @@ from rmd.core.losses import (
 )
 from rmd.core.plan import Step, StepPlan
 from rmd.methods.adversarial import HEAD, Head, captured_output, new_head
-from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
+from rmd.methods.base import Batch, Method, Rollout, Sample, check_one_resolution
 from rmd.methods.common import (
     TAU_MARGIN,
     draw_tau,
@@ -61,12 +61,17 @@ class DMD2(Method):
             self.head = new_head(width, seed=seed, device=backbone.device)
             roles.attach(HEAD, self.head)
 
+    def sample(self, batch: Batch, step: Step) -> Sample:
+        """Roll the student out to a step (backward simulation), and return its prediction there."""
+        x_t = roll_out(self, batch, step)
+        return Sample(step, self.plan.match_stage, *student_prediction(self, batch, step, x_t))
+
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
         """Return the student's loss at one step, and the sample that it was computed on."""
         config, schedule, stage = self.config, self.backbone.schedule, self.plan.match_stage
 
-        x_t = roll_out(self, batch, step)  # backward simulation
-        y, eps_hat = student_prediction(self, batch, step, x_t)
+        sample = self.sample(batch, step)
+        y, eps_hat = sample.y, sample.eps_hat
 
         tau = draw_tau(self, batch, step, "tau-student")
         eps = batch.noise.normal(y.shape, "noise-student")
@@ -83,14 +88,14 @@ class DMD2(Method):
                 loss = loss + config.adversarial * adversarial_student_loss(self.head(features))
         return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
-    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+    def fake_loss(self, batch: Batch, sample: Sample, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, plus the loss of the adversarial head.
 
         Raises:
             RMDError: the adversarial loss is on, and the batch has no real images.
         """
-        config, schedule, y = self.config, self.backbone.schedule, rollout.y
-        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
+        config, schedule, y = self.config, self.backbone.schedule, sample.y
+        tau = draw_tau(self, batch, sample.step, f"tau-fake-{update}")
         eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
         x_tau = schedule.add_noise(y, eps, tau)
         f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)

@@ -9,7 +9,7 @@ the student's own distribution, predict the clean sample. The difference of thei
 (`own`, where nothing is upsampled), or by iteration either of them (`mixed`).
 
 Every iteration draws a step (`draw_step`, Eq. 6), then computes `student_loss` and updates the student, then computes
-`fake_loss` and updates the fake score.
+`fake_loss` and updates the fake score; `method.order` can change this.
 
 Symbols: x_t is the state before step i, which is in stage k; x0_hat and eps_hat are the student's prediction from it; y
 is x0_hat at R_m; beta is the weight of the predicted noise.
@@ -26,7 +26,7 @@ from rmd.core.crossing import upsample
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
 from rmd.core.plan import Stage, Step
 from rmd.core.randomness import generator
-from rmd.methods.base import Batch, Method, Rollout, check_own_resolution
+from rmd.methods.base import Batch, Method, Rollout, Sample, check_own_resolution
 from rmd.methods.common import (
     diffuse,
     draw_tau,
@@ -51,18 +51,23 @@ class RMD(Method):
         if self.config.matching == "own":
             check_own_resolution("rmd with method.matching=own", self.plan)
 
-    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
-        """Return the generator's loss at one step, and the sample that it was computed on (Alg. 1, Eq. 8)."""
-        config, crossing = self.config, self.plan.training_crossing
+    def sample(self, batch: Batch, step: Step) -> Sample:
+        """Roll the student out to a step, take the step, and project its prediction into the space of the scores."""
+        crossing = self.plan.training_crossing
         stage = self.draw_score_stage(batch.iteration, step)  # R_m
         height, width = self.latent_shape(1, stage)[-2:]
-
-        # Roll the student out to the step, without gradient; then take the step, with gradient.
-        x_t = roll_out(self, batch, step)  # Alg. 2 with the beta of training
+        x_t = roll_out(self, batch, step)  # Alg. 2 with the beta of training; without gradient
         x0_hat, eps_hat = student_prediction(self, batch, step, x_t)  # at R_k
-
-        # Project the prediction into the space of the scores, and diffuse it to a time of the step's range.
         y = upsample(x0_hat, (height, width), crossing.upsample, crossing.taps)  # Eq. 4: Up(x0_hat), at R_m
+        return Sample(step, stage, y, eps_hat)
+
+    def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
+        """Return the generator's loss at one step, and the sample that it was computed on (Alg. 1, Eq. 8)."""
+        config = self.config
+        sample = self.sample(batch, step)  # with gradient
+        stage, y, eps_hat = sample.stage, sample.y, sample.eps_hat
+
+        # Diffuse the sample to a time of the step's range.
         tau = draw_tau(self, batch, step, "tau-student")  # Eq. 6: expectation over the segment
         with torch.no_grad():
             x_tau = diffuse(self, batch, step, y.detach(), eps_hat, tau, "student").x_tau  # Eq. 4 and 10
@@ -77,12 +82,12 @@ class RMD(Method):
         loss = loss * stage_weight(config, step)  # Eq. 6: the stage's weight
         return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
-    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+    def fake_loss(self, batch: Batch, sample: Sample, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, noised anew (Alg. 1, Eq. 9)."""
         config, schedule = self.config, self.backbone.schedule
-        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
-        noisy = diffuse(self, batch, rollout.step, rollout.y, rollout.eps_hat, tau, f"fake-{update}")  # Eq. 4 and 10
-        f_fake = fake_prediction(self, batch, noisy.x_tau, tau, rollout.stage)
+        tau = draw_tau(self, batch, sample.step, f"tau-fake-{update}")
+        noisy = diffuse(self, batch, sample.step, sample.y, sample.eps_hat, tau, f"fake-{update}")  # Eq. 4 and 10
+        f_fake = fake_prediction(self, batch, noisy.x_tau, tau, sample.stage)
         weight = fake_weight(config, schedule, tau) * noisy.weight
         return fake_score_loss(f_fake, noisy.target, weight)  # Eq. 9: w(SNR) |f_fake - y|^2
 

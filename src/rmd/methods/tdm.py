@@ -12,7 +12,7 @@ from torch import Tensor
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Step
-from rmd.methods.base import Batch, Method, Rollout, check_one_resolution
+from rmd.methods.base import Batch, Method, Rollout, Sample, check_one_resolution
 from rmd.methods.common import (
     draw_tau,
     fake_prediction,
@@ -35,12 +35,17 @@ class TDM(Method):
         """Raise RMDError if the plan has more than one resolution."""
         check_one_resolution("tdm", self.plan)
 
+    def sample(self, batch: Batch, step: Step) -> Sample:
+        """Roll the student out to a step, without gradient, and return its prediction there."""
+        x_t = roll_out(self, batch, step)
+        return Sample(step, self.plan.match_stage, *student_prediction(self, batch, step, x_t))
+
     def student_loss(self, batch: Batch, step: Step) -> tuple[Tensor, Rollout]:
         """Return the student's loss at one step, and the sample that it was computed on."""
         config, schedule, stage = self.config, self.backbone.schedule, self.plan.match_stage
 
-        x_t = roll_out(self, batch, step)
-        y, eps_hat = student_prediction(self, batch, step, x_t)
+        sample = self.sample(batch, step)
+        y, eps_hat = sample.y, sample.eps_hat
 
         tau = draw_tau(self, batch, step, "tau-student")
         eps = batch.noise.normal(y.shape, "noise-student")
@@ -54,12 +59,12 @@ class TDM(Method):
         loss = generator_loss(y, f_real, f_fake, weight=w, metric=config.metric)
         return loss, Rollout(step, stage, y.detach(), eps_hat.detach(), tau, x_tau, f_real, f_fake)
 
-    def fake_loss(self, batch: Batch, rollout: Rollout, update: int = 0) -> Tensor:
+    def fake_loss(self, batch: Batch, sample: Sample, update: int = 0) -> Tensor:
         """Return the fake score's denoising loss on the student's sample, weighted by SNR and importance."""
-        config, schedule, y = self.config, self.backbone.schedule, rollout.y
-        tau = draw_tau(self, batch, rollout.step, f"tau-fake-{update}")
+        config, schedule, y = self.config, self.backbone.schedule, sample.y
+        tau = draw_tau(self, batch, sample.step, f"tau-fake-{update}")
         eps = batch.noise.normal(y.shape, f"noise-fake-{update}")
-        mixed = trajectory_noise(schedule, rollout.step, tau, rollout.eps_hat, eps)
+        mixed = trajectory_noise(schedule, sample.step, tau, sample.eps_hat, eps)
         x_tau = schedule.add_noise(y, mixed, tau)
         f_fake = fake_prediction(self, batch, x_tau, tau, self.plan.match_stage)
         return fake_score_loss(f_fake, y, fake_weight(config, schedule, tau) * importance(mixed, eps))

@@ -255,6 +255,8 @@ class OptimConfig(Strict):
     """AdamW's decoupled weight decay."""
     clip_norm: Rate = 1.0
     """Largest norm of the gradient; longer gradients are clipped."""
+    clipped: Literal["both", "student"] = "both"
+    """Networks whose gradients are clipped: `both`, or the `student` only, as in the authors' code."""
     ema: Decay = 0.0
     """Decay of the exponential moving average of the student's weights; 0 turns it off."""
 

@@ -30,7 +30,11 @@ class MethodConfig(Strict):
     guidance: Annotated[float, Field(ge=0, le=1000)]
     """Scale of the teacher's classifier-free guidance, uncond + guidance (cond - uncond); 1 turns it off."""
     fake_updates: Annotated[int, Field(gt=0, le=100)] = 1
-    """Updates of the fake score after each update of the student."""
+    """Updates of the fake score for each update of the student."""
+    order: Literal["student_first", "fake_first"] = "student_first"
+    """Network that an iteration updates first. `student_first`: the student, and then the fake score on the same
+    samples (Alg. 1). `fake_first`: the fake score, on samples of a step of its own draw, and then the student, as in
+    the authors' code."""
 
     @property
     def needs_images(self) -> bool:
@@ -72,25 +76,25 @@ class CascadeConfig(MatchingConfig):
     tau_noise: Literal["mixed", "fresh", "trajectory", "trajectory_sample"] = "mixed"
     """Noise that takes the student's sample to the time tau. `mixed`: predicted and fresh noise as in a crossing
     (Eq. 10). `fresh`: fresh noise only. `trajectory`: the sampler's next state, diffused up to tau; the fake score
-    learns its exact score. `trajectory_sample`: the same, but the fake score predicts the sample (the authors' code).
-    """
+    learns its exact score. `trajectory_sample`: the next state with predicted noise of weight `crossing.eta` at every
+    step, diffused up to tau; the fake score predicts the sample (the authors' code)."""
     stage_weights: Annotated[tuple[Weight, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Weight of the student's loss at each stage (Eq. 6); empty: 1 each."""
     warmup_steps: Whole = 0
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """How often each stage is drawn in a round of iterations, such as [1, 2]; empty: each once."""
+    matching: Literal["teacher", "own", "mixed"] = "teacher"
+    """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
+    cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
+    own_share: Share = 0.5
+    """With `matching` mixed: share of the iterations that match at the step's own resolution."""
 
 
 class RMDConfig(CascadeConfig):
     """Settings of cross-resolution distribution matching, the paper's method."""
 
     name: Literal["rmd"] = "rmd"
-    matching: Literal["teacher", "own", "mixed"] = "teacher"
-    """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
-    cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
-    own_share: Share = 0.5
-    """With `matching` mixed: share of the iterations that match at the step's own resolution."""
 
 
 class TDMConfig(MatchingConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from torch.profiler import record_function
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Step
-from rmd.methods import Rollout
+from rmd.methods import Batch, Rollout, Sample
 from rmd.models.base import Backbone
 from rmd.models.roles import ROLES
 from rmd.recipes.groups import OptimConfig
@@ -105,7 +106,7 @@ class Trainer(Run):
                     break
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], Rollout]:
-        """Update the student once, and then the fake score `method.fake_updates` times (Alg. 1).
+        """Update the student once and the fake score `method.fake_updates` times, in the order of `method.order`.
 
         Gradients add up over the micro-batches before each update.
 
@@ -123,6 +124,22 @@ class Trainer(Run):
         waited = time.perf_counter() - began
         step = self.method.draw_step(iteration)
 
+        fake = None
+        if self.recipe.method.order == "fake_first":
+            fake = self._update_fake(batches, self._own_samples(batches, iteration), iteration)
+        student, rollouts = self._update_student(batches, step, iteration)
+        if fake is None:
+            fake = self._update_fake(batches, rollouts, iteration)
+
+        values = self._measured(step, student, fake, rollouts)
+        values |= {f"calls_{role}": float(self.method.evaluations[role] - calls[role]) for role in ROLES}
+        values["data_seconds"] = waited
+        return values, rollouts[-1]
+
+    def _update_student(
+        self, batches: Sequence[Batch], step: Step, iteration: int
+    ) -> tuple[Tensor, list[Rollout]]:  # fmt: skip
+        """Update the student at a step, and return what `_update` does and the roll-outs of the micro-batches."""
         losses, rollouts = [], []
         self.roles.zero_grad()
         for batch in batches:
@@ -131,24 +148,33 @@ class Trainer(Run):
                 self._backward("student", loss, of=len(batches), last=batch is batches[-1])
             losses.append(loss.detach())
             rollouts.append(rollout)
-        student = self._update("student", losses, iteration)
+        measured = self._update("student", losses, iteration)
         for callback in self.callbacks:
             callback.after_student_update(self)
+        return measured, rollouts
 
+    def _update_fake(self, batches: Sequence[Batch], samples: Sequence[Sample], iteration: int) -> Tensor:
+        """Update the fake score on samples of the student, and return what the last `_update` does."""
         for update in range(self.recipe.method.fake_updates):
             losses = []
             self.roles.zero_grad()
-            for batch, rollout in zip(batches, rollouts, strict=True):
+            for batch, sample in zip(batches, samples, strict=True):
                 with record_function("fake"):
-                    loss = self.method.fake_loss(batch, rollout, update)
+                    loss = self.method.fake_loss(batch, sample, update)
                     self._backward("fake", loss, of=len(batches), last=batch is batches[-1])
                 losses.append(loss.detach())
-            fake = self._update("fake", losses, iteration)
+            measured = self._update("fake", losses, iteration)
+        return measured
 
-        values = self._measured(step, student, fake, rollouts)
-        values |= {f"calls_{role}": float(self.method.evaluations[role] - calls[role]) for role in ROLES}
-        values["data_seconds"] = waited
-        return values, rollouts[-1]
+    @torch.no_grad()
+    def _own_samples(self, batches: Sequence[Batch], iteration: int) -> list[Sample]:
+        """Return the samples of a step that is drawn for the fake score.
+
+        They lie on the trajectories that the student's update continues from: a batch draws the same noise each time.
+        """
+        step = self.method.draw_step(iteration, "fake")
+        with record_function("fake"):
+            return [self.method.sample(batch, step) for batch in batches]
 
     def start(self, *, resume: bool, reset_optimizers: bool = False) -> int:
         """Load the newest checkpoint if the run is resumed, and return the number of iterations that are done.
@@ -192,7 +218,9 @@ class Trainer(Run):
         Raises:
             RMDError: on every process, if a loss or a gradient of any is not finite.
         """
-        norm = self.parallel.clip(self.roles.trainable(role), self.recipe.optim.clip_norm)
+        optim = self.recipe.optim
+        limit = optim.clip_norm if role == "student" or optim.clipped == "both" else math.inf
+        norm = self.parallel.clip(self.roles.trainable(role), limit)
         measured = torch.stack([torch.stack(list(losses)).mean(), norm])
         (bad,) = self.parallel.any(not bool(measured.isfinite().all()))
         if bad:
@@ -201,7 +229,7 @@ class Trainer(Run):
                 f"optimiser's step: lower optim.{role}_lr and add --resume --reset-optimizer, or resume from the last "
                 f"checkpoint in {self.checkpoint_folder}"
             )
-        optimizer, optim = self.trained.optimizers[role], self.recipe.optim
+        optimizer = self.trained.optimizers[role]
         rate = optim.student_lr if role == "student" else optim.fake_lr
         for group in optimizer.param_groups:
             group["lr"] = rate * lr_scale(optim, iteration, self.recipe.train.iterations)

@@ -91,6 +91,7 @@ def test_bare_passes_add_up_to_iterations() -> None:
     assert seconds == [3.0 + scores, 1.0 + 3.0 + scores, 2.0 + 30.0 + scores, 12.0 + 30.0 + scores]
     low = 2.0 + 1.0 + 2 * 3.0
     assert passes.of_iteration(steps, steps[1], fake_updates=2, scored=1) == 1.0 + 3.0 + low
+    assert passes.of_own_samples(steps, (0.25, 0.25, 0.25, 0.25)) == (1.0 + 2.0 + 12.0 + 22.0) / 4
     assert passes.of_public_tdm(4, fake_updates=1) == 4 * 10.0 + 30.0 + 20.0 + 10.0 + 30.0 + 20.0
 
 
@@ -102,6 +103,7 @@ def test_a_two_plus_two_student_makes_six_tenths_of_public_tdms_evaluations() ->
     assert (ours, tdm) == (6.5, 11)
     assert ours / tdm <= 0.65
     assert evaluations(1.0, fake_updates=2, guidance=False) == 1 + 1 + 1 + 2
+    assert evaluations(2.5, fake_updates=1, guidance=True, fake_first=True) == 6.5 + 2.5
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])

@@ -39,9 +39,19 @@ def test_rows_have_names_of_their_own_and_one_is_compared_with(table: Table) -> 
 def test_each_backbone_stands_beside_the_papers_number_for_it() -> None:
     ours = {"sdxl": {"HPSv2.1": "31.99"}, "pixart": {"HPSv2.1": "32.23"}, "sd3": {"HPSv2.1": "30.56"}}
     assert row_of("main", "rmd").paper == ours
-    assert row_of("thresholds", "0+4").paper == {"sdxl": {"HPSv2.1": "32.05", "speed-up": "1.00x"}}
     assert row_of("stages", "1+1+2").paper == {"sdxl": {"speed-up": "1.73x"}}
     assert row_of("main", "naive").paper == {}
+
+
+def test_the_papers_numbers_on_the_split_are_said_to_be_pixarts() -> None:
+    """Its Tab. 4 names no backbone, but begins with PixArt's TDM of Tab. 1, and 1.68x is PixArt's 21.0x over 12.5x."""
+    without = row_of("thresholds", "0+4").paper["sdxl"]
+    assert without == {
+        "HPSv2.1 of PixArt": row_of("main", "tdm").paper["pixart"]["HPSv2.1"],
+        "speed-up of PixArt": "1.00x",
+    }
+    assert row_of("thresholds", "rmd").paper["sdxl"]["speed-up of PixArt"] == f"{21.0 / 12.5:.2f}x"
+    assert all(set(row.paper["sdxl"]) == set(without) for row in TABLES["thresholds"].rows)
 
 
 @pytest.mark.parametrize(("table", "backbone", "row"), CASES, ids=IDS)

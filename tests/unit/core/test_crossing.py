@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.core.crossing import cross, renoise, upsample
+from rmd.core.crossing import cosine_basis, cross, renoise, upsample
 from rmd.core.plan import Crossing, NoiseRule, Upsample
 
-MODES: list[Upsample] = ["bilinear", "nearest", "bicubic"]
+MODES: list[Upsample] = ["bilinear", "nearest", "bicubic", "dct"]
 RULES: list[NoiseRule] = ["plain", "corrected", "block"]
 BETAS = [0.0, 0.2, 0.5, 1.0]
 RATIOS = [((6, 6), (12, 12)), ((4, 6), (6, 9)), ((4, 4), (12, 8)), ((5, 3), (7, 9))]
@@ -197,6 +197,52 @@ def test_upsampling_in_closed_form() -> None:
     for mode in MODES:
         up = upsample(torch.tensor([1.0, 0.0, 1.0]).reshape(1, 1, 1, 3), (1, 5), mode)
         torch.testing.assert_close(up, up.flip(-1))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (4, 12), (8, 6)])
+def test_four_taps_are_bilinear_interpolation_and_two_are_nearest(size: tuple[int, int]) -> None:
+    x = noise(2, 3, 4, 6)
+    for taps, mode in (((0.25, 0.75, 0.75, 0.25), "bilinear"), ((1.0, 1.0), "nearest")):
+        torch.testing.assert_close(upsample(x, size, "taps", taps), upsample(x, size, mode))  # type: ignore[arg-type]
+    assert upsample(x, (4, 6), "taps", (0.25, 0.75, 0.75, 0.25)) is x
+
+
+def test_taps_of_odd_length_enlarge_by_odd_ratios() -> None:
+    x = noise(1, 2, 3, 4)
+    third = (1 / 3, 2 / 3, 1.0, 2 / 3, 1 / 3)
+    torch.testing.assert_close(upsample(x, (9, 12), "taps", third), upsample(x, (9, 12), "bilinear"))
+
+
+@pytest.mark.parametrize("size", [(8, 12), (6, 9), (5, 7)])
+def test_dct_keeps_the_amplitude_of_every_cosine_and_adds_none(size: tuple[int, int]) -> None:
+    rows, columns = cosine_basis(4), cosine_basis(6)
+    scale = math.sqrt(size[0] * size[1] / 24)  # of the orthonormal cosines, at equal amplitudes in the picture
+    for row in range(4):
+        for column in range(6):
+            wave = rows[row][:, None] * columns[column][None, :]
+            up = upsample(wave[None, None], size, "dct")[0, 0]
+            expected = scale * cosine_basis(size[0])[row][:, None] * cosine_basis(size[1])[column][None, :]
+            torch.testing.assert_close(up, expected)
+
+
+def test_taps_that_do_not_go_with_the_ratio_are_refused() -> None:
+    x = noise(1, 1, 4, 4)
+    for taps, size in (
+        ((0.25, 0.75, 0.75, 0.25), (6, 6)),  # not a whole ratio
+        ((0.5, 1.0, 0.5), (8, 8)),  # odd at an even one
+        ((1.0,), (12, 12)),  # fewer than the ratio
+    ):
+        with pytest.raises(RMDError, match=f"^{len(taps)} taps cannot enlarge a latent side of 4 to {size[0]}: "):
+            upsample(x, size, "taps", taps)
+
+
+def test_a_video_is_upsampled_by_taps_and_dct_frame_by_frame() -> None:
+    video = noise(2, 3, 5, 4, 6)
+    for mode in ("dct", "taps"):
+        taps = (0.25, 0.75, 0.75, 0.25) if mode == "taps" else ()
+        up = upsample(video, (8, 12), mode, taps)  # type: ignore[arg-type]
+        frames = [upsample(video[:, :, i], (8, 12), mode, taps) for i in range(5)]  # type: ignore[arg-type]
+        torch.testing.assert_close(up, torch.stack(frames, dim=2))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -18,6 +18,7 @@ from rmd.core.losses import (
     fake_score_loss,
     generator_loss,
     pseudo_huber,
+    pseudo_huber_elements,
     sample_weight,
     snr_weight,
 )
@@ -171,6 +172,25 @@ def test_pseudo_huber_scales_with_the_number_of_dimensions() -> None:
     torch.testing.assert_close(high, 2 * low)
 
 
+@pytest.mark.parametrize("shape", [(4, 64, 64), (16, 21, 6, 4), (2, 3)])
+def test_pseudo_huber_of_elements_is_its_formula_with_the_authors_constant(shape: tuple[int, ...]) -> None:
+    u, c = noise(3, *shape) * 0.01, 1e-3 * math.sqrt(math.prod(shape) / 16384)
+    expected = ((u.square() + c**2).sqrt() - c).flatten(1).mean(1)
+    torch.testing.assert_close(pseudo_huber_elements(u), expected, rtol=1e-4, atol=1e-9)
+
+
+def test_pseudo_huber_of_elements_counts_each_value_by_itself() -> None:
+    """Each value's gradient is u / sqrt(u^2 + c^2) over the number of values: about one wherever u is far above c."""
+    u = torch.cat([torch.full((1, 8192), 0.1), torch.full((1, 8192), 1e-6)], 1).requires_grad_()
+    pseudo_huber_elements(u).sum().backward()
+    assert u.grad is not None
+    scaled = 16384 * u.grad
+    torch.testing.assert_close(scaled[0, 0], torch.tensor(1.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(scaled[0, -1], torch.tensor(1e-3), rtol=1e-4, atol=0)
+    assert pseudo_huber_elements(torch.zeros(2, 3)).tolist() == [0.0, 0.0]
+    assert pseudo_huber_elements(u.detach().bfloat16()).dtype == torch.float32
+
+
 @pytest.mark.parametrize("c", [0.0, -1.0, math.nan])
 def test_a_constant_that_is_not_positive_is_refused(c: float) -> None:
     with pytest.raises(RMDError, match="pseudo-Huber constant must be positive"):
@@ -184,6 +204,13 @@ def test_sample_weight_is_the_inverse_mean_distance_without_gradient() -> None:
     torch.testing.assert_close(weight, torch.tensor([0.5, 2.0]))
     assert not weight.requires_grad
     assert sample_weight(y, y, floor=1e-3).tolist() == pytest.approx([1000.0, 1000.0])
+
+
+def test_the_floor_of_the_sample_weight_is_the_smallest_distance_that_counts() -> None:
+    y = torch.zeros(3, 2, 4)
+    f_real = y + torch.tensor([0.0, 0.1, 0.5])[:, None, None]
+    torch.testing.assert_close(sample_weight(y, f_real, 0.2), torch.tensor([5.0, 5.0, 2.0]))
+    torch.testing.assert_close(sample_weight(y, f_real), torch.tensor([1e5, 10.0, 2.0]))
 
 
 def test_sample_weight_makes_the_loss_independent_of_the_scale_of_a_sample() -> None:

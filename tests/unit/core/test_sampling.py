@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,27 @@ def test_fresh_noise_within_a_stage_is_drawn_for_every_step(schedule: NoiseSched
     assert torch.equal(run_cascade(predict, plan, schedule, shape(), noise), expected)
     deterministic = run_cascade(predict, one_stage(schedule, 4), schedule, shape(), noise)
     assert float((deterministic - expected).abs().mean()) > 0.01
+
+
+@pytest.mark.parametrize("schedule", [VP, FLOW])
+def test_eta_is_the_weight_of_the_predicted_noise_within_a_stage(schedule: NoiseSchedule) -> None:
+    """The loop is written out for eta .5; at 1 it draws nothing, and at 0 it is that of fresh noise."""
+    plan, noise, predict = one_stage(schedule, 3), CounterNoise(0, [0, 1]), toy(schedule)
+    x = noise.normal((2, 3, 8, 8), "start")
+    for step, following in pairwise(plan.steps):
+        x0_hat, eps_hat = predict(x, step)
+        fresh = noise.normal((2, 3, 8, 8), f"within-{following.index}")
+        x = schedule.add_noise(x0_hat, 0.5 * eps_hat + math.sqrt(0.75) * fresh, following.model_time)
+    expected, _ = predict(x, plan.steps[-1])
+
+    def run(**crossing: Any) -> Tensor:
+        return run_cascade(predict, plan, schedule, shape(), noise, crossing=Crossing(**crossing))
+
+    torch.testing.assert_close(run(eta=0.5), expected)
+    assert torch.equal(run(eta=1.0), run_cascade(predict, one_stage(schedule, 3), schedule, shape(), noise))
+    torch.testing.assert_close(run(eta=0.0), run(within="fresh"))
+    with pytest.raises(RMDError, match="steps with fresh noise have no eta"):
+        run(eta=0.5, within="fresh")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 10])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -165,3 +166,23 @@ def test_only_rmd_matches_samples_at_another_resolution(name: str) -> None:
         "matches samples at their own resolution: leave out plan.match_side, or use method rmd with matching=teacher"
     )
     assert str(caught.value) == f"method {name} {sentence}"
+
+
+@pytest.mark.parametrize("settings", [{"name": "rmd"}, {"name": "rmd", "matching": "own"}, {"name": "tdm"}])
+def test_a_sample_is_the_one_that_the_students_loss_is_computed_on(settings: dict[str, Any]) -> None:
+    """This also holds for the default of methods that do not define `sample`, which computes that loss."""
+    plan = cascade(TOY, sides=(32,)) if settings["name"] == "tdm" else cascade(TOY)
+    method = make_method(LinearBackbone(), plan, **settings)
+    for step in plan.steps:
+        batch = make_batch(method.backbone)
+        rollout = method.student_loss(batch, step)[1]
+        for sample in (method.sample(batch, step), Method.sample(method, batch, step)):
+            assert (sample.step, sample.stage) == (rollout.step, rollout.stage)
+            assert torch.equal(sample.y, rollout.y) and torch.equal(sample.eps_hat, rollout.eps_hat)
+
+
+def test_the_fake_scores_steps_are_drawn_independently_of_the_students() -> None:
+    method = make_method(LinearBackbone(), cascade(TOY), tau="all")
+    pairs = Counter((method.draw_step(i).index, method.draw_step(i, "fake").index) for i in range(3200))
+    assert len(pairs) == 16
+    assert max(abs(count - 200) for count in pairs.values()) < 5 * 200**0.5

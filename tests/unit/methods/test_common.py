@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rmd.core.noise import shift_time
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.core.sampling import guided, run_cascade
-from rmd.methods.common import TAU_MARGIN, draw_tau, fake_weight, roll_out
+from rmd.methods.common import TAU_MARGIN, draw_tau, fake_weight, roll_out, tau_range
 from rmd.models import Backbone, Cond
 from rmd.models.generate import predictor, sample_latents
 from rmd.recipes.methods import RMDConfig
@@ -182,3 +183,79 @@ def test_a_segment_outside_of_the_margins_still_gives_a_time_between_them() -> N
     for step in (plan.steps[0], plan.steps[-1]):
         drawn = draw_tau(make_method(TOY, plan), make_batch(TOY), step, "tau")
         assert TAU_MARGIN <= float(drawn.min()) <= float(drawn.max()) <= 1000.0 - TAU_MARGIN
+
+
+def test_the_range_of_stage_ends_at_the_last_step_of_the_stage_before() -> None:
+    """In the first stage, it ends at pure noise; both ends keep the margin."""
+    plan = cascade(TOY, sides=(8, 16, 32), steps=6)
+    config = RMDConfig(guidance=1.0, tau="stage")
+    for step in plan.steps:
+        before = [other.teacher_time for other in plan.steps if other.stage < step.stage]
+        low, high = tau_range(config, step, plan)
+        assert high == min(before[-1] if before else 1000.0, 1000.0 - TAU_MARGIN)
+        assert low == max(step.tau_low, TAU_MARGIN)
+
+
+def test_an_offset_leaves_out_its_share_of_the_range_at_the_lower_end() -> None:
+    """Each stage has its own, and later ones that of the last; the margin from 0 does not count in the share."""
+    plan = cascade(TOY, sides=(8, 16, 32), steps=6)
+    whole, part = (RMDConfig(guidance=1.0, tau="stage", tau_offset=offsets) for offsets in ((), (0.5, 0.1)))
+    for step in plan.steps:
+        low, high = tau_range(whole, step, plan)
+        bottom = step.tau_low if step.index < 6 else 0.0
+        share = 0.5 if step.stage == 1 else 0.1
+        assert tau_range(part, step, plan) == pytest.approx((max(bottom + share * (high - bottom), TAU_MARGIN), high))
+        assert low == max(bottom, TAU_MARGIN)
+    nothing = RMDConfig(guidance=1.0, tau_offset=(1.0,))
+    for step in plan.steps:
+        low, high = tau_range(nothing, step, plan)
+        assert low == high, "all of the range is left out but its upper end"
+
+
+def test_grid_spacing_draws_uniformly_before_the_flow_shift() -> None:
+    flow = LinearBackbone(beta_schedule=None, _class_name="FlowMatchEulerDiscreteScheduler", shift=3.0)
+    plan = cascade(flow, sides=(16, 32))
+    batch = make_batch(flow)
+    cond = Cond({"context": torch.zeros(500)})
+    batch = type(batch)(0, cond, cond, CounterNoise(0, range(500)))
+    for step in plan.steps:
+        drawn = {}
+        for spacing in ("time", "grid"):
+            method = make_method(flow, plan, tau="stage", tau_spacing=spacing, tau_offset=(0.25,))
+            drawn[spacing] = draw_tau(method, batch, step, "tau")
+            low, high = tau_range(method.config, step, plan, shift=3.0)  # type: ignore[arg-type]
+            uniform = drawn[spacing] if spacing == "time" else shift_time(drawn[spacing], 1 / 3)
+            ends = (low, high) if spacing == "time" else (shift_time(low, 1 / 3), shift_time(high, 1 / 3))
+            assert float(uniform.min()) >= ends[0] - 1e-9 and float(uniform.max()) <= ends[1] + 1e-9
+            assert float(uniform.mean()) == pytest.approx(sum(ends) / 2, abs=0.05 * (ends[1] - ends[0]))
+        assert not torch.equal(drawn["time"], drawn["grid"])
+
+
+def test_without_a_shift_both_spacings_are_the_same() -> None:
+    for step in PLAN.steps:
+        time, grid = (
+            draw_tau(make_method(TOY, PLAN, tau="above", tau_spacing=spacing), make_batch(TOY), step, "tau")
+            for spacing in ("time", "grid")
+        )
+        torch.testing.assert_close(time, grid)
+
+
+@pytest.mark.parametrize("rule", ["trajectory", "trajectory_sample"])
+def test_scores_of_a_trajectory_read_no_time_below_its_next_state(rule: Any) -> None:
+    """Wan's grid has its second step at 962, above the least time that other ranges begin at."""
+    plan = cascade(TOY, times=[1000, 970, 500, 250], steps=None)
+    step = plan.steps[0]
+    assert tau_range(RMDConfig(guidance=1.0), step, plan) == (960.0, 980.0)
+    assert tau_range(RMDConfig(guidance=1.0, tau_noise=rule), step, plan) == (970.0, 980.0)
+
+
+def test_the_weight_of_a_stage_scales_the_students_loss_at_its_steps() -> None:
+    losses = []
+    for weights in ((), (1.0, 1.0), (0.5, 3.0)):
+        backbone = LinearBackbone()
+        method = make_method(backbone, PLAN, stage_weights=weights)
+        perturb(method, "student")
+        losses.append([float(method.student_loss(make_batch(backbone), step)[0].detach()) for step in PLAN.steps])
+    assert losses[0] == losses[1]
+    factors = [0.5 if step.stage == 1 else 3.0 for step in PLAN.steps]
+    assert losses[2] == pytest.approx([f * loss for f, loss in zip(factors, losses[0], strict=True)], rel=1e-6)

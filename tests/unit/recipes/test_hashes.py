@@ -51,6 +51,7 @@ CHANGES = {
     "method.weight_floor": "0.2", "method.tau_offset": "[0.25]", "method.tau_spacing": "grid",
     "method.stage_weights": "[1, 2]", "method.matching": "own", "method.own_share": "0.25",
     "plan.times": "[1000, 900, 750, 375]", "plan.split": "[2, 2]", "plan.cross_at": "{sigma: [0.8]}",
+    "method.order": "fake_first", "optim.clipped": "student",
     "crossing.eta": "0.5", "crossing.taps": "[0.25, 0.75, 0.75, 0.25]",
     "roles.mode": "lora", "roles.rank": "3", "roles.alpha": "3.0", "roles.layers": "transformers",
     "optim.student_lr": "0.5", "optim.fake_lr": "0.5", "optim.betas": "[0.1, 0.2]",
@@ -188,11 +189,12 @@ DEFAULTS = {
         "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
         "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
         "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "stage_weights": [], "matching": "teacher",
-        "own_share": 0.5,
+        "own_share": 0.5, "order": "student_first",
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {
         "lr_warmup": 0, "lr_decay": 0, "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0, "ema": 0.0,
+        "clipped": "both",
     },
     "train": {"seed": 0, "dtype": "float32"},
     "data": {
@@ -204,6 +206,7 @@ DEFAULTS = {
 _MATCHING = {
     "metric": "pseudo_huber", "weight": "sample", "weight_floor": 1e-5, "tau": "segment", "tau_offset": (),
     "tau_spacing": "time", "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1,
+    "order": "student_first",
 }  # fmt: skip
 METHOD_DEFAULTS = {
     "tdm": _MATCHING,

@@ -284,6 +284,57 @@ def test_gradients_are_clipped(prompts: Path, tmp_path: Path) -> None:
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_clipping_can_be_the_students_alone(prompts: Path, tmp_path: Path) -> None:
+    for order, role in (("student_first", "fake"), ("fake_first", "student")):
+        method = {"guidance": 2.0, "order": order}
+        recipe = make_recipe(prompts, method=method, optim={"clip_norm": 1e-3, "clipped": "student"})
+        trainer = toy(recipe, tmp_path / order)
+        values, _ = trainer.iterate(0)  # leaves the gradients of its last update
+        gradients = [p.grad.norm() for p in trainer.roles.trainable(role)]  # type: ignore[arg-type,union-attr]
+        norm, before = float(torch.stack(gradients).norm()), values[f"{role}_grad_norm"]
+        assert before > 2e-3
+        assert norm == pytest.approx(1e-3 if role == "student" else before, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rmd", "tdm", "dmd2"])
+def test_the_fake_score_can_be_first_with_a_step_of_its_own_on_the_same_trajectory(
+    name: str, prompts: Path, tmp_path: Path
+) -> None:
+    """Its sample is the one that the student's roll-out from the same noise goes through."""
+    method: dict[str, Any] = {"name": name, "guidance": 2.0, "order": "fake_first", "fake_updates": 2, "tau": "all"}
+    one_size = {"plan": {"sides": [32], "thresholds": []}, "crossing": {"within": "fresh"}} if name != "rmd" else {}
+    trainer = toy(make_recipe(prompts, method=method, **one_size), tmp_path / "run")
+    events: list[tuple[str, int]] = []
+    samples: dict[str, Any] = {}
+
+    def spy(role: str, usual: Any) -> Any:
+        def loss(batch: Any, what: Any, *rest: Any) -> Any:
+            step = what if role == "student" else what.step
+            weights = trainer.roles.state("student")
+            samples[role] = (batch, what, {name: value.clone() for name, value in weights.items()})
+            events.append((role, step.index))
+            return usual(batch, what, *rest)
+
+        return loss
+
+    own: list[int] = []
+    trainer.method.student_loss = spy("student", trainer.method.student_loss)  # type: ignore[method-assign]
+    trainer.method.fake_loss = spy("fake", trainer.method.fake_loss)  # type: ignore[method-assign]
+    for iteration in range(8):
+        values, _ = trainer.iterate(iteration)
+        (first, step), (again, other), (last, trained) = events
+        assert (first, again, last) == ("fake", "fake", "student")
+        assert (step, trained) == (other, int(values["step"]))
+        assert (values["calls_student"], values["calls_fake"], values["calls_teacher"]) == (step + trained, 3, 1)
+        before, after = samples["fake"][2], samples["student"][2]
+        assert all(torch.equal(before[key], after[key]) for key in before), "the student has not moved in between"
+        assert samples["fake"][0] is samples["student"][0]
+        assert not samples["fake"][1].y.requires_grad
+        own.append(step - trained)
+        events.clear()
+    assert len(set(own)) > 1, "the two steps are drawn independently"
+
+
 def test_an_iteration_updates_the_student_once_and_the_fake_score_as_often_as_asked(
     prompts: Path, tmp_path: Path
 ) -> None:
