@@ -75,8 +75,8 @@ def tau_range(config: MatchingConfig, step: Step, plan: StepPlan, *, shift: floa
     """Return the teacher times (low, high) between which the scores' times of a step are drawn.
 
     `method.tau` selects the range, `method.tau_shift` moves it at low-resolution steps, and `method.tau_offset` is the
-    share of it, from the lower end, that is left out. Both ends keep a margin from 0 and 1000: the upper one before that
-    share is taken, the lower one after it.
+    share of it, from the lower end, that is left out. Both ends keep a margin from 0 and 1000: the upper one before
+    that share is taken, the lower one after it.
 
     Args:
         config: the settings.

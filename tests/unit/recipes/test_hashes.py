@@ -49,6 +49,7 @@ CHANGES = {
     "method.tau": "above", "method.tau_noise": "fresh", "method.fake_weight": "snr",
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7", "method.stage_draws": "[1, 2]",
     "method.weight_floor": "0.2", "method.tau_offset": "[0.25]", "method.tau_spacing": "grid",
+    "method.tau_shift": "2.0",
     "method.stage_weights": "[1, 2]", "method.matching": "own", "method.own_share": "0.25",
     "plan.times": "[1000, 900, 750, 375]", "plan.split": "[2, 2]", "plan.cross_at": "{sigma: [0.8]}",
     "method.order": "fake_first", "optim.clipped": "student",
@@ -188,8 +189,8 @@ DEFAULTS = {
     "method": {
         "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
         "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
-        "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "stage_weights": [], "matching": "teacher",
-        "own_share": 0.5, "order": "student_first",
+        "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "tau_shift": 1.0,
+        "stage_weights": [], "matching": "teacher", "own_share": 0.5, "order": "student_first",
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {
@@ -205,7 +206,7 @@ DEFAULTS = {
 """Defaults, which hashes leave out: if one changed, an earlier run would be taken for one with the new value."""
 _MATCHING = {
     "metric": "pseudo_huber", "weight": "sample", "weight_floor": 1e-5, "tau": "segment", "tau_offset": (),
-    "tau_spacing": "time", "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1,
+    "tau_spacing": "time", "tau_shift": 1.0, "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1,
     "order": "student_first",
 }  # fmt: skip
 METHOD_DEFAULTS = {
