@@ -177,7 +177,9 @@ def training_costs(trainer: Trainer, *, repeats: int, progress: Progress) -> Tra
             StepCost(timing, trainer.plan.stage_of(timing.step).size, share, passes(timing))
             for timing, share in zip(timings, shares, strict=True)
         ],
-        evaluations=training.evaluations(student, fake_updates=updates, guidance=guidance, fake_first=fake_first),
+        evaluations=training.evaluations(
+            student, fake_updates=updates, branches=recipe.method.teacher_branches, fake_first=fake_first
+        ),
         tdm_evaluations=training.public_tdm_evaluations(len(steps), fake_updates=updates, guidance=guidance),
         tdm_seconds=None if bare is None else bare.of_public_tdm(len(steps), fake_updates=updates),
     )

@@ -91,7 +91,7 @@ class BarePasses:
 
 
 def evaluations(
-    mean_student: float, *, fake_updates: int, guidance: bool, adversarial: bool = False, fake_first: bool = False
+    mean_student: float, *, fake_updates: int, branches: int, adversarial: bool = False, fake_first: bool = False
 ) -> float:
     """Return the network evaluations per sample of an iteration; each branch of guidance counts as one.
 
@@ -101,12 +101,12 @@ def evaluations(
     Args:
         mean_student: the student's evaluations, on average over the steps as they are drawn.
         fake_updates: number of the fake score's updates.
-        guidance: whether the teacher is guided.
+        branches: the teacher's evaluations (`MethodConfig.teacher_branches`).
         adversarial: whether DMD2's adversarial losses are used.
         fake_first: whether the fake score has a roll-out of its own (`method.order`).
     """
     updates = 1 + 3 * fake_updates if adversarial else fake_updates
-    return mean_student * (2 if fake_first else 1) + (2 if guidance else 1) + 1 + updates
+    return mean_student * (2 if fake_first else 1) + branches + 1 + updates
 
 
 def public_tdm_evaluations(steps: int, *, fake_updates: int, guidance: bool) -> float:

@@ -157,7 +157,7 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
     one = evaluations(
         student,
         fake_updates=method.fake_updates,
-        guidance=method.guidance != 1.0,
+        branches=method.teacher_branches,
         adversarial=method.needs_images,
         fake_first=method.order == "fake_first",
     )
@@ -296,10 +296,8 @@ class Bench:
             weights.parent.mkdir(parents=True, exist_ok=True)
             with replacing(weights) as partial:
                 save_file({name: tensor.contiguous() for name, tensor in trainer.student_state().items()}, partial)
-            guided = cell.recipe.method.guidance != 1.0
-            spent = sum(
-                (2 if role == "teacher" and guided else 1) * n for role, n in trainer.method.evaluations.items()
-            )
+            branches = cell.recipe.method.teacher_branches
+            spent = sum((branches if role == "teacher" else 1) * n for role, n in trainer.method.evaluations.items())
             write_text(facts, Training(iterations=total, evaluations=spent).model_dump_json() + "\n")
             shutil.rmtree(run, ignore_errors=True)
         training = read_model(facts, Training)

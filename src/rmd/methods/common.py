@@ -17,7 +17,7 @@ from rmd.core.losses import snr_weight
 from rmd.core.noise import NoiseSchedule, per_sample, shift_time
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.sampling import run_cascade, step_noise
-from rmd.methods.base import Batch, Method
+from rmd.methods.base import Batch, Method, Sample
 from rmd.models.base import Cond
 from rmd.models.generate import predictor
 from rmd.recipes.methods import CascadeConfig, MatchingConfig
@@ -188,6 +188,38 @@ def teacher_prediction(method: Method, batch: Batch, x_tau: Tensor, tau: Tensor,
             return method.predict("teacher", teacher, x_tau, tau, batch.cond, stage)[0]
         both = Cond.cat([batch.cond, batch.null])
         return method.predict("teacher", teacher, x_tau, tau, both, stage, guidance)[0]
+
+
+@torch.no_grad()
+def real_prediction(method: Method, batch: Batch, sample: Sample, x_tau: Tensor, tau: Tensor) -> Tensor:
+    """Return f_real at x_tau, with the guidance that `method.guidance_tau` selects.
+
+    "same" is `teacher_prediction`. With "below", the guidance is read at a state of its own, at a cleaner time: what it
+    adds, (guidance - 1) (cond - uncond), is there about finer detail, while the rest of f_real, without guidance, still
+    belongs to tau (decoupled classifier-free guidance, Liu et al. 2025). All three branches run in one call.
+    """
+    config = method.config
+    if not isinstance(config, CascadeConfig) or config.teacher_branches < 3:
+        return teacher_prediction(method, batch, x_tau, tau, sample.stage)
+    low, high = guidance_range(config, sample, method.plan)
+    below = low + (high - low) * batch.noise.uniform((len(tau),), "tau-guidance").double()
+    x_below = diffuse(method, batch, sample.step, sample.y.detach(), sample.eps_hat, below, "guidance").x_tau
+    cond = Cond.cat([batch.cond, batch.cond, batch.null])
+    with method.roles.use("teacher") as teacher:
+        x, t = torch.cat([x_tau, x_below, x_below]), torch.cat([tau, below, below])
+        real, with_prompt, without = method.predict("teacher", teacher, x, t, cond, sample.stage)[0].chunk(3)
+    return real + (config.guidance - 1.0) * (with_prompt - without)
+
+
+def guidance_range(config: MatchingConfig, sample: Sample, plan: StepPlan) -> tuple[float, float]:
+    """Return the teacher times (low, high) between which the guidance of `guidance_tau` below is read.
+
+    Up to the step's own time; and from 0, unless the sample is upsampled, whose blur would show at cleaner times than
+    its segment's, or the next state is read, which is as noisy as the segment's end.
+    """
+    step = sample.step
+    low = step.tau_low if sample.stage != plan.stage_of(step) or _follows_trajectory(config) else 0.0
+    return max(low, TAU_MARGIN), max(min(step.tau_high, 1000.0 - TAU_MARGIN), TAU_MARGIN)
 
 
 def fake_prediction(method: Method, batch: Batch, x_tau: Tensor, tau: Tensor, stage: Stage) -> Tensor:

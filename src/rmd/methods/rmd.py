@@ -32,10 +32,10 @@ from rmd.methods.common import (
     draw_tau,
     fake_prediction,
     fake_weight,
+    real_prediction,
     roll_out,
     stage_weight,
     student_prediction,
-    teacher_prediction,
 )
 from rmd.recipes.methods import RMDConfig
 
@@ -73,7 +73,7 @@ class RMD(Method):
             x_tau = diffuse(self, batch, step, y.detach(), eps_hat, tau, "student").x_tau  # Eq. 4 and 10
 
             # Both scores predict the clean sample at R_m.
-            f_real = teacher_prediction(self, batch, x_tau, tau, stage)  # Eq. 7: the real score, guided
+            f_real = real_prediction(self, batch, sample, x_tau, tau)  # Eq. 7: the real score, guided
             f_fake = fake_prediction(self, batch, x_tau, tau, stage)  # Eq. 7: the fake score
 
         # The gradient with respect to y is w (f_fake - f_real), up to the metric.

@@ -41,6 +41,11 @@ class MethodConfig(Strict):
         """Whether the method needs real images, `data.images`."""
         return False
 
+    @property
+    def teacher_branches(self) -> int:
+        """The teacher's network evaluations per sample in an update of the student."""
+        return 1 if self.guidance == 1.0 else 2
+
 
 class MatchingConfig(MethodConfig):
     """The settings of methods that match distributions by a teacher's and a fake score (Eq. 7 to 9)."""
@@ -80,6 +85,9 @@ class CascadeConfig(MatchingConfig):
     step, diffused up to tau; the fake score predicts the sample (the authors' code)."""
     stage_weights: Annotated[tuple[Weight, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Weight of the student's loss at each stage (Eq. 6); empty: 1 each."""
+    guidance_tau: Literal["same", "below"] = "same"
+    """Time at which the teacher's guidance is read. `same`: tau, with both branches. `below`: a cleaner time of its own,
+    below the step's, while the rest of the score is read without guidance at tau; a third branch."""
     warmup_steps: Whole = 0
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
@@ -89,6 +97,11 @@ class CascadeConfig(MatchingConfig):
     cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
     own_share: Share = 0.5
     """With `matching` mixed: share of the iterations that match at the step's own resolution."""
+
+    @property
+    def teacher_branches(self) -> int:
+        """The teacher's network evaluations per sample in an update of the student."""
+        return 3 if self.guidance != 1.0 and self.guidance_tau == "below" else super().teacher_branches
 
 
 class RMDConfig(CascadeConfig):

@@ -108,7 +108,7 @@ def test_a_run_resumes_exactly_and_spends_what_is_counted(mode: str, folder: Pat
     spent, counted = whole.method.evaluations, 0.0
     for iteration in range(2):
         index = whole.method.draw_step(iteration).index
-        counted += evaluations(index, fake_updates=2, guidance=True, adversarial=True)
+        counted += evaluations(index, fake_updates=2, branches=2, adversarial=True)
     assert spent["student"] + 2 * spent["teacher"] + spent["fake"] == counted
 
 

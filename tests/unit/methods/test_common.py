@@ -17,7 +17,16 @@ from rmd.core.noise import shift_time
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.core.sampling import guided, run_cascade
-from rmd.methods.common import TAU_MARGIN, draw_tau, fake_weight, roll_out, tau_range
+from rmd.methods.common import (
+    TAU_MARGIN,
+    diffuse,
+    draw_tau,
+    fake_weight,
+    guidance_range,
+    real_prediction,
+    roll_out,
+    tau_range,
+)
 from rmd.models import Backbone, Cond
 from rmd.models.generate import predictor, sample_latents
 from rmd.recipes.methods import RMDConfig
@@ -259,3 +268,45 @@ def test_the_weight_of_a_stage_scales_the_students_loss_at_its_steps() -> None:
     assert losses[0] == losses[1]
     factors = [0.5 if step.stage == 1 else 3.0 for step in PLAN.steps]
     assert losses[2] == pytest.approx([f * loss for f, loss in zip(factors, losses[0], strict=True)], rel=1e-6)
+
+
+def test_guidance_read_at_a_cleaner_time_is_added_to_the_unguided_score() -> None:
+    """f_real = f(x_tau) + (guidance - 1) (cond - uncond) of a state of its own, in one call of three branches."""
+    backbone = LinearBackbone()
+    method = make_method(backbone, cascade(backbone), guidance=3.0, guidance_tau="below", matching="own")
+    batch = make_batch(backbone)
+    for step in method.plan.steps:
+        sample = method.sample(batch, step)
+        tau = draw_tau(method, batch, step, "tau-student")
+        x_tau = diffuse(method, batch, step, sample.y.detach(), sample.eps_hat, tau, "student").x_tau
+        method.evaluations.clear()
+        real = real_prediction(method, batch, sample, x_tau, tau)
+        assert method.evaluations == {"teacher": 1}
+
+        low, high = guidance_range(method.config, sample, method.plan)
+        assert (low, high) == (TAU_MARGIN, min(step.tau_high, 1000 - TAU_MARGIN))
+        below = low + (high - low) * batch.noise.uniform((2,), "tau-guidance").double()
+        x_below = diffuse(method, batch, step, sample.y.detach(), sample.eps_hat, below, "guidance").x_tau
+        with method.roles.use("teacher") as teacher, torch.no_grad():
+            score, with_prompt, without = (
+                method.predict("teacher", teacher, x, t, cond, sample.stage)[0]
+                for x, t, cond in ((x_tau, tau, batch.cond), (x_below, below, batch.cond), (x_below, below, batch.null))
+            )
+        torch.testing.assert_close(real, score + 2.0 * (with_prompt - without))
+        assert float((with_prompt - without).abs().max()) > 0
+
+
+def test_guidance_below_keeps_to_the_segment_where_the_sample_is_upsampled_or_the_next_state_is_read() -> None:
+    for options in ({"matching": "teacher"}, {"matching": "own", "tau_noise": "trajectory"}):
+        method = make_method(TOY, PLAN, guidance_tau="below", **options)
+        step = PLAN.steps[1]
+        sample = method.sample(make_batch(TOY), step)
+        assert guidance_range(method.config, sample, PLAN) == (step.tau_low, step.tau_high)
+
+
+def test_the_teachers_branches_are_counted() -> None:
+    counts = [
+        RMDConfig(guidance=guidance, guidance_tau=tau).teacher_branches
+        for guidance, tau in ((1.0, "same"), (1.0, "below"), (3.0, "same"), (3.0, "below"))
+    ]
+    assert counts == [1, 1, 2, 3]

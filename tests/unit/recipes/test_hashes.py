@@ -50,7 +50,7 @@ CHANGES = {
     "method.snr_cap": "4.0", "method.fake_updates": "2", "method.warmup_steps": "7", "method.stage_draws": "[1, 2]",
     "method.weight_floor": "0.2", "method.tau_offset": "[0.25]", "method.tau_spacing": "grid",
     "method.tau_shift": "2.0",
-    "method.stage_weights": "[1, 2]", "method.matching": "own", "method.own_share": "0.25",
+    "method.stage_weights": "[1, 2]", "method.matching": "own", "method.guidance_tau": "below", "method.own_share": "0.25",
     "plan.times": "[1000, 900, 750, 375]", "plan.split": "[2, 2]", "plan.cross_at": "{sigma: [0.8]}",
     "method.order": "fake_first", "optim.clipped": "student",
     "crossing.eta": "0.5", "crossing.taps": "[0.25, 0.75, 0.75, 0.25]",
@@ -190,7 +190,7 @@ DEFAULTS = {
         "name": "rmd", "metric": "pseudo_huber", "weight": "sample", "tau": "segment", "tau_noise": "mixed",
         "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
         "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "tau_shift": 1.0,
-        "stage_weights": [], "matching": "teacher", "own_share": 0.5, "order": "student_first",
+        "stage_weights": [], "matching": "teacher", "own_share": 0.5, "order": "student_first", "guidance_tau": "same",
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {
