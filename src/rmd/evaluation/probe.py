@@ -112,7 +112,12 @@ class Probe(Strict):
     matching: Matching
     sigmas: list[float]
     """The crossings that are recommended, one for every stage of the plan but its first."""
+    method: str
+    """Name of the recipe's method."""
+    sides: list[str]
+    """Sizes of the plan's stages."""
     split: list[int]
+    """Steps of each of them."""
     now: list[tuple[float, float]]
     """The recipe's own crossings: sigma, and the bits that are left bare there."""
     sampling: tuple[float, int]
@@ -263,6 +268,11 @@ def _reading(teacher: PairedTeacher, label: str, seen: Assessment, other: Assess
     )
 
 
+def _side(stage: Stage) -> str:
+    """Return a stage's size as `plan.sides` takes it: 64, or 480x832."""
+    return str(stage.height) if stage.height == stage.width else stage.size
+
+
 def _mean_loss(losses: Tensor) -> Measured:
     """Return the mean over prompts of the share that is lost, with a normal interval over the prompts.
 
@@ -303,6 +313,7 @@ def _summary(teacher: PairedTeacher, plan: StepPlan, stages: Sequence[StageProbe
         judged=teacher.judge is not None, stages=list(stages),
         matching=least_trusting(stage.matching for stage in stages),
         sigmas=falling([stage.sigma for stage in crossed]),
+        method=recipe.method.name, sides=[_side(stage) for stage in plan.stages],
         split=[sum(step.stage == stage.index for step in plan.steps) for stage in plan.stages],
         now=now, sampling=(sampling_cost(plan), len(plan.steps)),
         training={each: training_cost(plan, recipe.method, each) for each in ("own", "mixed", "teacher")},

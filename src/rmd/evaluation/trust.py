@@ -95,6 +95,12 @@ def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Mea
     return rows
 
 
+def undecided(loss: Measured) -> bool:
+    """Return whether the two ends of a loss's interval speak for different matchings."""
+    ends = loss.interval
+    return ends is not None and len({_between(end, LOSS) for end in ends}) > 1
+
+
 def least_trusting(matchings: Iterable[Matching]) -> Matching:
     """Return the most cautious of several matchings."""
     return max(matchings, key=TRUST.index)

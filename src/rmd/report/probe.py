@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rmd.common.files import new_folder, write_text
+from rmd.common.files import disk_errors, new_folder, write_text
 from rmd.common.pictures import png, to_image, webp
 from rmd.evaluation.metrics import metric, metrics_in
 from rmd.evaluation.probe import Probe, ProbeResult, Reading, Ring, StageProbe
-from rmd.evaluation.trust import FEW_BITS
+from rmd.evaluation.trust import FEW_BITS, undecided
 from rmd.report.curves import DARK, LIGHT, Theme, use_theme
 from rmd.report.gallery import CLIP_FPS
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
@@ -40,13 +40,16 @@ def verdict(probe: Probe) -> list[tuple[str, str]]:
     lines = [("Trust", " ".join(f"The teacher's {s.size} {TRUSTED[s.matching]}." for s in probe.stages))]
     if not probe.judged:
         lines.append(("Caution", "There is no judge for these prompts: look at the pictures before you rely on this."))
+    elif any(stage.loss is not None and undecided(stage.loss) for stage in probe.stages):
+        lines.append(
+            ("Caution", f"{probe.samples} samples do not decide how many go wrong: repeat it with more --samples.")
+        )
     lines.append(("Matching", f"method.matching={probe.matching}. {WHY[probe.matching]}"))
     if probe.sigmas:
         lines.append(("Crossing", _crossing(probe)))
-    for stage in probe.stages:
-        if stage.taps:
-            errors = ", ".join(f"{name} {100 * error:.1f}%" for name, error in stage.upsamplers.items())
-            lines.append(("Upsampler", f"Error of enlarging the latents of {stage.size}: {errors}."))
+    enlarged = [f"from {stage.size}, {_errors(stage)}" for stage in probe.stages if stage.upsamplers]
+    if enlarged:
+        lines.append(("Upsampler", f"Error of enlarging latents: {'; '.join(enlarged)}."))
     cost, steps = probe.sampling
     full = probe.training["teacher"]
     chosen = probe.training[probe.matching]
@@ -64,8 +67,10 @@ def verdict(probe: Probe) -> list[tuple[str, str]]:
 
 def settings(probe: Probe) -> str:
     """Return the verdict as options of `rmd train`."""
-    words = [f"--set method.matching={probe.matching}"]
+    words = [] if probe.method == "rmd" else ["--set method.name=rmd"]
+    words.append(f"--set method.matching={probe.matching}")
     if probe.sigmas:
+        words.append(f'--set "plan.sides=[{", ".join(probe.sides)}]"')
         split, sigmas = (", ".join(f"{value:g}" for value in values) for values in (probe.split, probe.sigmas))
         words += [f'--set "plan.split=[{split}]"', f'--set "plan.cross_at.sigma=[{sigmas}]"']
     return " ".join(words)
@@ -74,7 +79,9 @@ def settings(probe: Probe) -> str:
 def summary(probe: Probe) -> list[str]:
     """Return the verdict and the numbers behind it as lines for a terminal."""
     lines = [f"{title + ':':10} {text}" for title, text in verdict(probe)]
-    for stage in probe.stages:
+    # With many stages, only those that decide fit on a screen.
+    few = len(probe.stages) < 3
+    for stage in probe.stages if few else [each for each in probe.stages if each.matching == probe.matching][:2]:
         lines.append(f"Why, at {stage.size}:")
         lines += [f"  {row.measured:>16}  {row.name} (trusted: {row.trusted})" for row in stage.criteria]
         lines.append("  bits left bare, thousandths: " + ", ".join(f"{s:g}: {1000 * b:.1f}" for s, b in stage.bits))
@@ -88,7 +95,8 @@ def write_probe(result: ProbeResult, folder: Path) -> Path:
         RMDError: the folder cannot be written to.
     """
     html = page(result)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as partial:
         partial.mkdir()
         write_text(partial / "probe.json", result.probe.model_dump_json(indent=2) + "\n")
@@ -113,6 +121,10 @@ def page(result: ProbeResult) -> str:
         costs=_costs(probe),
         full_steps=str(probe.sampling[1]),
     )
+
+
+def _errors(stage: StageProbe) -> str:
+    return ", ".join(f"{name} {percent(error)}" for name, error in stage.upsamplers.items())
 
 
 def _crossing(probe: Probe) -> str:
