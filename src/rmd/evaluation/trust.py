@@ -67,14 +67,14 @@ def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Mea
     level = mean(each.value for each in coherence[:half])
     rows = [
         Criterion(
-            name="power of the coarser half of the rings, low over full (the ring that is furthest off)",
+            name="power of the low resolution over the full one: worst ring of the coarser half",
             measured=f"{worst:.2f}",
             trusted=f"within a factor of {FACTOR[0]:g}",
             wrong=f"beyond a factor of {FACTOR[1]:g}",
             speaks_for=_between(_factor(worst), FACTOR),
         ),
         Criterion(
-            name="mean coherence of the coarser half of the rings",
+            name="mean coherence with the full resolution: rings of the coarser half",
             measured=f"{level:.2f}",
             trusted=f"at least {COHERENCE:g}",
             wrong="never by itself: another picture from the same noise may be as good",
@@ -85,7 +85,7 @@ def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Mea
         rows.insert(
             0,
             Criterion(
-                name="samples that go wrong because the state at the crossing comes from the low resolution",
+                name="samples that go wrong only because of the low resolution",
                 measured=f"{100 * loss.value:.0f}%" + _ends(loss),
                 trusted=f"at most {100 * LOSS[0]:g}%",
                 wrong=f"more than {100 * LOSS[1]:g}%",

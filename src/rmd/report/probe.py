@@ -27,9 +27,9 @@ TRUSTED = {
     "teacher": "cannot be trusted: its structure is wrong",
 }
 WHY = {
-    "own": "Match low-resolution steps at their own resolution: the teacher is right there, and nothing is blurred.",
-    "mixed": "Match low-resolution steps at either resolution by turns: their own keeps detail, the full one corrects.",
-    "teacher": "Match low-resolution steps at the full resolution, where the teacher is right.",
+    "own": "match every step at its own resolution, where the teacher is right and nothing is blurred.",
+    "mixed": "match low-resolution steps at either resolution: their own keeps detail, the full one mends structure.",
+    "teacher": "match every step at the full resolution, where the teacher is right.",
 }
 WIDE, SMALL = 144, 64
 """Width of a picture in CSS pixels, on a laptop and on a phone."""
@@ -44,7 +44,7 @@ def verdict(probe: Probe) -> list[tuple[str, str]]:
         lines.append(
             ("Caution", f"{probe.samples} samples do not decide how many go wrong: repeat it with more --samples.")
         )
-    lines.append(("Matching", f"method.matching={probe.matching}. {WHY[probe.matching]}"))
+    lines.append(("Matching", f"method.matching={probe.matching}: {WHY[probe.matching]}"))
     if probe.sigmas:
         lines.append(("Crossing", _crossing(probe)))
     enlarged = [f"from {stage.size}, {_errors(stage)}" for stage in probe.stages if stage.upsamplers]
@@ -83,7 +83,7 @@ def summary(probe: Probe) -> list[str]:
     few = len(probe.stages) < 3
     for stage in probe.stages if few else [each for each in probe.stages if each.matching == probe.matching][:2]:
         lines.append(f"Why, at {stage.size}:")
-        lines += [f"  {row.measured:>16}  {row.name} (trusted: {row.trusted})" for row in stage.criteria]
+        lines += [f"  {row.measured:>14}  {row.name} (trusted: {row.trusted})" for row in stage.criteria]
         lines.append("  bits left bare, thousandths: " + ", ".join(f"{s:g}: {1000 * b:.1f}" for s, b in stage.bits))
     return [*lines, f"Use it:    {settings(probe)}"]
 
@@ -131,13 +131,9 @@ def _crossing(probe: Probe) -> str:
     wanted = ", ".join(f"{sigma:g}" for sigma in probe.sigmas)
     own = ", ".join(f"{sigma:.2f} ({1000 * bits:.1f})" for sigma, bits in probe.now)
     enough = all(dict(stage.bits)[stage.sigma] <= FEW_BITS for stage in probe.stages)
-    reason = (
-        f"the cleanest level with at most {1000 * FEW_BITS:g} thousandths of a bit per latent value left bare"
-        if enough
-        else f"the noisiest level that is weighed, which still leaves more than {1000 * FEW_BITS:g} thousandths of a "
-        "bit per latent value bare"
-    )
-    return f"plan.cross_at.sigma=[{wanted}], {reason}. The recipe crosses at {own}."
+    few = f"{1000 * FEW_BITS:g} thousandths of a bit per latent value bare"
+    reason = f"the cleanest level that leaves at most {few}" if enough else f"although even that leaves more than {few}"
+    return f"plan.cross_at.sigma=[{wanted}], {reason}. This plan crosses at {own}."
 
 
 def _stage(probe: Probe, stage: StageProbe, result: ProbeResult) -> dict[str, Any]:
