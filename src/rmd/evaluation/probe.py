@@ -253,8 +253,8 @@ def _readings(
         _reading(teacher, f"low band of the full resolution, finished from {level}", seen[2], full),
         _reading(teacher, f"low resolution, finished from {level}", seen[3], full),
     ]
-    right, wrong = (each.right.double().view(-1, teacher.per_prompt).mean(1) for each in seen[2:])
-    return rows, _mean_loss(right - wrong), {f"low resolution, finished from {level}": finished}
+    lost = seen[2].right.double() - seen[3].right.double()
+    return rows, _mean_loss(lost.view(-1, teacher.per_prompt)), {f"low resolution, finished from {level}": finished}
 
 
 def _reading(teacher: PairedTeacher, label: str, seen: Assessment, other: Assessment | None = None) -> Reading:
@@ -274,12 +274,15 @@ def _side(stage: Stage) -> str:
 
 
 def _mean_loss(losses: Tensor) -> Measured:
-    """Return the mean over prompts of the share that is lost, with a normal interval over the prompts.
+    """Return the share of samples that is lost, with a normal interval over the prompts.
 
-    Where hardly any prompt differs, the interval is as wide as Wilson's of no hit.
+    The interval reaches at least as far as Wilson's of no loss in as many samples, since few samples can all agree.
+
+    Args:
+        losses: (prompts, samples per prompt): 1 lost, 0 the same, -1 gained.
     """
-    value, half = float(losses.mean()), Z95 * float(losses.std() / len(losses) ** 0.5)
-    half = max(half, wilson(0, len(losses)).high / 2)
+    value, half = float(losses.mean()), Z95 * float(losses.mean(1).std() / len(losses) ** 0.5)
+    half = max(half, wilson(0, losses.numel()).high)
     return Measured(value=value, low=value - half, high=value + half)
 
 

@@ -31,9 +31,9 @@ SIGMAS = tuple(step / 20 for step in range(10, 19))
 """Crossings that are weighed, as sigma of a rectified flow, from clean to noisy."""
 FEW_BITS = 0.005
 """A crossing is early enough if it leaves at most this many bits per latent value bare (`rmd.core.fit`)."""
-LOSS = (0.1, 0.3)
+LOSS = (0.15, 0.3)
 """Share of the samples that may be wrong because of the low resolution alone: trusted up to, wrong above."""
-FACTOR = (1.5, 2.0)
+FACTOR = (1.6, 2.5)
 """Factor by which the power of a ring of the coarser half may be too large or too small: trusted up to, wrong above."""
 COHERENCE = 0.7
 """Smallest mean coherence of the coarser half of the rings that is trusted."""
