@@ -43,6 +43,7 @@ from rmd.evaluation.trust import (
     least_trusting,
     sampling_cost,
     training_cost,
+    unseen_attributes,
 )
 from rmd.models.base import Backbone
 from rmd.recipes.schema import Recipe
@@ -207,7 +208,7 @@ def _probe_stage(
     recoded_ratios = [None] * len(ratios) if recoded is None else power_ratio(low, recoded, per_prompt=runs)
     readings, loss, finished = _readings(teacher, stage, seen, (small, drawn), (low, band), sigma)
     taps, upsamplers = _upsamplers(recoded, full)
-    verdict = criteria(ratios, agreement, loss)
+    verdict = criteria(ratios, agreement, loss, _unseen(readings))
     edges = ring_edges((low.shape[-2], low.shape[-1]))
     probed = StageProbe(
         size=stage.size,
@@ -271,6 +272,12 @@ def _reading(teacher: PairedTeacher, label: str, seen: Assessment, other: Assess
 def _side(stage: Stage) -> str:
     """Return a stage's size as `plan.sides` takes it: 64, or 480x832."""
     return str(stage.height) if stage.height == stage.width else stage.size
+
+
+def _unseen(readings: Sequence[Reading]) -> float | None:
+    """Return `unseen_attributes` of the readings of pooled and of low-resolution pictures, if the world counts them."""
+    seen = [reading.measures["attributes"].parts for reading in readings[1:3] if "attributes" in reading.measures]
+    return unseen_attributes(*seen) if len(seen) == 2 else None
 
 
 def _mean_loss(losses: Tensor) -> Measured:

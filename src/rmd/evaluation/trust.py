@@ -7,7 +7,7 @@ packaged teachers, whose students have been trained both ways; for other teacher
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Literal
 
@@ -33,6 +33,10 @@ FEW_BITS = 0.005
 """A crossing is early enough if it leaves at most this many bits per latent value bare (`rmd.core.fit`)."""
 LOSS = (0.15, 0.3)
 """Share of the samples that may be wrong because of the low resolution alone: trusted up to, wrong above."""
+UNSEEN = (0.3, 0.5)
+"""Share of the attributes that may be right in pooled pictures and wrong in low-resolution ones: as for `LOSS`."""
+HELD = 0.9
+"""An attribute counts for `UNSEEN` if pooled pictures show it rightly in this share of the samples."""
 FACTOR = (1.6, 2.5)
 """Factor by which the power of a ring of the coarser half may be too large or too small: trusted up to, wrong above."""
 COHERENCE = 0.7
@@ -51,7 +55,9 @@ class Criterion(Strict):
     speaks_for: Matching
 
 
-def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Measured | None) -> list[Criterion]:
+def criteria(
+    power: Sequence[Interval], coherence: Sequence[Interval], loss: Measured | None = None, unseen: float | None = None
+) -> list[Criterion]:
     """Compare a low resolution with the thresholds.
 
     Only the coarser half of the rings counts: finer ones are drawn anew after the crossing.
@@ -61,6 +67,8 @@ def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Mea
         coherence: coherence of the two, by ring.
         loss: share of right samples that is lost if a low-resolution sample in place of the low band of a full one is
             taken over the crossing and finished by the teacher; None without a judge.
+        unseen: share of the attributes that low-resolution pictures get wrong and pooled ones do not
+            (`unseen_attributes`); None if that is not known.
     """
     half = math.ceil(len(power) / 2)
     worst = max((each.value for each in power[:half]), key=_factor)
@@ -81,18 +89,30 @@ def criteria(power: Sequence[Interval], coherence: Sequence[Interval], loss: Mea
             speaks_for="own" if level >= COHERENCE else "mixed",
         ),
     ]
+    if unseen is not None:
+        text = f"{100 * unseen:.0f}%"
+        rows.insert(0, _share("attributes that are right in pooled pictures and wrong at low resolution", text,
+                              unseen, UNSEEN))  # fmt: skip
     if loss is not None:
-        rows.insert(
-            0,
-            Criterion(
-                name="samples that go wrong only because of the low resolution",
-                measured=f"{100 * loss.value:.0f}%" + _ends(loss),
-                trusted=f"at most {100 * LOSS[0]:g}%",
-                wrong=f"more than {100 * LOSS[1]:g}%",
-                speaks_for=_between(loss.value, LOSS),
-            ),
-        )
+        text = f"{100 * loss.value:.0f}%" + _ends(loss)
+        rows.insert(0, _share("finished samples that are wrong only because of the low resolution", text, loss.value,
+                              LOSS))  # fmt: skip
     return rows
+
+
+def unseen_attributes(pooled: Mapping[str, float], low: Mapping[str, float]) -> float | None:
+    """Return the mean share of attributes that pooled pictures get right and low-resolution pictures do not.
+
+    Args:
+        pooled: share of pooled pictures that have each attribute right. Those that fewer than `HELD` of them show are
+            too fine for the low resolution, and do not count.
+        low: the same for low-resolution pictures.
+
+    Returns:
+        The mean; None if no attribute counts.
+    """
+    losses = [share - low[name] for name, share in pooled.items() if share >= HELD and name in low]
+    return mean(losses) if losses else None
 
 
 def undecided(loss: Measured) -> bool:
@@ -168,6 +188,13 @@ def training_cost(plan: StepPlan, config: MethodConfig, matching: Matching, *, o
     scores = (2 if config.guidance != 1.0 else 1) + 1 + config.fake_updates
     costs = [sum(areas[: i + 1]) + (share * area + 1.0 - share) * scores for i, area in enumerate(areas)]
     return sum(part * cost for part, cost in zip(draw_shares(plan, config), costs, strict=True))
+
+
+def _share(name: str, measured: str, share: float, limits: tuple[float, float]) -> Criterion:
+    return Criterion(
+        name=name, measured=measured, trusted=f"at most {100 * limits[0]:g}%", wrong=f"more than {100 * limits[1]:g}%",
+        speaks_for=_between(share, limits),
+    )  # fmt: skip
 
 
 def _factor(ratio: float) -> float:

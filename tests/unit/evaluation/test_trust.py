@@ -19,6 +19,7 @@ from rmd.evaluation.trust import (
     sampling_cost,
     training_cost,
     undecided,
+    unseen_attributes,
 )
 from rmd.recipes.methods import RMDConfig
 from rmd.worlds.base import Measured
@@ -49,6 +50,19 @@ def test_the_most_cautious_criterion_decides(
     rows = criteria(rings(*power), rings(*agreement), None if loss is None else Measured(value=loss))
     assert len(rows) == (2 if loss is None else 3)
     assert least_trusting(row.speaks_for for row in rows) == matching
+
+
+def test_attributes_that_pooling_loses_are_no_fault() -> None:
+    assert (
+        unseen_attributes(
+            {"layout": 1.0, "colour": 0.95, "texture": 0.4}, {"layout": 0.5, "colour": 0.95, "texture": 0.0}
+        )
+        == 0.25
+    )
+    assert unseen_attributes({"texture": 0.4}, {"texture": 0.0}) is None
+    for share, matching in ((0.2, "own"), (0.4, "mixed"), (0.7, "teacher")):
+        rows = criteria(GOOD, GOOD, Measured(value=0.0), share)
+        assert len(rows) == 4 and least_trusting(row.speaks_for for row in rows) == matching
 
 
 def test_a_wide_interval_of_the_loss_leaves_it_open() -> None:

@@ -21,6 +21,7 @@ from rmd.report.probe import draw_rings, page, settings, summary, write_probe
 from rmd.worlds.base import Measured
 
 ONE = Measured(value=1.0, low=0.9, high=1.1)
+FLAT = [Interval(1.0, 0.9, 1.1)] * 4
 
 
 def result_of(matching: Matching = "own", *, stages: int = 1, judged: bool = True) -> ProbeResult:
@@ -32,7 +33,7 @@ def result_of(matching: Matching = "own", *, stages: int = 1, judged: bool = Tru
             size=size, rings=rings, difference=Measured(value=0.1),
             readings=[Reading(label="low <b>", measures={"attributes": Measured(value=0.5)}, distance=ONE)] * judged,
             loss=loss, upsamplers={"dct": 0.1, "taps": 0.05}, taps=(0.5, 0.5), bits=[(0.75, 0.007), (0.8, 0.004)],
-            sigma=0.8, criteria=criteria([Interval(1, 1, 1)] * 4, [Interval(1, 1, 1)] * 4, loss), matching=matching,
+            sigma=0.8, criteria=criteria(FLAT, FLAT, loss, 0.1), matching=matching,
         )
         for size in sizes
     ]  # fmt: skip
