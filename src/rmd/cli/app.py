@@ -27,6 +27,7 @@ try:
     from rmd.cli.export import export
     from rmd.cli.generate import generate
     from rmd.cli.plan import plan
+    from rmd.cli.probe import probe
     from rmd.cli.scenes import scenes
     from rmd.cli.train import train
     from rmd.common.errors import RMDError
@@ -50,6 +51,7 @@ app.command("eval")(evaluate)
 app.command("export")(export)
 app.command("generate")(generate)
 app.command("plan")(plan)
+app.command("probe")(probe)
 app.command("train")(train)
 app.add_typer(scenes, name="scenes")
 

@@ -123,11 +123,27 @@ def cross(
     return (per_sample(alpha, clean) * clean + per_sample(sigma, clean) * mixed).to(x0_hat.dtype)
 
 
+def low_part(noise: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the part P^T noise of white noise that a lower resolution sees; it is white there.
+
+    At a ratio of the sides that is a whole number, these are the block means times the ratio.
+
+    Args:
+        noise: white noise (..., H, W).
+        size: height and width of the lower resolution, in latent pixels.
+
+    Raises:
+        RMDError: `size` is larger than the noise.
+    """
+    rows, columns = (_embedding(low, high).to(noise) for low, high in zip(size, _size(noise), strict=True))
+    return rows.T @ noise @ columns
+
+
 def _block(eps_hat: Tensor, noise: Tensor, beta: float) -> Tensor:
     """Replace the low-resolution part of the noise, P^T noise, by beta eps_hat + sqrt(1 - beta^2) P^T noise."""
     rows = _embedding(eps_hat.shape[-2], noise.shape[-2]).to(noise)
     columns = _embedding(eps_hat.shape[-1], noise.shape[-1]).to(noise)
-    part = rows.T @ noise @ columns
+    part = low_part(noise, _size(eps_hat))
     change = beta * eps_hat + (math.sqrt(1.0 - beta**2) - 1.0) * part
     return noise + rows @ change @ columns.T
 

@@ -86,8 +86,8 @@ class CascadeConfig(MatchingConfig):
     stage_weights: Annotated[tuple[Weight, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Weight of the student's loss at each stage (Eq. 6); empty: 1 each."""
     guidance_tau: Literal["same", "below"] = "same"
-    """Time at which the teacher's guidance is read. `same`: tau, with both branches. `below`: a cleaner time of its own,
-    below the step's, while the rest of the score is read without guidance at tau; a third branch."""
+    """Time at which the teacher's guidance is read. `same`: tau, with both branches. `below`: a cleaner time of its
+    own, below the step's, while the rest of the score is read without guidance at tau; a third branch."""
     warmup_steps: Whole = 0
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.core.crossing import cosine_basis, cross, renoise, upsample
+from rmd.core.crossing import cosine_basis, cross, low_part, renoise, upsample
 from rmd.core.plan import Crossing, NoiseRule, Upsample
 
 MODES: list[Upsample] = ["bilinear", "nearest", "bicubic", "dct"]
@@ -318,3 +318,15 @@ def test_a_smaller_size_is_refused() -> None:
         renoise(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 8), Crossing(rule="block"))
     with pytest.raises(ValueError, match="4 or 5 dimensions"):
         upsample(torch.zeros(1, 8, 8), (16, 16), "bilinear")
+
+
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_low_part_of_noise_is_its_block_means_times_the_ratio(ratio: int) -> None:
+    noise = torch.randn(2, 3, 4 * ratio, 6 * ratio, dtype=torch.float64)
+    torch.testing.assert_close(low_part(noise, (4, 6)), ratio * torch.nn.functional.avg_pool2d(noise, ratio))
+
+
+def test_low_part_of_white_noise_is_white_at_other_ratios() -> None:
+    identity = torch.eye(60, dtype=torch.float64).reshape(60, 6, 10)
+    map_ = low_part(identity, (4, 7)).flatten(1)
+    torch.testing.assert_close(map_.T @ map_, torch.eye(28, dtype=torch.float64))
