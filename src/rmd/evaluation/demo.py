@@ -85,16 +85,15 @@ def run_demo(recipe: Recipe, folder: Path, *, quick: bool, progress: Progress) -
     prompts = evaluation_prompts(world, recipe.evaluation.n, seed=recipe.train.seed)
     judge = judge_of(recipe)
     shown = slice(0, world.demo.prompts * SAMPLES_PER_PROMPT, SAMPLES_PER_PROMPT)
-    rows, grids, overhead, reference = list[Row](), dict[str, Tensor](), 0.0, None
+    rows, grids, overhead = list[Row](), dict[str, Tensor](), 0.0
     for name in world.demo.rows:
-        result = _evaluate(name, trainers, world, judge, prompts, reference, progress)
+        result = _evaluate(name, trainers, world, judge, prompts, progress)
         rows.append(result.row)
         grids[name] = to_uint8(result.samples.images[shown])
-        if name == TEACHER:
-            reference = result.row.seconds_per_image
         if name == STUDENT:
             overhead = result.samples.overhead
-    facts = {"gain": gain_over_full_steps(trainer, prompts), "overhead": overhead}
+    rows, gain = timed_together(rows, trainers, prompts)
+    facts = {"gain": gain, "overhead": overhead}
     report = Report(
         rows=rows,
         checks=check_targets(world.demo.targets, {row.name: row for row in rows}, facts),
@@ -147,13 +146,29 @@ def tdm_recipe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"plan": plan, "method": method})
 
 
-def gain_over_full_steps(trainer: Trainer, prompts: Sequence[str]) -> float:
-    """Return the denoiser time of as many full-resolution steps as the student has, over that of its own steps."""
-    plan = trainer.plan
-    full = full_plan(trainer.backbone, plan.stages[-1], len(plan.steps), frames=plan.frames)
+def timed_together(
+    rows: Sequence[Row], trainers: Mapping[str, Trainer], prompts: Sequence[str]
+) -> tuple[list[Row], float]:
+    """Return the rows with the denoiser's time, and the time of as many full-resolution steps over the student's.
+
+    All rows are made of the same network's calls at a few resolutions. These are timed in turn, so that what else the
+    machine does meanwhile affects all rows alike; the times at which the rows were sampled are minutes apart.
+    """
+    trainer = trainers[STUDENT]
+    plan, backbone = trainer.plan, trainer.backbone
+    full = full_plan(backbone, plan.stages[-1], len(plan.steps), frames=plan.frames)
+    plans = [_sampler(row.name, trainers.get(row.name, trainer))[1] for row in rows]
     with trainer.averaged_student() as network:
-        slow, ours = plan_seconds(trainer.backbone, [full, plan], prompts, network=network)
-    return slow / ours
+        *seconds, slow = plan_seconds(backbone, [*plans, full], prompts, network=network)
+    # A guided call evaluates the network twice.
+    seconds = [each * row.nfe / len(its.steps) for each, row, its in zip(seconds, rows, plans, strict=True)]
+    names = [row.name for row in rows]
+    reference, ours = seconds[names.index(TEACHER)], seconds[names.index(STUDENT)]
+    timed = [
+        row.model_copy(update={"seconds_per_image": each, "speedup": reference / each})
+        for row, each in zip(rows, seconds, strict=True)
+    ]
+    return timed, slow / ours
 
 
 def _train(recipe: Recipe, world: World, folder: Path, progress: Progress) -> dict[str, Trainer] | None:
@@ -176,7 +191,7 @@ def _reported_to(progress: Progress, what: str, total: int) -> Callable[[int, Ma
 
 def _evaluate(
     name: str, trainers: Mapping[str, Trainer], world: World, judge: Judge, prompts: Sequence[str],
-    reference: float | None, progress: Progress,
+    progress: Progress,
 ) -> Evaluated:  # fmt: skip
     """Evaluate a row: a student if one was trained for it, otherwise the teacher."""
     trainer = trainers.get(name, trainers[STUDENT])
@@ -185,7 +200,7 @@ def _evaluate(
     with trainer.averaged_student() if name in trainers else trainer.roles.use("teacher") as network:
         return evaluate(
             PlanContender(name, label, trainer.backbone, network, plan, guidance), world, judge, prompts,
-            seed=SAMPLING_SEED, size=trainer.plan.match_stage, reference_seconds=reference,
+            seed=SAMPLING_SEED, size=trainer.plan.match_stage,
             progress=running_total(progress, f"sampling: {label}", len(prompts)),
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ class Evaluated:
 def evaluate(
     contender: Contender, world: World, judge: Judge, prompts: Sequence[str], *, seed: int, size: Stage | None = None,
     samples_per_prompt: int = SAMPLES_PER_PROMPT, metrics: Sequence[str] | None = None,
-    reference_seconds: float | None = None, batch_size: int = 64, progress: Progress | None = None,
+    batch_size: int = 64, progress: Progress | None = None,
 ) -> Evaluated:  # fmt: skip
     """Sample every prompt with a contender, judge the samples, and measure them.
 
@@ -35,7 +35,6 @@ def evaluate(
         size: size of the samples; by default that at which the judge looks at them.
         samples_per_prompt: number of consecutive samples that share a caption.
         metrics: names of the metrics; by default those that the world reports.
-        reference_seconds: denoiser seconds per sample of the row that speed-ups are over; None: of this row itself.
         progress: called with the number of samples after every batch.
 
     Raises:
@@ -52,7 +51,7 @@ def evaluate(
         label=contender.label,
         nfe=samples.evaluations / count,
         seconds_per_image=seconds,
-        speedup=1.0 if reference_seconds is None else reference_seconds / seconds,
+        speedup=1.0,  # over itself: whoever shows several rows knows which of them is the reference
         seconds_end_to_end=samples.total_seconds / count,
         measures={name: METRICS.get(name).compute(assessment) for name in names},
     )

@@ -26,7 +26,7 @@ from research.scenes.vae import build_vae
 from rmd.common.errors import RMDError
 from rmd.core.fit import Side
 from rmd.evaluation import demo
-from rmd.evaluation.demo import check_targets, gain_over_full_steps, run_demo, tdm_recipe
+from rmd.evaluation.demo import check_targets, run_demo, tdm_recipe, timed_together
 from rmd.evaluation.rows import Report, Row
 from rmd.evaluation.versions import versions
 from rmd.models import Backbone
@@ -113,7 +113,7 @@ def test_each_target_of_the_video_demo_can_be_missed(changed: Row, gain: float) 
     assert sum(not check.passed for check in checks) == 1
 
 
-def test_the_gain_is_measured_by_calls_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_are_timed_by_calls_that_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("pixart", tmp_path / "teacher", "full", data={"prompts": str(write_prompts(tmp_path))})
     trainer = Trainer(recipe, TINY["pixart"](), tmp_path / "run")
     asked = []
@@ -124,7 +124,12 @@ def test_the_gain_is_measured_by_calls_that_take_turns(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("rmd.sample.timing.side_seconds", measured)
     assert [step.stage for step in trainer.plan.steps] == [1, 1, 2, 2]
-    assert gain_over_full_steps(trainer, PROMPTS) == 16 / 10
+    evaluations = {"teacher": 50, "teacher-4": 8, "teacher-low": 50, "rmd": 4}
+    rows = [still(name).model_copy(update={"nfe": count}) for name, count in evaluations.items()]
+    timed, gain = timed_together(rows, {"rmd": trainer}, PROMPTS)
+    assert gain == 16 / 10
+    assert [each.seconds_per_image for each in timed] == [200, 32, 50, 10]
+    assert [each.speedup for each in timed] == [1, 200 / 32, 4, 20]
     assert asked == [([(16, 16), (32, 32)], len(PROMPTS), False)]  # the student, all sides in one go
 
 
