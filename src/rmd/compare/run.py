@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -77,6 +77,12 @@ class TableResult(Strict):
     versions: dict[str, str]
 
 
+def budget_of(table: Table, budget: Budget) -> Budget:
+    """Return the budget with the table's own number of seeds, unless it has one seed only."""
+    own = table.seeds is not None and len(budget.seeds) > 1
+    return replace(budget, seeds=tuple(range(table.seeds or 0))) if own else budget
+
+
 def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence[str], folder: Path) -> TableResult:
     """Compute the missing cells of a table and summarise all of them; pictures are copied into `folder`.
 
@@ -86,6 +92,7 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
         RMDError: a teacher is missing, or a setting does not fit it.
         Stopped: a signal stopped a training.
     """
+    budget = budget_of(table, budget)
     backbones = [name for name in table.backbones if name in backbones or _whole(table, budget, bench, name, folder)]
     cells = {
         backbone: {

@@ -70,6 +70,7 @@ class Table:
         source: table, figure or section of the paper.
         question: the question, as the page prints it.
         against: the row that every other one is compared with.
+        seeds: number of seeds with the default budget; None: the budget's.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Table:
     rows: tuple[Setting, ...]
     against: str
     backbones: tuple[str, ...] = ("sdxl",)
+    seeds: int | None = None
 
     def rows_of(self, backbone: str) -> tuple[Setting, ...]:
         """Return the rows of a backbone."""

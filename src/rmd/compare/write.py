@@ -17,7 +17,8 @@ from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
-from rmd.evaluation.metrics import Metric, metrics_in, part
+from rmd.evaluation.metrics import Metric, metric, metrics_in, part
+from rmd.evaluation.statistics import detectable
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
@@ -58,8 +59,8 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
     title = Text(one_line(_title(result, backbone)))
     text = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     text.add_column("")
-    columns = [metric for metric in _metrics(result.backbones[backbone]) if metric.narrow]
-    for heading in ("NFE", "s/image", "speed", *(metric.title for metric in columns)):
+    columns = [each for each in _metrics(result.backbones[backbone]) if each.narrow]
+    for heading in ("NFE", "s/image", "speed", *(each.title for each in columns)):
         text.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
         numbers = [_shown(each, line, interval=each.direction != "none") for each in columns]
@@ -179,14 +180,14 @@ def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]
 
 def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
     papers, metrics = _paper_columns(lines), _metrics(lines)
-    heads = cells("", "NFE", "s/image", "speed", "trained", *(metric.title for metric in metrics))
+    heads = cells("", "NFE", "s/image", "speed", "trained", *(each.title for each in metrics))
     heads += [Cell(f"paper: {name}", soft=True) for name in papers]
     rows = []
     for line in lines:
         row = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
         row += cells(significant(line.seconds_per_image), _speed(line))
         row += cells("" if line.iterations is None else f"{line.iterations} it.")
-        row += [_cell(_shown(metric, line)) for metric in metrics]
+        row += [_cell(_shown(each, line)) for each in metrics]
         row += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
         rows.append(TableRow(row, line.name == result.against))
     return HtmlTable(heads, rows)
@@ -223,12 +224,12 @@ def _grid(lines: Sequence[Line]) -> tuple[list[str], list[str], list[tuple[list[
     metrics, papers = _metrics(lines), _paper_columns(lines)
     rows = [
         (
-            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(metric, line) for metric in metrics)],
+            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(each, line) for each in metrics)],
             [line.paper.get(name, "") for name in papers],
         )
         for line in lines
     ]
-    return ["", "NFE", "speed", *(metric.title for metric in metrics)], papers, rows
+    return ["", "NFE", "speed", *(each.title for each in metrics)], papers, rows
 
 
 def _metrics(lines: Sequence[Line]) -> list[Metric]:
@@ -266,9 +267,30 @@ def _caption(result: TableResult) -> str:
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
         f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. "
-        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). Speed: relative to the slowest row."
+        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). {_power(result)}Speed: relative to the slowest row."
         + (" " + SMALL if result.budget == "small" else "")
     )  # fmt: skip
+
+
+def _power(result: TableResult) -> str:
+    """Say which differences the table could have shown, in the metrics that it is read by; empty for one seed."""
+    parts = []
+    for name in ("attributes", "kernel_distance"):
+        gaps = [gap for lines in result.backbones.values() for gap in _gaps(lines, result.against, name)]
+        least = detectable(gaps)
+        if least is not None:
+            amount = f"{100 * least:.1f} points" if metric(name).shown == "percent" else significant(least, 2)
+            parts.append(f"{amount} in {metric(name).title}")
+    if not parts:
+        return ""
+    return f"A typical row's difference is found with a probability of 80 % if it is {' or '.join(parts)}. "
+
+
+def _gaps(lines: Sequence[Line], against: str, name: str) -> list[list[float]]:
+    """Return each row's differences from the row that it is compared with, by seed."""
+    values = {line.name: line.numbers[name].values for line in lines if name in line.numbers}
+    base = values.pop(against, ())
+    return [[a - b for a, b in zip(own, base, strict=True)] for own in values.values() if len(own) == len(base)]
 
 
 def _paper_columns(lines: Sequence[Line]) -> list[str]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from scipy import stats
+from scipy.optimize import brentq
 
 from rmd.evaluation.metrics import Metric
 from rmd.evaluation.rows import Measured
 
 LEVEL = 0.95
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,28 @@ def t_test(gaps: Sequence[float]) -> float:
     if error == 0:
         return 1.0 if fmean(gaps) == 0 else 0.0
     return float(2 * stats.t.sf(abs(fmean(gaps)) / error, len(gaps) - 1))
+
+
+def detectable(gaps: Sequence[Sequence[float]]) -> float | None:
+    """Return the smallest difference that a table would have shown of a typical row, with a power of 80 % at p < 0.05.
+
+    Args:
+        gaps: of every row but the one that the others are compared with, its paired differences by seed. Two or three
+            seeds say little about the scatter of a single row, so the median of all rows' variances stands for it.
+
+    Returns:
+        The difference, or None if no row has two seeds.
+    """
+    several = [row for row in gaps if len(row) > 1]
+    if not several:
+        return None
+    count = len(several[0])
+    # Variances of normal samples scatter themselves, as a chi-squared, whose median is below its mean.
+    usual = median(stdev(row) ** 2 for row in several) / (stats.chi2.median(count - 1) / (count - 1))
+    error = math.sqrt(usual / count)
+    critical = stats.t.ppf((1 + LEVEL) / 2, count - 1)
+    # In units of its error, a difference makes t a noncentral t; larger ones than the bound are never asked for.
+    return error * float(brentq(lambda shift: stats.nct.sf(critical, count - 1, shift) - POWER, 0.0, 100.0))
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
+import numpy as np
 import pytest
 from comparisons import measured
 from scipy import stats
 
 from rmd.evaluation.metrics import metric
-from rmd.evaluation.statistics import mcnemar, summarise, t_interval, t_test
+from rmd.evaluation.statistics import detectable, mcnemar, summarise, t_interval, t_test
 
 ATTRIBUTES, DISTANCE = metric("attributes"), metric("kernel_distance")
 
@@ -25,6 +28,19 @@ def test_paired_differences_are_tested_by_students_t() -> None:
     assert t_test(gaps) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
     assert t_test([0.0, 0.0]) == 1.0
     assert t_test([0.5, 0.5]) == 0.0
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_tables() -> None:
+    """By simulation: differences of that size, with the scatter from which it was computed."""
+    generator = np.random.default_rng(0)
+    rows = generator.normal(5.0, 2.0, size=(999, 3)).tolist()
+    least = detectable([*rows, [-1e6, 0.0, 1e6]])  # one wild row does not matter
+    assert least is not None
+    draws = generator.normal(least, 2.0, size=(4000, 3))
+    assert fmean(t_test(list(row)) < 0.05 for row in draws) == pytest.approx(0.8, abs=0.04)
+    assert detectable([[1.0], [2.0]]) is None and detectable([]) is None
+    six = detectable(generator.normal(5.0, 2.0, size=(999, 6)).tolist())
+    assert six is not None and six < least / 2
 
 
 def test_mcnemar_counts_the_samples_that_differ() -> None:
