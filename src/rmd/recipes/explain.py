@@ -81,6 +81,8 @@ class Explainer:
     def _problem(self, problem: ErrorDetails, keys: Sequence[str | int]) -> str:
         path = dotted(keys)
         match problem["type"]:
+            case "literal_error" if (path, problem["input"]) == ("method.name", "stagewise"):
+                return "method.name=stagewise is now rmd with method.matching=own: use these"
             case "extra_forbidden" if path in RENAMED:
                 return f"{path} is now called {RENAMED[path]}: use the new name"
             case "extra_forbidden" if path in self.known and keys[0] == "method":

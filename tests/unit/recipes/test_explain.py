@@ -23,6 +23,7 @@ PROBLEMS = [
     ("noise.shift=3", "noise.shift does not go with noise of kind vp"),
     ("method.adversarial=1", "method.adversarial does not go with method rmd"),
     ("method.name=tmd", "method.name should be 'rmd', 'tdm' or 'dmd2', but is 'tmd'"),
+    ("method.name=stagewise", "method.name=stagewise is now rmd with method.matching=own: use these"),
     ("method.name=5", "method.name should be 'rmd', 'tdm' or 'dmd2', but is 5"),
     ("method.qqq=5", "there is no key method.qqq; method has name, guidance, fake_updates, order, metric, weight, "),
     ("method.gudance=5", "there is no key method.gudance; did you mean method.guidance?"),
