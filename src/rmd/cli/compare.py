@@ -17,7 +17,8 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="TABLE",
-        help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, or all.",
+        help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, "
+        "screening, or all.",
     ),
 ]
 BudgetName = Annotated[

@@ -136,6 +136,50 @@ def _rmd(
     return Setting(name, label, split, sides, changes, sampled, warm_up=warm_up, paper=paper or {})
 
 
+def _at(
+    name: str, label: str, *changes: str, times: tuple[int, ...] = (1000, 900, 750, 375),
+    split: tuple[int, ...] = RMD.split, sides: tuple[int, ...] = RMD.sides, warm_up: float = WARM_UP,
+) -> Setting:  # fmt: skip
+    """Return a cascade at times of its own."""
+    placed = (f"plan.times={list(times)}", f"plan.split={list(split)}")
+    return _rmd(name, label, *placed, *changes, split=split, sides=sides, warm_up=warm_up)
+
+
+OWN = "method.matching=own"
+
+
+def _screening() -> tuple[Setting, ...]:
+    """Return what might bring a cascade of the cost of 2+2 steps level with four full-resolution steps."""
+    return (
+        _at("own", "matched at its own resolution, times 1000, 900, 750, 375", OWN),
+        TDM, RMD, NAIVE,
+        _at("teacher", "matched at the teacher's resolution", ),
+        _at("mixed", "matched at either resolution", "method.matching=mixed"),
+        _at("own-700", "times 1000, 850, 700, 350", OWN, times=(1000, 850, 700, 350)),
+        _at("own-800", "times 1000, 900, 800, 400", OWN, times=(1000, 900, 800, 400)),
+        _at("own-850", "times 1000, 925, 850, 425", OWN, times=(1000, 925, 850, 425)),
+        _at("own-450", "times 1000, 900, 750, 450", OWN, times=(1000, 900, 750, 450)),
+        _at("own-fit", "times of the planner, 1000, 830, 650, 290", OWN, times=(1000, 830, 650, 290)),
+        _at("own-trajectory", "scores of the next state, exact", OWN, "method.tau_noise=trajectory"),
+        _at("teacher-trajectory", "the same, at the teacher's resolution", "method.tau_noise=trajectory"),
+        _at("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
+        _at("teacher-dct", "the same, at the teacher's resolution", "crossing.upsample=dct"),
+        _at("own-lower", "scores' times lowered to what the full resolution sees", OWN, "method.tau_shift=0.5"),
+        _at("teacher-raised", "scores' times raised to what the low resolution sees", "method.tau_shift=2"),
+        _at("own-guidance-4", "guidance 4", OWN, "method.guidance=4"),
+        _at("own-guidance-below", "guidance read at cleaner times", OWN, "method.guidance_tau=below"),
+        _at("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
+        _at("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
+        _at("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
+        _at("own-no-warm-up", "no warm-up", OWN, warm_up=0.0),
+        _at("own-1+2", "one step at 48 px, two at 64 px", OWN, times=(1000, 750, 375), split=(1, 2), sides=(48, 64)),
+        _at("teacher-1+2", "the same, at the teacher's resolution", times=(1000, 750, 375), split=(1, 2),
+            sides=(48, 64)),
+        _at("teacher-1+2+1", "1+2+1 at 32, 48, 64 px, at the teacher's resolution", "crossing.upsample=dct",
+            times=(1000, 850, 650, 350), split=(1, 2, 1), sides=(32, 48, 64)),
+    )  # fmt: skip
+
+
 def _re_injection() -> tuple[Setting, ...]:
     rows = []
     for rule in ("plain", "corrected", "block"):
@@ -233,6 +277,11 @@ TABLES = {
              replace(RMD, name="longer", label="RMD, twice the training", budget=2.0),
              replace(TDM, name="tdm-longer", label="TDM, twice the training", budget=2.0)),
             against="rmd",
+        ),
+        Table(
+            "screening", "Times, matching and scores of a cascade", "not in the paper",
+            "Which times, which resolution of the matching and which scores come near four full-resolution steps?",
+            _screening(), against="own", seeds=2,
         ),
         Table(
             "roles", "How student, fake score and teacher share weights", "App. B",
