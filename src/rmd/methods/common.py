@@ -112,7 +112,8 @@ class Diffused:
     target: Tensor
     """A clean sample whose mean, given x_tau, is the prediction that belongs to the score of x_tau's distribution."""
     weight: Tensor
-    """(B,), the share of x_tau's noise that is independent of the student: the precision of the target."""
+    """(B,), the share of x_tau's noise that is independent of the student: the precision of the target. On the device
+    of tau."""
 
 
 def diffuse(
@@ -143,7 +144,7 @@ def diffuse(
     schedule, crossing, config = method.backbone.schedule, method.plan.training_crossing, method.config
     rule = config.tau_noise if isinstance(config, CascadeConfig) else "fresh"
     eps = batch.noise.normal(y.shape, f"noise-{purpose}")
-    one = torch.ones(len(y), device=y.device)
+    one = torch.ones_like(tau)
     if rule == "fresh" or (rule != "mixed" and step.tau_low <= 0.0):
         return Diffused(schedule.add_noise(y, eps, tau), y, one)
     if rule == "mixed":
@@ -153,17 +154,18 @@ def diffuse(
     if rule == "trajectory_sample":
         crossing = replace(crossing, beta=crossing.eta if crossing.within == "predicted" else 0.0)
     mixed = step_noise(eps_hat, fresh, crossing) if stays else renoise(eps_hat, fresh, crossing)
-    rho = trajectory_share(schedule, step, tau, eps)
+    share = trajectory_share(schedule, step, tau)
+    rho = per_sample(share, eps)
     x_tau = schedule.add_noise(y, rho * mixed + (1 - rho**2).sqrt() * eps, tau)
     if rule == "trajectory_sample":
         return Diffused(x_tau, y, one)
-    own = (1 - rho**2).clamp(min=1e-4)
-    alpha, sigma = (per_sample(v, x_tau) for v in (schedule.alpha(tau), schedule.sigma(tau)))
-    return Diffused(x_tau, ((x_tau - sigma * eps / own.sqrt()) / alpha).to(y.dtype), own.flatten())
+    own = (1 - share**2).clamp(min=1e-4)
+    alpha, sigma = (per_sample(v, x_tau) for v in (schedule.alpha(tau), schedule.sigma(tau) / own.sqrt()))
+    return Diffused(x_tau, ((x_tau - sigma * eps) / alpha).to(y.dtype), own)
 
 
-def trajectory_share(schedule: NoiseSchedule, step: Step, tau: Tensor, like: Tensor) -> Tensor:
-    """Return rho, the weight of x_mid's noise in that of x_tau, shaped to multiply a batch `like`.
+def trajectory_share(schedule: NoiseSchedule, step: Step, tau: Tensor) -> Tensor:
+    """Return rho (B,), the weight of x_mid's noise in that of x_tau, at times tau (B,); float64 on tau's device.
 
     Diffusing x_mid = alpha_mid y + sigma_mid mixed up to tau gives alpha_tau y + sigma_tau noise, with
     noise = rho mixed + sqrt(1 - rho^2) eps and rho = (alpha_tau / alpha_mid) sigma_mid / sigma_tau.
@@ -171,7 +173,7 @@ def trajectory_share(schedule: NoiseSchedule, step: Step, tau: Tensor, like: Ten
     # The last step ends at the clean sample, in which nothing of the predicted noise is left.
     sigma_mid = schedule.sigma(step.tau_low) if step.tau_low > 0 else torch.zeros((), dtype=torch.float64)
     ratio = schedule.alpha(tau) / schedule.alpha(step.tau_low)
-    return per_sample((ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0), like)
+    return (ratio * sigma_mid / schedule.sigma(tau)).clamp(max=1.0)
 
 
 def stage_weight(config: CascadeConfig, step: Step) -> float:
@@ -199,7 +201,7 @@ def real_prediction(method: Method, batch: Batch, sample: Sample, x_tau: Tensor,
     belongs to tau (decoupled classifier-free guidance, Liu et al. 2025). All three branches run in one call.
     """
     config = method.config
-    if not isinstance(config, CascadeConfig) or config.teacher_branches < 3:
+    if not isinstance(config, CascadeConfig) or config.guidance_tau == "same" or config.guidance == 1.0:
         return teacher_prediction(method, batch, x_tau, tau, sample.stage)
     low, high = guidance_range(config, sample, method.plan)
     below = low + (high - low) * batch.noise.uniform((len(tau),), "tau-guidance").double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
-from rmd.core.noise import NoiseSchedule
+from rmd.core.noise import NoiseSchedule, per_sample
 from rmd.core.plan import Step
 from rmd.methods.base import Batch, Method, Rollout, Sample, check_one_resolution
 from rmd.methods.common import (
@@ -76,7 +76,7 @@ def trajectory_noise(schedule: NoiseSchedule, step: Step, tau: Tensor, eps_hat: 
     Diffusing x_mid = alpha_mid x0_hat + sigma_mid eps_hat up to tau gives alpha_tau x0_hat + sigma_tau mixed, with
     mixed = rho eps_hat + sqrt(1 - rho^2) eps (`rmd.methods.common.trajectory_share`).
     """
-    rho = trajectory_share(schedule, step, tau, eps)
+    rho = per_sample(trajectory_share(schedule, step, tau), eps)
     return rho * eps_hat + (1 - rho**2).sqrt() * eps
 
 

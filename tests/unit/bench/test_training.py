@@ -97,13 +97,13 @@ def test_bare_passes_add_up_to_iterations() -> None:
 
 def test_a_two_plus_two_student_makes_six_tenths_of_public_tdms_evaluations() -> None:
     ours, tdm = (
-        evaluations(2.5, fake_updates=1, guidance=True),
+        evaluations(2.5, fake_updates=1, branches=2),
         public_tdm_evaluations(4, fake_updates=1, guidance=True),
     )
     assert (ours, tdm) == (6.5, 11)
     assert ours / tdm <= 0.65
-    assert evaluations(1.0, fake_updates=2, guidance=False) == 1 + 1 + 1 + 2
-    assert evaluations(2.5, fake_updates=1, guidance=True, fake_first=True) == 6.5 + 2.5
+    assert evaluations(1.0, fake_updates=2, branches=1) == 1 + 1 + 1 + 2
+    assert evaluations(2.5, fake_updates=1, branches=2, fake_first=True) == 6.5 + 2.5
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])

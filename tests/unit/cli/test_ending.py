@@ -57,7 +57,7 @@ def test_a_terminal_of_any_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert main(["plan", "scenes"]) == 0
-    assert " 1       1   32x32         1000.0       1000.0     -inf            0.25" in capsys.readouterr().out
+    assert " 1       1   32x32         1000.0       1000.0     -inf    1.00   0.25" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rmd.core.crossing import cross, upsample
 from rmd.core.losses import generator_loss, pseudo_huber_elements, sample_weight
-from rmd.core.noise import shift_time
+from rmd.core.noise import per_sample, shift_time
 from rmd.core.sampling import step_noise
 from rmd.core.times import flow_sigma
 from rmd.methods import RMD
@@ -113,7 +113,7 @@ def test_the_scores_read_the_next_state_mixed_by_eta_and_diffused_up(index: int)
     eps = batch.noise.normal(y.shape, "noise-it")
     if index < 5:
         mixed = 0.5 * upsample(eps_hat, (12, 12), "bilinear") + 0.75**0.5 * batch.noise.normal(y.shape, "next-it")
-        rho = trajectory_share(method.backbone.schedule, step, tau, y)
+        rho = per_sample(trajectory_share(method.backbone.schedule, step, tau), y)
         eps = rho * mixed + (1 - rho**2).sqrt() * eps
     torch.testing.assert_close(result.x_tau, method.backbone.schedule.add_noise(y, eps, tau))
     assert torch.equal(result.target, y), "the fake score predicts the sample"
