@@ -12,7 +12,9 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo check test pytest test-quick test-slow coverage lint format typecheck floors bench clean
 # Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what they
 # share is made once; files in the order that tests/conftest.py gives them.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# One more than there are processors, since some tests wait for processes that they start.
+WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)))
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20

@@ -73,7 +73,9 @@ def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, 
         usual = sum(n * mean for n, mean in zip(draws, means, strict=True)) / sum(draws)
         warm = method.warmup_steps if cascade else 0
         student = (warm * means[0] + (iterations - warm) * usual) / iterations
-        one = evaluations(student, fake_updates=method.fake_updates, branches=2, adversarial=method.needs_images)
+        one = evaluations(
+            student, fake_updates=method.fake_updates, branches=method.teacher_branches, adversarial=method.needs_images
+        )
         assert abs(iterations * one - row.budget * BUDGET.evaluations) <= one
 
 
