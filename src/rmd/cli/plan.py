@@ -14,7 +14,7 @@ import typer
 from rmd.cli.options import Device, RecipeName, Settings
 from rmd.cli.start import resolved_recipe
 from rmd.common.errors import RMDError, shown
-from rmd.recipes.schema import TimeMap, parse_side
+from rmd.recipes.schema import TimeMap, load_recipe, parse_side, steps_overrides
 
 if TYPE_CHECKING:
     from rmd.core.noise import NoiseSchedule
@@ -92,7 +92,7 @@ def plan(
     device: Device = None,
 ) -> None:
     """Show the step plan of a recipe: the times, the stage and the cost of every step."""
-    loaded = _load(recipe, set_ or (), {"steps": steps, "map": map}, {"thresholds": thresholds, "sides": sides})
+    loaded = _load(recipe, set_ or (), steps, map, {"thresholds": thresholds, "sides": sides})
     if fit:
         from rmd.cli.quiet import quiet_libraries
 
@@ -122,13 +122,13 @@ def plan(
 
 
 def _load(
-    recipe: str, settings: Sequence[str], values: Mapping[str, object], lists: Mapping[str, str | None]
+    recipe: str, settings: Sequence[str], steps: int | None, map: TimeMap | None, lists: Mapping[str, str | None]
 ) -> Recipe:
     """Load a recipe with the settings and plan options that were given, and with its teacher's noise schedule."""
-    overrides = list(settings)
-    overrides += [f"plan.{key}={value}" for key, value in values.items() if value is not None]
+    overrides = [*settings, *([] if map is None else [f"plan.map={map}"])]
     overrides += [f"plan.{key}=[{value}]" for key, value in lists.items() if value is not None]
-    return resolved_recipe(recipe, overrides)
+    more = [] if steps is None else steps_overrides(load_recipe(recipe, overrides), steps)
+    return resolved_recipe(recipe, [*overrides, *more])
 
 
 def cost_line(plan: StepPlan) -> str:

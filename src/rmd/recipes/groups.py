@@ -8,6 +8,7 @@ only by the functions that need it, so that an error in a recipe is reported at 
 from __future__ import annotations
 
 import re
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
@@ -133,14 +134,14 @@ class CrossAt(Strict):
 class PlanConfig(Strict):
     """The cascade: the steps, the resolutions, and their division (Sec. 3.1).
 
-    Give the steps' times as `steps`, `times` or `cross_at`, and their division as `thresholds` or `split`. A layer of a
-    recipe that gives one of them drops those of the layers below that say the same in another way.
+    The steps run at uniform times, or at those of `times` or `cross_at`; `thresholds` or `split` divide them into
+    stages. A layer of a recipe that gives one of them drops those of the layers below that say the same in another way.
     """
 
     steps: Annotated[int, Field(gt=0, le=1000)] | None = None
-    """Steps of the student, over all stages, at uniform times."""
+    """Steps of the student, over all stages. Empty: as many as `times` or `split` give."""
     times: Annotated[tuple[float, ...], Field(strict=False, max_length=1000)] = ()
-    """Teacher times of the steps, from 1000 (pure noise) down, in place of uniform ones."""
+    """Teacher times of the steps, from 1000 (pure noise) down; empty: uniform ones."""
     cross_at: CrossAt | None = None
     """Noise level of each stage's first step, but the first stage's: the stages' other steps divide the time between
     these evenly. Needs `split`."""
@@ -171,10 +172,13 @@ class PlanConfig(Strict):
 
     @model_validator(mode="after")
     def _say_everything_once(self) -> PlanConfig:
-        ways = {"times": self.times, "cross_at": self.cross_at, "steps": self.steps}
-        given = [name for name, value in ways.items() if value]
-        if len(given) > 1:
-            raise _conflict(f"gives the times of its steps by {given[0]} and by {given[1]}: leave out one of them")
+        if self.times and self.cross_at is not None:
+            raise _conflict("gives the times of its steps by times and by cross_at: leave out one of them")
+        counts = {"times": len(self.times), "split": sum(self.split), "steps": self.steps or 0}
+        given = {name: count for name, count in counts.items() if count}
+        for (first, one), (second, other) in combinations(given.items(), 2):
+            if one != other:
+                raise _conflict(f"has {one} steps by {first}, but {other} by {second}: change one of them")
         if self.split and self.thresholds:
             raise _conflict("divides its steps by split and by thresholds: leave out one of them")
         if self.times and self.grid_end:
@@ -183,7 +187,7 @@ class PlanConfig(Strict):
             raise _conflict("needs either sigma or logsnr in cross_at")
         if self.cross_at is not None and not self.split:
             raise _conflict("has cross_at but no split: give the number of steps of each stage, such as [2, 2]")
-        if not (given or self.split):
+        if not given:
             raise _conflict("gives no steps: set steps, times or split")
         return self
 

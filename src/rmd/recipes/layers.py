@@ -33,11 +33,11 @@ MAX_KEYS = 10
 """Largest number of dotted keys in an override: recipes are three levels deep."""
 ALTERNATIVES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "plan": {
-        "steps": frozenset({"times", "cross_at"}),
+        "steps": frozenset({"times"}),
         "times": frozenset({"steps", "cross_at", "grid_end"}),
-        "cross_at": frozenset({"steps", "times", "thresholds"}),
+        "cross_at": frozenset({"times", "thresholds"}),
         "thresholds": frozenset({"split", "cross_at"}),
-        "split": frozenset({"thresholds"}),
+        "split": frozenset({"steps", "thresholds"}),
     },
 }
 """Settings by group, each with those of the same group that would say the same in another way."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from rmd.core.plan import StepPlan
 
 __all__ = [
-    "DataConfig", "FlowNoise", "Recipe", "TimeMap", "VPNoise", "load_recipe", "parse_side", "to_yaml",
+    "DataConfig", "FlowNoise", "Recipe", "TimeMap", "VPNoise", "load_recipe", "parse_side", "steps_overrides",
+    "to_yaml",
 ]  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def _build_plan(
     return build_plan(
         schedule,
         sides=settings.sides,
-        steps=None if times else settings.step_count,
+        steps=settings.step_count,
         times=times,
         thresholds=settings.thresholds,
         split=settings.split,
@@ -173,6 +175,31 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(merge(layers))
     except ValidationError as error:
         raise RMDError(Explainer(Recipe, layers).sentence(error)) from error
+
+
+def steps_overrides(recipe: Recipe, steps: int) -> list[str]:
+    """Return the overrides that give a recipe another number of steps; a split keeps its proportions.
+
+    Raises:
+        RMDError: the recipe gives the time of every step.
+    """
+    plan = recipe.plan
+    if steps == plan.step_count:
+        return []
+    if plan.times:
+        raise RMDError(
+            f"the recipe gives the times of {len(plan.times)} steps, so it cannot make {steps}: set plan.times"
+        )
+    if not plan.split:
+        return [f"plan.steps={steps}"]
+    if 0 < steps < len(plan.split):
+        raise RMDError(f"{len(plan.split)} stages need at least {len(plan.split)} steps, got {steps}")
+    # Whole numbers near the proportions; a stage that would get no step takes one of the longest.
+    ends = [round(steps * sum(plan.split[: k + 1]) / sum(plan.split)) for k in range(len(plan.split))]
+    split = [max(1, end - start) for start, end in pairwise([0, *ends])]
+    while sum(split) > steps > 0:
+        split[split.index(max(split))] -= 1
+    return [f"plan.split={split}" if steps > 0 else f"plan.steps={steps}"]
 
 
 def _is_text(keys: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ from rmd.models.registry import wrap
 from rmd.models.student import UNNAMED, save_student, student_config
 from rmd.models.teacher import DTYPES, check_teacher, load_teacher
 from rmd.models.twin import twin_pipeline
-from rmd.recipes.schema import Recipe, load_recipe
+from rmd.recipes.schema import Recipe, load_recipe, steps_overrides
 from rmd.sample.pipeline import RMDPipeline
 from rmd.train.callbacks import Callback, Iteration
 from rmd.train.loop import Trainer
@@ -114,7 +114,7 @@ def distil(
     Raises:
         RMDError: the recipe does not fit the pipeline, or something that it names cannot be read.
     """
-    loaded = _load(recipe, [*([] if steps is None else [f"plan.steps={steps}"]), *overrides])
+    loaded = _load(recipe, steps, overrides)
     place = Path("runs") / loaded.name if folder is None else Path(folder)
     if isinstance(pipe, DiffusionPipeline):
         loaded = loaded.model_copy(update={"teacher": pipe.config.get("_name_or_path") or UNNAMED})
@@ -132,11 +132,13 @@ def distil(
     return Distillation(trainer, clean, resume=resume)
 
 
-def _load(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
+def _load(recipe: str | Path | Recipe, steps: int | None, overrides: Sequence[str]) -> Recipe:
     """Load a recipe with overrides; one that is loaded already is changed through its own YAML."""
     if not isinstance(recipe, Recipe):
-        return load_recipe(str(recipe), overrides)
-    if not overrides:
+        loaded = load_recipe(str(recipe), overrides)
+        more = [] if steps is None else steps_overrides(loaded, steps)
+        return load_recipe(str(recipe), [*overrides, *more]) if more else loaded
+    if steps is None and not overrides:
         return recipe
     raise RMDError("steps and overrides change a recipe that is given by name: give load_recipe(NAME, OVERRIDES) alone")
 

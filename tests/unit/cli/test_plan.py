@@ -39,7 +39,7 @@ def column(read: dict[str, list[dict[str, float | None]]], key: str) -> list[flo
 
 
 def test_the_table_and_the_cost() -> None:
-    result = run("pixart")
+    result = run("pixart-paper")
     assert result.exit_code == 0
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["step", "stage", "side", "teacher", "time", "model", "time", "logSNR", "sigma", "cost"] in rows
@@ -133,19 +133,19 @@ def test_a_logsnr_of_minus_infinity_is_null() -> None:
 
 
 def test_standard_output_is_the_json_alone() -> None:
-    result = run("sdxl", "--json")
+    result = run("sdxl-paper", "--json")
     assert result.stderr.startswith("rmd: warning: sampling uses plain noise with beta 1, but training uses beta 0.2")
     assert result.stdout.startswith("{") and result.stdout.endswith("}\n")
 
 
 def test_no_warning_without_a_reason() -> None:
-    assert run("scenes").stderr == ""
+    assert run("scenes").stderr == run("sdxl").stderr == ""
 
 
 @pytest.mark.parametrize(
     ("option", "override"),
     [
-        (["--steps", "8"], "plan.steps=8"),
+        (["--steps", "8"], "plan.split=[4, 4]"),
         (["--thresholds=-6.0"], "plan.thresholds=[-6.0]"),
         (["--thresholds", "-6.0"], "plan.thresholds=[-6.0]"),
         (["--sides=480x832,720x1280"], "plan.sides=[480x832, 720x1280]"),
@@ -175,7 +175,7 @@ def test_one_stage_has_no_thresholds_and_no_crossing() -> None:
 
 
 def test_set_can_be_given_more_than_once() -> None:
-    read = values("pixart", "--set", "plan.map=none", "--set", "plan.steps=2")
+    read = values("pixart-paper", "--set", "plan.map=none", "--set", "plan.steps=2")
     assert column(read, "model_time") == [1000, 500]
 
 
@@ -188,7 +188,7 @@ def test_another_size_keeps_the_times() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--sides=256,512,1024"], "need 2 logSNR thresholds"),
+        (["--sides=256,512,1024"], "a split into 2+2 steps has 2 stages, but there are 3 sides"),
         (["--thresholds=-2.5,-6.0", "--sides=256,512,1024"], "thresholds must strictly increase"),
         (["--thresholds=5"], "stage 2 (1024x1024) gets no step"),
         (["--sides=1024,512"], "is larger than stage 2"),
@@ -233,7 +233,7 @@ def test_a_figure_is_drawn(name: str, tmp_path: Path) -> None:
 def test_a_figure_as_vectors_says_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("matplotlib").rcParams, "svg.fonttype", "none")
     path = tmp_path / "plan.svg"
-    assert run("pixart", "--plot", str(path)).exit_code == 0
+    assert run("pixart-paper", "--plot", str(path)).exit_code == 0
     text = path.read_text(encoding="utf-8")
     for words in ("threshold -2.5", "stage 1: 512 x 512", "750 \N{RIGHTWARDS ARROW} 857", ">500<"):
         assert words in text

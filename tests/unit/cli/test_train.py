@@ -106,7 +106,7 @@ def test_stopped_and_resumed_is_the_whole_run(recipe: Path, monkeypatch: pytest.
 
 
 def test_the_plan_in_a_line() -> None:
-    assert plan_line(load_recipe("pixart").build_plan()) == (
+    assert plan_line(load_recipe("pixart-paper").build_plan()) == (
         "512x512 at 1000, 857 -> 1024x1024 at 500, 250; "
         "2+2 steps at the cost of 2.5 full-resolution steps by area (1.60x less)"
     )

@@ -39,8 +39,12 @@ PROBLEMS = [
     ("plan.steps=true", "plan.steps should be a whole number, but is true"),
     ("plan.steps=", "plan gives no steps: set steps, times or split"),
     (
-        "plan={times: [1000], steps: 1}",
-        "plan gives the times of its steps by times and by steps: leave out one of them",
+        "plan={times: [1000], steps: 2}",
+        "plan has 1 steps by times, but 2 by steps: change one of them",
+    ),
+    (
+        "plan={times: [1000], cross_at: {sigma: [0.8]}}",
+        "plan gives the times of its steps by times and by cross_at: leave out one of them",
     ),
     (
         "plan={split: [2, 2], thresholds: [0]}",

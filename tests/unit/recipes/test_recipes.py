@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from rmd.common.errors import RMDError
+from rmd.core.times import flow_sigma
 from rmd.recipes.layers import PACKAGED, recipe_names
 from rmd.recipes.schema import load_recipe, to_yaml
 
 NAMES = [
-    "pixart", "pixart-lora", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-authors", "scenes-pixart",
-    "scenes-sd3", "scenes-wan", "sd35", "sd35-full", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1", "sdxl-full",
+    "pixart", "pixart-lora", "pixart-paper", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-authors",
+    "scenes-pixart",
+    "scenes-sd3", "scenes-wan", "sd35", "sd35-full", "sd35-paper", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1",
+    "sdxl-full", "sdxl-paper",
     "wan21-1.3b-3+3", "wan21-1.3b-authors", "wan21-1.3b-full", "wan21-14b",
     "wan21-14b-2+2+2", "wan21-14b-3+3", "wan21-14b-4+2", "wan21-14b-authors", "wan21-14b-full",
+    "wan21-14b-paper",
 ]  # fmt: skip
 
 
@@ -57,10 +61,10 @@ def test_base_is_short_and_lacks_what_a_backbone_decides() -> None:
 @pytest.mark.parametrize(
     ("name", "guidance", "train_beta", "beta", "warmup", "batch"),
     [
-        ("sdxl", 7.5, 0.2, 1.0, 50, 32),
-        ("pixart", 3.5, 0.2, 1.0, 50, 32),
-        ("sd35", 4.5, 0.2, 1.0, 50, 32),
-        ("wan21-14b", 5.0, 0.5, 0.9, 20, 4),
+        ("sdxl-paper", 7.5, 0.2, 1.0, 50, 32),
+        ("pixart-paper", 3.5, 0.2, 1.0, 50, 32),
+        ("sd35-paper", 4.5, 0.2, 1.0, 50, 32),
+        ("wan21-14b-paper", 5.0, 0.5, 0.9, 20, 4),
     ],
 )
 def test_settings_of_the_paper(
@@ -101,10 +105,10 @@ def test_pixart_sigma_has_the_schedule_and_plan_of_pixart_alpha() -> None:
 @pytest.mark.parametrize(
     ("name", "model_times", "sides"),
     [
-        ("sdxl", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
-        ("pixart", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
-        ("sd35", [1000, 947, 750, 500], [(512, 512)] * 2 + [(1024, 1024)] * 2),
-        ("wan21-14b", [1000, 974, 937, 834, 716, 505], [(480, 832)] * 3 + [(720, 1280)] * 3),
+        ("sdxl-paper", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("pixart-paper", [1000, 857, 500, 250], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("sd35-paper", [1000, 947, 750, 500], [(512, 512)] * 2 + [(1024, 1024)] * 2),
+        ("wan21-14b-paper", [1000, 974, 937, 834, 716, 505], [(480, 832)] * 3 + [(720, 1280)] * 3),
     ],
 )
 def test_times_and_sides_of_the_paper(name: str, model_times: list[float], sides: list[tuple[int, int]]) -> None:
@@ -112,6 +116,28 @@ def test_times_and_sides_of_the_paper(name: str, model_times: list[float], sides
     assert [step.model_time for step in plan.steps] == pytest.approx(model_times, abs=1.0)
     stages = [plan.stage_of(step) for step in plan.steps]
     assert [(stage.height, stage.width) for stage in stages] == sides
+
+
+@pytest.mark.parametrize("name", ["sdxl", "pixart", "sd35", "wan21-14b"])
+def test_recipes_differ_from_the_papers_in_times_and_noise_alone(name: str) -> None:
+    ours, papers = load_recipe(name), load_recipe(f"{name}-paper")
+    differ = {"name": True, "plan": {"steps", "split", "cross_at", "thresholds", "map"}, "crossing": True}
+    assert ours.model_dump(exclude=differ) == papers.model_dump(exclude=differ)
+    assert ours.build_plan().warnings() == []
+    counts = [[step.stage for step in recipe.build_plan().steps] for recipe in (ours, papers)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("-paper")])
+def test_recipes_but_the_papers_warn_of_nothing(name: str) -> None:
+    assert load_recipe(name).build_plan().warnings() == []
+
+
+@pytest.mark.parametrize("name", ["sdxl", "pixart", "sd35"])
+def test_images_cross_at_a_sigma_of_four_fifths(name: str) -> None:
+    plan = load_recipe(name).build_plan()
+    assert [step.stage for step in plan.steps] == [1, 1, 2, 2]
+    assert flow_sigma(plan.steps[2].logsnr) == pytest.approx(0.8, abs=0.002)
 
 
 @pytest.mark.parametrize("split_of_six", ["3+3", "4+2", "2+2+2"])
@@ -131,7 +157,7 @@ def test_the_small_wan_has_the_plan_of_the_large_one() -> None:
 
 @pytest.mark.parametrize("threshold, expected", [(-6.0, [1, 3]), (-2.5, [2, 2]), (0.0, [3, 1])])
 def test_splits_of_table_4(threshold: float, expected: list[int]) -> None:
-    assert split("pixart", f"plan.thresholds=[{threshold}]") == expected
+    assert split("pixart-paper", f"plan.thresholds=[{threshold}]") == expected
 
 
 @pytest.mark.parametrize("expected", [[1, 1, 2], [1, 2, 1], [2, 1, 1]])

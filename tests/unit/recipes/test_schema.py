@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rmd.common.errors import RMDError
 from rmd.core import plan
 from rmd.recipes import groups
-from rmd.recipes.schema import Recipe, load_recipe, to_yaml
+from rmd.recipes.schema import Recipe, load_recipe, steps_overrides, to_yaml
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -106,3 +106,31 @@ def test_the_json_schema_describes_every_field() -> None:
     schema = Recipe.model_json_schema()
     assert schema["additionalProperties"] is False
     assert "logSNR thresholds" in schema["$defs"]["PlanConfig"]["properties"]["thresholds"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "expected"),
+    [
+        ([], 4, []),
+        ([], 6, ["plan.steps=6"]),
+        (["plan.split=[2, 2]"], 4, []),
+        (["plan.split=[2, 2]"], 6, ["plan.split=[3, 3]"]),
+        (["plan.split=[2, 2]"], 5, ["plan.split=[2, 3]"]),
+        (["plan.split=[3, 1]"], 2, ["plan.split=[1, 1]"]),
+        (["plan.split=[1, 2, 1]", "plan.sides=[16, 32, 64]"], 8, ["plan.split=[2, 4, 2]"]),
+    ],
+)
+def test_another_number_of_steps_keeps_the_proportions_of_a_split(
+    overrides: list[str], steps: int, expected: list[str]
+) -> None:
+    recipe = load_recipe("scenes", overrides)
+    changes = steps_overrides(recipe, steps)
+    assert changes == expected
+    assert len(load_recipe("scenes", [*overrides, *changes]).build_plan().steps) == steps
+
+
+def test_the_number_of_steps_whose_times_are_given_cannot_change() -> None:
+    recipe = load_recipe("scenes", ["plan.times=[1000, 900, 750, 375]"])
+    assert steps_overrides(recipe, 4) == []
+    with pytest.raises(RMDError, match="gives the times of 4 steps, so it cannot make 3: set plan"):
+        steps_overrides(recipe, 3)
