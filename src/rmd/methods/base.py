@@ -186,14 +186,16 @@ def stage_draws(plan: StepPlan, config: MethodConfig) -> tuple[int, ...]:
     Raises:
         RMDError: the settings do not have one number for each stage of the plan.
     """
-    given = config.stage_draws if isinstance(config, CascadeConfig) else ()
-    draws = given or (1,) * len(plan.stages)
-    if len(draws) != len(plan.stages):
-        raise RMDError(
-            f"method.stage_draws has {len(draws)} numbers, but the plan has {len(plan.stages)} stages: "
-            "give one for each stage"
-        )
-    return draws
+    if not isinstance(config, CascadeConfig):
+        return (1,) * len(plan.stages)
+    for name in ("stage_draws", "stage_weights", "stage_guidance"):
+        count = len(getattr(config, name))
+        if count not in (0, len(plan.stages)):
+            raise RMDError(
+                f"method.{name} has {count} numbers, but the plan has {len(plan.stages)} stages: "
+                "give one for each stage"
+            )
+    return config.stage_draws or (1,) * len(plan.stages)
 
 
 def draw_shares(plan: StepPlan, config: MethodConfig) -> tuple[float, ...]:

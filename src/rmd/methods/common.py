@@ -182,27 +182,36 @@ def stage_weight(config: CascadeConfig, step: Step) -> float:
 
 
 @torch.no_grad()
-def teacher_prediction(method: Method, batch: Batch, x_tau: Tensor, tau: Tensor, stage: Stage) -> Tensor:
-    """Return f_real, the teacher's guided prediction of x0 from x_tau; both branches run in one call."""
+def teacher_prediction(
+    method: Method, batch: Batch, x_tau: Tensor, tau: Tensor, stage: Stage, scale: float | None = None
+) -> Tensor:
+    """Return f_real, the teacher's guided prediction of x0 from x_tau; both branches run in one call.
+
+    Args:
+        scale: another scale of guidance than the method's.
+    """
     guidance = method.config.guidance
     with method.roles.use("teacher") as teacher:
         if guidance == 1.0:
             return method.predict("teacher", teacher, x_tau, tau, batch.cond, stage)[0]
         both = Cond.cat([batch.cond, batch.null])
-        return method.predict("teacher", teacher, x_tau, tau, both, stage, guidance)[0]
+        return method.predict("teacher", teacher, x_tau, tau, both, stage, guidance if scale is None else scale)[0]
 
 
 @torch.no_grad()
 def real_prediction(method: Method, batch: Batch, sample: Sample, x_tau: Tensor, tau: Tensor) -> Tensor:
-    """Return f_real at x_tau, with the guidance that `method.guidance_tau` selects.
+    """Return f_real at x_tau, with the guidance that `method.guidance_tau` and `stage_guidance` select.
 
     "same" is `teacher_prediction`. With "below", the guidance is read at a state of its own, at a cleaner time: what it
     adds, (guidance - 1) (cond - uncond), is there about finer detail, while the rest of f_real, without guidance, still
     belongs to tau (decoupled classifier-free guidance, Liu et al. 2025). All three branches run in one call.
     """
     config = method.config
-    if not isinstance(config, CascadeConfig) or config.guidance_tau == "same" or config.guidance == 1.0:
+    if not isinstance(config, CascadeConfig):
         return teacher_prediction(method, batch, x_tau, tau, sample.stage)
+    scale = config.stage_guidance[sample.step.stage - 1] if config.stage_guidance else config.guidance
+    if config.guidance_tau == "same" or config.guidance == 1.0:
+        return teacher_prediction(method, batch, x_tau, tau, sample.stage, scale)
     low, high = guidance_range(config, sample, method.plan)
     below = low + (high - low) * batch.noise.uniform((len(tau),), "tau-guidance").double()
     x_below = diffuse(method, batch, sample.step, sample.y.detach(), sample.eps_hat, below, "guidance").x_tau
@@ -210,7 +219,7 @@ def real_prediction(method: Method, batch: Batch, sample: Sample, x_tau: Tensor,
     with method.roles.use("teacher") as teacher:
         x, t = torch.cat([x_tau, x_below, x_below]), torch.cat([tau, below, below])
         real, with_prompt, without = method.predict("teacher", teacher, x, t, cond, sample.stage)[0].chunk(3)
-    return real + (config.guidance - 1.0) * (with_prompt - without)
+    return real + (scale - 1.0) * (with_prompt - without)
 
 
 def guidance_range(config: MatchingConfig, sample: Sample, plan: StepPlan) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rmd.common.errors import RMDError
 from rmd.core.crossing import upsample
 from rmd.core.losses import fake_score_loss, generator_loss, sample_weight
 from rmd.core.plan import Stage, Step
@@ -47,9 +48,11 @@ class RMD(Method):
     config: RMDConfig
 
     def check_plan(self) -> None:
-        """Raise RMDError if the plan asks for matching at a larger size, and the settings for none."""
+        """Raise RMDError if the settings contradict the plan or each other."""
         if self.config.matching == "own":
             check_own_resolution("rmd with method.matching=own", self.plan)
+        if self.config.stage_guidance and self.config.guidance == 1.0:
+            raise RMDError("method.guidance=1 turns guidance off, so method.stage_guidance has no effect: drop one")
 
     def sample(self, batch: Batch, step: Step) -> Sample:
         """Roll the student out to a step, take the step, and project its prediction into the space of the scores."""

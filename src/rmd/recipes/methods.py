@@ -18,6 +18,8 @@ from rmd.common.plugins import Registry
 from rmd.common.typed import Strict
 from rmd.recipes.groups import MAX_STAGES, Few, Rate, Share, Weight, Whole
 
+Scale = Annotated[float, Field(ge=0, le=1000)]
+
 DEFAULT = "rmd"
 """The method of a recipe that names none."""
 
@@ -27,7 +29,7 @@ class MethodConfig(Strict):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """The method: `rmd`, `tdm`, `dmd2`, or one that an installed package provides."""
-    guidance: Annotated[float, Field(ge=0, le=1000)]
+    guidance: Scale
     """Scale of the teacher's classifier-free guidance, uncond + guidance (cond - uncond); 1 turns it off."""
     fake_updates: Annotated[int, Field(gt=0, le=100)] = 1
     """Updates of the fake score for each update of the student."""
@@ -85,6 +87,9 @@ class CascadeConfig(MatchingConfig):
     step, diffused up to tau; the fake score predicts the sample (the authors' code)."""
     stage_weights: Annotated[tuple[Weight, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     """Weight of the student's loss at each stage (Eq. 6); empty: 1 each."""
+    stage_guidance: Annotated[tuple[Scale, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
+    """Scale of the teacher's guidance in the training of each stage; empty: `guidance` in all. At high noise, guided
+    predictions have too much contrast, which a low stage hands on."""
     guidance_tau: Literal["same", "below"] = "same"
     """Time at which the teacher's guidance is read. `same`: tau, with both branches. `below`: a cleaner time of its
     own, below the step's, while the rest of the score is read without guidance at tau; a third branch."""

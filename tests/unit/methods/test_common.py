@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rmd.common.errors import RMDError
 from rmd.core.noise import shift_time
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import CounterNoise
@@ -310,3 +311,31 @@ def test_the_teachers_branches_are_counted() -> None:
         for guidance, tau in ((1.0, "same"), (1.0, "below"), (3.0, "same"), (3.0, "below"))
     ]
     assert counts == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("tau", ["same", "below"])
+def test_each_stage_may_have_its_own_guidance(tau: str) -> None:
+    """The teacher's prediction is affine in the scale, so that of a stage is known from two others."""
+    results = {}
+    for scales in ((1.0, 5.0), (2.0, 3.0), (3.0, 1.0)):
+        method = make_method(TOY, PLAN, guidance=3.0, guidance_tau=tau, stage_guidance=scales)
+        batch = make_batch(TOY)
+        results[scales] = [method.student_loss(batch, step)[1].f_real for step in PLAN.steps]
+    usual = make_method(TOY, PLAN, guidance=3.0, guidance_tau=tau)
+    for i, step in enumerate(PLAN.steps):
+        one, two, three = (results[scales][i] for scales in results)
+        torch.testing.assert_close(two, (one + three) / 2)
+        same = three if step.stage == 1 else two
+        torch.testing.assert_close(usual.student_loss(make_batch(TOY), step)[1].f_real, same)
+        assert not torch.equal(one, three)
+
+
+@pytest.mark.parametrize("name", ["stage_draws", "stage_weights", "stage_guidance"])
+def test_settings_by_stage_have_one_number_for_each(name: str) -> None:
+    with pytest.raises(RMDError, match=rf"method\.{name} has 3 numbers, but the plan has 2 stages: give one for each"):
+        make_method(TOY, PLAN, **{name: (1, 2, 3)})
+
+
+def test_guidance_by_stage_needs_guidance() -> None:
+    with pytest.raises(RMDError, match="turns guidance off, so"):
+        make_method(TOY, PLAN, guidance=1.0, stage_guidance=(1.0, 2.0))

@@ -51,7 +51,7 @@ CHANGES = {
     "method.weight_floor": "0.2", "method.tau_offset": "[0.25]", "method.tau_spacing": "grid",
     "method.tau_shift": "2.0",
     "method.stage_weights": "[1, 2]", "method.matching": "own", "method.own_share": "0.25",
-    "method.guidance_tau": "below",
+    "method.guidance_tau": "below", "method.stage_guidance": "[1.5, 3.0]",
     "plan.times": "[1000, 900, 750, 375]", "plan.split": "[2, 2]", "plan.cross_at": "{sigma: [0.8]}",
     "method.order": "fake_first", "optim.clipped": "student",
     "crossing.eta": "0.5", "crossing.taps": "[0.25, 0.75, 0.75, 0.25]",
@@ -192,6 +192,7 @@ DEFAULTS = {
         "fake_weight": "snr", "snr_cap": 5.0, "fake_updates": 1, "warmup_steps": 0, "stage_draws": [],
         "weight_floor": 1e-5, "tau_offset": [], "tau_spacing": "time", "tau_shift": 1.0,
         "stage_weights": [], "matching": "teacher", "own_share": 0.5, "order": "student_first", "guidance_tau": "same",
+        "stage_guidance": [],
     },
     "roles": {"mode": "lora", "rank": 64, "alpha": 64.0},
     "optim": {

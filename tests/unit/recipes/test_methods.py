@@ -23,7 +23,16 @@ from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 
 SHARED = {"name", "guidance", "fake_updates", "order", "metric", "weight", "tau", "fake_weight", "snr_cap"}
 SHARED |= {"weight_floor", "tau_offset", "tau_spacing", "tau_shift"}
-STAGES = {"guidance_tau", "matching", "own_share", "tau_noise", "stage_weights", "warmup_steps", "stage_draws"}
+STAGES = {
+    "guidance_tau",
+    "stage_guidance",
+    "matching",
+    "own_share",
+    "tau_noise",
+    "stage_weights",
+    "warmup_steps",
+    "stage_draws",
+}
 
 
 @pytest.mark.parametrize(
