@@ -42,7 +42,7 @@ _MARK = re.compile(r"(<!-- (splits|times) (\w+) -->).*?(<!-- end -->)", re.DOTAL
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What can be predicted of a plan without training a student.
+    """Predictions about a plan that need no trained student.
 
     Attributes:
         loss: the planner's loss in bits per latent value (`rmd.core.fit.plan_loss`).

@@ -204,7 +204,7 @@ class Case:
             loss, _ = self.method.student_loss(self.batch(Drawn(uniform, seed)), step)
             self.method.roles.zero_grad()
             self.method.roles.backward("student", loss)
-            gradients.append(self.method.roles.trainable("student")[0].grad.clone())  # type: ignore[union-attr]
+            gradients.append(self.method.roles.trainable("student")[0].grad.clone())
         return torch.stack(gradients).mean(0), torch.stack(gradients).std(0) / 2
 
     def pull(self, step: Step) -> float:

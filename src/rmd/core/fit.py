@@ -1,4 +1,4 @@
-"""What a plan loses: the detail that its low resolutions lack, and what its few steps have to create at once.
+"""Estimates what a plan loses: detail that its low resolutions lack, and detail that few steps must create at once.
 
 The paper finds its thresholds by trial and keeps the times uniform. This module, which is not in the paper, predicts
 which plans are worth training, from one measurement of the teacher: the power spectrum of its clean latents. The loss

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.core.crossing import upsample
+from rmd.core.stages import Upsample
 
 ITERATIONS = 30
 PARTS = 8
@@ -74,7 +75,7 @@ def fit_taps(low: Tensor, high: Tensor) -> tuple[float, ...]:
     return tuple(half + half[::-1][length % 2 :])
 
 
-def upsampling_error(low: Tensor, high: Tensor, mode: str, taps: Sequence[float] = ()) -> float:
+def upsampling_error(low: Tensor, high: Tensor, mode: Upsample, taps: Sequence[float] = ()) -> float:
     """Return the mean square by which enlarged low latents miss the high ones, over the variance of the high ones.
 
     Args:
@@ -83,7 +84,7 @@ def upsampling_error(low: Tensor, high: Tensor, mode: str, taps: Sequence[float]
         mode, taps: the interpolation, as for `rmd.core.crossing.upsample`.
     """
     mean = high.double().mean((0, -2, -1), keepdim=True)
-    made = upsample(low.double(), _size(high), mode, tuple(taps))  # type: ignore[arg-type]  # names checked there
+    made = upsample(low.double(), _size(high), mode, tuple(taps))
     return float((made - high.double()).square().mean() / (high.double() - mean).square().mean().clamp(min=1e-300))
 
 

@@ -27,6 +27,7 @@ from rmd.core.agreement import (
 from rmd.core.fit import power_spectrum
 from rmd.core.metrics import Z95, wilson
 from rmd.core.plan import Stage, StepPlan
+from rmd.core.stages import Upsample
 from rmd.core.taps import fit_taps, tap_count, upsampling_error
 from rmd.evaluation.metrics import METRICS, metrics_of
 from rmd.evaluation.paired import PairedTeacher, finishing_plan, measured, paired_teacher, pooled
@@ -69,7 +70,7 @@ class Ring(Strict):
 
 
 class Reading(Strict):
-    """What the judge reads in one kind of pictures."""
+    """The judge's metrics of one kind of pictures, such as the teacher's low-resolution samples."""
 
     label: str
     measures: dict[str, Measured]
@@ -302,7 +303,8 @@ def _upsamplers(recoded: Tensor | None, full: Tensor) -> tuple[tuple[float, ...]
     """Return the fitted taps (none if there can be none), and the errors of all kinds of upsampling."""
     if recoded is None:
         return (), {}
-    errors = {mode: upsampling_error(recoded, full, mode) for mode in ("nearest", "bilinear", "bicubic", "dct")}
+    modes: tuple[Upsample, ...] = ("nearest", "bilinear", "bicubic", "dct")
+    errors: dict[str, float] = {mode: upsampling_error(recoded, full, mode) for mode in modes}
     if tap_count((recoded.shape[-2], recoded.shape[-1]), (full.shape[-2], full.shape[-1])) is None:
         return (), errors
     taps = tuple(round(tap, 5) for tap in fit_taps(recoded, full))

@@ -69,7 +69,7 @@ class Report(Strict):
     rows: Sequence[Row] = Field(min_length=1)
     checks: Sequence[Check]
     quick: bool
-    """Whether this was only a test of the demo, whose numbers mean nothing."""
+    """Set for a smoke run of the demo, whose numbers mean nothing."""
     seconds: float
     """Wall-clock time of the whole run."""
     peak_memory_gb: float

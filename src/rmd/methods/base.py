@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the student predicts at a step."""
+    """A prediction of the student at one step, before it is diffused for the scores."""
 
     step: Step
     stage: Stage

@@ -126,9 +126,9 @@ class CrossAt(Strict):
     """The noise levels at which a cascade enters each resolution but the first, in one of two units."""
 
     sigma: Numbers = ()
-    """As sigma of a rectified flow, between 0 (clean) and 1 (pure noise), falling."""
+    """The levels in sigma of a rectified flow: falling numbers between 0 (clean) and 1 (pure noise)."""
     logsnr: Numbers = ()
-    """As logSNR, rising."""
+    """The levels in logSNR: rising numbers."""
 
 
 class PlanConfig(Strict):

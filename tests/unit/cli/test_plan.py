@@ -70,7 +70,7 @@ def test_a_crossing_at_another_level() -> None:
     assert crossing["sigma"] == pytest.approx(0.8, abs=1e-3)  # its time is rounded
     (usual,) = values("scenes")["crossings"]
     assert usual["sigma"] == pytest.approx(0.64, abs=5e-3)
-    assert usual["natural_missing_bits"] > crossing["natural_missing_bits"] > 0  # type: ignore[operator]
+    assert usual["natural_missing_bits"] > crossing["natural_missing_bits"] > 0
 
 
 def test_a_larger_side_of_the_matching_is_shown() -> None:

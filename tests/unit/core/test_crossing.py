@@ -203,7 +203,7 @@ def test_upsampling_in_closed_form() -> None:
 def test_four_taps_are_bilinear_interpolation_and_two_are_nearest(size: tuple[int, int]) -> None:
     x = noise(2, 3, 4, 6)
     for taps, mode in (((0.25, 0.75, 0.75, 0.25), "bilinear"), ((1.0, 1.0), "nearest")):
-        torch.testing.assert_close(upsample(x, size, "taps", taps), upsample(x, size, mode))  # type: ignore[arg-type]
+        torch.testing.assert_close(upsample(x, size, "taps", taps), upsample(x, size, mode))
     assert upsample(x, (4, 6), "taps", (0.25, 0.75, 0.75, 0.25)) is x
 
 
@@ -240,8 +240,8 @@ def test_a_video_is_upsampled_by_taps_and_dct_frame_by_frame() -> None:
     video = noise(2, 3, 5, 4, 6)
     for mode in ("dct", "taps"):
         taps = (0.25, 0.75, 0.75, 0.25) if mode == "taps" else ()
-        up = upsample(video, (8, 12), mode, taps)  # type: ignore[arg-type]
-        frames = [upsample(video[:, :, i], (8, 12), mode, taps) for i in range(5)]  # type: ignore[arg-type]
+        up = upsample(video, (8, 12), mode, taps)
+        frames = [upsample(video[:, :, i], (8, 12), mode, taps) for i in range(5)]
         torch.testing.assert_close(up, torch.stack(frames, dim=2))
 
 

@@ -233,7 +233,7 @@ def test_grid_spacing_draws_uniformly_before_the_flow_shift() -> None:
         for spacing in ("time", "grid"):
             method = make_method(flow, plan, tau="stage", tau_spacing=spacing, tau_offset=(0.25,))
             drawn[spacing] = draw_tau(method, batch, step, "tau")
-            low, high = tau_range(method.config, step, plan, shift=3.0)  # type: ignore[arg-type]
+            low, high = tau_range(method.config, step, plan, shift=3.0)
             uniform = drawn[spacing] if spacing == "time" else shift_time(drawn[spacing], 1 / 3)
             ends = (low, high) if spacing == "time" else (shift_time(low, 1 / 3), shift_time(high, 1 / 3))
             assert float(uniform.min()) >= ends[0] - 1e-9 and float(uniform.max()) <= ends[1] + 1e-9

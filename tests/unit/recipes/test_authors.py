@@ -124,7 +124,7 @@ def test_the_fake_score_comes_first_and_both_networks_train_every_stage_as_often
     method = method_of(small())
     assert method.config.order == "fake_first"
     for role in ("student", "fake"):
-        stages = [method.draw_step(i, role).stage for i in range(2015)]  # type: ignore[arg-type]
+        stages = [method.draw_step(i, role).stage for i in range(2015)]
         assert set(stages[:15]) == {1}
         assert Counter(stages[15:])[1] / 2000 == pytest.approx(0.5, abs=0.05)
 

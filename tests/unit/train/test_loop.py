@@ -290,7 +290,7 @@ def test_clipping_can_be_the_students_alone(prompts: Path, tmp_path: Path) -> No
         recipe = make_recipe(prompts, method=method, optim={"clip_norm": 1e-3, "clipped": "student"})
         trainer = toy(recipe, tmp_path / order)
         values, _ = trainer.iterate(0)  # leaves the gradients of its last update
-        gradients = [p.grad.norm() for p in trainer.roles.trainable(role)]  # type: ignore[arg-type,union-attr]
+        gradients = [p.grad.norm() for p in trainer.roles.trainable(role)]
         norm, before = float(torch.stack(gradients).norm()), values[f"{role}_grad_norm"]
         assert before > 2e-3
         assert norm == pytest.approx(1e-3 if role == "student" else before, rel=1e-3)
@@ -318,8 +318,8 @@ def test_the_fake_score_can_be_first_with_a_step_of_its_own_on_the_same_trajecto
         return loss
 
     own: list[int] = []
-    trainer.method.student_loss = spy("student", trainer.method.student_loss)  # type: ignore[method-assign]
-    trainer.method.fake_loss = spy("fake", trainer.method.fake_loss)  # type: ignore[method-assign]
+    trainer.method.student_loss = spy("student", trainer.method.student_loss)
+    trainer.method.fake_loss = spy("fake", trainer.method.fake_loss)
     for iteration in range(8):
         values, _ = trainer.iterate(iteration)
         (first, step), (again, other), (last, trained) = events
