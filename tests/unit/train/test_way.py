@@ -1,14 +1,20 @@
-"""The files of RMD that a student's update runs through, as ARCHITECTURE.md lists them."""
+"""The files of RMD that a gradient passes through, and those that an update enters, as ARCHITECTURE.md lists them."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from unittest import mock
 
+import pytest
 from helpers import make_recipe, tiny_sdxl, write_prompts
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import rmd
 from rmd.train.callbacks import Callback
@@ -16,6 +22,7 @@ from rmd.train.loop import Trainer
 from rmd.train.run import Run
 
 ROOT = Path(rmd.__file__).parent
+FAMILY = {"models/sdxl.py"}  # the file of the tested family
 
 
 class Stop(Callback):
@@ -25,25 +32,81 @@ class Stop(Callback):
         sys.setprofile(None)
 
 
-def test_the_gradients_way_is_the_documented_one(tmp_path: Path) -> None:
-    recipe = make_recipe(write_prompts(tmp_path))
-    trainer = Trainer(recipe, tiny_sdxl(), tmp_path / "run")
-    trainer.callbacks = [Stop()]
-    iteration = next(i for i in range(100) if trainer.method.draw_step(i).stage == len(trainer.plan.stages))
-    batches = trainer.batches(iteration)
-    entered: set[str] = set()
+class GradientFiles(TorchFunctionMode):
+    """Collects the files whose functions call operations that a gradient flows through, or the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if _differentiable(output) or function is Tensor.backward:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and _file(frame) is None:
+                frame = frame.f_back
+            if frame is not None:
+                self.files.add(str(_file(frame)))
+        return output
+
+
+def _differentiable(output: object) -> bool:
+    if isinstance(output, Tensor):
+        return output.grad_fn is not None
+    return isinstance(output, tuple | list) and any(map(_differentiable, output))
+
+
+def _file(frame: FrameType) -> str | None:
+    """Return the file of a function of RMD, relative to the package, or None for other code."""
+    path = Path(frame.f_code.co_filename)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else None
+
+
+@contextmanager
+def _entered() -> Iterator[set[str]]:
+    """Collect the files of RMD whose functions are called."""
+    files: set[str] = set()
 
     def record(frame: FrameType, event: str, argument: object) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(ROOT) and frame.f_code.co_name != "<module>":
-            entered.add(path.relative_to(ROOT).as_posix())
+        if event == "call" and frame.f_code.co_name != "<module>" and (file := _file(frame)):
+            files.add(file)
 
-    with mock.patch.object(trainer, "batches", return_value=batches):
-        sys.setprofile(record)
-        try:
-            trainer.iterate(iteration)
-        finally:
-            sys.setprofile(None)
+    sys.setprofile(record)
+    try:
+        yield files
+    finally:
+        sys.setprofile(None)
+
+
+def _documented(opening: str) -> set[str]:
     text = (ROOT.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    (paragraph,) = re.findall(r"^To follow a gradient.*?\n\n", text, re.DOTALL | re.MULTILINE)
-    assert entered == {*re.findall(r"`([\w/]+\.py)`", paragraph), "models/sdxl.py"}  # the family's own
+    (paragraph,) = re.findall(rf"^{opening}.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    return {*re.findall(r"`([\w/]+\.py)`", paragraph)}
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    made = Trainer(make_recipe(write_prompts(tmp_path)), tiny_sdxl(), tmp_path / "run")
+    made.callbacks = [Stop()]
+    return made
+
+
+def test_a_gradient_passes_through_at_most_eight_files(trainer: Trainer) -> None:
+    files: set[str] = set()
+    for stage in (1, 2):
+        iteration = next(i for i in range(100) if trainer.method.draw_step(i).stage == stage)
+        with GradientFiles() as mode:
+            trainer.iterate(iteration)
+        files |= mode.files
+    assert files == _documented("A gradient passes") | FAMILY
+    assert len(files) <= 8
+
+
+def test_an_update_enters_the_documented_files(trainer: Trainer) -> None:
+    iteration = next(i for i in range(100) if trainer.method.draw_step(i).stage == len(trainer.plan.stages))
+    batches = trainer.batches(iteration)
+    with mock.patch.object(trainer, "batches", return_value=batches), _entered() as files:
+        trainer.iterate(iteration)
+    assert files == _documented("A gradient passes") | _documented("Around them") | FAMILY
