@@ -19,7 +19,8 @@ from torch import Tensor
 from rmd.common.markdown import markdown_lines, markdown_text
 from rmd.compare.cells import BUDGETS, make_cell
 from rmd.compare.run import Line, TableResult, read_results
-from rmd.compare.tables import BACKBONES, RMD, TABLES
+from rmd.compare.settings import BACKBONES, RMD
+from rmd.compare.tables import TABLES
 from rmd.compare.write import number_text
 from rmd.core.fit import missing_bits, plan_loss
 from rmd.core.noise import NoiseSchedule

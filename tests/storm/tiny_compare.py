@@ -6,7 +6,8 @@ import sys
 
 from rmd.cli.app import main
 from rmd.compare.cells import BUDGETS, Budget
-from rmd.compare.tables import TABLES, UNDISTILLED, Setting, Table
+from rmd.compare.settings import UNDISTILLED, Setting, Table
+from rmd.compare.tables import TABLES
 
 if __name__ == "__main__":
     BUDGETS["small"] = Budget("small", 40, (0,), 6)

@@ -53,7 +53,8 @@ def compare(
     from rmd.cli.progress import progress_bar
     from rmd.compare.cells import BUDGETS, Bench, Stopped
     from rmd.compare.run import read_results, run_table
-    from rmd.compare.tables import BACKBONES, TABLES
+    from rmd.compare.settings import BACKBONES
+    from rmd.compare.tables import TABLES
     from rmd.compare.write import as_text, write_tables
 
     one_of("table", name, (*TABLES, ALL))

@@ -27,7 +27,7 @@ from rmd.common.files import read_model, replacing, write_text
 from rmd.common.pictures import to_uint8
 from rmd.common.typed import Strict
 from rmd.compare.official import FlowLCMSampler
-from rmd.compare.tables import BACKBONES, Setting
+from rmd.compare.settings import BACKBONES, Setting
 from rmd.core.fit import split_thresholds
 from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Stage, StepPlan

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from rmd.compare.run import Line, TableResult
-from rmd.compare.tables import TABLES, Place
+from rmd.compare.settings import Place
+from rmd.compare.tables import TABLES
 from rmd.evaluation.metrics import Metric, metric
 from rmd.report.curves import LIGHT, Theme, use_log_scale, use_theme
 from rmd.report.plotting import MARKERS, drawing, svg

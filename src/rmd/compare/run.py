@@ -11,7 +11,7 @@ from rmd.common.errors import RMDError
 from rmd.common.files import read_model, replacing
 from rmd.common.typed import Strict
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, make_cell
-from rmd.compare.tables import Setting, Table
+from rmd.compare.settings import Setting, Table
 from rmd.evaluation.metrics import Metric, metric, part
 from rmd.evaluation.rows import Measured, Row
 from rmd.evaluation.statistics import summarise

@@ -10,7 +10,7 @@ import pytest
 from rmd.cli.app import main
 from rmd.compare import cells, tables
 from rmd.compare.cells import Budget
-from rmd.compare.tables import UNDISTILLED, Table
+from rmd.compare.settings import UNDISTILLED, Table
 
 Captured = pytest.CaptureFixture[str]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
 from rmd.compare.run import TableResult, run_table
-from rmd.compare.tables import TDM, UNDISTILLED, Setting, Table
+from rmd.compare.settings import TDM, UNDISTILLED, Setting, Table
 from rmd.compare.write import write_tables
 from rmd.core.fit import Side
 from rmd.core.noise import VPSchedule

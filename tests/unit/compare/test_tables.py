@@ -6,7 +6,8 @@ import pytest
 
 from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
-from rmd.compare.tables import TABLES, Setting, Table
+from rmd.compare.settings import Setting, Table
+from rmd.compare.tables import TABLES
 from rmd.recipes.hashes import settings_hash
 from rmd.recipes.methods import CascadeConfig
 

@@ -25,7 +25,7 @@ from rmd.common.files import read_model
 from rmd.common.markdown import one_line
 from rmd.compare.cells import Bench, Budget, Cell, CellResult, Training
 from rmd.compare.run import TableResult, run_table
-from rmd.compare.tables import RMD, TDM, Table
+from rmd.compare.settings import RMD, TDM, Table
 from rmd.compare.write import (
     MISSING,
     SMALL,

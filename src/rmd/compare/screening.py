@@ -1,0 +1,89 @@
+"""The table `screening`: what might bring a cascade of the cost of 2+2 steps level with four full-resolution steps.
+
+Most rows change one setting of the first, `own`: a cascade at the times 1000, 900, 750 and 375 whose steps are all
+matched at their own resolution and trained from the start. The rows named `warm-` have the paper's warm-up as well.
+"""
+
+from __future__ import annotations
+
+from rmd.compare.settings import NAIVE, RMD, TDM, WARM_UP, Setting, Table, rmd_row
+
+TIMES = (1000, 900, 750, 375)
+"""Teacher times of the rows that name no others: the full resolution begins at sigma 0.80 of the SDXL type."""
+OWN = "method.matching=own"
+WARM = "with the warm-up"
+
+
+def cascade(
+    name: str, label: str, *changes: str, times: tuple[int, ...] = TIMES, split: tuple[int, ...] = RMD.split,
+    sides: tuple[int, ...] = RMD.sides, warm_up: float = 0.0,
+) -> Setting:  # fmt: skip
+    """Return a row with times of its own and, by default, no warm-up."""
+    placed = (f"plan.times={list(times)}", f"plan.split={list(split)}")
+    return rmd_row(name, label, *placed, *changes, split=split, sides=sides, warm_up=warm_up)
+
+
+def _warm(
+    name: str, label: str, *changes: str, times: tuple[int, ...] = TIMES, split: tuple[int, ...] = RMD.split,
+    sides: tuple[int, ...] = RMD.sides,
+) -> Setting:  # fmt: skip
+    """Return a row with times of its own and the paper's warm-up."""
+    label = f"{WARM}: {label}"
+    return cascade(f"warm-{name}", label, *changes, times=times, split=split, sides=sides, warm_up=WARM_UP)
+
+
+def _guidance(low: float, full: float) -> str:
+    return f"method.stage_guidance=[{low}, {full}]"
+
+
+_ROWS = (
+    cascade("own", "matched at its own resolution, times 1000, 900, 750, 375", OWN),
+    TDM, RMD, NAIVE,
+    Setting("tdm-700", "TDM at times 1000, 850, 700, 350", split=(4,), sides=(64,),
+            changes=("method.name=tdm", "plan.times=[1000, 850, 700, 350]")),
+    cascade("teacher", "matched at the teacher's resolution"),
+    cascade("mixed", "matched at either resolution", "method.matching=mixed"),
+    cascade("own-800", "times 1000, 900, 800, 400", OWN, times=(1000, 900, 800, 400)),
+    cascade("own-450", "times 1000, 900, 750, 450", OWN, times=(1000, 900, 750, 450)),
+    cascade("own-late", "times 1000, 850, 750, 375", OWN, times=(1000, 850, 750, 375)),
+    cascade("own-fit", "times of the planner, 1000, 830, 650, 290", OWN, times=(1000, 830, 650, 290)),
+    cascade("own-low-guidance", "guidance 1.5 in the low stage", OWN, _guidance(1.5, 3.0)),
+    cascade("own-low-guidance-4", "guidance 1.5 in the low stage, 4 in the full one", OWN, _guidance(1.5, 4.0)),
+    cascade("teacher-low-guidance", "guidance 1.5 in the low stage, at the teacher's resolution", _guidance(1.5, 3.0)),
+    cascade("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
+    cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
+    cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
+    cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),
+    cascade("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
+    cascade("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
+    cascade("own-lower", "scores' times lowered to what the full resolution sees", OWN, "method.tau_shift=0.5"),
+    cascade("teacher-raised", "scores' times raised to what the low resolution sees", "method.tau_shift=2"),
+    _warm("own", "matched at its own resolution", OWN),
+    _warm("teacher", "matched at the teacher's resolution"),
+    _warm("mixed", "matched at either resolution", "method.matching=mixed"),
+    _warm("own-700", "times 1000, 850, 700, 350", OWN, times=(1000, 850, 700, 350)),
+    _warm("own-850", "times 1000, 925, 850, 425", OWN, times=(1000, 925, 850, 425)),
+    _warm("own-450", "times 1000, 900, 750, 450", OWN, times=(1000, 900, 750, 450)),
+    _warm("own-trajectory", "exact scores of the next state", OWN, "method.tau_noise=trajectory"),
+    _warm("teacher-trajectory", "exact scores of the next state, at the teacher's resolution",
+          "method.tau_noise=trajectory"),
+    _warm("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
+    _warm("teacher-dct", "upsampled by the DCT, at the teacher's resolution", "crossing.upsample=dct"),
+    _warm("own-guidance-4", "guidance 4", OWN, "method.guidance=4"),
+    _warm("own-guidance-below", "guidance read at cleaner times", OWN, "method.guidance_tau=below"),
+    _warm("own-low-guidance", "guidance 1.5 in the low stage", OWN, _guidance(1.5, 3.0)),
+    _warm("own-low-guidance-4", "guidance 1.5 in the low stage, 4 in the full one", OWN, _guidance(1.5, 4.0)),
+    _warm("teacher-low-guidance", "guidance 1.5 in the low stage, at the teacher's resolution", _guidance(1.5, 3.0)),
+    _warm("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
+    _warm("own-1+2", "one step at 48 px, two at 64 px", OWN, times=(1000, 750, 375), split=(1, 2), sides=(48, 64)),
+    _warm("teacher-1+2", "one step at 48 px, two at 64 px, at the teacher's resolution", times=(1000, 750, 375),
+          split=(1, 2), sides=(48, 64)),
+    _warm("teacher-1+2+1", "1+2+1 at 32, 48, 64 px, at the teacher's resolution", "crossing.upsample=dct",
+          times=(1000, 850, 650, 350), split=(1, 2, 1), sides=(32, 48, 64)),
+)  # fmt: skip
+
+SCREENING = Table(
+    "screening", "Times, matching and scores of a cascade", "not in the paper",
+    "Which times, which resolution of the matching and which scores come near four full-resolution steps?",
+    _ROWS, against="own", seeds=2,
+)  # fmt: skip
