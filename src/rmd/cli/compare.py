@@ -35,7 +35,7 @@ Backbones = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME",
-        help="Compute only this backbone: sdxl, pixart or sd3; can be given several times.",
+        help="Compute only this backbone: sdxl, pixart, sd3 or wan; can be given several times.",
     ),
 ]
 

@@ -325,5 +325,8 @@ def _key(values: dict[str, object]) -> str:
 
 
 def _picture(images: Tensor) -> Image.Image:
-    """Return pictures side by side at their own size."""
+    """Return pictures side by side at their own size; of clips, the first, middle and last frame one below another."""
+    if images.ndim == 5:
+        last = images.shape[2] - 1
+        images = torch.cat([images[:, :, frame] for frame in (0, last // 2, last)], dim=2)
     return Image.fromarray(torch.cat(list(to_uint8(images)), dim=2).permute(1, 2, 0).numpy())

@@ -78,9 +78,10 @@ class TableResult(Strict):
 
 
 def budget_of(table: Table, budget: Budget) -> Budget:
-    """Return the budget with the table's own number of seeds, unless it has one seed only."""
-    own = table.seeds is not None and len(budget.seeds) > 1
-    return replace(budget, seeds=tuple(range(table.seeds or 0))) if own else budget
+    """Return the budget with the table's own number of seeds, unless it has one seed only, and at most its samples."""
+    if table.seeds is not None and len(budget.seeds) > 1:
+        budget = replace(budget, seeds=tuple(range(table.seeds)))
+    return budget if table.samples is None else replace(budget, samples=min(budget.samples, table.samples))
 
 
 def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence[str], folder: Path) -> TableResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3"}
+BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3", "wan": "scenes-wan"}
 """Recipes of the packaged teachers by their family."""
 WARM_UP = 0.2
 """Share of a cascade's iterations that train only its first stage."""
@@ -70,6 +70,7 @@ class Table:
         question: the question, as the page prints it.
         against: the row that every other one is compared with.
         seeds: number of seeds with the default budget; None: the budget's.
+        samples: most samples that are judged; None: the budget's number.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Table:
     against: str
     backbones: tuple[str, ...] = ("sdxl",)
     seeds: int | None = None
+    samples: int | None = None
 
     def rows_of(self, backbone: str) -> tuple[Setting, ...]:
         """Return the rows of a backbone."""

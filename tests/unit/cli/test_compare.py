@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from rmd.cli.app import main
-from rmd.compare import cells, tables
+from rmd.compare import cells, settings, tables
 from rmd.compare.cells import Budget
 from rmd.compare.settings import UNDISTILLED, Table
 
@@ -20,7 +20,7 @@ Captured = pytest.CaptureFixture[str]
     [
         (["mian"], "unknown table 'mian' (did you mean 'main'?): use one of main, components, "),
         (["main", "--budget", "large"], "unknown budget 'large': use one of small, default"),
-        (["main", "--backbone", "flux"], "unknown backbone 'flux': use one of sdxl, pixart, sd3"),
+        (["main", "--backbone", "flux"], "unknown backbone 'flux': use one of sdxl, pixart, sd3, wan"),
     ],
 )
 def test_what_is_not_there_is_named(arguments: list[str], sentence: str, tmp_path: Path, capsys: Captured) -> None:
@@ -31,7 +31,7 @@ def test_what_is_not_there_is_named(arguments: list[str], sentence: str, tmp_pat
 
 def test_a_backbone_whose_teacher_is_not_there_is_a_sentence(tmp_path: Path, capsys: Captured) -> None:
     missing = {"sdxl": "scenes", "pixart": str(tmp_path / "absent")}
-    with mock.patch.dict(tables.BACKBONES, missing):
+    with mock.patch.dict(settings.BACKBONES, missing):
         assert main(["compare", "main", "--backbone", "pixart", "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from PIL import Image
 
 from rmd.compare.cells import SHOWN, Bench, Budget, CellResult, Stopped, make_cell
-from rmd.compare.run import TableResult, run_table
+from rmd.compare.run import TableResult, budget_of, run_table
 from rmd.compare.settings import TDM, UNDISTILLED, Setting, Table
 from rmd.compare.write import write_tables
 from rmd.core.fit import Side
@@ -77,6 +77,22 @@ def test_a_table_is_run_once_and_anew_after_a_stop_gives_the_same(tmp_path: Path
     line = first.backbones["sdxl"][0]
     picture = Image.open(tmp_path / "a" / "pictures" / line.picture)
     assert picture.size == (64 * min(SHOWN, 3), 64) and len(line.prompts) == 3
+
+
+def test_a_table_may_have_more_seeds_and_fewer_samples_than_the_budget() -> None:
+    default = Budget("default", 975, (0, 1, 2), 1024)
+    own = replace(TABLE, seeds=6, samples=256)
+    assert budget_of(TABLE, default) == default
+    assert budget_of(own, default) == replace(default, seeds=(0, 1, 2, 3, 4, 5), samples=256)
+    assert budget_of(own, BUDGET) == BUDGET  # a budget of one seed keeps it, and its fewer samples
+
+
+def test_clips_are_shown_by_three_frames(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, quiet)
+    cell = make_cell(UNDISTILLED, "wan", 0, BUDGET)
+    bench.result(cell)
+    with Image.open(bench.path(cell).with_suffix(".png")) as picture:
+        assert picture.size == (3 * 64, 3 * 64)
 
 
 def test_a_backbone_that_is_whole_stays_in_its_table(tmp_path: Path) -> None:
