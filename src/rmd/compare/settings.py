@@ -88,7 +88,9 @@ class Table:
         return tuple(row for row in self.rows if row.backbones is None or backbone in row.backbones)
 
 
-RMD = Setting("rmd", "RMD, 2+2")
+MATCHED = ("method.matching=teacher",)
+"""The paper's matching, which the recipes of the packaged teachers do not have."""
+RMD = Setting("rmd", "RMD, 2+2", changes=MATCHED)
 TEACHER = Setting("teacher", "teacher, 25 steps", split=(25,), sides=(64,), trained=False)
 TEACHER_4 = Setting("teacher-4", "teacher, 4 steps", split=(4,), sides=(64,), trained=False)
 UNDISTILLED = Setting("cascade-undistilled", "teacher as a 2+2 cascade", trained=False)
@@ -108,6 +110,11 @@ DMD2_IMAGES = replace(
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
+SHIPPED = Setting(
+    "shipped", "RMD as shipped, 2+2",
+    changes=("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}", "method.matching=own"), warm_up=0.0,
+)  # fmt: skip
+"""What the packaged teachers' recipes do by default."""
 SCALE_WISE = Setting(
     "swd", "scale-wise (SwD's matching), 2+1+1", split=(2, 1, 1), sides=(32, 48, 64),
     changes=("method.matching=own", *FRESH, "method.tau=all"),
@@ -119,4 +126,4 @@ def rmd_row(
     sampled: tuple[str, ...] = (), warm_up: float = WARM_UP, paper: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Setting:  # fmt: skip
     """Return a row of RMD."""
-    return Setting(name, label, split, sides, changes, sampled, warm_up=warm_up, paper=paper or {})
+    return Setting(name, label, split, sides, (*MATCHED, *changes), sampled, warm_up=warm_up, paper=paper or {})

@@ -39,8 +39,9 @@ ALTERNATIVES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "thresholds": frozenset({"split", "cross_at"}),
         "split": frozenset({"steps", "thresholds"}),
     },
+    "plan.cross_at": {"sigma": frozenset({"logsnr"}), "logsnr": frozenset({"sigma"})},
 }
-"""Settings by group, each with those of the same group that would say the same in another way."""
+"""Settings by the dotted name of their group, each with those of the group that would say the same in another way."""
 IsText = Callable[[Sequence[str]], bool]
 """Tells whether the setting at a sequence of keys is a text."""
 
@@ -220,14 +221,21 @@ def _without_keys_of_another_method(under: Mapping[str, object], over: Mapping[s
 
 def _without_alternatives(under: Mapping[str, object], over: Mapping[str, object]) -> Mapping[str, object]:
     """Drop the settings that the layer above gives in another way."""
-    kept = dict(under)
+    kept = _merge({}, under)
     for group, alternatives in ALTERNATIVES.items():
-        below, above = under.get(group), over.get(group)
-        if isinstance(below, dict) and isinstance(above, dict):
-            given = [key for key in above if above[key] is not None]
-            dropped = frozenset[str]().union(*(alternatives.get(key, frozenset()) for key in given))
-            kept[group] = {key: value for key, value in below.items() if key not in dropped}
+        below, above = _group(kept, group), _group(over, group)
+        given = [key for key in above if above[key] is not None]
+        for key in frozenset[str]().union(*(alternatives.get(key, frozenset()) for key in given)):
+            below.pop(key, None)
     return kept
+
+
+def _group(values: Mapping[str, object], name: str) -> dict[str, object]:
+    """Return the mapping at a dotted name, or an empty one if there is none."""
+    here: object = values
+    for key in name.split("."):
+        here = here.get(key) if isinstance(here, Mapping) else None
+    return here if isinstance(here, dict) else {}
 
 
 def _merge(under: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

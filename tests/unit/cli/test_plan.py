@@ -68,7 +68,7 @@ def test_a_crossing_at_another_level() -> None:
     (crossing,) = read["crossings"]
     assert crossing["step"] == 3 and crossing["stage"] == 2
     assert crossing["sigma"] == pytest.approx(0.8, abs=1e-3)  # its time is rounded
-    (usual,) = values("scenes")["crossings"]
+    (usual,) = values("scenes-paper")["crossings"]
     assert usual["sigma"] == pytest.approx(0.64, abs=5e-3)
     assert usual["natural_missing_bits"] > crossing["natural_missing_bits"] > 0
 

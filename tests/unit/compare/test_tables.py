@@ -6,10 +6,11 @@ import pytest
 
 from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
-from rmd.compare.settings import Setting, Table
+from rmd.compare.settings import BACKBONES, SHIPPED, Setting, Table
 from rmd.compare.tables import TABLES
 from rmd.recipes.hashes import settings_hash
 from rmd.recipes.methods import CascadeConfig
+from rmd.recipes.schema import load_recipe
 
 BUDGET = BUDGETS["default"]
 CASES = [
@@ -78,6 +79,14 @@ def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, 
             student, fake_updates=method.fake_updates, branches=method.teacher_branches, adversarial=method.needs_images
         )
         assert abs(iterations * one - row.budget * BUDGET.evaluations) <= one
+
+
+@pytest.mark.parametrize("backbone", TABLES["shipped"].backbones)
+def test_what_is_measured_as_shipped_is_what_the_recipe_does(backbone: str) -> None:
+    cell, recipe = make_cell(SHIPPED, backbone, 0, BUDGET), load_recipe(BACKBONES[backbone])
+    assert cell.recipe.method == recipe.method
+    assert cell.recipe.crossing == recipe.crossing and cell.recipe.optim == recipe.optim
+    assert cell.recipe.build_plan() == recipe.build_plan()
 
 
 def test_tables_share_their_cells() -> None:

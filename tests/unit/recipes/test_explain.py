@@ -10,7 +10,7 @@ from rmd.common.errors import RMDError
 from rmd.recipes.explain import RENAMED
 from rmd.recipes.schema import Recipe, load_recipe, to_yaml
 
-# An override of the scenes recipe, and the sentence that follows `override ...: `.
+# An override of the scenes recipe at uniform times, and the sentence that follows `override ...: `.
 PROBLEMS = [
     ("plan.stpes=3", "there is no key plan.stpes; did you mean plan.steps?"),
     ("steps=3", "there is no key steps; did you mean plan.steps?"),
@@ -83,7 +83,7 @@ PROBLEMS = [
 @pytest.mark.parametrize(("override", "sentence"), PROBLEMS, ids=[override for override, _ in PROBLEMS])
 def test_one_sentence_for_a_wrong_value(override: str, sentence: str) -> None:
     with pytest.raises(RMDError) as caught:
-        load_recipe("scenes", [override])
+        load_recipe("scenes", ["plan.steps=4", "plan.thresholds=[-2.5]", override])
     message = str(caught.value)
     assert message.startswith(f"override {override}: {sentence}")
     assert "\n" not in message and "pydantic" not in message

@@ -35,6 +35,8 @@ def leaves(model: BaseModel, prefix: str = "") -> list[str]:
     return names
 
 
+UNIFORM = ["plan.steps=4", "plan.thresholds=[-2.5]", "method.matching=teacher"]
+"""The paper's times, stages and matching: what the recipes `scenes` and `sdxl` say in another way, or otherwise."""
 CHANGES = {
     "name": "other", "family": "other", "teacher": "other", "variant": "fp16", "frames": "2",
     "noise.beta_schedule": "linear", "noise.beta_start": "0.001", "noise.beta_end": "0.1",
@@ -71,7 +73,12 @@ CHANGES = {
     "data.exclude": "[bench.json]", "data.cache": "folder", "data.prompt_cache_mb": "7", "data.offload": "true",
     "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7",
 }  # fmt: skip
-"""An override of recipe `scenes` for every key."""
+"""An override of the recipe of `scenes_with` for every key."""
+
+
+def scenes_with(*overrides: str) -> Recipe:
+    """Return recipe `scenes` at uniform times, with overrides."""
+    return load_recipe("scenes", [*UNIFORM, *overrides])
 
 
 def change(key: str) -> list[str]:
@@ -83,9 +90,9 @@ CHANGES_OF_DMD2 = {"method.adversarial": "0.5", "method.adversarial_fake": "0.5"
 
 
 def test_every_key_changes_the_hash() -> None:
-    recipe = load_recipe("scenes")
+    recipe = scenes_with()
     assert set(CHANGES) | {"version", "noise.kind"} == set(leaves(recipe))
-    hashes = {config_hash(load_recipe("scenes", change(key))) for key in CHANGES}
+    hashes = {config_hash(scenes_with(*change(key))) for key in CHANGES}
     assert len(hashes | {config_hash(recipe)}) == len(CHANGES) + 1
 
 
@@ -95,13 +102,13 @@ def test_every_key_of_every_method_changes_the_hash_of_its_runs() -> None:
         keys = {key for key in keys if key.startswith("method.") and key != "method.name"}
         assert {f"method.{key}" for key in config.model_fields} == keys | {"method.name"}
         changes = {**CHANGES, **CHANGES_OF_DMD2}
-        recipes = [load_recipe("scenes", [f"method.name={name}", f"{key}={changes[key]}"]) for key in sorted(keys)]
-        recipes.append(load_recipe("scenes", [f"method.name={name}"]))
+        recipes = [scenes_with(f"method.name={name}", f"{key}={changes[key]}") for key in sorted(keys)]
+        recipes.append(scenes_with(f"method.name={name}"))
         assert len({run_hash(recipe) for recipe in recipes}) == len({settings_hash(r) for r in recipes}) == len(recipes)
 
 
 def test_methods_with_equal_settings_have_different_hashes() -> None:
-    recipes = [load_recipe("scenes", [f"method.name={name}"]) for name in ("rmd", "tdm", "dmd2")]
+    recipes = [scenes_with(f"method.name={name}") for name in ("rmd", "tdm", "dmd2")]
     assert len({run_hash(recipe) for recipe in recipes}) == len({settings_hash(recipe) for recipe in recipes}) == 3
 
 
@@ -110,9 +117,9 @@ def test_methods_with_equal_settings_have_different_hashes() -> None:
 ))  # fmt: skip
 def test_what_is_written_reads_back(keys: list[str], name: str, method: str) -> None:
     changes = [text for key in keys if key != "method.name" for text in change(key)]
-    recipe = load_recipe(name, [*changes, f"method.name={method}"])
+    recipe = load_recipe(name, [*UNIFORM, *changes, f"method.name={method}"])
     text = to_yaml(recipe)
-    again = load_recipe("scenes", [f"{group}={value}" for group, value in flow_groups(text).items()])
+    again = scenes_with(*[f"{group}={value}" for group, value in flow_groups(text).items()])
     assert again == recipe
     assert to_yaml(again) == text
 
@@ -130,8 +137,8 @@ def flow_groups(text: str) -> dict[str, str]:
 
 
 def test_length_logging_and_machines_do_not_change_the_hash_of_settings() -> None:
-    recipe = load_recipe("scenes")
-    free = {key for key in CHANGES if settings_hash(load_recipe("scenes", change(key))) == settings_hash(recipe)}
+    recipe = scenes_with()
+    free = {key for key in CHANGES if settings_hash(scenes_with(*change(key))) == settings_hash(recipe)}
     every = {
         "log_every",
         "sample_every",
@@ -148,8 +155,8 @@ def test_length_logging_and_machines_do_not_change_the_hash_of_settings() -> Non
 
 
 def test_locations_do_not_change_the_hash_of_a_run_but_settings_do() -> None:
-    recipe = load_recipe("scenes")
-    changed = {key: load_recipe("scenes", change(key)) for key in CHANGES}
+    recipe = scenes_with()
+    changed = {key: scenes_with(*change(key)) for key in CHANGES}
     same = {key for key, other in changed.items() if run_hash(other) == run_hash(recipe)}
     contents = {"prompts", "column", "split", "journeydb", "min_chars", "max_chars", "exclude", "images", "cache"}
     contents |= {"skip_invalid", "options"}
@@ -161,12 +168,13 @@ def test_locations_do_not_change_the_hash_of_a_run_but_settings_do() -> None:
 
 def test_the_hash_of_settings_is_that_of_stored_comparisons() -> None:
     """The files of comparisons are named by it: if it changed, all of them would be computed again."""
-    assert settings_hash(load_recipe("scenes")) == "4b386efd4cc89e0ffb125691d172d456382a285178a37c8f64a0de4c6c03063a"
+    recipe = scenes_with("method.warmup_steps=30")
+    assert settings_hash(recipe) == "4b386efd4cc89e0ffb125691d172d456382a285178a37c8f64a0de4c6c03063a"
 
 
 def test_every_other_key_makes_a_different_run() -> None:
-    others = [settings_hash(load_recipe("scenes", change(key))) for key in CHANGES]
-    same = settings_hash(load_recipe("scenes"))
+    others = [settings_hash(scenes_with(*change(key))) for key in CHANGES]
+    same = settings_hash(scenes_with())
     assert len({other for other in others if other != same}) == sum(other != same for other in others)
 
 

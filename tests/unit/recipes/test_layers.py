@@ -93,8 +93,16 @@ def test_a_layer_drops_what_the_layers_below_say_in_another_way(
     assert under["plan"] == {"steps": 4, "grid_end": 0.1, "thresholds": [-2.5]}
 
 
+def test_a_level_in_the_other_unit_replaces_the_one_below() -> None:
+    """As on top of recipe `sdxl`, which crosses at a sigma."""
+    under = {"plan": {"cross_at": {"sigma": [0.8]}}}
+    over = {"plan": {"cross_at": {"logsnr": [-3.0]}}}
+    assert merge([Layer("under", under), Layer("over", over)]) == over
+    assert load_recipe("sdxl", ["plan.cross_at={logsnr: [-3.0]}"]).plan.cross_at.sigma == ()
+
+
 def test_both_ways_in_one_layer_stay_and_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "mine.yaml", "extends: scenes\nplan: {steps: 4, times: [1000, 500]}\n")
+    path = write(tmp_path, "mine.yaml", "extends: scenes-paper\nplan: {steps: 4, times: [1000, 500]}\n")
     with pytest.raises(RMDError, match="plan has 2 steps by times, but 4 by steps: change one of them"):
         load_recipe(path)
 
@@ -109,7 +117,7 @@ def test_times_and_crossings_can_be_given_on_top_of_a_packaged_recipe(tmp_path: 
     # The same level in the other unit: sigma 0.8 is a logSNR of 2 log(0.2 / 0.8).
     assert load_recipe("scenes", ["plan.split=[2, 2]", "plan.cross_at={logsnr: [-2.772589]}"]).build_plan() == crossed
     # Back to uniform times and thresholds.
-    usual = load_recipe("scenes")
+    usual = load_recipe("scenes-paper", ["plan.map=lower", "crossing={rule: block, beta: 0.2}"])
     assert load_recipe(path, ["plan.steps=4", "plan.thresholds=[-2.5]"]).build_plan() == usual.build_plan()
 
 

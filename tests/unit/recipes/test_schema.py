@@ -112,12 +112,17 @@ def test_the_json_schema_describes_every_field() -> None:
     ("overrides", "steps", "expected"),
     [
         ([], 4, []),
-        ([], 6, ["plan.steps=6"]),
-        (["plan.split=[2, 2]"], 4, []),
+        ([], 6, ["plan.split=[3, 3]"]),
+        (["plan.thresholds=[-2.5]"], 4, []),
+        (["plan.thresholds=[-2.5]", "plan.steps=4"], 6, ["plan.steps=6"]),
         (["plan.split=[2, 2]"], 6, ["plan.split=[3, 3]"]),
         (["plan.split=[2, 2]"], 5, ["plan.split=[2, 3]"]),
         (["plan.split=[3, 1]"], 2, ["plan.split=[1, 1]"]),
-        (["plan.split=[1, 2, 1]", "plan.sides=[16, 32, 64]"], 8, ["plan.split=[2, 4, 2]"]),
+        (
+            ["plan.split=[1, 2, 1]", "plan.cross_at={sigma: [0.9, 0.7]}", "plan.sides=[16, 32, 64]"],
+            8,
+            ["plan.split=[2, 4, 2]"],
+        ),
     ],
 )
 def test_another_number_of_steps_keeps_the_proportions_of_a_split(
