@@ -62,7 +62,7 @@ def report(*, quick: bool = False, frames: int = 1) -> Report:
         seconds=683.2,
         peak_memory_gb=1.944,
         config={"name": "scenes", "plan": {"sides": [32, 64]}, "note": "</pre><b>"},
-        versions={"torch": "2.13.0", "rmd": "0.1.0"},
+        versions={"torch": "2.13.0", "rmd": "0.2.0"},
         plan=plan.to_dict(),
         prompts=PROMPTS,
         history=[{"iteration": 10, "student_loss": 0.5, "gap": None}, {"iteration": 20, "student_loss": 0.4}],

@@ -1,4 +1,4 @@
-"""Fills the numbers of docs/findings/*.json into docs/findings.md, and draws its chart.
+"""Fills the numbers of docs/findings/*.json into docs/findings.md and the README, and draws the page's charts.
 
 Run `rmd compare all --out docs/findings` first, and then `python -m research.findings`.
 """
@@ -13,10 +13,12 @@ from rmd.compare.chart import chart
 from rmd.compare.run import read_results
 
 if __name__ == "__main__":
-    docs = Path(__file__).parents[2] / "docs"
-    text, results = docs / "findings.md", read_results(docs / "findings")
-    filled = fill_splits(fill(text.read_text(encoding="utf-8"), results), results, {"sdxl": scenes_power("sdxl")})
-    text.write_text(filled, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    docs = root / "docs"
+    results, powers = read_results(docs / "findings"), {"sdxl": scenes_power("sdxl")}
+    for page in (docs / "findings.md", root / "README.md"):
+        filled = fill_splits(fill(page.read_text(encoding="utf-8"), results), results, powers)
+        page.write_text(filled, encoding="utf-8")
     for name, result in results.items():
         picture = chart(result, "sdxl", form="png")
         if picture is not None:

@@ -267,7 +267,8 @@ def _caption(result: TableResult) -> str:
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
         f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. "
-        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). {_power(result)}Speed: relative to the slowest row."
+        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). {_power(result)}Speed: relative to the slowest row. "
+        f"Made with RMD {result.versions['rmd']}."
         + (" " + SMALL if result.budget == "small" else "")
     )  # fmt: skip
 
