@@ -110,11 +110,12 @@ DMD2_IMAGES = replace(
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
-SHIPPED = Setting(
-    "shipped", "RMD as shipped, 2+2",
-    changes=("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}", "method.matching=own"), warm_up=0.0,
-)  # fmt: skip
+_CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
+SHIPPED = Setting("shipped", "RMD as shipped, 2+2", changes=(*_CROSSING, "method.matching=own"), warm_up=0.0)
 """What the packaged teachers' recipes do by default."""
+SHIPPED_UNDISTILLED = replace(
+    UNDISTILLED, name="cascade-shipped", label="teacher as the same cascade, 2+2", changes=_CROSSING
+)
 SCALE_WISE = Setting(
     "swd", "scale-wise (SwD's matching), 2+1+1", split=(2, 1, 1), sides=(32, 48, 64),
     changes=("method.matching=own", *FRESH, "method.tau=all"),

@@ -18,6 +18,7 @@ from rmd.compare.settings import (
     SCALE_WISE,
     SHARES,
     SHIPPED,
+    SHIPPED_UNDISTILLED,
     SWITCHED,
     SWITCHED_OFFICIAL,
     TDM,
@@ -151,7 +152,8 @@ TABLES = {
             "How near does what the recipes do by default come to four full-resolution steps, at what speed?",
             (replace(TEACHER, backbones=("sdxl",)), TDM, replace(DMD2, backbones=("sdxl",)),
              replace(NAIVE, label="naive cascade at the paper's times, 2+2", backbones=("sdxl",)),
-             replace(RMD, label="RMD as in the paper, 2+2", backbones=("sdxl",)), SHIPPED),
+             replace(RMD, label="RMD as in the paper, 2+2", backbones=("sdxl",)),
+             SHIPPED_UNDISTILLED, SHIPPED),
             against="tdm", backbones=("sdxl", "pixart", "sd3"), seeds=6,
         ),
         Table(

@@ -131,7 +131,7 @@ def _check(target: Target, rows: Mapping[str, Row], facts: Mapping[str, float]) 
     else:
         measured = rows[target.row].value(target.measure)
         if target.over:
-            whole = min(rows[name].value(target.measure) for name in target.over)
+            whole = rows[target.over].value(target.measure)
             # A teacher that gets nothing right has a share of 0.
             share = METRICS.get(target.measure).shown == "percent"
             measured /= max(whole, 1e-9) if share else whole

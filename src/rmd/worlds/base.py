@@ -145,7 +145,7 @@ class PackagedTeacher:
 
 @dataclass(frozen=True)
 class Target:
-    """A target of `rmd demo`, set beforehand: a quantity of the student, or its ratio to other rows.
+    """A target of `rmd demo`, set beforehand: a quantity of the student, or its ratio to another row.
 
     Attributes:
         name: what is compared, as the report prints it.
@@ -155,7 +155,7 @@ class Target:
         limit: the limit as a number.
         least: whether the quantity must be at least the limit; otherwise at most.
         row: the row whose quantity it is.
-        over: rows of which the smallest value is the denominator; none: the quantity itself is compared.
+        over: row whose value is the denominator; empty: the quantity itself is compared.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Target:
     limit: float
     least: bool = False
     row: str = "rmd"
-    over: tuple[str, ...] = ()
+    over: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ COMPARED = 8
 DEMO = Demo(
     rows=("teacher", "teacher-4", "cascade-undistilled", "tdm", "rmd"),
     targets=(
-        Target("motion over the teacher's", "at least 0.9", "motion", 0.9, least=True, over=("teacher",)),
-        Target("attributes over the teacher's", "at least 0.9", "attributes", 0.9, least=True, over=("teacher",)),
+        Target("motion over the teacher's", "at least 0.9", "motion", 0.9, least=True, over="teacher"),
+        Target("attributes over the teacher's", "at least 0.9", "attributes", 0.9, least=True, over="teacher"),
         Target("distance to renders over the undistilled cascade's", "below 1", "kernel_distance", 1,
-               over=("cascade-undistilled",)),
+               over="cascade-undistilled"),
         Target("denoiser speed-up over as many full-resolution steps", "at least 1.4", "gain", 1.4, least=True),
     ),
     prompts=16,
