@@ -111,7 +111,12 @@ DMD2_IMAGES = replace(
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
 _CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
-SHIPPED = Setting("shipped", "RMD as shipped, 2+2", changes=(*_CROSSING, "method.matching=own"), warm_up=0.0)
+SHIPPED = Setting(
+    "shipped",
+    "as shipped, 2+2: own matching, earlier crossing",
+    changes=(*_CROSSING, "method.matching=own"),
+    warm_up=0.0,
+)
 """What the packaged teachers' recipes do by default."""
 SHIPPED_UNDISTILLED = replace(
     UNDISTILLED, name="cascade-shipped", label="teacher as the same cascade, 2+2", changes=_CROSSING
