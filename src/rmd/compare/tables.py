@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rmd.compare.screening import SCREENING
+from rmd.compare.screening import FIRST_SCREENING, SCREENING
 from rmd.compare.settings import (
     DMD2,
     DMD2_IMAGES,
@@ -147,6 +147,7 @@ TABLES = {
             against="rmd",
         ),
         SCREENING,
+        FIRST_SCREENING,
         Table(
             "shipped", "The packaged recipes beside their rivals", "not in the paper",
             "How near does what the recipes do by default come to four full-resolution steps, at what speed?",
