@@ -78,7 +78,8 @@ TABLES = {
             (replace(TEACHER, paper=_paper(29.14, 30.74, 30.29)), TEACHER_4, UNDISTILLED,
              replace(DMD2, paper=_paper(31.30, 31.36, 30.42)), DMD2_IMAGES,
              replace(TDM, paper=_paper(31.93, 32.05, 30.03)), SWITCHED, SWITCHED_OFFICIAL, SCALE_WISE, NAIVE,
-             replace(RMD, label="RMD as in the paper, 2+2", paper=_paper(31.99, 32.23, 30.56)), SHIPPED),
+             replace(RMD, label="RMD as in the paper, 2+2", paper=_paper(31.99, 32.23, 30.56)),
+             SHIPPED_UNDISTILLED, SHIPPED),
             against="rmd", backbones=("sdxl", "pixart", "sd3"),
         ),
         Table(
