@@ -69,9 +69,9 @@ def verdict(report: Report) -> str:
         if not c.passed
     ]
     if not missed:
-        return f"All {len(report.checks)} targets, which were set beforehand, are met (the report lists them)."
+        return f"All {len(report.checks)} targets are met (the report lists them)."
     verb, reasons = "is" if len(missed) == 1 else "are", "; ".join(missed)
-    return f"{len(missed)} of {len(report.checks)} targets, which were set beforehand, {verb} missed: {reasons}."
+    return f"{len(missed)} of {len(report.checks)} targets {verb} missed: {reasons}."
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Name = Annotated[
     typer.Argument(
         metavar="TABLE",
         help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, "
-        "screening, screening-warm, shipped, or all.",
+        "screening, prescreening, shipped, or all.",
     ),
 ]
 BudgetName = Annotated[

@@ -1,7 +1,7 @@
 """The screenings: what might bring a cascade of the cost of 2+2 steps level with four full-resolution steps.
 
 Most rows change one setting of the first, `own`: a cascade at the times 1000, 900, 750 and 375 whose steps are all
-matched at their own resolution and trained from the start. The first screening, `screening-warm`, was made with the
+matched at their own resolution and trained from the start. The first screening, `prescreening`, was made with the
 paper's warm-up.
 """
 
@@ -88,8 +88,8 @@ SCREENING = Table(
     "Which times, which resolution of the matching and which scores come near four full-resolution steps?",
     _ROWS, against="own", seeds=2,
 )  # fmt: skip
-FIRST_SCREENING = Table(
-    "screening-warm", "The same with the paper's warm-up", "not in the paper",
+PRESCREENING = Table(
+    "prescreening", "The same with the paper's warm-up", "not in the paper",
     "Which rules bring something to a cascade whose first stage is trained alone for a fifth of the run? Rows of other "
     "splits also have other sides.",
     (TDM, *_WARM_ROWS), against="warm-own", seeds=1,

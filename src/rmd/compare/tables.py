@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rmd.compare.screening import FIRST_SCREENING, SCREENING
+from rmd.compare.screening import PRESCREENING, SCREENING
 from rmd.compare.settings import (
     DMD2,
     DMD2_IMAGES,
@@ -78,7 +78,7 @@ TABLES = {
             (replace(TEACHER, paper=_paper(29.14, 30.74, 30.29)), TEACHER_4, UNDISTILLED,
              replace(DMD2, paper=_paper(31.30, 31.36, 30.42)), DMD2_IMAGES,
              replace(TDM, paper=_paper(31.93, 32.05, 30.03)), SWITCHED, SWITCHED_OFFICIAL, SCALE_WISE, NAIVE,
-             replace(RMD, label="RMD as in the paper, 2+2", paper=_paper(31.99, 32.23, 30.56)),
+             replace(RMD, label="RMD with the paper's times and matching, 2+2", paper=_paper(31.99, 32.23, 30.56)),
              SHIPPED_UNDISTILLED, SHIPPED),
             against="rmd", backbones=("sdxl", "pixart", "sd3"),
         ),
@@ -148,13 +148,13 @@ TABLES = {
             against="rmd",
         ),
         SCREENING,
-        FIRST_SCREENING,
+        PRESCREENING,
         Table(
             "shipped", "The packaged recipes beside their rivals", "not in the paper",
             "How near does what the recipes do by default come to four full-resolution steps, at what speed?",
             (replace(TEACHER, backbones=("sdxl",)), TDM, replace(DMD2, backbones=("sdxl",)),
              replace(NAIVE, label="naive cascade at the paper's times, 2+2", backbones=("sdxl",)),
-             replace(RMD, label="RMD as in the paper, 2+2", backbones=("sdxl",)),
+             replace(RMD, label="RMD with the paper's times and matching, 2+2", backbones=("sdxl",)),
              SHIPPED_UNDISTILLED, SHIPPED),
             against="tdm", backbones=("sdxl", "pixart", "sd3"), seeds=6,
         ),

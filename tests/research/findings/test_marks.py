@@ -38,7 +38,7 @@ def results() -> dict[str, TableResult]:
     lines = (line("rmd", 0.9, p=None), line("beta-0.2", 0.8, p=0.01), line("beta-0.2.5", 0.7, p=0.0001))
     table = TableResult(
         name="main", title="Methods", source="Tab. 1", question="Which?", against="rmd", budget="default",
-        evaluations=975, seeds=(0, 1, 2), samples=384, backbones={"sdxl": lines}, versions={},
+        evaluations=975, seeds=(0, 1, 2), samples=384, backbones={"sdxl": lines}, versions={"rmd": "0.2.0"},
     )  # fmt: skip
     return {"main": table}
 

@@ -20,6 +20,8 @@ from research.findings.splits import (
     splits_markdown,
 )
 from rmd.compare.run import TableResult, read_results
+from rmd.compare.settings import Setting
+from rmd.compare.tables import TABLES
 from rmd.core.splits import splits
 from rmd.recipes.schema import load_recipe
 
@@ -36,6 +38,12 @@ def cells(text: str) -> list[list[str]]:
     """Return the cells of a Markdown table's body."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def setting(table: str, name: str) -> Setting:
+    """Return a row of a table."""
+    (row,) = (row for row in TABLES[table].rows if row.name == name)
+    return row
 
 
 def block(kind: str) -> str:
@@ -80,11 +88,18 @@ def test_runs_from_the_tables_have_their_distance_and_uniform_times(results: dic
     rows = cells(runs_markdown(results, "sdxl", WHITE))
     assert len(rows) == len(RUNS)
     by_key = {(row[0], row[2]): row[-1] for row in rows}
+    for run, row in ((run, run.row) for run in RUNS if run.row is not None):
+        (line,) = (line for line in results[row[0]].backbones["sdxl"] if line.name == row[1])
+        assert "+".join(map(str, run.split)) == "+".join(map(str, setting(*row).split))
+        times = [change for change in setting(*row).changes if change.startswith("plan.times")]
+        assert bool(times) == bool(run.times)
+        assert all(f"{t:g}" in times[0] for t in run.times)
+        assert f"{line.numbers['kernel_distance'].values[0]:.1f}" in by_key.values()
     assert by_key["4", "uniform"] == "18.1" and by_key["2+2", "uniform"] == "32.2"
     assert by_key["4", "1000, 850, 700, 350"] == "28.7"
     losses = [float(row[3]) for row in rows]
     assert losses == sorted(losses)
-    assert all(bool(run.times) == (run.row is None) for run in RUNS)
+    assert [run.distance for run in RUNS if run.row is None] == [28.7]
 
 
 def test_the_findings_tables_follow_from_the_results(results: dict[str, TableResult]) -> None:
