@@ -10,11 +10,11 @@ from __future__ import annotations
 from rmd.compare.settings import NAIVE, RMD, TDM, WARM_UP, Setting, Table, rmd_row
 
 TIMES = (1000, 900, 750, 375)
-"""Teacher times of the rows that name no others: the full resolution begins at sigma 0.80 of the SDXL type."""
+"""Teacher times of the rows that name no others: on the SDXL type, the full resolution begins at sigma 0.84."""
 OWN = "method.matching=own"
 
 
-def cascade(
+def _cascade(
     name: str, label: str, *changes: str, times: tuple[int, ...] = TIMES, split: tuple[int, ...] = RMD.split,
     sides: tuple[int, ...] = RMD.sides, warm_up: float = 0.0,
 ) -> Setting:  # fmt: skip
@@ -28,7 +28,7 @@ def _warm(
     sides: tuple[int, ...] = RMD.sides,
 ) -> Setting:  # fmt: skip
     """Return a row with times of its own and the paper's warm-up."""
-    return cascade(f"warm-{name}", label, *changes, times=times, split=split, sides=sides, warm_up=WARM_UP)
+    return _cascade(f"warm-{name}", label, *changes, times=times, split=split, sides=sides, warm_up=WARM_UP)
 
 
 def _guidance(low: float, full: float) -> str:
@@ -36,27 +36,27 @@ def _guidance(low: float, full: float) -> str:
 
 
 _ROWS = (
-    cascade("own", "matched at its own resolution, times 1000, 900, 750, 375", OWN),
+    _cascade("own", "matched at its own resolution, times 1000, 900, 750, 375", OWN),
     TDM, RMD, NAIVE,
     Setting("tdm-700", "TDM at times 1000, 850, 700, 350", split=(4,), sides=(64,),
             changes=("method.name=tdm", "plan.times=[1000, 850, 700, 350]")),
-    cascade("teacher", "matched at the teacher's resolution"),
-    cascade("mixed", "matched at either resolution", "method.matching=mixed"),
-    cascade("own-800", "times 1000, 900, 800, 400", OWN, times=(1000, 900, 800, 400)),
-    cascade("own-450", "times 1000, 900, 750, 450", OWN, times=(1000, 900, 750, 450)),
-    cascade("own-late", "times 1000, 850, 750, 375", OWN, times=(1000, 850, 750, 375)),
-    cascade("own-fit", "times of the planner, 1000, 830, 650, 290", OWN, times=(1000, 830, 650, 290)),
-    cascade("own-low-guidance", "guidance 1.5 in the low stage", OWN, _guidance(1.5, 3.0)),
-    cascade("own-low-guidance-4", "guidance 1.5 in the low stage, 4 in the full one", OWN, _guidance(1.5, 4.0)),
-    cascade("teacher-low-guidance", "guidance 1.5 in the low stage, at the teacher's resolution", _guidance(1.5, 3.0)),
-    cascade("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
-    cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
-    cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
-    cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),
-    cascade("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
-    cascade("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
-    cascade("own-lower", "scores' times lowered to what the full resolution sees", OWN, "method.tau_shift=0.5"),
-    cascade("teacher-raised", "scores' times raised to what the low resolution sees", "method.tau_shift=2"),
+    _cascade("teacher", "matched at the teacher's resolution"),
+    _cascade("mixed", "matched at either resolution", "method.matching=mixed"),
+    _cascade("own-800", "times 1000, 900, 800, 400", OWN, times=(1000, 900, 800, 400)),
+    _cascade("own-450", "times 1000, 900, 750, 450", OWN, times=(1000, 900, 750, 450)),
+    _cascade("own-late", "times 1000, 850, 750, 375", OWN, times=(1000, 850, 750, 375)),
+    _cascade("own-fit", "times of the planner, 1000, 830, 650, 290", OWN, times=(1000, 830, 650, 290)),
+    _cascade("own-low-guidance", "guidance 1.5 in the low stage", OWN, _guidance(1.5, 3.0)),
+    _cascade("own-low-guidance-4", "guidance 1.5 in the low stage, 4 in the full one", OWN, _guidance(1.5, 4.0)),
+    _cascade("teacher-low-guidance", "guidance 1.5 in the low stage, at the teacher's resolution", _guidance(1.5, 3.0)),
+    _cascade("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
+    _cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
+    _cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
+    _cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),
+    _cascade("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
+    _cascade("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
+    _cascade("own-lower", "scores' times lowered to what the full resolution sees", OWN, "method.tau_shift=0.5"),
+    _cascade("teacher-raised", "scores' times raised to what the low resolution sees", "method.tau_shift=2"),
 )  # fmt: skip
 
 _WARM_ROWS = (

@@ -117,7 +117,7 @@ SHIPPED = Setting(
     changes=(*_CROSSING, "method.matching=own"),
     warm_up=0.0,
 )
-"""What the packaged teachers' recipes do by default."""
+"""This row trains and samples as the recipes of the packaged teachers do by default."""
 SHIPPED_UNDISTILLED = replace(
     UNDISTILLED, name="cascade-shipped", label="teacher as the same cascade, 2+2", changes=_CROSSING
 )

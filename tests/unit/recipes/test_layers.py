@@ -94,7 +94,7 @@ def test_a_layer_drops_what_the_layers_below_say_in_another_way(
 
 
 def test_a_level_in_the_other_unit_replaces_the_one_below() -> None:
-    """As on top of recipe `sdxl`, which crosses at a sigma."""
+    """Recipe `sdxl` crosses at a sigma, so a logSNR on top of it must not leave both."""
     under = {"plan": {"cross_at": {"sigma": [0.8]}}}
     over = {"plan": {"cross_at": {"logsnr": [-3.0]}}}
     assert merge([Layer("under", under), Layer("over", over)]) == over
