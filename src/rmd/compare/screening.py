@@ -50,6 +50,7 @@ _ROWS = (
     _cascade("own-low-guidance-4", "guidance 1.5 in the low stage, 4 in the full one", OWN, _guidance(1.5, 4.0)),
     _cascade("teacher-low-guidance", "guidance 1.5 in the low stage, at the teacher's resolution", _guidance(1.5, 3.0)),
     _cascade("own-decay", "learning rates that fall to 0 over 50 iterations", OWN, "optim.lr_decay=50"),
+    _cascade("own-slow", "a quarter of the student's learning rate", OWN, "optim.student_lr=1.25e-4"),
     _cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
     _cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
     _cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),

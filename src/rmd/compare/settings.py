@@ -110,16 +110,17 @@ DMD2_IMAGES = replace(
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
-_CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
+CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
+"""Two steps in each of two stages, and an earlier crossing than the paper's."""
 SHIPPED = Setting(
     "shipped",
     "as shipped, 2+2: own matching, earlier crossing",
-    changes=(*_CROSSING, "method.matching=own"),
+    changes=(*CROSSING, "method.matching=own"),
     warm_up=0.0,
 )
 """This row trains and samples as the recipes of the packaged teachers do by default."""
 SHIPPED_UNDISTILLED = replace(
-    UNDISTILLED, name="cascade-shipped", label="teacher as the same cascade, 2+2", changes=_CROSSING
+    UNDISTILLED, name="cascade-shipped", label="teacher as the same cascade, 2+2", changes=CROSSING
 )
 SCALE_WISE = Setting(
     "swd", "scale-wise (SwD's matching), 2+1+1", split=(2, 1, 1), sides=(32, 48, 64),

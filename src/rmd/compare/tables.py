@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from rmd.compare.screening import PRESCREENING, SCREENING
 from rmd.compare.settings import (
+    CROSSING,
     DMD2,
     DMD2_IMAGES,
     MATCHED,
@@ -157,6 +158,32 @@ TABLES = {
              replace(RMD, label="RMD with the paper's times and matching, 2+2", backbones=("sdxl",)),
              SHIPPED_UNDISTILLED, SHIPPED),
             against="tdm", backbones=("sdxl", "pixart", "sd3"), seeds=6,
+        ),
+        Table(
+            "matching", "Matching where the low resolution can be trusted", "not in the paper",
+            "`rmd probe` recommends to match the steps at 32 px at their own resolution. Is it right?",
+            (replace(SHIPPED, label="matched at its own resolution, as recommended"),
+             replace(SHIPPED, name="shipped-teacher", label="matched at the teacher's resolution",
+                     changes=(*CROSSING, *MATCHED))),
+            against="shipped", backbones=("sdxl", "pixart", "sd3"),
+        ),
+        Table(
+            "matching-16", "Matching where the low resolution cannot be trusted", "not in the paper",
+            "For a cascade from 16 to 64 px, `rmd probe` recommends the teacher's resolution. Is it right?",
+            tuple(replace(SHIPPED, name=f"{matching}-16", label=label, sides=(16, 64),
+                          changes=(*CROSSING[:2], "plan.cross_at={sigma: [0.85]}", f"method.matching={matching}"))
+                  for matching, label in (("teacher", "matched at the teacher's resolution, as recommended"),
+                                          ("own", "matched at its own resolution"))),
+            against="teacher-16",
+        ),
+        Table(
+            "moving", "Matching and warm-up on the moving scenes", "not in the paper",
+            "What do matching at the teacher's resolution and the warm-up bring to a cascade of clips?",
+            (TDM, UNDISTILLED, replace(RMD, label="RMD with the paper's warm-up, 2+2"),
+             replace(RMD, name="rmd-cold", label="RMD without a warm-up, 2+2", warm_up=0.0),
+             replace(NAIVE, label="naive cascade with the warm-up, 2+2"),
+             replace(NAIVE, name="naive-cold", label="naive cascade without a warm-up, 2+2", warm_up=0.0)),
+            against="rmd", backbones=("wan",), seeds=2, samples=256,
         ),
         Table(
             "roles", "How student, fake score and teacher share weights", "App. B",
