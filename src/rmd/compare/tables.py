@@ -171,7 +171,7 @@ TABLES = {
             "matching-16", "Matching where the low resolution cannot be trusted", "not in the paper",
             "For a cascade from 16 to 64 px, `rmd probe` recommends the teacher's resolution. Is it right?",
             tuple(replace(SHIPPED, name=f"{matching}-16", label=label, sides=(16, 64),
-                          changes=(*CROSSING[:2], "plan.cross_at={sigma: [0.85]}", f"method.matching={matching}"))
+                          changes=(*CROSSING, "plan.cross_at={sigma: [0.85]}", f"method.matching={matching}"))
                   for matching, label in (("teacher", "matched at the teacher's resolution, as recommended"),
                                           ("own", "matched at its own resolution"))),
             against="teacher-16",

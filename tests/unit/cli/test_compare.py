@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +14,14 @@ from rmd.compare.cells import Budget
 from rmd.compare.settings import UNDISTILLED, Table
 
 Captured = pytest.CaptureFixture[str]
+
+
+def test_help_and_docs_name_every_table(capsys: Captured) -> None:
+    """The names are written out there, since the help is shown without loading what computes the tables."""
+    main(["compare", "--help"])
+    page = (Path(__file__).parents[3] / "docs" / "compare.md").read_text(encoding="utf-8")
+    for text in (capsys.readouterr().out, page):
+        assert set(tables.TABLES) <= set(re.findall(r"[\w-]+", text))
 
 
 @pytest.mark.parametrize(
