@@ -38,9 +38,8 @@ Iterations = Annotated[
         min=2, max=10**9, metavar="N", help="Number of optimiser steps. By default: as for the packaged weights."
     ),
 ]
-Moving = Annotated[
-    bool, typer.Option("--moving", help="Build the part of the moving scenes instead of the still ones.")
-]
+World = Annotated[str, typer.Option(help="World of the part: scenes, vistas or moving-scenes.")]
+WORLDS = ("scenes", "vistas", "moving-scenes")
 OUT, CACHE = Path("runs/scenes-build"), Path("runs/scenes-cache")
 
 
@@ -49,22 +48,23 @@ def train_vae(
     out: Out = OUT,
     seed: Seed = 0,
     iterations: Iterations = None,
-    moving: Moving = False,
+    world: World = "scenes",
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
     """Train the VAE of the scenes."""
     start(threads=threads)
-    if moving:
+    if one_of("world", world, WORLDS) == "moving-scenes":
         from research.scenes.moving.build import CLIP_VAE_ITERATIONS, build_clip_vae_weights
 
         steps = CLIP_VAE_ITERATIONS if iterations is None else iterations
         typer.echo(f"vae: {build_clip_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
         return
-    from research.scenes.build import VAE_ITERATIONS, build_vae_weights
+    from research.scenes.build import build_vae_weights
+    from research.scenes.kits import KITS
 
-    steps = VAE_ITERATIONS if iterations is None else iterations
-    typer.echo(f"vae: {build_vae_weights(out, cache=cache, seed=seed, iterations=steps, log=_log)}")
+    folder = build_vae_weights(out, cache=cache, kit=KITS[world], seed=seed, iterations=iterations, log=_log)
+    typer.echo(f"vae: {folder}")
 
 
 @app.command("train-teacher")
@@ -72,9 +72,13 @@ def train_teacher(
     out: Out = OUT,
     seed: Seed = 0,
     iterations: Iterations = None,
+    world: World = "scenes",
     family: Annotated[
-        str, typer.Option(help="Type of the pipeline: sdxl, pixart or sd3; or wan, for moving scenes.")
-    ] = "sdxl",
+        str | None,
+        typer.Option(
+            help="Type of the pipeline: sdxl (the default), or for scenes also pixart or sd3; for moving scenes wan."
+        ),
+    ] = None,
     vae: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of a VAE from train-vae. By default: train the default VAE first."),
@@ -93,10 +97,13 @@ def train_teacher(
     start(threads=threads)
     from research.scenes.build import build_teacher, curriculum_of
     from research.scenes.families import FAMILIES
+    from research.scenes.kits import KITS
     from research.scenes.moving.build import CLIP_CURRICULUM, build_clip_teacher
 
-    one_of("family", family, (*FAMILIES, "wan"))
-    if family == "wan":
+    families = {"scenes": tuple(FAMILIES), "vistas": ("sdxl",), "moving-scenes": ("wan",)}
+    known = families[one_of("world", world, WORLDS)]
+    family = one_of(f"family of {world}", family or known[0], known)
+    if world == "moving-scenes":
         if imitate is not None:
             raise RMDError(
                 "the teacher of moving scenes is trained on clips and cannot imitate another one: leave --imitate out"
@@ -106,8 +113,9 @@ def train_teacher(
         typer.echo(f"teacher: {folder}")
         return
     folder = build_teacher(
-        out, cache=cache, family=family, seed=seed, iterations=iterations, vae=vae, imitate=imitate, log=_log
-    )
+        out, cache=cache, kit=KITS[world], family=family, seed=seed, iterations=iterations, vae=vae, imitate=imitate,
+        log=_log,
+    )  # fmt: skip
     typer.echo(f"teacher: {folder}")
 
 
@@ -116,13 +124,13 @@ def train_judge(
     out: Out = OUT,
     seed: Seed = 0,
     iterations: Iterations = None,
-    moving: Moving = False,
+    world: World = "scenes",
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
     """Train the judge, a classifier of all attributes, and test it on unseen scenes."""
     start(threads=threads)
-    if moving:
+    if one_of("world", world, WORLDS) == "moving-scenes":
         from research.scenes.moving.build import CLIP_JUDGE_ITERATIONS, build_frame_judge
 
         steps = CLIP_JUDGE_ITERATIONS if iterations is None else iterations
@@ -133,13 +141,13 @@ def train_judge(
             f"{measures['motion'].value:.4f}; motion and speed right {measures['speed'].value:.4f}"
         )
         return
-    from research.scenes.build import JUDGE_ITERATIONS, build_judge
+    from research.scenes.build import build_judge
+    from research.scenes.kits import KITS
 
-    steps = JUDGE_ITERATIONS if iterations is None else iterations
-    scores = build_judge(out, cache=cache, seed=seed, iterations=steps, log=_log)
+    scores = build_judge(out, cache=cache, kit=KITS[world], seed=seed, iterations=iterations, log=_log)
     typer.echo(f"judge: {out / 'judge.safetensors'}")
     typer.echo(
-        f"unseen scenes with all attributes right: {scores.value:.4f} (95 % {scores.low:.4f} to {scores.high:.4f})"
+        f"unseen pictures with all attributes right: {scores.value:.4f} (95 % {scores.low:.4f} to {scores.high:.4f})"
     )
     typer.echo("by attribute: " + ", ".join(f"{name} {share:.4f}" for name, share in scores.parts.items()))
 
@@ -153,13 +161,13 @@ def references(
     judge: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the judge's weights. By default: --out.")
     ] = None,
-    moving: Moving = False,
+    world: World = "scenes",
     cache: Cache = CACHE,
     threads: Threads = None,
 ) -> None:
     """Compute the features of fresh renders and of teacher samples, with which students are compared."""
     start(threads=threads)
-    if moving:
+    if one_of("world", world, WORLDS) == "moving-scenes":
         from research.scenes.moving.build import build_clip_references
         from rmd.worlds.references import CLIP_FILE_NAME
 
@@ -167,12 +175,40 @@ def references(
         typer.echo(f"references: {out / CLIP_FILE_NAME} ({len(clips['render_changes'])} renders and teacher samples)")
         return
     from research.scenes.build import build_references
+    from research.scenes.kits import KITS
 
-    pictures = build_references(out, cache=cache, teacher=teacher, judge=judge, log=_log)
+    pictures = build_references(out, cache=cache, kit=KITS[world], teacher=teacher, judge=judge, log=_log)
     count = len(pictures["renders"])
     typer.echo(
         f"references: {out / 'references.safetensors'} ({count} renders, {len(pictures['teacher'])} teacher samples)"
     )
+
+
+@app.command("gates")
+def gates(
+    teacher: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the teacher's pipeline.")],
+    judge: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the judge's weights.")],
+    world: World = "scenes",
+    samples: Annotated[int, typer.Option(min=16, help="Number of captions.")] = 256,
+    steps: Annotated[int, typer.Option(min=5, help="Sampling steps of the teacher.")] = 25,
+    guidance: Annotated[float, typer.Option(min=1.0, help="Guidance scale of the teacher.")] = 3.0,
+    crossing: Annotated[
+        float, typer.Option(min=1.0, max=989.0, help="Teacher time at which cascades leave the low resolution.")
+    ] = 500.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of captions, pictures and samples.")] = 41,
+    threads: Threads = None,
+) -> None:
+    """Measure whether a world and its teacher are fit for the paper's question, and print a table of the conditions."""
+    start(threads=threads)
+    from research.scenes.build import teacher_folder_at
+    from research.scenes.gates import gates_markdown, measure_gates, open_bench
+    from research.scenes.kits import KITS
+
+    kit = KITS[one_of("world", world, tuple(KITS))]
+    bench = open_bench(
+        kit, teacher_folder_at(teacher), judge, samples=samples, steps=steps, guidance=guidance, seed=seed
+    )
+    typer.echo(gates_markdown(measure_gates(bench, crossing=crossing, log=_log)), nl=False)
 
 
 def _log(line: str) -> None:

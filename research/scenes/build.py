@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from research.sampling import sample_images
 from research.scenes.families import FAMILIES
 from research.scenes.judge import save_judge, train_judge
+from research.scenes.kits import SCENES, Kit
 from research.scenes.record import (
-    Data,
     Part,
     build_key,
     check_writable,
@@ -31,7 +31,7 @@ from research.scenes.record import (
     seeded,
 )
 from research.scenes.references import save_references
-from research.scenes.teacher import HIGH, Curriculum, still_latents, train_teacher
+from research.scenes.teacher import Curriculum, LatentSets, still_latents, train_teacher, vista_latents
 from research.scenes.vae import build_vae, train_decoder, train_vae
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
@@ -42,44 +42,35 @@ from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
 from rmd.worlds.assets import TEACHERS, teacher_folder
 from rmd.worlds.base import Measured
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.judge import accuracy, load_judge
 from rmd.worlds.references import References
-from rmd.worlds.still.grammar import parse, scene_captions
-from rmd.worlds.still.judge import Judge, accuracy, load_judge
 
 Log = Callable[[str], None]
 
-VAE_DATA = Data(8192, seed=1)
-CLEAN_DATA = Data(40960, seed=11)
-POOR_DATA = Data(16384, seed=12)
-VAE_ITERATIONS = 1000
 DECODER_SHARE = 2.5
 """Iterations in which only the decoder is trained, as a multiple of those in which the whole VAE was."""
-CURRICULUM = Curriculum()
 TRANSFORMERS = Curriculum(
     low_iterations=1500, high_iterations=3000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3,
     uniform_in="noise", objects=0.6, pairs=3,
 )  # fmt: skip
 """Learning rates are 1.5 times those of the U-Net; three times as high is better only in the first minutes."""
-CURRICULA = {"sdxl": CURRICULUM, "pixart": TRANSFORMERS, "sd3": TRANSFORMERS}
 IMITATORS = ("pixart", "sd3")
 """Families whose teachers imitate the packaged SDXL-type one; learning from pictures takes transformers too long."""
-JUDGE_DATA = Data(24576, seed=21, training=False)
-JUDGE_ITERATIONS = 3000
-JUDGE_TEST = Data(2048, seed=22, training=False)
-REFERENCE_DATA = Data(1024, seed=31, training=False)
 
 
 def build_vae_weights(
-    out: Path, *, cache: Path, seed: int = 0, iterations: int = VAE_ITERATIONS, data: Data = VAE_DATA, log: Log = print
+    out: Path, *, cache: Path, kit: Kit = SCENES, seed: int = 0, iterations: int | None = None, log: Log = print
 ) -> Path:
     """Train the VAE and save it in half precision as `<out>/vae`.
 
     Args:
         out: folder for the result.
         cache: folder for renders and checkpoints.
+        kit: the world's settings.
         seed: seed of the initial weights and the training.
-        iterations: optimiser steps of the whole VAE; `DECODER_SHARE` times as many of the decoder alone follow.
-        data: the scenes to train on.
+        iterations: optimiser steps of the whole VAE, by default the kit's; `DECODER_SHARE` times as many of the
+            decoder alone follow.
         log: receives progress messages.
 
     Returns:
@@ -89,14 +80,17 @@ def build_vae_weights(
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    settings = (seed, iterations, data)
+    iterations, data = kit.vae_iterations if iterations is None else iterations, kit.vae_data
+    settings = (kit.world.name, kit.widths, kit.smooth, seed, iterations, data)
     further = round(DECODER_SHARE * iterations)
     checkpoint = checkpoint_path(cache, "vae", *settings)
     second = checkpoint_path(cache, "decoder", *settings, further)
     scenes = data.render(cache)
     with seeded(seed):
-        vae = build_vae()
-    seconds = train_vae(vae, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+        vae = build_vae(kit.widths)
+    seconds = train_vae(
+        vae, scenes, iterations=iterations, smooth=kit.smooth, seed=seed, checkpoint=checkpoint, log=log
+    )
     more = train_decoder(vae, scenes, iterations=further, seed=seed, checkpoint=second, log=log)
     folder = save_halved(out, "vae", vae, [vae])
     record(out, "vae", Part(seed, iterations, (data,), seconds))
@@ -107,22 +101,21 @@ def build_vae_weights(
 
 
 def build_teacher(
-    out: Path, *, cache: Path, family: str = "sdxl", seed: int = 0, iterations: int | None = None,
-    vae: Path | None = None, imitate: Path | None = None, clean: Data = CLEAN_DATA, poor: Data = POOR_DATA,
-    log: Log = print,
+    out: Path, *, cache: Path, kit: Kit = SCENES, family: str = "sdxl", seed: int = 0,
+    iterations: int | None = None, vae: Path | None = None, imitate: Path | None = None, log: Log = print,
 ) -> Path:  # fmt: skip
     """Train a teacher and save it in half precision as `<out>/teacher`, a diffusers pipeline.
 
     Args:
         out: folder for the result.
         cache: folder for renders and checkpoints.
-        family: type of the pipeline, a key of `FAMILIES`.
+        kit: the world's settings.
+        family: type of the pipeline, a key of `FAMILIES`; only scenes have others than `sdxl`.
         seed: seed of the initial weights and the training.
         iterations: optimiser steps of both phases, in the proportion of the family's curriculum; its own by default.
         vae: folder of a trained VAE, for a teacher that learns from pictures; by default, one is trained first.
         imitate: folder of a trained teacher to imitate in the latents of its VAE; by default, the packaged one for the
             families `IMITATORS`, unless `vae` is given.
-        clean, poor: scenes for the high and the low resolution.
         log: receives progress messages.
 
     Returns:
@@ -142,70 +135,72 @@ def build_teacher(
     check_writable(out)
     if imitated is not None:
         given = imitated.pipe.vae
-    encoder = given if given is not None else _cached_vae(out, cache, log)
-    curriculum = curriculum_of(iterations, seed=seed, usual=CURRICULA[family])
+    encoder = given if given is not None else _cached_vae(out, cache, kit, log)
+    curriculum = curriculum_of(iterations, seed=seed, usual=kit.curriculum if family == "sdxl" else TRANSFORMERS)
     imitated_key = None if imitated is None else weights_key(imitated.denoiser)
     encoder_key = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # independent of the decoder
-    checkpoint = checkpoint_path(cache, "teacher", family, curriculum, clean, poor, encoder_key, imitated_key)
+    settings = (family, curriculum, kit.clean, kit.poor, encoder_key, imitated_key)
+    checkpoint = checkpoint_path(cache, "teacher", *settings)
     with seeded(seed):
-        backbone = FAMILIES[family](encoder)
-    data = still_latents(backbone.pipe.vae, clean.render(cache), poor.render(cache), seed=seed)
+        backbone = FAMILIES[family](encoder, kit.words)
+    data = kit_latents(kit, encoder, cache=cache, seed=seed)
     seconds = train_teacher(backbone, data, curriculum, imitated=imitated, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
-    record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor), seconds, imitated=imitated_key))
+    record(out, "teacher", Part(seed, curriculum.iterations, (kit.clean, kit.poor), seconds, imitated=imitated_key))
     checkpoint.unlink(missing_ok=True)
     return folder
 
 
 def build_judge(
-    out: Path, *, cache: Path, seed: int = 0, iterations: int = JUDGE_ITERATIONS, data: Data = JUDGE_DATA,
-    test: Data = JUDGE_TEST, log: Log = print,
-) -> Measured:  # fmt: skip
+    out: Path, *, cache: Path, kit: Kit = SCENES, seed: int = 0, iterations: int | None = None, log: Log = print
+) -> Measured:
     """Train the judge and save it as `<out>/judge.safetensors`.
 
     Args:
         out: folder for the result.
         cache: folder for renders and checkpoints.
+        kit: the world's settings.
         seed: seed of the initial weights and the training.
-        iterations: optimiser steps.
-        data, test: scenes to train on, and unseen ones to test on.
+        iterations: optimiser steps; by default the kit's.
         log: receives progress messages.
 
     Returns:
-        The accuracy on the unseen scenes.
+        The accuracy on unseen pictures.
 
     Raises:
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    checkpoint = checkpoint_path(cache, "judge", seed, iterations, data)
-    scenes = data.render(cache)
+    iterations = kit.judge_iterations if iterations is None else iterations
+    checkpoint = checkpoint_path(cache, "judge", seed, iterations, kit.judge_data)
+    scenes = joined([data.render(cache) for data in kit.judge_data])
     with seeded(seed):
-        judge = Judge()
+        judge = kit.world.untrained_judge()
     seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
     with disk_errors(out):
         save_judge(judge, out / "judge.safetensors")
-    unseen = test.render(cache)
-    right, _ = load_judge(out).assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
-    scores = accuracy(right, unseen.attributes)
+    unseen = joined([data.render(cache) for data in kit.judge_test])
+    tested = load_judge(out, kit.world.untrained_judge())
+    right, _ = tested.assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
+    scores = accuracy(right, unseen.attributes, tested.names)
     results = {"all_right": scores.value, **scores.parts}
-    record(out, "judge", Part(seed, iterations, (data, test), seconds, results))
+    record(out, "judge", Part(seed, iterations, (*kit.judge_data, *kit.judge_test), seconds, results))
     checkpoint.unlink(missing_ok=True)
     return scores
 
 
 def build_references(
-    out: Path, *, cache: Path, teacher: Path | None = None, judge: Path | None = None,
-    data: Data = REFERENCE_DATA, steps: int = TEACHER_STEPS, log: Log = print,
+    out: Path, *, cache: Path, kit: Kit = SCENES, teacher: Path | None = None, judge: Path | None = None,
+    steps: int = TEACHER_STEPS, log: Log = print,
 ) -> References:  # fmt: skip
     """Compute the features of fresh renders and of teacher samples, and save them as `<out>/references.safetensors`.
 
     Args:
         out: folder for the result.
         cache: folder for renders.
+        kit: the world's settings.
         teacher: folder of the teacher's pipeline; `<out>/teacher` by default.
         judge: folder of the judge's weights; `out` by default.
-        data: the renders; the teacher samples captions of the same seed.
         steps: sampling steps of the teacher, at its full resolution and with the guidance of its recipe.
         log: receives progress messages.
 
@@ -213,19 +208,20 @@ def build_references(
         RMDError: the teacher or the judge does not exist, or the file cannot be written.
     """
     began = time.perf_counter()
-    network = load_judge(out if judge is None else judge)
+    network = load_judge(out if judge is None else judge, kit.world.untrained_judge())
     backbone = load_backbone(teacher_folder_at(out / "teacher" if teacher is None else teacher))
     check_writable(out)
+    data = kit.references
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
-    captions = scene_captions(data.count, seed=data.seed, training=data.training)
+    captions = kit.world.captions(data.count, seed=data.seed, training=data.training)
     guidance = _guidance(backbone)
     samples = sample_images(
-        backbone, backbone.denoiser, full_plan(backbone, HIGH, steps), captions, seed=data.seed, guidance=guidance,
-        progress=log_samples(data.count, log),
+        backbone, backbone.denoiser, full_plan(backbone, kit.stages[1], steps), captions, seed=data.seed,
+        guidance=guidance, progress=log_samples(data.count, log),
     )  # fmt: skip
     renders_right, renders = network.assess(pixels, scenes.attributes)
-    samples_right, features = network.assess(samples, _attributes(captions))
+    samples_right, features = network.assess(samples, _attributes(kit, captions))
     references = References({"renders": renders, "teacher": features}, high_frequency(pixels))
     with disk_errors(out):
         save_references(references, out)
@@ -236,13 +232,27 @@ def build_references(
     return references
 
 
+def joined(sets: Sequence[SceneSet]) -> SceneSet:
+    """Return sets of pictures of one world as one."""
+    images, attributes, places = (
+        torch.cat([getattr(each, name) for each in sets]) for name in ("images", "attributes", "places")
+    )
+    return SceneSet(images, attributes, [text for each in sets for text in each.captions], places)
+
+
+def kit_latents(kit: Kit, vae: AutoencoderKL, *, cache: Path, seed: int) -> LatentSets:
+    """Return the latents of the teacher's pictures in a VAE."""
+    made = still_latents if kit.world.name == "scenes" else vista_latents
+    return made(vae, kit.clean.render(cache), kit.poor.render(cache), seed=seed)
+
+
 def _guidance(backbone: Backbone) -> float:
     """Return the guidance scale of the recipe of a teacher's family."""
     recipes = {family: name for name, family in TEACHERS.items()}
     return load_recipe(recipes[one_of("family of scenes", backbone.family, tuple(recipes))]).method.guidance
 
 
-def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum = CURRICULUM) -> Curriculum:
+def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum) -> Curriculum:
     """Return the usual curriculum, or one of `iterations` steps (at least 2) with the phases in the same proportion."""
     usual = replace(usual, seed=seed)
     if iterations is None:
@@ -280,20 +290,20 @@ def teacher_folder_at(teacher: Path) -> Path:
     return teacher
 
 
-def _cached_vae(out: Path, cache: Path, log: Log) -> AutoencoderKL:
-    """Return the default VAE, which is trained once per cache; its record is copied to `out`."""
-    folder = cache / f"vae-{build_key(VAE_ITERATIONS, VAE_DATA)}"
+def _cached_vae(out: Path, cache: Path, kit: Kit, log: Log) -> AutoencoderKL:
+    """Return the kit's VAE, which is trained once per cache; its record is copied to `out`."""
+    folder = cache / f"vae-{build_key(kit.widths, kit.smooth, kit.vae_iterations, kit.vae_data)}"
     if not (folder / "vae" / "config.json").is_file():
-        build_vae_weights(folder, cache=cache, iterations=VAE_ITERATIONS, data=VAE_DATA, log=log)
+        build_vae_weights(folder, cache=cache, kit=kit, log=log)
     cached = read_record(folder)
     record(out, "vae", cached.vae)
     record(out, "decoder", cached.decoder)
     return load_vae(folder / "vae")
 
 
-def _attributes(captions: Sequence[str]) -> Tensor:
-    """Return the attributes (n, 9) that captions of the grammar name."""
-    return torch.tensor([scene.to_tuple() for text in captions if (scene := parse(text)) is not None])
+def _attributes(kit: Kit, captions: Sequence[str]) -> Tensor:
+    """Return the attributes (n, k) that captions of a world name."""
+    return torch.tensor([kit.world.asked(text).to_tuple() for text in captions])
 
 
 def log_samples(total: int, log: Log) -> Callable[[int], None]:

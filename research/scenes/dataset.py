@@ -5,19 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
 from research.scenes.checkpoint import read_whole, write_whole
 from rmd.common.errors import RMDError
 from rmd.core.randomness import permutation
-from rmd.worlds.still import grammar, render
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds import still, vistas
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.still.dataset import make_scenes
+from rmd.worlds.vistas.dataset import make_vistas
+
+WorldName = Literal["scenes", "vistas"]
+"""The worlds of still pictures."""
+_SOURCES = {
+    "scenes": (still, ("grammar", "render")),
+    "vistas": (vistas, ("grammar", "canvas", "land", "things", "render")),
+}
 
 
-def renderer_key() -> str:
-    """Return a hash (12 hexadecimal digits) of the source code of the grammar and the renderer."""
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (grammar, render))
+def renderer_key(world: WorldName = "scenes") -> str:
+    """Return a hash (12 hexadecimal digits) of the source code of a world's grammar and renderer."""
+    package, modules = _SOURCES[world]
+    folder = Path(str(package.__file__)).parent
+    sources = b"".join((folder / f"{module}.py").read_bytes() for module in modules)
     return hashlib.blake2b(sources, digest_size=6).hexdigest()
 
 
@@ -62,18 +74,29 @@ class BatchOrder:
         self._position = 0
 
 
-def cached_scenes(count: int, *, seed: int, training: bool, size: int = 64, cache: Path | None = None) -> SceneSet:
-    """Render `count` scenes, or read them from the cache if the renderer has not changed.
+def cached_scenes(
+    count: int, *, seed: int, training: bool, size: int = 64, world: WorldName = "scenes", poor: bool = False,
+    cache: Path | None = None,
+) -> SceneSet:  # fmt: skip
+    """Render `count` pictures of a world, or read them from the cache if the renderer has not changed.
+
+    Args:
+        count, seed, training, size: as `World.renders` takes them.
+        world: the world; `poor` pictures, which are wrong in their structure, exist in the vistas only.
+        cache: folder of the cache; None: there is none.
 
     Raises:
         RMDError: the cache cannot be written, or a file in it is damaged.
     """
-    if cache is None:
-        return make_scenes(count, seed=seed, training=training, size=size)
-    split = "train" if training else "all"
-    path = cache / f"scenes-{renderer_key()}-{size}-{seed}-{count}-{split}.pt"
-    if path.exists():
+    split = ("train" if training else "all") + ("-poor" if poor else "")
+    path = None if cache is None else cache / f"{world}-{renderer_key(world)}-{size}-{seed}-{count}-{split}.pt"
+    if path is not None and path.exists():
         return SceneSet(**read_whole(path))
-    scenes = make_scenes(count, seed=seed, training=training, size=size)
+    if world == "vistas":
+        scenes = make_vistas(count, seed=seed, training=training, size=size, poor=poor)
+    else:
+        scenes = make_scenes(count, seed=seed, training=training, size=size)
+    if path is None:
+        return scenes
     write_whole(vars(scenes), path)
     return scenes

@@ -32,9 +32,11 @@ from rmd.models.sdxl import SDXLBackbone
 _TEXT_WIDTH = 96
 
 
-def build_text_encoder(width: int = _TEXT_WIDTH) -> CLIPTextModelWithProjection:
-    """Return an untrained CLIP text encoder of three layers."""
-    tokenizer = build_tokenizer()
+def build_text_encoder(
+    width: int = _TEXT_WIDTH, words: Sequence[str] | None = None
+) -> CLIPTextModelWithProjection:  # fmt: skip
+    """Return an untrained CLIP text encoder of three layers for a vocabulary (`build_tokenizer`)."""
+    tokenizer = build_tokenizer(words)
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -63,9 +65,9 @@ def build_t5(tokenizer: T5Tokenizer) -> T5EncoderModel:
     )  # fmt: skip
 
 
-def build_pixart(vae: AutoencoderKL) -> Backbone:
+def build_pixart(vae: AutoencoderKL, words: Sequence[str] | None = None) -> Backbone:
     """Return an untrained PixArt-Sigma-type pipeline: T5, v-prediction, zero terminal SNR, no learned variance."""
-    tokenizer = build_t5_tokenizer()
+    tokenizer = build_t5_tokenizer(words)
     denoiser = PixArtTransformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=2,
@@ -97,11 +99,11 @@ def build_pixart(vae: AutoencoderKL) -> Backbone:
     )
 
 
-def build_sd3(vae: AutoencoderKL) -> Backbone:
+def build_sd3(vae: AutoencoderKL, words: Sequence[str] | None = None) -> Backbone:
     """Return an untrained SD3.5-type pipeline: rectified flow with shift 3, two CLIPs and T5, dual attention."""
     width = _TEXT_WIDTH // 2
-    first, second = build_text_encoder(width), build_text_encoder(width)
-    tokenizer = build_t5_tokenizer()
+    first, second = build_text_encoder(width, words), build_text_encoder(width, words)
+    tokenizer = build_t5_tokenizer(words)
     denoiser = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=2,
@@ -125,18 +127,18 @@ def build_sd3(vae: AutoencoderKL) -> Backbone:
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=vae,
             text_encoder=first,
-            tokenizer=build_tokenizer(),
+            tokenizer=build_tokenizer(words),
             text_encoder_2=second,
-            tokenizer_2=build_tokenizer(),
+            tokenizer_2=build_tokenizer(words),
             text_encoder_3=build_t5(tokenizer),
             tokenizer_3=tokenizer,
         )
     )
 
 
-def build_sdxl(vae: AutoencoderKL) -> Backbone:
-    """Return an untrained SDXL-type pipeline: v-prediction, zero terminal SNR, one CLIP encoder."""
-    text = build_text_encoder()
+def build_sdxl(vae: AutoencoderKL, words: Sequence[str] | None = None) -> Backbone:
+    """Return an untrained SDXL-type pipeline for a vocabulary: v-prediction, zero terminal SNR, one CLIP encoder."""
+    text = build_text_encoder(words=words)
     denoiser = UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
@@ -169,7 +171,7 @@ def build_sdxl(vae: AutoencoderKL) -> Backbone:
             text_encoder=None,
             text_encoder_2=text,
             tokenizer=None,
-            tokenizer_2=build_tokenizer(),
+            tokenizer_2=build_tokenizer(words),
             unet=denoiser,
             scheduler=scheduler,
             force_zeros_for_empty_prompt=True,
@@ -228,7 +230,7 @@ def attend_to_neighbours(patches: PatchEmbed, layers: Sequence[Attention], in_tu
         patches.proj.weight[[part * quarter + k for part in range(4) for k in frequencies]] = 0.0
 
 
-FAMILIES: dict[str, Callable[[AutoencoderKL], Backbone]] = {
+FAMILIES: dict[str, Callable[[AutoencoderKL, Sequence[str] | None], Backbone]] = {
     "sdxl": build_sdxl,
     "pixart": build_pixart,
     "sd3": build_sd3,

@@ -14,9 +14,9 @@ from research.scenes.dataset import BatchOrder
 from research.scenes.optimisation import train_adamw
 from rmd.common.files import replacing
 from rmd.core.randomness import generator
-from rmd.worlds.still.dataset import SceneSet
-from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
-from rmd.worlds.still.judge import Judge
+from rmd.worlds.batch import NONE
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.judge import Judge
 
 
 def train_judge(
@@ -61,7 +61,7 @@ def train_classifier(
 def attribute_loss(logits: dict[str, Tensor], attributes: Tensor) -> Tensor:
     """Return the sum over the attributes of the mean cross-entropy over the scenes that have the attribute."""
     total = torch.zeros(())
-    for column, name in enumerate(ATTRIBUTE_NAMES):
+    for column, name in enumerate(logits):
         truth = attributes[:, column]
         if bool((truth != NONE).any()):
             total = total + F.cross_entropy(logits[name], truth, ignore_index=NONE)

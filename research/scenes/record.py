@@ -14,11 +14,11 @@ import torch
 from pydantic import ConfigDict
 from torch import nn
 
-from research.scenes.dataset import cached_scenes, renderer_key
+from research.scenes.dataset import WorldName, cached_scenes, renderer_key
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors, new_folder, read_model, write_text
 from rmd.common.typed import Strict
-from rmd.worlds.still.dataset import SceneSet
+from rmd.worlds.dataset import SceneSet
 
 RECORD_NAME = "build.json"
 PartName = Literal["vae", "decoder", "teacher", "judge", "references"]
@@ -29,12 +29,15 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Data:
-    """A set of scenes to render.
+    """A set of pictures or clips to render.
 
     Attributes:
-        count: number of scenes.
-        seed: seed of the scenes.
+        count: number of pictures.
+        seed: seed of the pictures.
         training: whether the held-out combinations of attributes are left out.
+        world: the world of still pictures that they are of; clips have functions of their own.
+        side: height and width in pixels.
+        poor: whether pictures are wrong in their structure; see `rmd.worlds.vistas.render.sample_vistas`.
     """
 
     __pydantic_config__ = _STRICT
@@ -42,10 +45,16 @@ class Data:
     count: int
     seed: int
     training: bool = True
+    world: WorldName = "scenes"
+    side: int = 64
+    poor: bool = False
 
     def render(self, cache: Path | None) -> SceneSet:
-        """Render the scenes, or read them from the cache."""
-        return cached_scenes(self.count, seed=self.seed, training=self.training, cache=cache)
+        """Render the pictures, or read them from the cache."""
+        return cached_scenes(
+            self.count, seed=self.seed, training=self.training, size=self.side, world=self.world, poor=self.poor,
+            cache=cache,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ from rmd.core.noise import NoiseSchedule, Prediction, per_sample
 from rmd.core.plan import Stage
 from rmd.core.randomness import generator
 from rmd.models.base import Backbone
-from rmd.worlds.still.dataset import SceneSet
-from rmd.worlds.still.grammar import parse
+from rmd.worlds.dataset import SceneSet
 from rmd.worlds.still.render import object_masks
 
 LOW = Stage(1, 32, 32)
@@ -103,23 +102,26 @@ class Latents:
         captions: one caption per latent.
         objects: masks of the objects (n, 1, h, w), bool, if known.
         labels: labels of every token of the network (n, tokens, k) for hints, if known.
+        pairs: which pictures show two objects, (n,) bool, if known.
     """
 
     values: Tensor
     captions: list[str]
     objects: Tensor | None = None
     labels: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The training data of one step: latents in float32, their stage, and the rest as in `Latents`."""
+    """The training data of one step: latents in float32, their stage and the last one, and the rest as in `Latents`."""
 
     latents: Tensor
     captions: list[str]
     stage: Stage
     objects: Tensor | None = None
     labels: Tensor | None = None
+    final: Stage = HIGH
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class LatentSets:
     low: Latents
     still: Latents | None = None
     """First frames of clips, at the high resolution and as clips of one frame."""
+    stages: tuple[Stage, Stage] = (LOW, HIGH)
+    """The low and the high resolution."""
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
@@ -141,9 +145,39 @@ def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
     for index in torch.arange(len(poor)).split(512):
         low.append(encode(vae, degrade(F.avg_pool2d(poor.pixels(index), 2), g)).half())
     return LatentSets(
-        Latents(torch.cat(high), clean.captions, object_masks(clean.places, high[0].shape[-1])),
-        Latents(torch.cat(low), partly_wrong(poor.captions, g), object_masks(poor.places, low[0].shape[-1])),
+        Latents(
+            torch.cat(high), clean.captions, object_masks(clean.places, high[0].shape[-1]), pairs=pairs_of(clean)
+        ),
+        Latents(
+            torch.cat(low), partly_wrong(poor.captions, g), object_masks(poor.places, low[0].shape[-1]),
+            pairs=pairs_of(poor),
+        ),
+    )  # fmt: skip
+
+
+def vista_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
+    """Encode clean vistas at 128 px and poor ones, which are wrong in their structure, at 64 px.
+
+    Half of the poor ones are blurred, recoloured or noisy, too.
+    """
+    g = generator(seed, "degrade")
+    high, low = [], []
+    for index in torch.arange(len(clean)).split(256):
+        high.append(encode(vae, clean.pixels(index), chunk=32).half())
+    for index in torch.arange(len(poor)).split(256):
+        small = F.avg_pool2d(poor.pixels(index), 2)
+        spoilt = torch.rand((len(index), 1, 1, 1), generator=g) < 0.5
+        low.append(encode(vae, torch.where(spoilt, degrade(small, g), small)).half())
+    return LatentSets(
+        Latents(torch.cat(high), clean.captions, pairs=pairs_of(clean)),
+        Latents(torch.cat(low), poor.captions, pairs=pairs_of(poor)),
+        stages=(Stage(1, 64, 64), Stage(2, 128, 128)),
     )
+
+
+def pairs_of(scenes: SceneSet) -> Tensor:
+    """Return which pictures show two objects, (n,) bool."""
+    return scenes.places[:, 1, 2] > 0
 
 
 def partly_wrong(captions: list[str], g: torch.Generator) -> list[str]:
@@ -230,12 +264,12 @@ def denoising_loss(
     x_t = backbone.schedule.add_noise(latents, eps, times)
     timestep = backbone.schedule.model_timestep(times).float()
     cond = encode_some(backbone, captions, keep)
-    output = backbone.forward(backbone.denoiser, x_t, timestep, backbone.stage_cond(cond, stage, HIGH))
+    output = backbone.forward(backbone.denoiser, x_t, timestep, backbone.stage_cond(cond, stage, batch.final))
     alpha = per_sample(backbone.schedule.alpha(times), latents)
     sigma = per_sample(backbone.schedule.sigma(times), latents)
     weight, hint = curriculum.hint * curriculum.lr_factor(step), latents.new_zeros(())
     if imitation is not None:
-        predicted = imitation.x0(Query(x_t, cond, backbone.schedule, times, captions, keep, stage, HIGH))
+        predicted = imitation.x0(Query(x_t, cond, backbone.schedule, times, captions, keep, stage, batch.final))
         imitated = per_sample(backbone.schedule.logsnr(times), latents) < IMITATED_BELOW
         latents = torch.where(imitated, predicted, latents)
         eps = torch.where(imitated, (x_t - alpha * predicted) / sigma, eps)
@@ -295,11 +329,14 @@ class BatchSchedule:
 
     def __init__(self, data: LatentSets, curriculum: Curriculum) -> None:
         self.curriculum = curriculum
-        self._low = _Stream(data.low, LOW, curriculum.low_batch, curriculum)
-        self._high = _Stream(data.high, HIGH, curriculum.high_batch, curriculum)
+        low, high = data.stages
+        self._low = _Stream(data.low, low, high, curriculum.low_batch, curriculum)
+        self._high = _Stream(data.high, high, high, curriculum.high_batch, curriculum)
         if curriculum.still_share and data.still is None:
             raise ValueError("the curriculum has a share of first frames, but there are none in the data")
-        self._still = None if data.still is None else _Stream(data.still, HIGH, curriculum.still_batch, curriculum)
+        self._still = (
+            None if data.still is None else _Stream(data.still, high, high, curriculum.still_batch, curriculum)
+        )
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0."""
@@ -315,14 +352,14 @@ class BatchSchedule:
 class _Stream:
     """Random batches of the pictures of one resolution."""
 
-    def __init__(self, data: Latents, stage: Stage, size: int, curriculum: Curriculum) -> None:
-        self.data, self.stage = data, stage
-        repeats = [curriculum.pairs if (scene := parse(text)) and scene.is_pair else 1 for text in data.captions]
-        self._entries = torch.arange(len(repeats)).repeat_interleave(torch.tensor(repeats))
+    def __init__(self, data: Latents, stage: Stage, final: Stage, size: int, curriculum: Curriculum) -> None:
+        self.data, self.stage, self.final = data, stage, final
+        pairs = torch.zeros(len(data.captions), dtype=torch.bool) if data.pairs is None else data.pairs
+        self._entries = torch.arange(len(pairs)).repeat_interleave(torch.where(pairs, curriculum.pairs, 1))
         self._order = BatchOrder(len(self._entries), size, seed=curriculum.seed)
 
     def batch(self, step: int) -> Batch:
         index = self._entries[self._order.at(step)]
         captions = [self.data.captions[int(i)] for i in index]
         objects, labels = (None if part is None else part[index] for part in (self.data.objects, self.data.labels))
-        return Batch(self.data.values[index].float(), captions, self.stage, objects, labels)
+        return Batch(self.data.values[index].float(), captions, self.stage, objects, labels, self.final)

@@ -19,6 +19,7 @@ from rmd.worlds.still.grammar import (
     SIZES,
     TEXTURES,
 )
+from rmd.worlds.vistas import grammar as vistas
 
 MAX_LENGTH = 20
 """Number of tokens of the longest caption with its start and end tokens, rounded up."""
@@ -30,6 +31,14 @@ def vocabulary() -> list[str]:
     return _words(SHAPES, COLOURS, TEXTURES, SIZES, PLACE_WORDS.values(), BACKGROUND_WORDS.values(), relations)
 
 
+def vista_vocabulary() -> list[str]:
+    """Return every word and punctuation mark that captions of vistas use, sorted."""
+    g = vistas
+    relations = (word for pair in g.RELATION_WORDS.values() for word in pair)
+    things = (g.KINDS, g.COLOURS, g.PATTERNS, g.SIZES, g.PLACE_WORDS.values())
+    return _words(*things, g.LAND_WORDS.values(), ("at", *g.HOURS), relations)
+
+
 def clip_vocabulary() -> list[str]:
     """Return every word and punctuation mark that captions of moving scenes use, sorted."""
     return _words(SHAPES, COLOURS, SPEEDS, MOTION_WORDS.values(), BACKGROUND_WORDS.values())
@@ -39,9 +48,9 @@ def _words(*groups: Iterable[str]) -> list[str]:
     return sorted({"a", ",", *(word for group in groups for phrase in group for word in phrase.split())})
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """Return a CLIP tokenizer whose merges are learned from the grammar's vocabulary; it is the same every time."""
-    words = vocabulary()
+def build_tokenizer(words: Sequence[str] | None = None) -> CLIPTokenizer:
+    """Return a CLIP tokenizer whose merges are learned from words, by default the scenes'; always the same."""
+    words = vocabulary() if words is None else words
     letters = sorted({c for w in words for c in w})
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,4 @@
-"""The VAE of the still scenes, an AutoencoderKL from 64 px to 32 x 32 latents of 4 channels, and its two trainings.
+"""The VAEs of still pictures, AutoencoderKLs to 32 x 32 latents of 4 channels, and their two trainings.
 
 The first trains the whole VAE. The second trains the decoder alone, which improves the pictures and leaves the latents,
 and so teachers that were trained in them, as they are.
@@ -6,7 +6,7 @@ and so teachers that were trained in them, as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,48 +16,55 @@ from torch import Tensor, nn
 
 from research.scenes.dataset import BatchOrder
 from research.scenes.optimisation import train_adamw
+from rmd.core.crossing import cosine_basis
 from rmd.core.randomness import generator
-from rmd.worlds.still.dataset import SceneSet
+from rmd.worlds.dataset import SceneSet
 
 LATENT_CHANNELS = 4
 LATENT_SIDE = 32
 
 
-def build_vae() -> AutoencoderKL:
-    """Return an untrained AutoencoderKL that downsamples by two, with convolutions only.
+def build_vae(widths: Sequence[int] = (16, 32)) -> AutoencoderKL:
+    """Return an untrained AutoencoderKL with convolutions only, which downsamples by two after each level but the last.
 
-    A network of this size does not learn the fine textures if it downsamples by four.
+    A network of this size does not learn the fine textures of the scenes if it downsamples by four.
+
+    Args:
+        widths: number of channels of each level, multiples of 8.
     """
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=tuple(widths),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=LATENT_SIDE * 2 ** (len(widths) - 1),
         shift_factor=0.0,  # no shift; the pipeline of SD3 requires the field
         mid_block_add_attention=False,
     )
 
 
 def train_vae(
-    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
-    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, smooth: float = 0.0, batch_size: int = 64,
+    lr: float = 2e-3, seed: int = 0, checkpoint: Path | None = None, every: int = 500,
+    log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train the whole VAE on random crops of half the size, at two scales, and set its scaling factor.
 
-    The loss has three terms: L1 on pixels and on their differences, because edges matter in fine textures; a small KL
-    term; and, on half of the batch, the reconstruction of the averaged picture from the averaged latent. The last one
-    makes the latent space commute with a change of scale, as that of large VAEs roughly does, and as a cascade that
-    upsamples latents needs it.
+    The loss has four terms: L1 on pixels and on their differences, because edges matter in fine textures; a small KL
+    term; on half of the batch, the reconstruction of the averaged picture from the averaged latent; and the share of
+    the latents' power that lies beyond half their resolution. The third makes the latent space commute with a change of
+    scale, as that of large VAEs roughly does, and as a cascade that upsamples latents needs it. The fourth keeps detail
+    small beside structure, as it is in natural pictures (compare Skorokhodov et al. 2025, arXiv 2502.14831).
 
     Args:
         vae: the VAE to train.
         scenes: the training data.
         iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
+        smooth: weight of the fourth term.
         checkpoint: file from which an interrupted training resumes; written every `every` iterations.
         log: receives progress messages.
 
@@ -73,7 +80,8 @@ def train_vae(
         posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
         kl: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
-        return _loss_at_two_scales(vae, latents, images) + kl
+        value = _loss_at_two_scales(vae, latents, images) + kl
+        return value + smooth * detail_share(posterior.mean) if smooth else value
 
     seconds = train_adamw(
         vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
@@ -128,16 +136,24 @@ def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
     return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
+def detail_share(latents: Tensor) -> Tensor:
+    """Return the share of the variance of latents (n, c, h, w) that lies beyond half of their resolution."""
+    rows, columns = (cosine_basis(side).to(latents.dtype) for side in latents.shape[-2:])
+    power = (rows @ (latents - latents.mean((0, 2, 3), keepdim=True)) @ columns.T).square()
+    held = power[..., : latents.shape[-2] // 2, : latents.shape[-1] // 2].sum()
+    return 1 - held / power.sum()
+
+
 def _crops(images: Tensor, g: torch.Generator) -> Tensor:
-    """Return random 32 px crops at one position for the batch, of which a quarter is scaled to 32 px instead."""
-    top, left = (int(v) for v in torch.randint(0, images.shape[-1] - 31, (2,), generator=g))
+    """Return random crops of half the size at one position for the batch, of which a quarter is scaled instead."""
+    side = images.shape[-1] // 2
+    top, left = (int(v) for v in torch.randint(0, side + 1, (2,), generator=g))
     quarter = images.shape[0] // 4
-    whole = F.avg_pool2d(images[:quarter], images.shape[-1] // 32)
-    return torch.cat([whole, images[quarter:, :, top : top + 32, left : left + 32]])
+    return torch.cat([F.avg_pool2d(images[:quarter], 2), images[quarter:, :, top : top + side, left : left + side]])
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pixels: Tensor, *, scale: bool = True, chunk: int = 128) -> Tensor:
-    """Return the posterior means (n, 4, H/2, W/2) of images (n, 3, H, W) in [-1, 1], times the scaling factor."""
+    """Return the posterior means (n, 4, h, w) of images (n, 3, H, W) in [-1, 1], times the scaling factor."""
     factor = vae.config.scaling_factor if scale else 1.0
     return torch.cat([vae.encode(part).latent_dist.mean * factor for part in pixels.split(chunk)])

@@ -87,7 +87,8 @@ def load_clip_vae(folder: Path) -> AutoencoderKLWan:
     """Load a trained VAE of moving scenes, frozen and in float32; raise RMDError if the folder contains none."""
     if not (folder / "config.json").is_file():
         raise RMDError(
-            f"{folder} holds no VAE: give the folder that `python -m research.scenes train-vae --moving` wrote"
+            f"{folder} holds no VAE: give the folder that "
+            "`python -m research.scenes train-vae --world moving-scenes` wrote"
         )
     vae: AutoencoderKLWan = AutoencoderKLWan.from_pretrained(folder)
     return vae.float().eval().requires_grad_(False)
@@ -212,10 +213,12 @@ def _latents(
 ) -> LatentSets:  # fmt: skip
     """Return the encoded clips, from the cache if possible, because encoding takes minutes."""
     if path.exists():
-        return LatentSets(**{name: Latents(**parts) for name, parts in read_whole(path).items()})
+        whole = read_whole(path)
+        high, low, frames = (Latents(**whole[name]) for name in ("high", "low", "still"))
+        return LatentSets(high, low, frames)
     log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
     sets = clip_latents(vae, clean, poor, still, seed=seed)
-    write_whole({name: vars(latents) for name, latents in vars(sets).items()}, path)
+    write_whole({name: vars(latents) for name, latents in vars(sets).items() if name != "stages"}, path)
     return sets
 
 

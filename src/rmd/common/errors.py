@@ -63,7 +63,8 @@ def one_of(what: str, value: object, known: tuple[Name, ...]) -> Name:
         if value == name:
             return name
     guess = did_you_mean(value, known) if isinstance(value, str) else ""
-    raise RMDError(f"unknown {what} {shown(value)}{guess}: use one of {', '.join(known)}")
+    names = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
+    raise RMDError(f"unknown {what} {shown(value)}{guess}: use {names}")
 
 
 def check_text(what: str, text: str) -> None:

@@ -49,5 +49,6 @@ def pipeline_folder(teacher: PackagedTeacher) -> Path:
 
 
 def _build(name: str) -> str:
-    family = "" if name == "scenes" else f" --family {TEACHERS[name]}"
+    chosen = {"scenes": "", "scenes-wan": " --world moving-scenes"}
+    family = chosen.get(name, f" --family {TEACHERS[name]}")
     return f"python -m research.scenes train-teacher{family} --out {teacher_home(name)}"

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from rmd.core.randomness import generator
 
-GRAIN = 4
-"""Number of smooth random fields of a background."""
+NONE = -1
+"""Value of an attribute that a scene or clip does not have."""
+GRAIN = (4, 16, 16)
+"""Shape of the normal draws of a scene or clip, from which the random fields of its background are made."""
 
 
 class Named(Protocol):
@@ -26,7 +28,7 @@ NamedT = TypeVar("NamedT", bound=Named)
 
 @dataclass(frozen=True)
 class Batch:
-    """n scenes or clips: attributes (n, k) int64, captions, draws (n, d) in [0, 1) and normal grain (n, 4, 16, 16)."""
+    """n scenes or clips: attributes (n, k) int64, captions, draws (n, d) in [0, 1), and normal grain (n, f, h, w)."""
 
     attributes: Tensor
     captions: list[str]
@@ -50,6 +52,7 @@ def draw_batch(
     *,
     seed: int,
     draws: int,
+    grain: tuple[int, int, int] = GRAIN,
 ) -> Batch:
     """Draw a batch, in which entry i depends only on (seed, key, index i).
 
@@ -60,12 +63,13 @@ def draw_batch(
         caption: returns the caption of attributes; it may depend on the uniform draws.
         seed: seed of the batch.
         draws: number of uniform draws per entry.
+        grain: shape of the normal draws per entry.
     """
-    named, captions, uniform, grain = [], [], [], []
+    named, captions, uniform, normal = [], [], [], []
     for index in indices:
         g = generator(seed, key, int(index))
         named.append(attributes(int(index), g))
         uniform.append(torch.rand(draws, generator=g))
         captions.append(caption(named[-1], uniform[-1]))
-        grain.append(torch.randn(GRAIN, 16, 16, generator=g))
-    return Batch(torch.tensor([each.to_tuple() for each in named]), captions, torch.stack(uniform), torch.stack(grain))
+        normal.append(torch.randn(grain, generator=g))
+    return Batch(torch.tensor([each.to_tuple() for each in named]), captions, torch.stack(uniform), torch.stack(normal))

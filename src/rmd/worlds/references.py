@@ -40,7 +40,7 @@ def load_references(folder: Path, *, moving: bool = False) -> References:
     """
     path = folder / (CLIP_FILE_NAME if moving else FILE_NAME)
     if not path.is_file():
-        options = "--moving" if moving else f"--out {folder}"
+        options = "--world moving-scenes" if moving else f"--out {folder}"
         raise RMDError(
             f"no reference statistics in {folder}: make them with `python -m research.scenes references {options}`"
         )

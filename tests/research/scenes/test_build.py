@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from diffusers import DiffusionPipeline
 
 from research.scenes import build
 from research.scenes.build import (
-    Data,
     build_judge,
     build_references,
     build_teacher,
@@ -23,18 +23,23 @@ from research.scenes.build import (
     load_vae,
 )
 from research.scenes.judge import save_judge
-from research.scenes.record import Part, Record, read_record, record, seeded
+from research.scenes.kits import SCENES
+from research.scenes.record import Data, Part, Record, read_record, record, seeded
 from research.scenes.teacher import Curriculum
 from rmd.common.errors import RMDError
 from rmd.common.files import new_folder
 from rmd.core.metrics import high_frequency
 from rmd.models import Backbone
 from rmd.train.identity import weights_key
+from rmd.worlds.judge import load_judge
 from rmd.worlds.references import load_references
 from rmd.worlds.still.grammar import parse, scene_captions
-from rmd.worlds.still.judge import Judge, load_judge
 
 FEW = Data(64, seed=1)
+TINY = replace(
+    SCENES, vae_data=FEW, vae_iterations=2, clean=FEW, poor=FEW, judge_data=(Data(64, 21, False),), judge_iterations=2,
+    judge_test=(Data(16, 22, False),), references=Data(8, 31, False),
+)  # fmt: skip
 
 
 def names(folder: Path) -> list[str]:
@@ -47,13 +52,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     root, lines = tmp_path_factory.mktemp("built"), list[str]()
     cache = root / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "VAE_DATA", FEW)
-        patch.setattr(build, "VAE_ITERATIONS", 2)
         patch.setattr(build, "curriculum_of", lambda iterations, seed, usual: small(seed))
-        build_teacher(root / "out", cache=cache, clean=FEW, poor=FEW, log=lines.append)
-    judged = Data(64, seed=21, training=False)
-    build_judge(root / "out", cache=cache, iterations=2, data=judged, test=Data(16, 22, False), log=lines.append)
-    build_references(root / "out", cache=cache, data=Data(8, 31, False), steps=2, log=lines.append)
+        build_teacher(root / "out", cache=cache, kit=TINY, log=lines.append)
+    build_judge(root / "out", cache=cache, kit=TINY, log=lines.append)
+    build_references(root / "out", cache=cache, kit=TINY, steps=2, log=lines.append)
     return root, lines
 
 
@@ -71,7 +73,7 @@ def test_all_parts_are_written_and_nothing_else(built: tuple[Path, list[str]]) -
 def test_the_record_of_a_build(built: tuple[Path, list[str]]) -> None:
     parts = json.loads((built[0] / "out" / "build.json").read_text(encoding="utf-8"))
     assert sorted(parts) == ["decoder", "judge", "references", "teacher", "vae"]
-    data = {"count": 64, "seed": 1, "training": True}
+    data = {"count": 64, "seed": 1, "training": True, "world": "scenes", "side": 64, "poor": False}
     assert parts["vae"]["data"] == [data] and parts["teacher"]["data"] == [data, data]
     assert [parts[name]["iterations"] for name in ("vae", "decoder", "teacher", "judge")] == [2, 5, 2, 2]
     for part in parts.values():
@@ -109,21 +111,19 @@ def test_references_are_features_of_the_judge(built: tuple[Path, list[str]]) -> 
     result = load_references(out)
     scenes = Data(8, 31, False).render(None)
     pixels = scenes.pixels(torch.arange(8))
-    _, features = load_judge(out).assess(pixels, scenes.attributes)
+    _, features = load_judge(out, SCENES.world.untrained_judge()).assess(pixels, scenes.attributes)
     assert torch.allclose(result["renders"], features, atol=0.02)
     assert result["teacher"].shape == features.shape and not torch.allclose(result["teacher"], features, atol=0.1)
     assert result.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)
     captions = scene_captions(8, seed=31, training=False)
     expected = [list(known.to_tuple()) for text in captions if (known := parse(text)) is not None]
-    assert build._attributes(captions).tolist() == expected and len(expected) == 8
+    assert build._attributes(SCENES, captions).tolist() == expected and len(expected) == 8
 
 
 def test_a_vae_is_trained_once_per_cache(built: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "VAE_DATA", FEW)
-    monkeypatch.setattr(build, "VAE_ITERATIONS", 2)
     monkeypatch.setattr(build, "build_vae_weights", None)
     (folder,) = (path for path in (built[0] / "cache").iterdir() if path.name.startswith("vae-"))
-    vae = build._cached_vae(built[0] / "out", built[0] / "cache", print)
+    vae = build._cached_vae(built[0] / "out", built[0] / "cache", TINY, print)
     assert vae.dtype == torch.float32 and not any(p.requires_grad for p in vae.parameters())
     shipped = load_vae(built[0] / "out" / "teacher" / "vae")
     for name, value in load_vae(folder / "vae").state_dict().items():
@@ -145,7 +145,7 @@ def test_a_teachers_checkpoint_depends_on_the_encoder_not_on_the_decoder(
         if part is not None:
             part.bias += 1
         vae.save_pretrained(tmp_path / "vae")
-        build_teacher(tmp_path / "out", cache=tmp_path, vae=tmp_path / "vae", clean=Data(2, 0), poor=Data(2, 0))
+        build_teacher(tmp_path / "out", cache=tmp_path, vae=tmp_path / "vae", kit=TINY)
     assert kept[0] == kept[1] != kept[2]
 
 
@@ -160,7 +160,7 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
         return 1.0
 
     def build_one(**options: Any) -> Path:
-        return build_teacher(tmp_path / "out", cache=tmp_path, family="pixart", clean=FEW, poor=FEW, **options)
+        return build_teacher(tmp_path / "out", cache=tmp_path, family="pixart", kit=TINY, **options)
 
     monkeypatch.setattr(build, "train_teacher", train)
     monkeypatch.setattr(build, "teacher_folder", lambda: whole)
@@ -197,16 +197,19 @@ def test_an_interrupted_build_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(build, "train_vae", train)
     monkeypatch.setattr(build, "train_decoder", lambda *_, **__: 1.0)
-    tiny = Data(2, seed=0)
+    cache = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)
+        build_vae_weights(tmp_path / "out", cache=cache, kit=TINY)
     assert names(tmp_path / "out") == [] and started[0].exists()
-    build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", data=tiny)
+    build_vae_weights(tmp_path / "out", cache=cache, kit=TINY)
     assert started[1] == started[0] and not started[0].exists()
     assert names(tmp_path / "out") == ["build.json", "vae"]
     # Another seed, or another number of iterations or scenes, is another training.
-    for change in ({"seed": 1}, {"iterations": 7}, {"data": Data(3, seed=0)}):
-        build_vae_weights(tmp_path / "out", cache=tmp_path / "cache", **({"data": tiny} | change))  # type: ignore[arg-type]
+    changes: tuple[dict[str, Any], ...] = (
+        {"seed": 1}, {"iterations": 7}, {"kit": replace(TINY, vae_data=Data(3, seed=0))},
+    )  # fmt: skip
+    for change in changes:
+        build_vae_weights(tmp_path / "out", **({"cache": cache, "kit": TINY} | change))
     assert len(set(started)) == 4
 
 
@@ -215,17 +218,18 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     result = []
     for seed in (0, 0, 1):
         with seeded(seed):
-            result.append(Judge().state_dict()["embed.1.weight"])
+            result.append(SCENES.world.untrained_judge().state_dict()["embed.1.weight"])
     assert torch.equal(result[0], result[1]) and not torch.equal(result[0], result[2])
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_shorter_curriculum_keeps_the_proportions() -> None:
     usual = Curriculum()
-    assert curriculum_of(None, seed=3) == Curriculum(seed=3)
-    half = curriculum_of(usual.iterations // 2, seed=0)
+    assert curriculum_of(None, seed=3, usual=usual) == Curriculum(seed=3)
+    half = curriculum_of(usual.iterations // 2, seed=0, usual=usual)
     assert (half.low_iterations, half.high_iterations) == (usual.low_iterations // 2, usual.high_iterations // 2)
-    assert curriculum_of(2, seed=0).low_iterations == 1 and curriculum_of(2, seed=0).high_iterations == 1
+    shortest = curriculum_of(2, seed=0, usual=usual)
+    assert (shortest.low_iterations, shortest.high_iterations) == (1, 1)
 
 
 def test_errors_leave_no_files(tmp_path: Path, built: tuple[Path, list[str]]) -> None:
@@ -258,12 +262,12 @@ def test_a_full_disk_is_an_error_of_one_sentence(tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    save_judge(Judge(), tmp_path / "judge.safetensors")
+    save_judge(SCENES.world.untrained_judge(), tmp_path / "judge.safetensors")
     before = (tmp_path / "judge.safetensors").read_bytes()
     monkeypatch.setattr(build, "train_judge", lambda *_, **__: 0.0)
     monkeypatch.setattr("research.scenes.judge.save_file", full)
     with pytest.raises(RMDError, match="the disk is full"):
-        build_judge(tmp_path, cache=tmp_path / "cache", data=Data(2, 0))
+        build_judge(tmp_path, cache=tmp_path / "cache", kit=TINY)
     assert (tmp_path / "judge.safetensors").read_bytes() == before
 
 

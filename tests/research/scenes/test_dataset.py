@@ -11,7 +11,8 @@ import torch
 from research.scenes import dataset
 from research.scenes.dataset import BatchOrder, batches, cached_scenes
 from rmd.common.errors import RMDError
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.still.dataset import make_scenes
 
 
 def assert_equal(result: SceneSet, expected: SceneSet) -> None:
@@ -38,7 +39,7 @@ def test_the_cache_equals_a_fresh_render(fresh: SceneSet, tmp_path: Path, monkey
     assert_equal(cached_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
     (stored,) = cache.iterdir()  # there is no temporary file
     assert stored.suffix == ".pt"
-    monkeypatch.setattr(dataset.render, "render", None)  # rendering again would fail
+    monkeypatch.setattr(dataset, "make_scenes", None)  # rendering again would fail
     assert_equal(cached_scenes(6, seed=3, training=True, size=16, cache=cache), fresh)
 
 
@@ -47,7 +48,7 @@ def test_other_scenes_are_not_taken_from_the_cache(tmp_path: Path, monkeypatch: 
     for change in ({}, {"count": 5}, {"seed": 4}, {"training": False}, {"size": 32}):
         cached_scenes(**(usual | change), cache=tmp_path)  # type: ignore[arg-type]
     assert len(list(tmp_path.iterdir())) == 5
-    monkeypatch.setattr(dataset, "renderer_key", lambda: "other")
+    monkeypatch.setattr(dataset, "renderer_key", lambda world: "other")
     cached_scenes(**usual, cache=tmp_path)  # type: ignore[arg-type]
     assert len(list(tmp_path.iterdir())) == 6
 

@@ -11,6 +11,7 @@ import torch
 
 from research.scenes import build
 from research.scenes.__main__ import app
+from research.scenes.kits import SCENES
 from research.scenes.moving import build as moving
 from rmd.common.errors import RMDError
 from rmd.worlds.base import Measured
@@ -45,17 +46,25 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train-teacher", "--family", "flux"], "unknown family 'flux': use one of sdxl, pixart, sd3, wan"),
+        (["train-teacher", "--family", "flux"], "unknown family of scenes 'flux': use one of sdxl, pixart, sd3"),
+        (["train-teacher", "--world", "vistas", "--family", "sd3"], "unknown family of vistas 'sd3': use sdxl"),
         (
-            ["train-teacher", "--family", "wan", "--imitate", "t"],
+            ["train-vae", "--world", "vista"],
+            "unknown world 'vista' (did you mean 'vistas'?): use one of scenes, vistas",
+        ),
+        (
+            ["train-teacher", "--world", "moving-scenes", "--imitate", "t"],
             "the teacher of moving scenes is trained on clips and cannot imitate another one: ",
         ),
         (
             ["train-teacher", "--family", "sd3", "--imitate", "t", "--vae", "v"],
             "a teacher that imitates another uses its VAE: ",
         ),
-        (["train-teacher", "--family", "wan", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
-        (["references", "--out", "new", "--moving"], "no judge of moving scenes in new: build one with `"),
+        (["train-teacher", "--world", "moving-scenes", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
+        (
+            ["references", "--out", "new", "--world", "moving-scenes"],
+            "no judge of moving scenes in new: build one ",
+        ),
         (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
         (["references", "--out", "new"], "no judge in new: build one with `"),
         (["train-vae", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
@@ -77,10 +86,10 @@ def test_train_vae(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     run(["train-vae"])
     assert capsys.readouterr() == ("vae: o/vae\n", "one line\n")
     run(["train-vae", "--out", "o", "--cache", "c", "--seed", "3", "--iterations", "9"])
-    usual = {"cache": Path("runs/scenes-cache"), "seed": 0, "iterations": build.VAE_ITERATIONS}
+    usual = {"cache": Path("runs/scenes-cache"), "kit": SCENES, "seed": 0, "iterations": None}
     assert builder.calls == [
         ((Path("runs/scenes-build"),), usual),
-        ((Path("o"),), {"cache": Path("c"), "seed": 3, "iterations": 9}),
+        ((Path("o"),), {"cache": Path("c"), "kit": SCENES, "seed": 3, "iterations": 9}),
     ]
 
 
@@ -91,6 +100,7 @@ def test_train_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Non
     assert capsys.readouterr().out == "teacher: o/teacher\n"
     expected = {
         "cache": Path("runs/scenes-cache"),
+        "kit": SCENES,
         "family": "sdxl",
         "seed": 1,
         "iterations": 80,
@@ -108,10 +118,10 @@ def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     run(["train-judge", "--out", "o", "--cache", "c"])
     assert capsys.readouterr().out.splitlines() == [
         "judge: o/judge.safetensors",
-        "unseen scenes with all attributes right: 0.9700 (95 % 0.9600 to 0.9800)",
+        "unseen pictures with all attributes right: 0.9700 (95 % 0.9600 to 0.9800)",
         "by attribute: layout 1.0000, shape_a 0.9850",
     ]
-    assert builder.calls == [((Path("o"),), {"cache": Path("c"), "seed": 0, "iterations": build.JUDGE_ITERATIONS})]
+    assert builder.calls == [((Path("o"),), {"cache": Path("c"), "kit": SCENES, "seed": 0, "iterations": None})]
 
 
 def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -119,7 +129,7 @@ def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setattr(build, "build_references", builder)
     run(["references", "--out", "o", "--teacher", "t", "--judge", "j"])
     assert capsys.readouterr().out == "references: o/references.safetensors (5 renders, 4 teacher samples)\n"
-    expected = {"cache": Path("runs/scenes-cache"), "teacher": Path("t"), "judge": Path("j")}
+    expected = {"cache": Path("runs/scenes-cache"), "kit": SCENES, "teacher": Path("t"), "judge": Path("j")}
     assert builder.calls == [((Path("o"),), expected)]
 
 
@@ -133,10 +143,10 @@ def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None
         ("build_clip_references", references),
     ):  # fmt: skip
         monkeypatch.setattr(moving, name, builder)
-    run(["train-vae", "--moving", "--out", "o"])
-    run(["train-teacher", "--family", "wan", "--out", "o", "--iterations", "24", "--seed", "2"])
-    run(["train-judge", "--moving", "--out", "o"])
-    run(["references", "--moving", "--out", "o", "--judge", "j"])
+    run(["train-vae", "--world", "moving-scenes", "--out", "o"])
+    run(["train-teacher", "--world", "moving-scenes", "--out", "o", "--iterations", "24", "--seed", "2"])
+    run(["train-judge", "--world", "moving-scenes", "--out", "o"])
+    run(["references", "--world", "moving-scenes", "--out", "o", "--judge", "j"])
     assert capsys.readouterr().out.splitlines() == [
         "vae: o/vae",
         "teacher: o/teacher",

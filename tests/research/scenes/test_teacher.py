@@ -42,7 +42,8 @@ from research.scenes.vae import LATENT_CHANNELS, build_vae
 from rmd.common.errors import RMDError
 from rmd.core.noise import FlowSchedule, Prediction, to_x0_eps
 from rmd.models import Backbone, Cond, load_backbone
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.still.dataset import make_scenes
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
 from rmd.worlds.still.render import object_masks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,16 +12,21 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from research.scenes.checkpoint import read_whole
+from research.scenes.kits import VISTAS
+from research.scenes.record import seeded
 from research.scenes.vae import (
     LATENT_CHANNELS,
+    LATENT_SIDE,
     _crops,
     build_vae,
+    detail_share,
     encode,
     reconstruction_loss,
     train_decoder,
     train_vae,
 )
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.still.dataset import make_scenes
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,29 @@ def test_the_vae_downsamples_by_two(scenes: SceneSet) -> None:
         latents = encode(vae, images)
         assert latents.shape == (2, LATENT_CHANNELS, side // 2, side // 2)
         assert vae.decode(latents).sample.shape == images.shape
+
+
+def test_three_levels_downsample_by_four() -> None:
+    with seeded(0):
+        vae = build_vae(VISTAS.widths)
+    images = torch.zeros(2, 3, 128, 128)
+    assert encode(vae, images).shape == (2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE) and vae.config.sample_size == 128
+    assert vae.decode(encode(vae, images)).sample.shape == images.shape
+
+
+def test_the_share_of_detail_in_closed_form() -> None:
+    wave = torch.cos(math.pi * (torch.arange(8) + 0.5) / 8)  # the lowest mode but the mean
+    fine = torch.tensor([1.0, -1.0]).repeat(4)
+    assert float(detail_share(wave.expand(2, 4, 8, 8))) == pytest.approx(0, abs=1e-6)
+    assert float(detail_share(fine.expand(2, 4, 8, 8) + 7)) > 0.9  # a constant does not count
+    both = wave.expand(2, 4, 8, 8) + 0.5 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert 0.2 < float(detail_share(both)) < 0.4  # three quarters of a quarter, over a half and a quarter
+
+
+def test_smooth_latents_are_learned_if_they_are_asked_for(scenes: SceneSet) -> None:
+    pixels = scenes.pixels(torch.arange(16))
+    shares = [float(detail_share(encode(trained(scenes, 20, smooth=weight)[0], pixels))) for weight in (0.0, 3.0)]
+    assert shares[1] < 0.8 * shares[0]
 
 
 def test_the_vae_is_convolutional() -> None:

@@ -23,8 +23,8 @@ from rmd.core.metrics import (
     standardise,
     wilson,
 )
+from rmd.worlds.judge import accuracy
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
-from rmd.worlds.still.judge import accuracy
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -314,7 +314,7 @@ def test_accuracy_counts_only_requested_attributes() -> None:
     right[1, 8] = False  # not requested, so not wrong
     right[3, 5] = True  # not requested, so not right either
     right[2, 5] = False  # size_a, requested in three scenes
-    result = accuracy(right, attributes)
+    result = accuracy(right, attributes, ATTRIBUTE_NAMES)
     whole = wilson(2, 4)
     assert (result.value, result.low, result.high) == (whole.value, whole.low, whole.high)
     assert result.parts == pytest.approx(
@@ -351,4 +351,4 @@ def test_wilson_refuses_invalid_values(hits: int, total: int) -> None:
 @pytest.mark.parametrize("shape", [(0, 9), (4, 8), (9,)])
 def test_accuracy_refuses_invalid_values(shape: tuple[int, ...]) -> None:
     with pytest.raises(RMDError, match="9 attributes per sample"):
-        accuracy(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long))
+        accuracy(torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long), ATTRIBUTE_NAMES)

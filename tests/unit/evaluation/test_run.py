@@ -16,11 +16,12 @@ from rmd.evaluation.metrics import METRICS, metrics_of
 from rmd.evaluation.protocol import SAMPLES_PER_PROMPT, Samples
 from rmd.evaluation.run import evaluate
 from rmd.worlds.base import Assessment, Measured
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.picture import PictureJudge
 from rmd.worlds.references import References
 from rmd.worlds.registry import WORLDS
-from rmd.worlds.still.dataset import SceneSet, make_scenes
-from rmd.worlds.still.judge import Judge
-from rmd.worlds.still.world import SceneJudge
+from rmd.worlds.still.dataset import make_scenes
+from rmd.worlds.still.world import WORLD
 
 SCENES = WORLDS.get("scenes")
 
@@ -46,13 +47,14 @@ def scenes() -> SceneSet:
 
 
 @pytest.fixture(scope="module")
-def judge(scenes: SceneSet) -> SceneJudge:
+def judge(scenes: SceneSet) -> PictureJudge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Judge().eval()
+        network = WORLD.untrained_judge().eval()
     pixels = scenes.pixels(torch.arange(24))
     _, features = network.assess(pixels, scenes.attributes)
-    return SceneJudge(network, References({"renders": features, "teacher": features.flip(0)}, high_frequency(pixels)))
+    references = References({"renders": features, "teacher": features.flip(0)}, high_frequency(pixels))
+    return PictureJudge(network, references, WORLD.asked)
 
 
 def known(scenes: SceneSet) -> tuple[Known, list[str]]:
@@ -60,7 +62,7 @@ def known(scenes: SceneSet) -> tuple[Known, list[str]]:
     return Known(Samples(scenes.pixels(torch.arange(24)), 2.4, 2.5, 3.0, 240)), prompts
 
 
-def test_the_row_of_the_renders_themselves(scenes: SceneSet, judge: SceneJudge) -> None:
+def test_the_row_of_the_renders_themselves(scenes: SceneSet, judge: PictureJudge) -> None:
     contender, prompts = known(scenes)
     row = evaluate(contender, SCENES, judge, prompts, seed=0).row
     assert tuple(row.measures) == SCENES.metrics
@@ -75,7 +77,7 @@ def test_the_row_of_the_renders_themselves(scenes: SceneSet, judge: SceneJudge) 
 
 
 def test_a_metric_of_another_package_is_in_the_row(
-    scenes: SceneSet, judge: SceneJudge, monkeypatch: pytest.MonkeyPatch
+    scenes: SceneSet, judge: PictureJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contender, prompts = known(scenes)
     monkeypatch.setattr(METRICS, "_loaded", dict(METRICS._loaded))
@@ -95,7 +97,7 @@ def test_a_metric_of_another_package_is_in_the_row(
         few.value("attributes")
 
 
-def test_a_prompt_of_another_world_is_one_sentence(scenes: SceneSet, judge: SceneJudge) -> None:
+def test_a_prompt_of_another_world_is_one_sentence(scenes: SceneSet, judge: PictureJudge) -> None:
     contender, prompts = known(scenes)
     with pytest.raises(RMDError, match=r"^'a cat' is not a caption of the scenes: word it like"):
         evaluate(contender, SCENES, judge, ["a cat", *prompts[1:]], seed=0)

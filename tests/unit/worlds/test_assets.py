@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from research.scenes.build import CURRICULA, IMITATORS, REFERENCE_DATA, load_imitated
+from research.scenes.build import IMITATORS, TRANSFORMERS, load_imitated
+from research.scenes.kits import SCENES
 from research.scenes.moving.build import CLIP_CURRICULUM, CLIP_JUDGE_ITERATIONS, CLIP_REFERENCES, CLIP_VAE_ITERATIONS
 from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
@@ -35,7 +36,7 @@ STILL = ("scenes", "scenes-pixart", "scenes-sd3")
         ("scenes", ".", "python -m research.scenes train-teacher --out"),
         ("scenes-pixart", "pixart", "python -m research.scenes train-teacher --family pixart --out"),
         ("scenes-sd3", "sd3", "python -m research.scenes train-teacher --family sd3 --out"),
-        ("scenes-wan", "wan", "python -m research.scenes train-teacher --family wan --out"),
+        ("scenes-wan", "wan", "python -m research.scenes train-teacher --world moving-scenes --out"),
     ],
 )
 def test_the_scenes_teachers(
@@ -65,12 +66,12 @@ def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> 
     home, recipe = teacher_home(name), load_recipe(name)
     backbone = load_teacher(recipe)  # checks family, noise and sides
     built, samples = read_record(home), load_references(home)
-    assert built.teacher.iterations == CURRICULA[backbone.family].iterations
+    assert built.teacher.iterations == (TRANSFORMERS if backbone.family in IMITATORS else SCENES.curriculum).iterations
     if backbone.family in IMITATORS:
         assert built.teacher.imitated == weights_key(load_imitated(teacher_folder()).denoiser)
     assert built.references.results["guidance"] == recipe.method.guidance
     assert built.references.results["teacher_right"] > 0.9
-    assert len(samples["renders"]) == len(samples["teacher"]) == REFERENCE_DATA.count
+    assert len(samples["renders"]) == len(samples["teacher"]) == SCENES.references.count
     assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
+from rmd.worlds.judge import EMBEDDING, Judge
 from rmd.worlds.moving.grammar import FRAME_ATTRIBUTES
-from rmd.worlds.still.judge import EMBEDDING, Judge
 
 FILE_NAME = "frame-judge.safetensors"
 _WIDTHS = (24, 48, 72, 72)
@@ -88,7 +88,8 @@ def load_frame_judge(folder: FilePath) -> FrameJudge:
     path = folder / FILE_NAME
     if not path.exists():
         raise RMDError(
-            f"no judge of moving scenes in {folder}: build one with `python -m research.scenes train-judge --moving`"
+            f"no judge of moving scenes in {folder}: build one with "
+            "`python -m research.scenes train-judge --world moving-scenes`"
         )
     judge = FrameJudge()
     judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})

@@ -12,6 +12,7 @@ import torch
 
 from rmd.common.errors import RMDError
 from rmd.core.randomness import generator
+from rmd.worlds.batch import NONE
 
 SHAPES = ("ball", "box", "triangle", "cross", "star", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
@@ -37,13 +38,14 @@ BACKGROUND_WORDS = {
 }
 RELATION_WORDS = {"beside": ("left of", "right of"), "above": ("above", "below")}
 PAIR_SHARE = 0.3
-NONE = -1
-"""Value of an attribute that a scene does not have: those of a second object in a single, the size in a pair."""
 
 
 @dataclass(frozen=True)
 class Attributes:
-    """Canonical attributes of a scene: indices into the tuples above, `NONE` where the scene has no such attribute."""
+    """Canonical attributes of a scene: indices into the tuples above, `NONE` where the scene has no such attribute.
+
+    A single has no second object, and a pair no size.
+    """
 
     layout: int
     background: int

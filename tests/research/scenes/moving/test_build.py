@@ -169,10 +169,11 @@ def test_flicker_is_the_change_of_the_background(built: tuple[Path, list[str]]) 
 
 def test_missing_parts_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(
-        RMDError, match=r"holds no VAE: give the folder that `python -m research.scenes train-vae --moving` wrote$"
+        RMDError,
+        match=r"holds no VAE: give the folder that `.* train-vae --world moving-scenes` wrote$",
     ):
         load_clip_vae(tmp_path)
     with pytest.raises(RMDError, match=r"^no judge of moving scenes in "):
         load_frame_judge(tmp_path)
-    with pytest.raises(RMDError, match=r"^no reference statistics in .*--moving`$"):
+    with pytest.raises(RMDError, match=r"^no reference statistics in .*--world moving-scenes`$"):
         load_references(tmp_path, moving=True)

@@ -1,6 +1,6 @@
-"""The scenes' judge: a small classifier of all attributes whose features also serve the distances.
+"""The judge of pictures: a small classifier of all attributes whose features also serve the distances.
 
-It is trained on clean renders only, so it knows nothing of any generator. Its accuracy against the caption plays the
+It is trained on renders only, so it knows nothing of any generator. Its accuracy against the caption plays the
 part of a CLIP score. Its features (an embedding, and channel statistics at three depths, which respond to blur and
 broken texture) play the part of Inception features.
 """
@@ -16,25 +16,27 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.worlds.base import Measured, share_of
-from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
+from rmd.worlds.batch import NONE
 
 WIDTHS = (32, 64, 96, 96)
 EMBEDDING = 96
 
 
 class Judge(nn.Module):
-    """Maps images (B, 3, 64, 64) in [-1, 1] to logits for every attribute, and to features (B, 480)."""
+    """Maps images (B, 3, 32 fold, 32 fold) in [-1, 1] to logits for every attribute, and to features (B, d)."""
 
-    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTE_SIZES, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, attributes: Mapping[str, int], widths: Sequence[int] = WIDTHS, *, fold: int = 2) -> None:
         """Build the network.
 
         Args:
             attributes: number of values of each attribute, for each of which there is a head.
             widths: number of channels of each level, multiples of 8.
+            fold: side of the blocks of pixels that are folded into channels first.
         """
         super().__init__()
-        previous = 4 * 3
-        self.fold = nn.PixelUnshuffle(2)  # a stride would drop texture marks, which are a few pixels wide
+        previous = fold**2 * 3
+        self.names = tuple(attributes)
+        self.fold = nn.PixelUnshuffle(fold)  # a stride would drop texture marks, which are a few pixels wide
         self.levels = nn.ModuleList()
         for depth, width in enumerate(widths):
             self.levels.append(
@@ -62,48 +64,49 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
-        """Return whether each attribute is right, (n, 9) bool and True where none is requested, and features (n, 480).
+        """Return whether each attribute is right, (n, k) bool and True where none is requested, and features (n, d).
 
         Args:
-            images: (n, 3, 64, 64) in [-1, 1].
-            attributes: (n, 9) ground truth from the captions, `NONE` where a scene has no such attribute.
+            images: (n, 3, 32 fold, 32 fold) in [-1, 1].
+            attributes: (n, k) ground truth from the captions, `NONE` where a scene has no such attribute.
         """
         right, features = [], []
         for part, truth in zip(images.split(chunk), attributes.split(chunk), strict=True):
             logits, part_features = self(part)
-            named = torch.stack([logits[name].argmax(1) for name in ATTRIBUTE_NAMES], 1)
+            named = torch.stack([logits[name].argmax(1) for name in self.names], 1)
             right.append((named == truth) | (truth == NONE))
             features.append(part_features)
         return torch.cat(right), torch.cat(features)
 
 
-def accuracy(right: Tensor, attributes: Tensor) -> Measured:
+def accuracy(right: Tensor, attributes: Tensor, names: Sequence[str]) -> Measured:
     """Return the share of samples with every requested attribute right, with Wilson's 95 % interval.
 
     The parts are the shares of each attribute alone, among the samples whose captions name it.
 
     Args:
-        right: (n, 9) bool, whether each attribute is right, as `Judge.assess` returns it.
-        attributes: (n, 9) ground truth, `NONE` where a scene has no such attribute. Such entries do not count, and
+        right: (n, k) bool, whether each attribute is right, as `Judge.assess` returns it.
+        attributes: (n, k) ground truth, `NONE` where a scene has no such attribute. Such entries do not count, and
             an attribute that no scene has is left out of the parts.
+        names: the k attributes.
 
     Raises:
         RMDError: the shapes differ, or there is no sample.
     """
     count = len(attributes)
-    if count == 0 or right.shape != attributes.shape or right.shape != (count, len(ATTRIBUTE_NAMES)):
+    if count == 0 or right.shape != attributes.shape or right.shape != (count, len(names)):
         raise RMDError(
-            f"expected two tables of {len(ATTRIBUTE_NAMES)} attributes per sample, got the shapes "
+            f"expected two tables of {len(names)} attributes per sample, got the shapes "
             f"{tuple(right.shape)} and {tuple(attributes.shape)}"
         )
     asked = attributes != NONE
-    counts = zip(ATTRIBUTE_NAMES, (right & asked).sum(0).tolist(), asked.sum(0).tolist(), strict=True)
+    counts = zip(names, (right & asked).sum(0).tolist(), asked.sum(0).tolist(), strict=True)
     parts = {name: hits / total for name, hits, total in counts if total}
     return share_of(int((right | ~asked).all(1).sum()), count, parts)
 
 
-def load_judge(folder: Path) -> Judge:
-    """Load the judge of a folder in float32, in evaluation mode.
+def load_judge(folder: Path, judge: Judge) -> Judge:
+    """Read the weights of an untrained judge from a folder; return it in float32 and in evaluation mode.
 
     Raises:
         RMDError: the folder has none.
@@ -111,6 +114,5 @@ def load_judge(folder: Path) -> Judge:
     path = folder / "judge.safetensors"
     if not path.exists():
         raise RMDError(f"no judge in {folder}: build one with `python -m research.scenes train-judge --out {folder}`")
-    judge = Judge()
     judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return judge.eval()

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from research.scenes.checkpoint import read_whole
 from research.scenes.judge import attribute_loss, save_judge, train_judge
 from rmd.common.errors import RMDError
-from rmd.worlds.still.dataset import SceneSet, make_scenes
+from rmd.worlds.dataset import SceneSet
+from rmd.worlds.judge import Judge, load_judge
+from rmd.worlds.still.dataset import make_scenes
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
-from rmd.worlds.still.judge import Judge, load_judge
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def scenes() -> SceneSet:
 def seeded_judge() -> Judge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Judge()
+        return Judge(ATTRIBUTE_SIZES)
 
 
 def test_shapes(scenes: SceneSet) -> None:
@@ -119,7 +120,7 @@ def test_saved_and_loaded(tmp_path: Path, scenes: SceneSet) -> None:
     judge = seeded_judge()
     save_judge(judge, tmp_path / "new" / "judge.safetensors")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["judge.safetensors"]
-    loaded = load_judge(tmp_path / "new")
+    loaded = load_judge(tmp_path / "new", seeded_judge())
     assert not loaded.training
     for name, value in judge.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float()), name
@@ -127,4 +128,4 @@ def test_saved_and_loaded(tmp_path: Path, scenes: SceneSet) -> None:
 
 def test_no_judge(tmp_path: Path) -> None:
     with pytest.raises(RMDError, match=r"no judge in .*: build one with `python -m research.scenes train-judge"):
-        load_judge(tmp_path)
+        load_judge(tmp_path, seeded_judge())

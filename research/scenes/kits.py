@@ -1,0 +1,89 @@
+"""What the builds of the worlds of still pictures differ in: networks, data and settings, one kit per world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from research.scenes.record import Data
+from research.scenes.teacher import HIGH, LOW, Curriculum
+from research.scenes.tokenizer import vista_vocabulary, vocabulary
+from rmd.core.plan import Stage
+from rmd.worlds.picture import PictureWorld
+from rmd.worlds.still.world import WORLD as SCENE_WORLD
+from rmd.worlds.vistas.world import WORLD as VISTA_WORLD
+
+
+@dataclass(frozen=True)
+class Kit:
+    """The settings of a world's packaged weights.
+
+    Attributes:
+        world: the world.
+        stages: its low and its high resolution.
+        words: the vocabulary of its captions.
+        widths: numbers of channels of the VAE's levels; see `research.scenes.vae.build_vae`.
+        smooth: weight of the VAE's loss on detail of the latents; see `research.scenes.vae.train_vae`.
+        vae_data: pictures on which the VAE is trained, `vae_iterations` steps as a whole.
+        clean, poor: the teacher's pictures for the high and the low resolution.
+        curriculum: settings of the teacher's training.
+        judge_data: pictures on which the judge is trained for `judge_iterations` steps, and `judge_test` unseen ones.
+        references: renders whose features are stored, and seed and number of the teacher's samples.
+    """
+
+    world: PictureWorld
+    stages: tuple[Stage, Stage]
+    words: Sequence[str]
+    widths: tuple[int, ...]
+    smooth: float
+    vae_data: Data
+    vae_iterations: int
+    clean: Data
+    poor: Data
+    curriculum: Curriculum
+    judge_data: tuple[Data, ...]
+    judge_iterations: int
+    judge_test: tuple[Data, ...]
+    references: Data
+
+
+SCENES = Kit(
+    world=SCENE_WORLD,
+    stages=(LOW, HIGH),
+    words=vocabulary(),
+    widths=(16, 32),
+    smooth=0.0,
+    vae_data=Data(8192, seed=1),
+    vae_iterations=1000,
+    clean=Data(40960, seed=11),
+    poor=Data(16384, seed=12),
+    curriculum=Curriculum(),
+    judge_data=(Data(24576, seed=21, training=False),),
+    judge_iterations=3000,
+    judge_test=(Data(2048, seed=22, training=False),),
+    references=Data(1024, seed=31, training=False),
+)
+
+
+def _vistas(count: int, seed: int, *, training: bool = True, poor: bool = False) -> Data:
+    return Data(count, seed, training, world="vistas", side=128, poor=poor)
+
+
+VISTAS = Kit(
+    world=VISTA_WORLD,
+    stages=(Stage(1, 64, 64), Stage(2, 128, 128)),
+    words=vista_vocabulary(),
+    widths=(16, 32, 48),
+    smooth=0.1,
+    vae_data=_vistas(6144, 101),
+    vae_iterations=1500,
+    clean=_vistas(32768, 111),
+    poor=_vistas(12288, 112, poor=True),
+    curriculum=Curriculum(low_share=0.02),
+    judge_data=(_vistas(12288, 121, training=False), _vistas(6144, 123, training=False, poor=True)),
+    judge_iterations=3000,
+    judge_test=(_vistas(2048, 122, training=False),),
+    references=_vistas(1024, 131, training=False),
+)
+KITS: dict[str, Kit] = {"scenes": SCENES, "vistas": VISTAS}
+"""The kits by world."""

@@ -1,0 +1,1 @@
+"""Vistas: objects in the air above a landscape; captions, renderer and judge."""
