@@ -32,7 +32,7 @@ from research.scenes.record import (
 )
 from research.scenes.references import save_references
 from research.scenes.teacher import Curriculum, LatentSets, still_latents, train_teacher, vista_latents
-from research.scenes.vae import build_vae, train_decoder, train_vae
+from research.scenes.vae import DECODER_SHARE, build_vae, train_decoder, train_vae
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
@@ -48,8 +48,6 @@ from rmd.worlds.references import References
 
 Log = Callable[[str], None]
 
-DECODER_SHARE = 2.5
-"""Iterations in which only the decoder is trained, as a multiple of those in which the whole VAE was."""
 TRANSFORMERS = Curriculum(
     low_iterations=1500, high_iterations=3000, low_batch=32, high_batch=16, lr=1.5e-3, matrix_lr=3e-3,
     uniform_in="noise", objects=0.6, pairs=3,
@@ -80,21 +78,18 @@ def build_vae_weights(
         RMDError: a file cannot be written, or a checkpoint in the cache cannot be read.
     """
     check_writable(out)
-    iterations, data = kit.vae_iterations if iterations is None else iterations, kit.vae_data
-    settings = (kit.world.name, kit.widths, kit.smooth, seed, iterations, data)
-    further = round(DECODER_SHARE * iterations)
-    checkpoint = checkpoint_path(cache, "vae", *settings)
-    second = checkpoint_path(cache, "decoder", *settings, further)
+    settings = kit.vae if iterations is None else replace(kit.vae, iterations=iterations)
+    iterations, data = settings.iterations, kit.vae_data
+    checkpoint = checkpoint_path(cache, "vae", settings, seed, data)
+    second = checkpoint_path(cache, "decoder", settings, seed, data)
     scenes = data.render(cache)
     with seeded(seed):
-        vae = build_vae(kit.widths)
-    seconds = train_vae(
-        vae, scenes, iterations=iterations, smooth=kit.smooth, seed=seed, checkpoint=checkpoint, log=log
-    )
-    more = train_decoder(vae, scenes, iterations=further, seed=seed, checkpoint=second, log=log)
+        vae = build_vae(settings.widths)
+    seconds = train_vae(vae, scenes, settings, seed=seed, checkpoint=checkpoint, log=log)
+    more = train_decoder(vae, scenes, settings, seed=seed, checkpoint=second, log=log)
     folder = save_halved(out, "vae", vae, [vae])
     record(out, "vae", Part(seed, iterations, (data,), seconds))
-    record(out, "decoder", Part(seed, further, (data,), more))
+    record(out, "decoder", Part(seed, round(DECODER_SHARE * iterations), (data,), more))
     for path in (checkpoint, second):
         path.unlink(missing_ok=True)
     return folder
@@ -292,7 +287,7 @@ def teacher_folder_at(teacher: Path) -> Path:
 
 def _cached_vae(out: Path, cache: Path, kit: Kit, log: Log) -> AutoencoderKL:
     """Return the kit's VAE, which is trained once per cache; its record is copied to `out`."""
-    folder = cache / f"vae-{build_key(kit.widths, kit.smooth, kit.vae_iterations, kit.vae_data)}"
+    folder = cache / f"vae-{build_key(kit.vae, kit.vae_data)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, kit=kit, log=log)
     cached = read_record(folder)

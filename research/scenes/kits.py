@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from research.scenes.record import Data
 from research.scenes.teacher import HIGH, LOW, Curriculum
 from research.scenes.tokenizer import vista_vocabulary, vocabulary
+from research.scenes.vae import VaeSettings
 from rmd.core.plan import Stage
 from rmd.worlds.picture import PictureWorld
 from rmd.worlds.still.world import WORLD as SCENE_WORLD
@@ -22,9 +23,7 @@ class Kit:
         world: the world.
         stages: its low and its high resolution.
         words: the vocabulary of its captions.
-        widths: numbers of channels of the VAE's levels; see `research.scenes.vae.build_vae`.
-        smooth: weight of the VAE's loss on detail of the latents; see `research.scenes.vae.train_vae`.
-        vae_data: pictures on which the VAE is trained, `vae_iterations` steps as a whole.
+        vae: settings of the VAE and its trainings, on `vae_data`.
         clean, poor: the teacher's pictures for the high and the low resolution.
         curriculum: settings of the teacher's training.
         judge_data: pictures on which the judge is trained for `judge_iterations` steps, and `judge_test` unseen ones.
@@ -34,10 +33,8 @@ class Kit:
     world: PictureWorld
     stages: tuple[Stage, Stage]
     words: Sequence[str]
-    widths: tuple[int, ...]
-    smooth: float
+    vae: VaeSettings
     vae_data: Data
-    vae_iterations: int
     clean: Data
     poor: Data
     curriculum: Curriculum
@@ -51,10 +48,8 @@ SCENES = Kit(
     world=SCENE_WORLD,
     stages=(LOW, HIGH),
     words=vocabulary(),
-    widths=(16, 32),
-    smooth=0.0,
+    vae=VaeSettings(),
     vae_data=Data(8192, seed=1),
-    vae_iterations=1000,
     clean=Data(40960, seed=11),
     poor=Data(16384, seed=12),
     curriculum=Curriculum(),
@@ -73,10 +68,8 @@ VISTAS = Kit(
     world=VISTA_WORLD,
     stages=(Stage(1, 64, 64), Stage(2, 128, 128)),
     words=vista_vocabulary(),
-    widths=(16, 32, 48),
-    smooth=0.1,
+    vae=VaeSettings(widths=(16, 32, 48), iterations=1200, batch_size=32, crop=48, smooth=0.2, colours=1.0, muon=True),
     vae_data=_vistas(6144, 101),
-    vae_iterations=1500,
     clean=_vistas(32768, 111),
     poor=_vistas(12288, 112, poor=True),
     curriculum=Curriculum(low_share=0.02),

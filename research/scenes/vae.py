@@ -7,6 +7,7 @@ and so teachers that were trained in them, as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,13 +16,42 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from research.scenes.dataset import BatchOrder
-from research.scenes.optimisation import train_adamw
+from research.scenes.optimisation import train_adamw, train_muon
 from rmd.core.crossing import cosine_basis
 from rmd.core.randomness import generator
 from rmd.worlds.dataset import SceneSet
 
 LATENT_CHANNELS = 4
 LATENT_SIDE = 32
+MUON_LR = 3e-3
+DECODER_SHARE = 2.5
+"""Iterations in which only the decoder is trained, as a multiple of those in which the whole VAE was."""
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """Settings of a VAE and of its trainings.
+
+    Attributes:
+        widths: number of channels of each level, multiples of 8.
+        iterations: optimiser steps of the whole VAE; `DECODER_SHARE` times as many of the decoder alone follow.
+        batch_size: number of crops in each step.
+        crop: side of the crops in pixels, at most half of the pictures'.
+        smooth: weight of the loss on the latents' detail.
+        colours: weight of the loss on mean colours at the start.
+        muon: whether Muon trains the kernels, instead of AdamW.
+    """
+
+    widths: tuple[int, ...] = (16, 32)
+    iterations: int = 1000
+    batch_size: int = 64
+    crop: int = 32
+    smooth: float = 0.0
+    colours: float = 0.0
+    muon: bool = False
+
+
+_USUAL = VaeSettings()
 
 
 def build_vae(widths: Sequence[int] = (16, 32)) -> AutoencoderKL:
@@ -48,23 +78,24 @@ def build_vae(widths: Sequence[int] = (16, 32)) -> AutoencoderKL:
 
 
 def train_vae(
-    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, smooth: float = 0.0, batch_size: int = 64,
-    lr: float = 2e-3, seed: int = 0, checkpoint: Path | None = None, every: int = 500,
-    log: Callable[[str], None] = print,
+    vae: AutoencoderKL, scenes: SceneSet, settings: VaeSettings = _USUAL, *, seed: int = 0,
+    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
-    """Train the whole VAE on random crops of half the size, at two scales, and set its scaling factor.
+    """Train the whole VAE on random crops, at two scales, and set its scaling factor.
 
-    The loss has four terms: L1 on pixels and on their differences, because edges matter in fine textures; a small KL
-    term; on half of the batch, the reconstruction of the averaged picture from the averaged latent; and the share of
+    The loss has up to five terms: L1 on pixels and on their differences, because edges matter in fine textures; a small
+    KL term; on half of the batch, the reconstruction of the averaged picture from the averaged latent; and the share of
     the latents' power that lies beyond half their resolution. The third makes the latent space commute with a change of
     scale, as that of large VAEs roughly does, and as a cascade that upsamples latents needs it. The fourth keeps detail
-    small beside structure, as it is in natural pictures (compare Skorokhodov et al. 2025, arXiv 2502.14831).
+    small beside structure, as it is in natural pictures (compare Skorokhodov et al. 2025, arXiv 2502.14831). The last
+    one, which is gone after a third of the training, is the error of the mean colours of each latent pixel that a
+    linear map reads off the latents; without it, colours are learned long after brightness.
 
     Args:
         vae: the VAE to train.
         scenes: the training data.
-        iterations, batch_size, lr, seed: as in `train_adamw`; the seed is that of the training.
-        smooth: weight of the fourth term.
+        settings: number of steps and weights of the terms.
+        seed: seed of the training.
         checkpoint: file from which an interrupted training resumes; written every `every` iterations.
         log: receives progress messages.
 
@@ -72,21 +103,28 @@ def train_vae(
         Seconds of training, including those before an interruption.
     """
     vae.train()
-    order = BatchOrder(len(scenes), batch_size, seed=seed)
+    order = BatchOrder(len(scenes), settings.batch_size, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        colours = nn.Conv2d(LATENT_CHANNELS, 3, 1)
+    trained = nn.ModuleList([vae, colours]) if settings.colours else vae
 
     def loss(step: int) -> Tensor:
         g = generator(seed, "vae", step)
-        images = _crops(scenes.pixels(order.at(step)), g)
+        images = _crops(scenes.pixels(order.at(step)), g, settings.crop)
         posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
         kl: Tensor = 1e-6 * posterior.kl().mean() / latents[0].numel() * 1000
         value = _loss_at_two_scales(vae, latents, images) + kl
-        return value + smooth * detail_share(posterior.mean) if smooth else value
+        if settings.smooth:
+            value = value + settings.smooth * detail_share(posterior.mean)
+        weight = settings.colours * max(0.0, 1 - 3 * step / settings.iterations)
+        if weight:
+            means = F.avg_pool2d(images, images.shape[-1] // latents.shape[-1])
+            value = value + weight * (colours(latents) - means).abs().mean()
+        return value
 
-    seconds = train_adamw(
-        vae, loss, name="vae", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
-        checkpoint=checkpoint, every=every, log=log,
-    )  # fmt: skip
+    seconds = _train(trained, loss, settings, settings.iterations, "vae", checkpoint, every, log)
     vae.eval()
     latents = encode(vae, scenes.pixels(torch.arange(min(512, len(scenes)))), scale=False)
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -94,32 +132,45 @@ def train_vae(
 
 
 def train_decoder(
-    vae: AutoencoderKL, scenes: SceneSet, *, iterations: int, batch_size: int = 64, lr: float = 2e-3, seed: int = 0,
-    checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
+    vae: AutoencoderKL, scenes: SceneSet, settings: VaeSettings = _USUAL, *, iterations: int | None = None,
+    seed: int = 0, checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train the decoder alone, with the crops and losses of `train_vae`; the latents do not change.
 
-    Arguments and result are those of `train_vae`.
+    Arguments and result are those of `train_vae`; `iterations` is by default `DECODER_SHARE` times the settings'.
     """
+    count = round(DECODER_SHARE * settings.iterations) if iterations is None else iterations
     trained = nn.ModuleList([vae.post_quant_conv, vae.decoder])
     vae.requires_grad_(False)
     trained.requires_grad_(True)
-    order = BatchOrder(len(scenes), batch_size, seed=seed)
+    order = BatchOrder(len(scenes), settings.batch_size, seed=seed)
 
     def loss(step: int) -> Tensor:
         g = generator(seed, "decoder", step)
-        images = _crops(scenes.pixels(order.at(step)), g)
+        images = _crops(scenes.pixels(order.at(step)), g, settings.crop)
         with torch.no_grad():
             posterior = vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=g)
         return _loss_at_two_scales(vae, latents, images)
 
-    seconds = train_adamw(
-        trained, loss, name="decoder", iterations=iterations, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
-        checkpoint=checkpoint, every=every, log=log,
-    )  # fmt: skip
+    seconds = _train(trained, loss, settings, count, "decoder", checkpoint, every, log)
     trained.requires_grad_(False)
     return seconds
+
+
+def _train(
+    trained: nn.Module, loss: Callable[[int], Tensor], settings: VaeSettings, iterations: int, name: str,
+    checkpoint: Path | None, every: int, log: Callable[[str], None],
+) -> float:  # fmt: skip
+    """Minimise a loss with the settings' optimiser; the other arguments and the result are those of `train_adamw`."""
+    if settings.muon:
+        return train_muon(
+            trained, loss, name=name, iterations=iterations, lr=MUON_LR, checkpoint=checkpoint, every=every, log=log
+        )
+    return train_adamw(
+        trained, loss, name=name, iterations=iterations, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, rise=0.05,
+        checkpoint=checkpoint, every=every, log=log,
+    )  # fmt: skip
 
 
 def _loss_at_two_scales(vae: AutoencoderKL, latents: Tensor, images: Tensor) -> Tensor:
@@ -144,12 +195,14 @@ def detail_share(latents: Tensor) -> Tensor:
     return 1 - held / power.sum()
 
 
-def _crops(images: Tensor, g: torch.Generator) -> Tensor:
-    """Return random crops of half the size at one position for the batch, of which a quarter is scaled instead."""
-    side = images.shape[-1] // 2
-    top, left = (int(v) for v in torch.randint(0, side + 1, (2,), generator=g))
+def _crops(images: Tensor, g: torch.Generator, side: int) -> Tensor:
+    """Return random crops at one position for the batch; for a quarter of it they are twice as large, and scaled."""
+    free = images.shape[-1] - side
+    top, left = (int(v) for v in torch.randint(0, free + 1, (2,), generator=g))
     quarter = images.shape[0] // 4
-    return torch.cat([F.avg_pool2d(images[:quarter], 2), images[quarter:, :, top : top + side, left : left + side]])
+    whole_top, whole_left = (v * (free - side) // free for v in (top, left))
+    wide = images[:quarter, :, whole_top : whole_top + 2 * side, whole_left : whole_left + 2 * side]
+    return torch.cat([F.avg_pool2d(wide, 2), images[quarter:, :, top : top + side, left : left + side]])
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from research.scenes.judge import save_judge
 from research.scenes.kits import SCENES
 from research.scenes.record import Data, Part, Record, read_record, record, seeded
 from research.scenes.teacher import Curriculum
+from research.scenes.vae import VaeSettings
 from rmd.common.errors import RMDError
 from rmd.common.files import new_folder
 from rmd.core.metrics import high_frequency
@@ -37,8 +38,8 @@ from rmd.worlds.still.grammar import parse, scene_captions
 
 FEW = Data(64, seed=1)
 TINY = replace(
-    SCENES, vae_data=FEW, vae_iterations=2, clean=FEW, poor=FEW, judge_data=(Data(64, 21, False),), judge_iterations=2,
-    judge_test=(Data(16, 22, False),), references=Data(8, 31, False),
+    SCENES, vae=VaeSettings(iterations=2), vae_data=FEW, clean=FEW, poor=FEW, judge_data=(Data(64, 21, False),),
+    judge_iterations=2, judge_test=(Data(16, 22, False),), references=Data(8, 31, False),
 )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def test_a_teacher_that_imitates_another_shares_its_vae(
 def test_an_interrupted_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
-    def train(vae: Any, scenes: Any, *, checkpoint: Path, **_: Any) -> float:
+    def train(vae: Any, scenes: Any, settings: Any, *, checkpoint: Path, **_: Any) -> float:
         started.append(checkpoint)
         checkpoint.parent.mkdir(exist_ok=True)
         checkpoint.touch()

@@ -115,7 +115,7 @@ def test_all_gates_of_the_scenes(packaged: Bench) -> None:
 
 def test_an_untrained_teacher_of_vistas_fails() -> None:
     with seeded(0):
-        backbone, judge = build_sdxl(build_vae(VISTAS.widths), VISTAS.words), VISTAS.world.untrained_judge()
+        backbone, judge = build_sdxl(build_vae(VISTAS.vae.widths), VISTAS.words), VISTAS.world.untrained_judge()
     scenes = VISTAS.world.renders(4, seed=1, size=128)
     bench = Bench(
         VISTAS, backbone, judge.eval(), scenes.captions, scenes.attributes, scenes.pixels(torch.arange(4)), 3.0, 5, 0

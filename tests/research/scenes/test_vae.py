@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from research.scenes.record import seeded
 from research.scenes.vae import (
     LATENT_CHANNELS,
     LATENT_SIDE,
+    VaeSettings,
     _crops,
     build_vae,
     detail_share,
@@ -40,10 +43,16 @@ def seeded_vae() -> AutoencoderKL:
         return build_vae()
 
 
-def trained(scenes: SceneSet, iterations: int, **changes: object) -> tuple[AutoencoderKL, list[str]]:
+def trained(
+    scenes: SceneSet, iterations: int, *, checkpoint: Path | None = None, **changes: Any
+) -> tuple[AutoencoderKL, list[str]]:
     vae, lines = seeded_vae(), list[str]()
-    train_vae(vae, scenes, iterations=iterations, batch_size=8, log=lines.append, **changes)  # type: ignore[arg-type]
+    settings = VaeSettings(iterations=iterations, batch_size=8, **changes)
+    train_vae(vae, scenes, settings, checkpoint=checkpoint, log=lines.append)
     return vae, lines
+
+
+FOUR = VaeSettings(iterations=4, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +71,7 @@ def test_the_vae_downsamples_by_two(scenes: SceneSet) -> None:
 
 def test_three_levels_downsample_by_four() -> None:
     with seeded(0):
-        vae = build_vae(VISTAS.widths)
+        vae = build_vae(VISTAS.vae.widths)
     images = torch.zeros(2, 3, 128, 128)
     assert encode(vae, images).shape == (2, LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE) and vae.config.sample_size == 128
     assert vae.decode(encode(vae, images)).sample.shape == images.shape
@@ -81,6 +90,22 @@ def test_smooth_latents_are_learned_if_they_are_asked_for(scenes: SceneSet) -> N
     pixels = scenes.pixels(torch.arange(16))
     shares = [float(detail_share(encode(trained(scenes, 20, smooth=weight)[0], pixels))) for weight in (0.0, 3.0)]
     assert shares[1] < 0.8 * shares[0]
+
+
+def test_colours_are_learned_early_if_they_are_asked_for(scenes: SceneSet) -> None:
+    """A linear map then reads the mean colours off the latents, with less error than without the term."""
+    pixels = scenes.pixels(torch.arange(32))
+    means = torch.nn.functional.avg_pool2d(pixels, 2)
+    means = means - means.mean(1, keepdim=True)  # brightness is learned early in any case
+
+    def error(weight: float) -> float:
+        vae, _ = trained(scenes, 24, colours=weight, muon=True)
+        latents = encode(vae, pixels).movedim(1, -1).flatten(0, -2)
+        design = torch.cat([latents, torch.ones(len(latents), 1)], 1)
+        wanted = means.movedim(1, -1).flatten(0, -2)
+        return float((design @ torch.linalg.lstsq(design, wanted).solution - wanted).square().mean())
+
+    assert error(3.0) < 0.9 * error(0.0)
 
 
 def test_the_vae_is_convolutional() -> None:
@@ -108,13 +133,19 @@ def test_reconstruction_loss_in_closed_form() -> None:
 
 def test_crops_are_windows_and_small_pictures() -> None:
     ramp = torch.arange(64.0 * 64).reshape(1, 1, 64, 64).expand(8, 3, 64, 64)
-    result = _crops(ramp, torch.Generator().manual_seed(0))
+    result = _crops(ramp, torch.Generator().manual_seed(0), 32)
     assert result.shape == (8, 3, 32, 32)
     assert torch.equal(result[:2], torch.nn.functional.avg_pool2d(ramp[:2], 2))
     top, left = divmod(int(result[2, 0, 0, 0]), 64)
     assert torch.equal(result[2:], ramp[2:, :, top : top + 32, left : left + 32])
-    other = _crops(ramp, torch.Generator().manual_seed(1))
+    other = _crops(ramp, torch.Generator().manual_seed(1), 32)
     assert not torch.equal(other[2:], result[2:])
+    small = _crops(ramp, torch.Generator().manual_seed(0), 16)
+    top, left = divmod(int(small[2, 0, 0, 0]), 64)
+    assert torch.equal(small[2:], ramp[2:, :, top : top + 16, left : left + 16])
+    first = divmod(int(small[0, 0, 0, 0] - 32.5), 64)  # a mean of 2x2 numbers of the ramp is 32.5 above the first
+    wide = ramp[:2, :, first[0] : first[0] + 32, first[1] : first[1] + 32]
+    assert torch.equal(small[:2], torch.nn.functional.avg_pool2d(wide, 2))
 
 
 def test_training_lowers_the_error_and_scales_the_latents(
@@ -145,7 +176,7 @@ def test_a_resumed_training_is_the_same_to_the_last_bit(scenes: SceneSet, tmp_pa
     whole, _ = trained(scenes, 4)
     path = tmp_path / "vae.pt"
     with pytest.raises(Killed):
-        train_vae(seeded_vae(), scenes, iterations=4, batch_size=8, checkpoint=path, every=2, log=kill)
+        train_vae(seeded_vae(), scenes, FOUR, checkpoint=path, every=2, log=kill)
     assert read_whole(path)["step"] == 2
     resumed, _ = trained(scenes, 4, checkpoint=path)
     for name, value in whole.state_dict().items():
@@ -160,7 +191,7 @@ def test_the_second_phase_improves_the_decoder_and_keeps_the_latents(
     vae, lines = deepcopy(vae_and_lines)
     latents, factor = encode(vae, pixels), vae.config.scaling_factor
     before = float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels))
-    seconds = train_decoder(vae, scenes, iterations=20, batch_size=8, log=lines.append)
+    seconds = train_decoder(vae, scenes, replace(FOUR, iterations=8), log=lines.append)
     assert seconds > 0 and lines[-1].startswith("decoder step 19/20 loss ")
     assert torch.equal(encode(vae, pixels), latents) and vae.config.scaling_factor == factor
     assert float(reconstruction_loss(vae.decode(latents / factor).sample.detach(), pixels)) < before
@@ -175,9 +206,9 @@ def test_a_resumed_second_phase_is_the_same_to_the_last_bit(scenes: SceneSet, tm
         if line.startswith("decoder step 3/"):
             raise Killed
 
-    def go_on(**changes: object) -> AutoencoderKL:
+    def go_on(**changes: Any) -> AutoencoderKL:
         vae, _ = trained(scenes, 2)
-        train_decoder(vae, scenes, iterations=4, batch_size=8, **changes)  # type: ignore[arg-type]
+        train_decoder(vae, scenes, FOUR, iterations=4, **changes)
         return vae
 
     path = tmp_path / "decoder.pt"
