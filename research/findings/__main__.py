@@ -1,4 +1,4 @@
-"""Fills the numbers of docs/findings/*.json into docs/findings.md and the README, and draws the page's charts.
+"""Fills the numbers of docs/findings/*.json into the findings, the page on the probe and the README, and draws charts.
 
 Run `rmd compare all --out docs/findings` first, and then `python -m research.findings`.
 """
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     root = Path(__file__).parents[2]
     docs = root / "docs"
     results, powers = read_results(docs / "findings"), {"sdxl": scenes_power("sdxl")}
-    for page in (docs / "findings.md", root / "README.md"):
+    for page in (docs / "findings.md", docs / "probe.md", root / "README.md"):
         filled = fill_splits(fill(page.read_text(encoding="utf-8"), results), results, powers)
         page.write_text(filled, encoding="utf-8")
     for name, result in results.items():

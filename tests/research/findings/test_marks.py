@@ -77,7 +77,7 @@ def test_a_table_is_markdown_with_a_row_for_every_line(results: dict[str, TableR
 @pytest.mark.parametrize(
     ("mark", "sentence"),
     [
-        ("mian.sdxl.rmd.attributes", "unknown table 'mian' (did you mean 'main'?): use one of main"),
+        ("mian.sdxl.rmd.attributes", "unknown table 'mian' (did you mean 'main'?): use main"),
         ("main.pixart.rmd.attributes", "unknown backbone of main 'pixart'"),
         ("main.sdxl.rdm.attributes", "unknown row of main"),
         ("main.sdxl.rmd.atributes", "unknown measure 'atributes'"),
@@ -100,7 +100,7 @@ def test_results_are_read_back_as_they_were_written(results: dict[str, TableResu
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("page", ["docs/findings.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/findings.md", "docs/probe.md", "README.md"])
 def test_a_page_has_the_numbers_of_the_results(page: str) -> None:
     text = (DOCS.parent / page).read_text(encoding="utf-8")
     assert fill(text, read_results(DOCS / "findings")) == text
