@@ -4,7 +4,7 @@ Comments in the text mark their places, so the text remains readable without any
 
     <!-- table main sdxl -->...<!-- end -->                   the table of a backbone
     <!-- main.sdxl.rmd.attributes -->52.6%<!-- end -->        a row's number
-    <!-- main.sdxl.rmd.attributes.interval -->...<!-- end --> with its 95 % interval; or .low, .high, .difference, .p
+    <!-- main.sdxl.rmd.attributes.interval -->...<!-- end --> with its 95 % interval; or .low, .high, .p, .holm
     <!-- main.sdxl.rmd.speedup -->1.50x<!-- end -->           measured speed over that of the slowest row
 """
 
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 
 from rmd.common.errors import RMDError, one_of
 from rmd.compare.run import Number, TableResult
-from rmd.compare.write import as_markdown, number_text, p_text
+from rmd.compare.write import adjusted, as_markdown, number_text, p_text
 from rmd.evaluation.metrics import Metric, metric, part
 from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
-_FIELDS = ("mean", "interval", "low", "high", "difference", "p")
+_FIELDS = ("mean", "interval", "low", "high", "difference", "p", "holm")
 
 
 def fill(text: str, results: Mapping[str, TableResult]) -> str:
@@ -52,13 +52,18 @@ def _number(results: Mapping[str, TableResult], path: str) -> str:
         return f"{fixed(line.speedup, 2)}x"
     one_of("measure", measure, (*line.numbers, *line.parts))
     one_of("part of a number", field or "mean", _FIELDS)
+    if field == "holm":
+        p = adjusted(result).get((backbone, row, measure))
+        if p is None:
+            raise RMDError(f"{path}: these results have no such value")
+        return p_text(p)
     kind, number = (metric, line.numbers) if measure in line.numbers else (part, line.parts)
     return _written(kind(measure), number[measure], field or "mean", path)
 
 
 def _written(measure: Metric, number: Number, field: str, path: str) -> str:
     if field in ("mean", "interval"):
-        return number_text(measure, number, interval=field == "interval", star=False)
+        return number_text(measure, number, interval=field == "interval")
     value: float | None = getattr(number, field)
     if value is None:
         raise RMDError(f"{path}: these results have no such value")

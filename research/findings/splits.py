@@ -155,7 +155,7 @@ def splits_markdown(rows: Sequence[SplitRow]) -> str:
     heads = ("split", "stages and steps", "loss x1000", "missing bits x1000", *(metric(m).title for m in COMPARED))
     cells = []
     for row in rows:
-        numbers = (number_text(metric(name), row.line.numbers[name], star=False) for name in COMPARED)
+        numbers = (number_text(metric(name), row.line.numbers[name]) for name in COMPARED)
         cells.append((row.split, markdown_text(row.line.plan), *_predicted(row.foreseen), *numbers))
     agreements = [
         agreement(metric(name).title, [row.foreseen for row in rows], [row.line.numbers[name].mean for row in rows])

@@ -18,7 +18,7 @@ from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
 from rmd.evaluation.metrics import Metric, metric, metrics_in, part
-from rmd.evaluation.statistics import detectable
+from rmd.evaluation.statistics import detectable, holm
 from rmd.report.curves import DARK
 from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
@@ -28,9 +28,11 @@ SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
 )
 SIGNIFICANT = 0.05
+Stars = frozenset[tuple[str, str]]
+"""The (row, measure) of a backbone's table that are marked as different."""
 CSV_HEADS = (
     "backbone row plan nfe seconds_per_image speedup iterations training_evaluations measure mean low high difference "
-    "p seeds"
+    "p p_holm seeds"
 )
 FORMULA = ("=", "+", "-", "@")
 """First characters by which a spreadsheet takes a cell for a formula."""
@@ -59,11 +61,11 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
     title = Text(one_line(_title(result, backbone)))
     text = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     text.add_column("")
-    columns = [each for each in _metrics(result.backbones[backbone]) if each.narrow]
+    columns, stars = [each for each in _metrics(result.backbones[backbone]) if each.narrow], different(result, backbone)
     for heading in ("NFE", "s/image", "speed", *(each.title for each in columns)):
         text.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
-        numbers = [_shown(each, line, interval=each.direction != "none") for each in columns]
+        numbers = [_shown(each, line, stars, interval=each.direction != "none") for each in columns]
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
         # Text, not str: rich would interpret markup in a label.
@@ -77,12 +79,14 @@ def as_csv(result: TableResult) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEADS.split())
+    corrected = adjusted(result)
     for backbone, lines in result.backbones.items():
         for line in lines:
             names = [csv_text(text) for text in (backbone, line.name, line.plan)]
             costs = [line.nfe, line.seconds_per_image, line.speedup, line.iterations, line.evaluations]
             for name, number in (line.numbers | line.parts).items():
-                values = [number.mean, number.low, number.high, number.difference, number.p, len(number.values)]
+                values = [number.mean, number.low, number.high, number.difference, number.p]
+                values += [corrected.get((backbone, line.name, name)), len(number.values)]
                 row = (*names, *costs, csv_text(name), *values)
                 writer.writerow(["" if value is None else value for value in row])
     return out.getvalue()
@@ -98,7 +102,7 @@ def as_latex(result: TableResult) -> str:
     """Return a tabular per backbone, which needs no package; text is escaped, so LaTeX prints it literally."""
     parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
-        heads, papers, rows = _grid(lines)
+        heads, papers, rows = _grid(lines, different(result, backbone))
         columns = len(heads) + len(papers) - 1
         parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * columns}}}", "\\hline"]
         parts += [" & ".join(map(latex_text, (*heads, *papers))) + r" \\", "\\hline"]
@@ -119,7 +123,7 @@ def latex_text(text: str) -> str:
 def as_markdown(result: TableResult, backbone: str) -> str:
     """Return a backbone's table in Markdown, with a line below it that says how it was measured."""
     lines = result.backbones[backbone]
-    heads, papers, grid = _grid(lines)
+    heads, papers, grid = _grid(lines, different(result, backbone))
     rows = []
     for line, ((label, *numbers), theirs) in zip(lines, grid, strict=True):
         name = markdown_text(label)
@@ -149,20 +153,45 @@ def p_text(p: float) -> str:
     return significant(p, 2) if p >= 0.001 else "below 0.001"
 
 
-def number_text(metric: Metric, number: Number, *, interval: bool = True, star: bool = True) -> str:
-    """Write a number as `52.6% [47.6, 57.5]`, with a star if its difference is significant."""
+def adjusted(result: TableResult) -> dict[tuple[str, str, str], float]:
+    """Return p by (backbone, row, measure), adjusted by Holm's method over all rows and backbones of the table.
+
+    Each measure is a family of its own.
+    """
+    raw: dict[str, dict[tuple[str, str], float]] = {}
+    for backbone, lines in result.backbones.items():
+        for line in lines:
+            for name, number in (line.numbers | line.parts).items():
+                if number.p is not None:
+                    raw.setdefault(name, {})[backbone, line.name] = number.p
+    return {
+        (*row, name): p
+        for name, family in raw.items()
+        for row, p in zip(family, holm(list(family.values())), strict=True)
+    }
+
+
+def different(result: TableResult, backbone: str) -> Stars:
+    """Return the (row, measure) of a backbone whose difference is significant after Holm's adjustment."""
+    return frozenset(
+        (row, name) for (kind, row, name), p in adjusted(result).items() if kind == backbone and p < SIGNIFICANT
+    )
+
+
+def number_text(metric: Metric, number: Number, *, interval: bool = True, star: bool = False) -> str:
+    """Write a number as `52.6% [47.6, 57.5]`, with a star if its difference is to be marked."""
     digits = decimals((number.mean, number.low or 0.0, number.high or 0.0))
     write = percent if metric.shown == "percent" else lambda value: fixed(value, digits)
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
         text += f" [{low}, {high}]"
-    return text + ("*" if star and number.p is not None and number.p < SIGNIFICANT else "")
+    return text + "*" * star
 
 
 def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]:
     """Return one backbone's part of the page; `light` and `dark` are empty if the table has no chart."""
-    lines = result.backbones[backbone]
+    lines, stars = result.backbones[backbone], different(result, backbone)
     light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
     return {
         "title": _title(result, backbone),
@@ -170,15 +199,15 @@ def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]
         "chart_title": result.title,
         "light": "" if light is None else image_data("svg+xml", light),
         "dark": "" if dark is None else image_data("svg+xml", dark),
-        "numbers": _numbers(result, lines),
+        "numbers": _numbers(result, lines, stars),
         "caption": _caption(result),
-        "by_attribute": _by_attribute(result, lines),
+        "by_attribute": _by_attribute(result, lines, stars),
         "pictures": [picture for line in lines if (picture := _picture(line, folder / "pictures")) is not None],
         "prompts": lines[0].prompts,
     }
 
 
-def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
+def _numbers(result: TableResult, lines: Sequence[Line], stars: Stars) -> HtmlTable:
     papers, metrics = _paper_columns(lines), _metrics(lines)
     heads = cells("", "NFE", "s/image", "speed", "trained", *(each.title for each in metrics))
     heads += [Cell(f"paper: {name}", soft=True) for name in papers]
@@ -187,17 +216,17 @@ def _numbers(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
         row = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
         row += cells(significant(line.seconds_per_image), _speed(line))
         row += cells("" if line.iterations is None else f"{line.iterations} it.")
-        row += [_cell(_shown(each, line)) for each in metrics]
+        row += [_cell(_shown(each, line, stars)) for each in metrics]
         row += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
         rows.append(TableRow(row, line.name == result.against))
     return HtmlTable(heads, rows)
 
 
-def _by_attribute(result: TableResult, lines: Sequence[Line]) -> HtmlTable:
+def _by_attribute(result: TableResult, lines: Sequence[Line], stars: Stars) -> HtmlTable:
     names = list(lines[0].parts)
     rows = []
     for line in lines:
-        shares = [_cell(number_text(part(name), line.parts[name])) for name in names]
+        shares = [_cell(number_text(part(name), line.parts[name], star=(line.name, name) in stars)) for name in names]
         rows.append(TableRow([Cell(line.label), *shares], line.name == result.against))
     return HtmlTable(cells("", *(part(name).title for name in names)), rows)
 
@@ -219,12 +248,12 @@ def _picture(line: Line, folder: Path) -> Sample | None:
     return Sample(image_data("png", path.read_bytes()), line.label) if path.is_file() else None
 
 
-def _grid(lines: Sequence[Line]) -> tuple[list[str], list[str], list[tuple[list[str], list[str]]]]:
+def _grid(lines: Sequence[Line], stars: Stars) -> tuple[list[str], list[str], list[tuple[list[str], list[str]]]]:
     """Return a backbone's table as text: headings, those of the paper's columns, and the cells of either per row."""
     metrics, papers = _metrics(lines), _paper_columns(lines)
     rows = [
         (
-            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(each, line) for each in metrics)],
+            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(each, line, stars) for each in metrics)],
             [line.paper.get(name, "") for name in papers],
         )
         for line in lines
@@ -237,10 +266,12 @@ def _metrics(lines: Sequence[Line]) -> list[Metric]:
     return metrics_in(line.numbers for line in lines)
 
 
-def _shown(metric: Metric, line: Line, *, interval: bool = True) -> str:
+def _shown(metric: Metric, line: Line, stars: Stars, *, interval: bool = True) -> str:
     """Write a row's number, or a dash if the row lacks it."""
     number = line.numbers.get(metric.name)
-    return MISSING if number is None else number_text(metric, number, interval=interval)
+    if number is None:
+        return MISSING
+    return number_text(metric, number, interval=interval, star=(line.name, metric.name) in stars)
 
 
 def _speed(line: Line) -> str:
@@ -267,7 +298,8 @@ def _caption(result: TableResult) -> str:
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
         f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. "
-        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired). {_power(result)}Speed: relative to the slowest row. "
+        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired, by Holm's method over the table's rows). "
+        f"{_power(result)}Speed: relative to the slowest row. "
         f"Made with RMD {result.versions['rmd']}."
         + (" " + SMALL if result.budget == "small" else "")
     )  # fmt: skip

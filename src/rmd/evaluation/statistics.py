@@ -74,6 +74,19 @@ def t_test(gaps: Sequence[float]) -> float:
     return float(2 * stats.t.sf(abs(fmean(gaps)) / error, len(gaps) - 1))
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's method, in the same order: below a level, the family errs at most as often.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure (1979).
+    """
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
 def detectable(gaps: Sequence[Sequence[float]]) -> float | None:
     """Return the smallest difference that a table would have shown of a typical row, with a power of 80 % at p < 0.05.
 

@@ -29,12 +29,14 @@ from rmd.compare.settings import RMD, TDM, Table
 from rmd.compare.write import (
     MISSING,
     SMALL,
+    adjusted,
     as_csv,
     as_latex,
     as_markdown,
     as_page,
     as_text,
     csv_text,
+    different,
     latex_text,
     write_tables,
 )
@@ -84,7 +86,29 @@ def test_the_csv_has_a_line_for_every_measure(compared: TableResult) -> None:
     (tdm,) = (row for row in rows if row["row"] == "tdm" and row["measure"] == "attributes")
     assert float(tdm["mean"]) == pytest.approx(0.61) and float(tdm["difference"]) == pytest.approx(0.1)
     (ours,) = (row for row in rows if row["row"] == "rmd" and row["measure"] == "attributes")
-    assert ours["difference"] == ours["p"] == ""
+    assert ours["difference"] == ours["p"] == ours["p_holm"] == "" and tdm["p"] == tdm["p_holm"] != ""
+
+
+def test_a_star_is_corrected_for_the_number_of_rows(compared: TableResult) -> None:
+    """The smallest p of three rows must be below a third of the level, and the next one below a half."""
+    tdm, ours = compared.backbones["sdxl"]
+
+    def rows(*ps: float) -> TableResult:
+        number = tdm.numbers["attributes"]
+        lines = [
+            tdm.model_copy(update={"name": f"r{i}", "numbers": {"attributes": number.model_copy(update={"p": p})}})
+            for i, p in enumerate(ps)
+        ]  # fmt: skip
+        return compared.model_copy(update={"backbones": {"sdxl": (*lines, ours)}})
+
+    assert different(rows(0.02, 0.02, 0.02), "sdxl") == frozenset()
+    assert different(rows(0.02, 0.01, 0.9), "sdxl") == {("r1", "attributes"), ("r0", "attributes")}
+    assert different(rows(0.03, 0.01, 0.9), "sdxl") == {("r1", "attributes")}
+    both = rows(0.02, 0.9, 0.9)
+    two = both.model_copy(update={"backbones": {"sdxl": both.backbones["sdxl"], "sd3": both.backbones["sdxl"]}})
+    assert adjusted(two)["sd3", "r0", "attributes"] == pytest.approx(0.12) and not different(two, "sd3")
+    assert "61.0% [58.5, 63.5]*" in as_markdown(rows(0.01), "sdxl").replace("\\", "")
+    assert "*" not in as_markdown(rows(0.06), "sdxl").split("Budget")[0].replace("**", "")
 
 
 def test_latex_escapes_and_carries_the_papers_numbers(compared: TableResult) -> None:

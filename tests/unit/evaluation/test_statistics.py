@@ -10,7 +10,7 @@ from comparisons import measured
 from scipy import stats
 
 from rmd.evaluation.metrics import metric
-from rmd.evaluation.statistics import detectable, mcnemar, summarise, t_interval, t_test
+from rmd.evaluation.statistics import detectable, holm, mcnemar, summarise, t_interval, t_test
 
 ATTRIBUTES, DISTANCE = metric("attributes"), metric("kernel_distance")
 
@@ -41,6 +41,14 @@ def test_a_detectable_difference_is_found_in_four_of_five_tables() -> None:
     assert detectable([[1.0], [2.0]]) is None and detectable([]) is None
     six = detectable(generator.normal(5.0, 2.0, size=(999, 6)).tolist())
     assert six is not None and six < least / 2
+
+
+def test_holms_adjustment_in_closed_form() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []
+    generator = np.random.default_rng(0)
+    families = generator.uniform(size=(4000, 8)).tolist()
+    assert fmean(min(holm(ps)) < 0.05 for ps in families) == pytest.approx(0.05, abs=0.01)  # errs once in 20 families
 
 
 def test_mcnemar_counts_the_samples_that_differ() -> None:
