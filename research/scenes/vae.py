@@ -104,9 +104,7 @@ def train_vae(
     """
     vae.train()
     order = BatchOrder(len(scenes), settings.batch_size, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        colours = nn.Conv2d(LATENT_CHANNELS, 3, 1)
+    colours = _colour_reader(seed)
     trained = nn.ModuleList([vae, colours]) if settings.colours else vae
 
     def loss(step: int) -> Tensor:
@@ -119,10 +117,7 @@ def train_vae(
         if settings.smooth:
             value = value + settings.smooth * detail_share(posterior.mean)
         weight = settings.colours * max(0.0, 1 - 3 * step / settings.iterations)
-        if weight:
-            means = F.avg_pool2d(images, images.shape[-1] // latents.shape[-1])
-            value = value + weight * (colours(latents) - means).abs().mean()
-        return value
+        return value + weight * _colour_error(colours(latents), images) if weight else value
 
     seconds = _train(trained, loss, settings, settings.iterations, "vae", checkpoint, every, log)
     vae.eval()
@@ -185,6 +180,18 @@ def reconstruction_loss(decoded: Tensor, images: Tensor) -> Tensor:
     """Return the mean absolute error of the pixels plus those of their horizontal and vertical differences."""
     error = decoded - images
     return error.abs().mean() + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def _colour_reader(seed: int) -> nn.Module:
+    """Return an untrained linear map from latents to colours."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Conv2d(LATENT_CHANNELS, 3, 1)
+
+
+def _colour_error(read: Tensor, images: Tensor) -> Tensor:
+    """Return the mean absolute error of the mean colours that are read for each latent pixel."""
+    return (read - F.avg_pool2d(images, images.shape[-1] // read.shape[-1])).abs().mean()
 
 
 def detail_share(latents: Tensor) -> Tensor:
