@@ -19,7 +19,7 @@ from rmd.compare.write import adjusted, as_markdown, number_text, p_text
 from rmd.evaluation.metrics import Metric, metric, part
 from rmd.report.tables import fixed, percent, significant
 
-_MARK = re.compile(r"(<!-- (?:table (\w+) (\w+)|(\w+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
+_MARK = re.compile(r"(<!-- (?:table ([\w-]+) (\w+)|([\w-]+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
 _FIELDS = ("mean", "interval", "low", "high", "difference", "p", "holm")
 
 

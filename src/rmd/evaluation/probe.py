@@ -45,6 +45,7 @@ from rmd.evaluation.trust import (
     sampling_cost,
     training_cost,
     unseen_attributes,
+    verdict,
 )
 from rmd.models.base import Backbone
 from rmd.recipes.schema import Recipe
@@ -209,7 +210,7 @@ def _probe_stage(
     recoded_ratios = [None] * len(ratios) if recoded is None else power_ratio(low, recoded, per_prompt=runs)
     readings, loss, finished = _readings(teacher, stage, seen, (small, drawn), (low, band), sigma)
     taps, upsamplers = _upsamplers(recoded, full)
-    verdict = criteria(ratios, agreement, loss, _unseen(readings))
+    rows = criteria(ratios, agreement, loss, _unseen(readings))
     edges = ring_edges((low.shape[-2], low.shape[-1]))
     probed = StageProbe(
         size=stage.size,
@@ -218,8 +219,8 @@ def _probe_stage(
             for (a, b), p, r, c in zip(edges, ratios, recoded_ratios, agreement, strict=True)
         ],
         difference=measured(picture_difference(drawn, small, per_prompt=runs)),
-        readings=readings, loss=loss, upsamplers=upsamplers, taps=taps, bits=bits, sigma=sigma, criteria=verdict,
-        matching=least_trusting(each.speaks_for for each in verdict),
+        readings=readings, loss=loss, upsamplers=upsamplers, taps=taps, bits=bits, sigma=sigma, criteria=rows,
+        matching=verdict(rows),
     )  # fmt: skip
     kinds = {f"full resolution, {teacher.final.size}": images, f"the same, pooled to {stage.size}": small}
     return probed, {**kinds, f"low resolution, {stage.size}": drawn, **finished}

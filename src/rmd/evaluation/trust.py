@@ -1,8 +1,9 @@
 """The verdict of `rmd probe`: how far a teacher's low resolution can be trusted, what that speaks for, what it costs.
 
-The thresholds are stated here, and on the page beside every number that is compared with them. They were set
-after looking at one teacher, `scenes`, at 32 px (right in layout) and at 16 px (wrong), so that the two get different
-verdicts; for other teachers they are a starting point.
+The thresholds are stated here, and on the page beside every number that is compared with them. Those of the spectra
+were set after looking at one teacher, `scenes`, at 32 px (right in layout) and at 16 px (wrong), so that the two get
+different verdicts. Students that were trained with either matching then showed that what decides is whether the steps
+after the crossing repair the low resolution (docs/findings.md): where a judge can tell, nothing else counts.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Criterion(Strict):
     wrong: str
     """The condition under which the low resolution counts as wrong, in words."""
     speaks_for: Matching
+    decides: bool
+    """Whether the verdict follows from it; otherwise it is a reason for doubt, and printed."""
 
 
 def criteria(
@@ -61,7 +64,9 @@ def criteria(
 ) -> list[Criterion]:
     """Compare a low resolution with the thresholds.
 
-    Only the coarser half of the rings counts: finer ones are drawn anew after the crossing.
+    With a judge, finished samples decide alone: they show what the low resolution costs a cascade that crosses where
+    the probe recommends. Without one, the spectra decide. Of these, only the coarser half of the rings counts: finer
+    ones are drawn anew after the crossing.
 
     Args:
         power: power of the low-resolution latents over that of the full ones, by ring.
@@ -81,6 +86,7 @@ def criteria(
             trusted=f"within a factor of {FACTOR[0]:g}",
             wrong=f"beyond a factor of {FACTOR[1]:g}",
             speaks_for=_between(_factor(worst), FACTOR),
+            decides=loss is None,
         ),
         Criterion(
             name="mean coherence with the full resolution: rings of the coarser half",
@@ -88,17 +94,23 @@ def criteria(
             trusted=f"at least {COHERENCE:g}",
             wrong="never by itself: another picture from the same noise may be as good",
             speaks_for="own" if level >= COHERENCE else "mixed",
+            decides=loss is None,
         ),
     ]
     if unseen is not None:
         text = f"{100 * unseen:.0f}%"
-        rows.insert(0, _share("attributes that are right in pooled pictures and wrong at low resolution", text,
-                              unseen, UNSEEN))  # fmt: skip
+        name = "attributes that are right in pooled pictures and wrong at low resolution"
+        rows.insert(0, _share(name, text, unseen, UNSEEN, decides=False))
     if loss is not None:
         text = f"{100 * loss.value:.0f}%" + _ends(loss)
-        rows.insert(0, _share("finished samples that are wrong only because of the low resolution", text, loss.value,
-                              LOSS))  # fmt: skip
+        name = "finished samples that are wrong only because of the low resolution"
+        rows.insert(0, _share(name, text, loss.value, LOSS, decides=True))
     return rows
+
+
+def verdict(rows: Iterable[Criterion]) -> Matching:
+    """Return the matching that criteria speak for: the most cautious one of those that decide."""
+    return least_trusting(row.speaks_for for row in rows if row.decides)
 
 
 def unseen_attributes(pooled: Mapping[str, float], low: Mapping[str, float]) -> float | None:
@@ -191,10 +203,10 @@ def training_cost(plan: StepPlan, config: MethodConfig, matching: Matching, *, o
     return sum(part * cost for part, cost in zip(draw_shares(plan, config), costs, strict=True))
 
 
-def _share(name: str, measured: str, share: float, limits: tuple[float, float]) -> Criterion:
+def _share(name: str, measured: str, share: float, limits: tuple[float, float], *, decides: bool) -> Criterion:
     return Criterion(
         name=name, measured=measured, trusted=f"at most {100 * limits[0]:g}%", wrong=f"more than {100 * limits[1]:g}%",
-        speaks_for=_between(share, limits),
+        speaks_for=_between(share, limits), decides=decides,
     )  # fmt: skip
 
 

@@ -26,8 +26,9 @@ TRUSTED = {
     "mixed": "can be trusted in part",
     "teacher": "cannot be trusted: its structure is wrong",
 }
+MENDED = "is wrong by itself, but the steps after the crossing mend it"
 WHY = {
-    "own": "match every step at its own resolution, where the teacher is right and nothing is blurred.",
+    "own": "match every step at its own resolution, where nothing is blurred and training is cheapest.",
     "mixed": "match low-resolution steps at either resolution: their own keeps detail, the full one mends structure.",
     "teacher": "match every step at the full resolution, where the teacher is right.",
 }
@@ -37,7 +38,7 @@ WIDE, SMALL = 144, 64
 
 def verdict(probe: Probe) -> list[tuple[str, str]]:
     """Return the verdict as titles and plain sentences: trust, matching, crossing, upsampler and costs."""
-    lines = [("Trust", " ".join(f"The teacher's {s.size} {TRUSTED[s.matching]}." for s in probe.stages))]
+    lines = [("Trust", " ".join(f"The teacher's {stage.size} {_trust(stage)}." for stage in probe.stages))]
     if not probe.judged:
         lines.append(("Caution", "There is no judge for these prompts: look at the pictures before you rely on this."))
     elif any(stage.loss is not None and undecided(stage.loss) for stage in probe.stages):
@@ -83,7 +84,10 @@ def summary(probe: Probe) -> list[str]:
     few = len(probe.stages) < 3
     for stage in probe.stages if few else [each for each in probe.stages if each.matching == probe.matching][:2]:
         lines.append(f"Why, at {stage.size}:")
-        lines += [f"  {row.measured:>14}  {row.name} (trusted: {row.trusted})" for row in stage.criteria]
+        lines += [
+            f"  {row.measured:>14}  {row.name} (trusted: {row.trusted}{'' if row.decides else '; does not decide'})"
+            for row in stage.criteria
+        ]
         lines.append("  bits left bare, thousandths: " + ", ".join(f"{s:g}: {1000 * b:.1f}" for s, b in stage.bits))
     return [*lines, f"Use it:    {settings(probe)}"]
 
@@ -123,6 +127,12 @@ def page(result: ProbeResult) -> str:
     )
 
 
+def _trust(stage: StageProbe) -> str:
+    """Say how far a low resolution can be trusted."""
+    doubted = any(row.speaks_for == "teacher" and not row.decides for row in stage.criteria)
+    return MENDED if stage.matching == "own" and doubted else TRUSTED[stage.matching]
+
+
 def _errors(stage: StageProbe) -> str:
     return ", ".join(f"{name} {percent(error)}" for name, error in stage.upsamplers.items())
 
@@ -142,10 +152,13 @@ def _stage(probe: Probe, stage: StageProbe, result: ProbeResult) -> dict[str, An
         "size": stage.size,
         "criteria": HtmlTable(
             cells("", "measured", "trusted", "wrong", "speaks for"),
-            [TableRow(cells(row.name, row.measured, row.trusted, row.wrong, row.speaks_for)) for row in stage.criteria],
+            [
+                TableRow(cells(row.name, row.measured, row.trusted, row.wrong, row.speaks_for), row.decides)
+                for row in stage.criteria
+            ],
         ),
         "remark": f"Here: matching {stage.matching}."
-        + ("" if probe.judged else " There is no judge for these prompts, so only the spectra count."),
+        + ("" if probe.judged else " There is no judge for these prompts, so the spectra decide."),
         "pictures": _pictures(result.prompts, result.pictures[stage.size]),
         "readings": _readings(stage.readings) if stage.readings else None,
         "charts": _charts(stage.rings),

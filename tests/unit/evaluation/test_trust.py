@@ -15,11 +15,11 @@ from rmd.evaluation.trust import (
     crossing_sigmas,
     early_enough,
     falling,
-    least_trusting,
     sampling_cost,
     training_cost,
     undecided,
     unseen_attributes,
+    verdict,
 )
 from rmd.recipes.methods import RMDConfig
 from rmd.worlds.base import Measured
@@ -35,21 +35,22 @@ def rings(*values: float) -> list[Interval]:
 @pytest.mark.parametrize(
     ("power", "agreement", "loss", "matching"),
     [
-        ((1.2, 1.3, 0.1, 0.1), (0.9, 0.8, 0.1, 0.0), 0.05, "own"),  # finer rings do not count
-        ((1.2, 1.7, 1.0, 1.0), (0.9, 0.8, 0.1, 0.0), 0.05, "mixed"),
-        ((1.0, 0.35, 1.0, 1.0), (0.9, 0.8, 0.1, 0.0), 0.05, "teacher"),
-        ((1.0, 1.0, 1.0, 1.0), (0.2, 0.1, 0.0, 0.0), 0.05, "mixed"),  # another picture is not a wrong one
+        ((1.2, 1.3, 0.1, 0.1), (0.9, 0.8, 0.1, 0.0), None, "own"),  # finer rings do not count
+        ((1.2, 1.7, 1.0, 1.0), (0.9, 0.8, 0.1, 0.0), None, "mixed"),
+        ((1.0, 0.35, 1.0, 1.0), (0.9, 0.8, 0.1, 0.0), None, "teacher"),
+        ((1.0, 1.0, 1.0, 1.0), (0.2, 0.1, 0.0, 0.0), None, "mixed"),  # another picture is not a wrong one
+        ((1.0, 0.35, 1.0, 1.0), (0.2, 0.1, 0.0, 0.0), 0.05, "own"),  # finished samples show that nothing is lost
         ((1.0, 1.0, 1.0, 1.0), (0.9, 0.9, 0.9, 0.9), 0.2, "mixed"),
         ((1.0, 1.0, 1.0, 1.0), (0.9, 0.9, 0.9, 0.9), 0.5, "teacher"),
         ((1.0, 1.0, 1.0, 1.0), (0.9, 0.9, 0.9, 0.9), None, "own"),
     ],
 )
-def test_the_most_cautious_criterion_decides(
+def test_finished_samples_decide_and_without_them_the_most_cautious_spectrum(
     power: tuple[float, ...], agreement: tuple[float, ...], loss: float | None, matching: str
 ) -> None:
     rows = criteria(rings(*power), rings(*agreement), None if loss is None else Measured(value=loss))
     assert len(rows) == (2 if loss is None else 3)
-    assert least_trusting(row.speaks_for for row in rows) == matching
+    assert verdict(rows) == matching and sum(row.decides for row in rows) == (2 if loss is None else 1)
 
 
 def test_attributes_that_pooling_loses_are_no_fault() -> None:
@@ -62,7 +63,8 @@ def test_attributes_that_pooling_loses_are_no_fault() -> None:
     assert unseen_attributes({"texture": 0.4}, {"texture": 0.0}) is None
     for share, matching in ((0.2, "own"), (0.4, "mixed"), (0.7, "teacher")):
         rows = criteria(GOOD, GOOD, Measured(value=0.0), share)
-        assert len(rows) == 4 and least_trusting(row.speaks_for for row in rows) == matching
+        assert len(rows) == 4 and rows[1].speaks_for == matching and not rows[1].decides
+        assert verdict(rows) == "own"
 
 
 def test_a_wide_interval_of_the_loss_leaves_it_open() -> None:

@@ -53,6 +53,18 @@ def test_the_verdict_comes_first_and_names_the_settings() -> None:
     assert any("repeat it with more --samples" in line for line in lines)
 
 
+def test_a_low_resolution_that_later_steps_mend_is_not_called_right() -> None:
+    probe = result_of().probe
+    off = criteria([Interval(0.3, 0.2, 0.4)] * 4, FLAT, Measured(value=0.0), 0.7)
+    stage = probe.stages[0].model_copy(update={"criteria": off})
+    lines = summary(probe.model_copy(update={"stages": [stage]}))
+    assert lines[0] == "Trust:     The teacher's 16x16 is wrong by itself, but the steps after the crossing mend it."
+    assert (
+        sum("does not decide" in line for line in lines) == 3
+        and "finished samples" in lines[lines.index("Why, at 16x16:") + 1]
+    )
+
+
 @pytest.mark.parametrize("stages", [1, 2, 3, 5])
 def test_a_summary_fits_on_a_screen(stages: int) -> None:
     assert len(summary(result_of(stages=stages).probe)) <= 19  # and the path of the page
