@@ -23,7 +23,7 @@ from research.scenes.build import (
     load_vae,
 )
 from research.scenes.judge import save_judge
-from research.scenes.kits import SCENES
+from research.scenes.kits import SCENES, VISTAS
 from research.scenes.record import Data, Part, Record, read_record, record, seeded
 from research.scenes.teacher import Curriculum
 from research.scenes.vae import VaeSettings
@@ -83,6 +83,28 @@ def test_the_record_of_a_build(built: tuple[Path, list[str]]) -> None:
     assert 0 <= parts["judge"]["results"]["all_right"] <= 1
     assert parts["references"]["results"]["steps"] == 2
     assert parts["references"]["results"]["guidance"] == build.load_recipe("scenes").method.guidance
+
+
+def test_a_world_of_another_size_is_built_by_its_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, poor = (Data(8, i, world="vistas", side=128, poor=i == 2) for i in (1, 2))
+    many = replace(few, count=32)
+    kit = replace(
+        VISTAS, vae=replace(VISTAS.vae, iterations=1, batch_size=4), vae_data=few, clean=few, poor=poor,
+        judge_data=(many, replace(poor, count=32)), judge_iterations=2, judge_test=(few,), references=few,
+    )  # fmt: skip
+    monkeypatch.setattr(build, "curriculum_of", lambda iterations, seed, usual: small(seed))
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    quiet: dict[str, Any] = {"cache": cache, "kit": kit, "log": lambda _: None}
+    folder = build_teacher(out, **quiet)
+    build_judge(out, **quiet)
+    statistics = build_references(out, **quiet, steps=2)
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert pipe.vae.config.sample_size == 128 and pipe.unet.config.sample_size == 32
+    assert len(pipe.tokenizer_2("a big red striped balloon on the left, over mountains at dawn")["input_ids"]) == 15
+    assert statistics["renders"].shape == statistics["teacher"].shape == (8, 480)
+    parts = read_record(out)
+    assert parts.teacher is not None and parts.teacher.data == (few, poor)
+    assert parts.judge is not None and parts.judge.results.keys() >= {"all_right", "kind_a", "form"}
 
 
 def test_log_messages_end_with_the_seconds(built: tuple[Path, list[str]]) -> None:
