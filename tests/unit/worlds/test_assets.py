@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from research.scenes.build import IMITATORS, TRANSFORMERS, load_imitated
+from research.scenes.build import IMITATORS, TRANSFORMERS, load_imitated, load_vae
+from research.scenes.gates import HIDDEN
 from research.scenes.kits import SCENES
 from research.scenes.moving.build import CLIP_CURRICULUM, CLIP_JUDGE_ITERATIONS, CLIP_REFERENCES, CLIP_VAE_ITERATIONS
 from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
+from research.scenes.vae import encode
 from rmd.common.errors import RMDError
+from rmd.core.fit import modes_within, power_spectrum
 from rmd.core.plan import Stage
 from rmd.evaluation.protocol import SamplerContender, evaluation_prompts
 from rmd.models.registry import load_pipeline
@@ -26,6 +29,7 @@ from rmd.worlds.moving.judge import FEATURES, load_frame_judge
 from rmd.worlds.moving.metrics import measure_clips
 from rmd.worlds.references import load_references
 from rmd.worlds.registry import world_of_teacher
+from rmd.worlds.vistas.dataset import make_vistas
 
 STILL = ("scenes", "scenes-pixart", "scenes-sd3")
 
@@ -99,3 +103,17 @@ def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge()
     videos = clips.pixels(torch.arange(16))
     read = measure_clips(videos, load_frame_judge(home).follow(videos), clips.attributes)
     assert read["motion"].value == 1 and read["attributes"].value > 0.98
+
+
+def test_the_vae_of_vistas_is_faithful_smooth_and_the_same_at_both_resolutions() -> None:
+    """A crossing in the middle of the schedule, at an SNR of .32, is to hide what the low resolution lacks."""
+    vae, vistas = load_vae(assets.assets_folder() / "vistas" / "vae"), make_vistas(16, seed=7, training=False)
+    pixels = vistas.pixels(torch.arange(16))
+    latents = encode(vae, pixels)
+    decoded = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
+    assert float(-10 * ((decoded - pixels) / 2).square().mean().log10()) > 31.5
+    power = power_spectrum(latents)
+    assert float(power[~modes_within(power, 0.5, 0.5)].max()) * 0.32 < HIDDEN
+    small = encode(vae, torch.nn.functional.avg_pool2d(pixels, 2))
+    gap = torch.nn.functional.avg_pool2d(latents, 2) - small
+    assert float(gap.square().mean() / small.var()) < 0.015
