@@ -349,7 +349,7 @@ def test_files_that_are_not_recipes(tmp_path: Path) -> None:
 def test_names_that_cannot_be_a_recipes(name: str) -> None:
     with pytest.raises(RMDError) as caught:
         read_layers(name)
-    assert len(str(caught.value)) < 600
+    assert len(str(caught.value)) < 700  # most of it is the list of the packaged recipes
 
 
 @pytest.mark.parametrize(
@@ -359,4 +359,4 @@ def test_names_that_cannot_be_a_recipes(name: str) -> None:
 def test_a_long_override_makes_a_short_sentence(override: str) -> None:
     with pytest.raises(RMDError) as caught:
         load_recipe("scenes", [override])
-    assert len(str(caught.value)) < 600
+    assert len(str(caught.value)) < 700  # most of it is the list of the packaged recipes

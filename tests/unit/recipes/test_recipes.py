@@ -15,7 +15,7 @@ from rmd.recipes.schema import load_recipe, to_yaml
 NAMES = [
     "pixart", "pixart-lora", "pixart-paper", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-authors",
     "scenes-paper", "scenes-pixart", "scenes-pixart-paper",
-    "scenes-sd3", "scenes-sd3-paper", "scenes-wan",
+    "scenes-sd3", "scenes-sd3-paper", "scenes-wan", "scenes-wan-paper",
     "sd35", "sd35-full", "sd35-paper", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1",
     "sdxl-full", "sdxl-paper",
     "wan21-1.3b-3+3", "wan21-1.3b-authors", "wan21-1.3b-full", "wan21-14b",
@@ -56,6 +56,26 @@ def test_base_is_short_and_lacks_what_a_backbone_decides() -> None:
     assert len((PACKAGED / "base.yaml").read_text(encoding="utf-8").splitlines()) <= 25
     with pytest.raises(RMDError, match=r"^base\.yaml: family is missing \(and \d+ more\)$"):
         load_recipe("base")
+
+
+@pytest.mark.parametrize(
+    ("name", "train_beta", "beta"),
+    [
+        ("scenes-paper", 0.2, 1.0),
+        ("scenes-pixart-paper", 0.2, 1.0),
+        ("scenes-sd3-paper", 0.2, 1.0),
+        ("scenes-wan-paper", 0.5, 0.9),
+    ],
+)
+def test_the_papers_variants_of_the_packaged_teachers(name: str, train_beta: float, beta: float) -> None:
+    recipe, usual = load_recipe(name), load_recipe(name.removesuffix("-paper"))
+    assert (recipe.teacher, recipe.optim, recipe.method.guidance) == (usual.teacher, usual.optim, usual.method.guidance)
+    assert recipe.method.matching == "teacher" and recipe.method.warmup_steps == 30
+    assert recipe.plan.map == "raise" and recipe.crossing.rule == "plain" != usual.crossing.rule
+    assert (recipe.crossing.train_beta, recipe.crossing.beta) == (train_beta, beta)
+    assert split(name) == [2, 2]
+    times = tuple(step.teacher_time for step in recipe.build_plan().steps)
+    assert times == recipe.schedule().grid(4)  # uniform in the schedule's own time
 
 
 # Sec. 4.1 and App. B: guidance of the teacher, beta when training and sampling, warm-up, batch.
