@@ -12,6 +12,8 @@ from rmd.compare.cells import CellResult
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
 from rmd.compare.write import write_tables
+from rmd.core.times import flow_sigma
+from rmd.recipes.schema import load_recipe
 from rmd.worlds.registry import WORLDS
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -110,6 +112,14 @@ def test_the_findings_show_every_table() -> None:
     text, results = (DOCS / "findings.md").read_text(encoding="utf-8"), read_results(DOCS / "findings")
     assert all(f"<!-- table {name} " in text for name in results), "every table that is there is shown"
     assert {result.budget for result in results.values()} == {"default"}
+
+
+def test_what_the_findings_say_of_both_seeds_of_clips() -> None:
+    assert f"{flow_sigma(load_recipe('scenes-wan').build_plan().steps[2].logsnr):.2f}" == "0.83"
+    lines = {line.name: line.numbers for line in read_results(DOCS / "findings")["moving"].backbones["wan"]}
+    for ours, theirs in (("rmd", "naive"), ("rmd", "naive-cold"), ("rmd-cold", "naive"), ("rmd-cold", "naive-cold")):
+        for name in ("kernel_distance", "diversity"):
+            assert all(a < b for a, b in zip(lines[ours][name].values, lines[theirs][name].values, strict=True))
 
 
 def test_the_findings_tables_follow_from_their_cells() -> None:
