@@ -80,8 +80,8 @@ def build_vae_weights(
     check_writable(out)
     settings = kit.vae if iterations is None else replace(kit.vae, iterations=iterations)
     iterations, data = settings.iterations, kit.vae_data
-    checkpoint = checkpoint_path(cache, "vae", settings, seed, data)
-    second = checkpoint_path(cache, "decoder", settings, seed, data)
+    checkpoint = checkpoint_path(cache, "vae", kit.renderer_key, settings, seed, data)
+    second = checkpoint_path(cache, "decoder", kit.renderer_key, settings, seed, data)
     scenes = data.render(cache)
     with seeded(seed):
         vae = build_vae(settings.widths)
@@ -135,7 +135,7 @@ def build_teacher(
     imitated_key = None if imitated is None else weights_key(imitated.denoiser)
     encoder_key = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # independent of the decoder
     settings = (family, curriculum, kit.clean, kit.poor, encoder_key, imitated_key)
-    checkpoint = checkpoint_path(cache, "teacher", *settings)
+    checkpoint = checkpoint_path(cache, "teacher", kit.renderer_key, *settings)
     with seeded(seed):
         backbone = FAMILIES[family](encoder, kit.words)
     data = kit_latents(kit, encoder, cache=cache, seed=seed)
@@ -167,7 +167,7 @@ def build_judge(
     """
     check_writable(out)
     iterations = kit.judge_iterations if iterations is None else iterations
-    checkpoint = checkpoint_path(cache, "judge", seed, iterations, kit.judge_data)
+    checkpoint = checkpoint_path(cache, "judge", kit.renderer_key, seed, iterations, kit.judge_data)
     scenes = joined([data.render(cache) for data in kit.judge_data])
     with seeded(seed):
         judge = kit.world.untrained_judge()
@@ -238,7 +238,7 @@ def joined(sets: Sequence[SceneSet]) -> SceneSet:
 def kit_latents(kit: Kit, vae: AutoencoderKL, *, cache: Path, seed: int) -> LatentSets:
     """Return the latents of the teacher's pictures in a VAE."""
     made = still_latents if kit.world.name == "scenes" else vista_latents
-    return made(vae, kit.clean.render(cache), kit.poor.render(cache), seed=seed)
+    return replace(made(vae, kit.clean.render(cache), kit.poor.render(cache), seed=seed), stages=kit.stages)
 
 
 def _guidance(backbone: Backbone) -> float:
@@ -287,7 +287,7 @@ def teacher_folder_at(teacher: Path) -> Path:
 
 def _cached_vae(out: Path, cache: Path, kit: Kit, log: Log) -> AutoencoderKL:
     """Return the kit's VAE, which is trained once per cache; its record is copied to `out`."""
-    folder = cache / f"vae-{build_key(kit.vae, kit.vae_data)}"
+    folder = cache / f"vae-{build_key(kit.renderer_key, kit.vae, kit.vae_data)}"
     if not (folder / "vae" / "config.json").is_file():
         build_vae_weights(folder, cache=cache, kit=kit, log=log)
     cached = read_record(folder)

@@ -20,8 +20,8 @@ from rmd.worlds.vistas.dataset import make_vistas
 WorldName = Literal["scenes", "vistas"]
 """The worlds of still pictures."""
 _SOURCES = {
-    "scenes": (still, ("grammar", "render")),
-    "vistas": (vistas, ("grammar", "canvas", "land", "things", "render")),
+    "scenes": (still, ("../wording", "grammar", "render")),
+    "vistas": (vistas, ("../wording", "grammar", "canvas", "land", "things", "render")),
 }
 
 

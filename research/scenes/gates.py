@@ -27,10 +27,9 @@ from research.scenes.vae import encode
 from rmd.core.crossing import upsample
 from rmd.core.fit import modes_within, power_spectrum
 from rmd.core.metrics import Z95, kernel_distance, standardise
-from rmd.core.noise import shift_time
 from rmd.core.plan import Stage, build_plan
 from rmd.core.randomness import CounterNoise
-from rmd.evaluation.paired import FINISH
+from rmd.evaluation.paired import finishing_times
 from rmd.evaluation.protocol import full_plan
 from rmd.models import load_backbone
 from rmd.models.base import Backbone
@@ -218,9 +217,7 @@ def finished_gate(bench: Bench, latents: Tensor, crossing: float) -> Gate:
 def finish(bench: Bench, latents: Tensor, crossing: float) -> Tensor:
     """Return the pictures (n, 3, H, W) to which the teacher finishes latents with the noise of a time."""
     backbone, schedule = bench.backbone, bench.backbone.schedule
-    count = max(1, round(bench.steps / FINISH))
-    first = shift_time(crossing, 1.0 / schedule.shift)
-    times = [shift_time(first * (count - i) / count, schedule.shift) for i in range(count)]
+    times = finishing_times(schedule, crossing, bench.steps)
     plan = build_plan(schedule, times=[1000.0, *times], sides=[(bench.final.height, bench.final.width)])
     made = []
     for index in torch.arange(len(latents)).split(BATCH):

@@ -1,10 +1,11 @@
-"""What the builds of the worlds of still pictures differ in: networks, data and settings, one kit per world."""
+"""The kits: each has the networks, data and settings that build the packaged weights of one world of still pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from research.scenes.dataset import renderer_key
 from research.scenes.record import Data
 from research.scenes.teacher import HIGH, LOW, Curriculum
 from research.scenes.tokenizer import vista_vocabulary, vocabulary
@@ -42,6 +43,11 @@ class Kit:
     judge_iterations: int
     judge_test: tuple[Data, ...]
     references: Data
+
+    @property
+    def renderer_key(self) -> str:
+        """A hash of the source code of the world's renderer, for the names of checkpoints."""
+        return renderer_key(self.clean.world)
 
 
 SCENES = Kit(

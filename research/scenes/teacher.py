@@ -171,7 +171,6 @@ def vista_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
     return LatentSets(
         Latents(torch.cat(high), clean.captions, pairs=pairs_of(clean)),
         Latents(torch.cat(low), poor.captions, pairs=pairs_of(poor)),
-        stages=(Stage(1, 64, 64), Stage(2, 128, 128)),
     )
 
 

@@ -18,7 +18,7 @@ from rmd.core.agreement import paired_kernel_distance
 from rmd.core.crossing import low_part, upsample
 from rmd.core.finite import check_pictures
 from rmd.core.metrics import Interval, standardise
-from rmd.core.noise import shift_time
+from rmd.core.noise import NoiseSchedule, shift_time
 from rmd.core.plan import Crossing, Stage, Step, StepPlan, build_plan
 from rmd.core.randomness import CounterNoise, NoiseSource
 from rmd.core.times import logsnr_at
@@ -168,13 +168,24 @@ def finishing_plan(
         steps: the teacher's steps from pure noise; it finishes with a third of them.
         frames: number of frames of a video; 1 for pictures.
     """
-    schedule, count = backbone.schedule, max(1, round(steps / FINISH))
-    first = shift_time(float(schedule.time(logsnr_at(sigma))), 1.0 / schedule.shift)
-    times = [shift_time(first * (count - i) / count, schedule.shift) for i in range(count)]
+    schedule = backbone.schedule
+    times = finishing_times(schedule, float(schedule.time(logsnr_at(sigma))), steps)
     return build_plan(
         schedule, sides=[(low.height, low.width), (final.height, final.width)], times=[1000.0, *times],
-        split=[1, count], crossing=Crossing(upsample="dct", rule="block", beta=0.0), frames=frames,
+        split=[1, len(times)], crossing=Crossing(upsample="dct", rule="block", beta=0.0), frames=frames,
     )  # fmt: skip
+
+
+def finishing_times(schedule: NoiseSchedule, first: float, steps: int) -> list[float]:
+    """Return the teacher times of the steps that finish a state, which are uniform in the schedule's own time.
+
+    Args:
+        schedule: the teacher's noise schedule.
+        first: time of the state and of the first step, in 0 to 1000.
+        steps: the teacher's steps from pure noise; it finishes with a third of them.
+    """
+    count, start = max(1, round(steps / FINISH)), shift_time(first, 1.0 / schedule.shift)
+    return [shift_time(start * (count - i) / count, schedule.shift) for i in range(count)]
 
 
 def pooled(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -56,7 +56,7 @@ class Criterion(Strict):
     """The condition under which the low resolution counts as wrong, in words."""
     speaks_for: Matching
     decides: bool
-    """Whether the verdict follows from it; otherwise it is a reason for doubt, and printed."""
+    """The verdict follows from the criteria for which this is true; the others are printed as reasons for doubt."""
 
 
 def criteria(

@@ -70,7 +70,7 @@ def test_attributes_that_a_quarter_of_the_size_shows() -> None:
 
 
 def test_hidden_power_in_closed_form(packaged: Bench) -> None:
-    """Of two modes, one within the low resolution; the other has a power of 2 at an SNR of 1/4."""
+    """A mode beyond the low resolution with a power of 2 counts at an SNR of 1/4, and a constant picture does not."""
     schedule = packaged.backbone.schedule
     time = float(schedule.time(math.log(0.25)))
     latents = torch.zeros(2, 4, 32, 32)

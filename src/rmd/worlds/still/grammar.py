@@ -13,12 +13,12 @@ import torch
 from rmd.common.errors import RMDError
 from rmd.core.randomness import generator
 from rmd.worlds.batch import NONE
+from rmd.worlds.wording import Arrangement, Wording, held_out
 
 SHAPES = ("ball", "box", "triangle", "cross", "star", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
 TEXTURES = ("plain", "striped", "dotted", "checkered", "ringed")
 SIZES = ("small", "big")
-LAYOUTS = ("left", "right", "top", "bottom", "middle", "beside", "above")
 BACKGROUNDS = ("sand", "grass", "night", "sunset", "wood", "sea")
 
 PLACE_WORDS = {
@@ -38,6 +38,8 @@ BACKGROUND_WORDS = {
 }
 RELATION_WORDS = {"beside": ("left of", "right of"), "above": ("above", "below")}
 PAIR_SHARE = 0.3
+WORDING = Wording(SHAPES, COLOURS, TEXTURES, SIZES, PLACE_WORDS, RELATION_WORDS, PAIR_SHARE)
+LAYOUTS = WORDING.layouts
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,6 @@ ATTRIBUTE_SIZES: dict[str, int] = {
 }
 
 
-def held_out(shape: int, colour: int, texture: int) -> bool:
-    """Return whether an object is kept out of training, as one combination in eleven is."""
-    return (7 * shape + 3 * colour + 5 * texture) % 11 == 0
-
-
 def has_held_out(attributes: Attributes) -> bool:
     """Return whether any object of the scene is a combination that training never shows."""
     a = held_out(attributes.shape_a, attributes.colour_a, attributes.texture_a)
@@ -92,23 +89,8 @@ def has_held_out(attributes: Attributes) -> bool:
 
 def draw_attributes(draws: torch.Generator, *, training: bool) -> Attributes:
     """Draw a scene's attributes uniformly; `training` redraws the held-out combinations."""
-
-    def pick(n: int) -> int:
-        return int(torch.randint(n, (), generator=draws))
-
-    def draw_object() -> tuple[int, int, int]:
-        while True:
-            thing = (pick(len(SHAPES)), pick(len(COLOURS)), pick(len(TEXTURES)))
-            if not (training and held_out(*thing)):
-                return thing
-
-    background = pick(len(BACKGROUNDS))
-    pair = bool(torch.rand((), generator=draws) < PAIR_SHARE)
-    shape, colour, texture = draw_object()
-    if not pair:
-        return Attributes(pick(5), background, shape, colour, texture, size_a=pick(len(SIZES)))
-    second = draw_object()
-    return Attributes(5 + pick(2), background, shape, colour, texture, NONE, *second)
+    background = int(torch.randint(len(BACKGROUNDS), (), generator=draws))
+    return _attributes(WORDING.draw(draws, training=training), background)
 
 
 def caption(attributes: Attributes, *, flipped: bool = False) -> str:
@@ -117,42 +99,16 @@ def caption(attributes: Attributes, *, flipped: bool = False) -> str:
     >>> caption(Attributes(0, 0, 0, 0, 1, 1))
     'a big red striped ball on the left, on sand'
     """
-
-    def words(colour: int, texture: int, shape: int) -> str:
-        return f"{COLOURS[colour]} {TEXTURES[texture]} {SHAPES[shape]}"
-
-    a = words(attributes.colour_a, attributes.texture_a, attributes.shape_a)
     background = BACKGROUND_WORDS[BACKGROUNDS[attributes.background]]
-    layout = LAYOUTS[attributes.layout]
-    if not attributes.is_pair:
-        return f"a {SIZES[attributes.size_a]} {a} {PLACE_WORDS[layout]}, {background}"
-    b = words(attributes.colour_b, attributes.texture_b, attributes.shape_b)
-    forward, backward = RELATION_WORDS[layout]
-    return f"a {b} {backward} a {a}, {background}" if flipped else f"a {a} {forward} a {b}, {background}"
+    return f"{WORDING.words(_arrangement(attributes), flipped=flipped)}, {background}"
 
 
 def parse(text: str) -> Attributes | None:
     """Return the attributes that a caption names, or None if the text does not follow the grammar."""
     head, _, tail = text.strip().lower().rpartition(", ")
     background = next((i for i, b in enumerate(BACKGROUNDS) if BACKGROUND_WORDS[b] == tail), None)
-    if background is None:
-        return None
-    for layout, (forward, backward) in RELATION_WORDS.items():
-        for relation, swap in ((forward, False), (backward, True)):
-            first, separator, second = head.partition(f" {relation} ")
-            if separator:
-                a, b = _parse_object(first), _parse_object(second)
-                if a is None or b is None or a[0] != NONE or b[0] != NONE:
-                    return None
-                a, b = (b, a) if swap else (a, b)
-                return Attributes(LAYOUTS.index(layout), background, *a[1:], NONE, *b[1:])
-    for layout, place in PLACE_WORDS.items():
-        if head.endswith(" " + place):
-            a = _parse_object(head[: -len(place) - 1])
-            if a is None or a[0] == NONE:
-                return None
-            return Attributes(LAYOUTS.index(layout), background, *a[1:], size_a=a[0])
-    return None
+    arrangement = WORDING.parse(head)
+    return None if background is None or arrangement is None else _attributes(arrangement, background)
 
 
 def attributes_of(text: str) -> Attributes:
@@ -176,12 +132,12 @@ def scene_captions(count: int, *, seed: int, training: bool) -> list[str]:
     return [caption(draw_attributes(g, training=training), flipped=i % 2 == 1) for i, g in enumerate(draws)]
 
 
-def _parse_object(text: str) -> tuple[int, int, int, int] | None:
-    """Return (size or NONE, shape, colour, texture) of the words "a [size] colour texture shape", or None."""
-    words = text.split()
-    if not words or words[0] != "a" or len(words) not in (4, 5):
-        return None
-    size, (colour, texture, shape) = (words[1] if len(words) == 5 else None), words[-3:]
-    if colour not in COLOURS or texture not in TEXTURES or shape not in SHAPES or (size and size not in SIZES):
-        return None
-    return SIZES.index(size) if size else NONE, SHAPES.index(shape), COLOURS.index(colour), TEXTURES.index(texture)
+def _attributes(arrangement: Arrangement, background: int) -> Attributes:
+    second = (NONE, NONE, NONE) if arrangement.second is None else arrangement.second
+    return Attributes(arrangement.layout, background, *arrangement.first, arrangement.size, *second)
+
+
+def _arrangement(attributes: Attributes) -> Arrangement:
+    first = (attributes.shape_a, attributes.colour_a, attributes.texture_a)
+    second = (attributes.shape_b, attributes.colour_b, attributes.texture_b) if attributes.is_pair else None
+    return Arrangement(attributes.layout, first, attributes.size_a, second)

@@ -1,4 +1,4 @@
-"""What the painters of a vista share: coordinates, random draws, random fields, and how shapes are laid over a picture.
+"""The canvas on which vistas are painted: its coordinates, random draws and fields, and how shapes are laid over it.
 
 Coordinates are in canvas units: the picture spans [0, 128) in both directions whatever its size in pixels.
 """

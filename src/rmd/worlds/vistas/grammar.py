@@ -14,16 +14,16 @@ import torch
 from rmd.common.errors import RMDError
 from rmd.core.randomness import generator
 from rmd.worlds.batch import NONE
+from rmd.worlds.wording import Arrangement, Wording
 
 KINDS = ("balloon", "airship", "kite", "lantern", "planet", "parachute")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white")
 PATTERNS = ("plain", "striped", "spotted")
 SIZES = ("small", "big")
-LAYOUTS = ("left", "right", "middle", "beside", "above")
 LANDS = ("mountains", "dunes", "sea", "forest", "hills", "town")
 HOURS = ("dawn", "noon", "sunset", "night")
 FORMS = ("whole", "doubled", "cut")
-"""What pictures show of a single object. Every caption asks for it whole, and once."""
+"""A picture shows its single object in one of these forms. Every caption asks for it whole, and once."""
 
 PLACE_WORDS = {"left": "on the left", "right": "on the right", "middle": "in the middle"}
 RELATION_WORDS = {"beside": ("left of", "right of"), "above": ("above", "below")}
@@ -36,6 +36,8 @@ LAND_WORDS = {
     "town": "over a town",
 }
 PAIR_SHARE = 0.4
+WORDING = Wording(KINDS, COLOURS, PATTERNS, SIZES, PLACE_WORDS, RELATION_WORDS, PAIR_SHARE)
+LAYOUTS = WORDING.layouts
 
 
 @dataclass(frozen=True)
@@ -86,30 +88,10 @@ ATTRIBUTE_SIZES: dict[str, int] = {
 }
 
 
-def held_out(kind: int, colour: int, pattern: int) -> bool:
-    """Return whether an object is kept out of training, as one combination in eleven is."""
-    return (7 * kind + 3 * colour + 5 * pattern) % 11 == 0
-
-
 def draw_attributes(draws: torch.Generator, *, training: bool) -> Attributes:
     """Draw a vista's attributes uniformly; `training` redraws the held-out combinations."""
-
-    def pick(n: int) -> int:
-        return int(torch.randint(n, (), generator=draws))
-
-    def draw_object() -> tuple[int, int, int]:
-        while True:
-            thing = (pick(len(KINDS)), pick(len(COLOURS)), pick(len(PATTERNS)))
-            if not (training and held_out(*thing)):
-                return thing
-
-    land, hour = pick(len(LANDS)), pick(len(HOURS))
-    pair = bool(torch.rand((), generator=draws) < PAIR_SHARE)
-    first = draw_object()
-    if not pair:
-        return Attributes(pick(len(PLACE_WORDS)), land, hour, *first, size_a=pick(len(SIZES)))
-    second = draw_object()
-    return Attributes(len(PLACE_WORDS) + pick(2), land, hour, *first, NONE, *second)
+    land, hour = (int(torch.randint(len(names), (), generator=draws)) for names in (LANDS, HOURS))
+    return _attributes(WORDING.draw(draws, training=training), land, hour)
 
 
 def caption(attributes: Attributes, *, flipped: bool = False) -> str:
@@ -118,44 +100,19 @@ def caption(attributes: Attributes, *, flipped: bool = False) -> str:
     >>> caption(Attributes(0, 0, 0, 0, 0, 1, 1))
     'a big red striped balloon on the left, over mountains at dawn'
     """
-
-    def words(kind: int, colour: int, pattern: int) -> str:
-        return f"{COLOURS[colour]} {PATTERNS[pattern]} {KINDS[kind]}"
-
-    a = words(attributes.kind_a, attributes.colour_a, attributes.pattern_a)
     where = f"{LAND_WORDS[LANDS[attributes.land]]} at {HOURS[attributes.hour]}"
-    layout = LAYOUTS[attributes.layout]
-    if not attributes.is_pair:
-        return f"a {SIZES[attributes.size_a]} {a} {PLACE_WORDS[layout]}, {where}"
-    b = words(attributes.kind_b, attributes.colour_b, attributes.pattern_b)
-    forward, backward = RELATION_WORDS[layout]
-    return f"a {b} {backward} a {a}, {where}" if flipped else f"a {a} {forward} a {b}, {where}"
+    return f"{WORDING.words(_arrangement(attributes), flipped=flipped)}, {where}"
 
 
 def parse(text: str) -> Attributes | None:
     """Return the attributes that a caption names, or None if the text does not follow the grammar."""
     head, _, tail = text.strip().lower().rpartition(", ")
-    land_words, _, hour_word = tail.rpartition(" at ")
+    land_words, _, hour = tail.rpartition(" at ")
     land = next((i for i, name in enumerate(LANDS) if LAND_WORDS[name] == land_words), None)
-    if land is None or hour_word not in HOURS:
+    arrangement = WORDING.parse(head)
+    if land is None or hour not in HOURS or arrangement is None:
         return None
-    hour = HOURS.index(hour_word)
-    for layout, (forward, backward) in RELATION_WORDS.items():
-        for relation, swap in ((forward, False), (backward, True)):
-            first, separator, second = head.partition(f" {relation} ")
-            if separator:
-                a, b = _parse_object(first), _parse_object(second)
-                if a is None or b is None or a[0] != NONE or b[0] != NONE:
-                    return None
-                a, b = (b, a) if swap else (a, b)
-                return Attributes(LAYOUTS.index(layout), land, hour, *a[1:], NONE, *b[1:])
-    for layout, place in PLACE_WORDS.items():
-        if head.endswith(" " + place):
-            a = _parse_object(head[: -len(place) - 1])
-            if a is None or a[0] == NONE:
-                return None
-            return Attributes(LAYOUTS.index(layout), land, hour, *a[1:], size_a=a[0])
-    return None
+    return _attributes(arrangement, land, HOURS.index(hour))
 
 
 def attributes_of(text: str) -> Attributes:
@@ -179,12 +136,12 @@ def vista_captions(count: int, *, seed: int, training: bool) -> list[str]:
     return [caption(draw_attributes(g, training=training), flipped=i % 2 == 1) for i, g in enumerate(draws)]
 
 
-def _parse_object(text: str) -> tuple[int, int, int, int] | None:
-    """Return (size or NONE, kind, colour, pattern) of the words "a [size] colour pattern kind", or None."""
-    words = text.split()
-    if not words or words[0] != "a" or len(words) not in (4, 5):
-        return None
-    size, (colour, pattern, kind) = (words[1] if len(words) == 5 else None), words[-3:]
-    if colour not in COLOURS or pattern not in PATTERNS or kind not in KINDS or (size and size not in SIZES):
-        return None
-    return SIZES.index(size) if size else NONE, KINDS.index(kind), COLOURS.index(colour), PATTERNS.index(pattern)
+def _attributes(arrangement: Arrangement, land: int, hour: int) -> Attributes:
+    second = (NONE, NONE, NONE) if arrangement.second is None else arrangement.second
+    return Attributes(arrangement.layout, land, hour, *arrangement.first, arrangement.size, *second)
+
+
+def _arrangement(attributes: Attributes) -> Arrangement:
+    first = (attributes.kind_a, attributes.colour_a, attributes.pattern_a)
+    second = (attributes.kind_b, attributes.colour_b, attributes.pattern_b) if attributes.is_pair else None
+    return Arrangement(attributes.layout, first, attributes.size_a, second)

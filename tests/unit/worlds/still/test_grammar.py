@@ -27,9 +27,9 @@ from rmd.worlds.still.grammar import (
     caption,
     draw_attributes,
     has_held_out,
-    held_out,
     parse,
 )
+from rmd.worlds.wording import held_out
 
 OBJECTS = list(itertools.product(range(len(SHAPES)), range(len(COLOURS)), range(len(TEXTURES))))
 HELD_OUT = {thing for thing in OBJECTS if held_out(*thing)}

@@ -28,10 +28,10 @@ from rmd.worlds.vistas.grammar import (
     attributes_of,
     caption,
     draw_attributes,
-    held_out,
     parse,
     vista_captions,
 )
+from rmd.worlds.wording import held_out
 
 OBJECTS = list(itertools.product(range(len(KINDS)), range(len(COLOURS)), range(len(PATTERNS))))
 an_object = st.sampled_from(OBJECTS)
