@@ -12,13 +12,18 @@ def measured(value: float, half: float | None = None, **parts: float) -> Measure
     return Measured(value=value, low=low, high=high, parts=parts)
 
 
-def row_of(name: str = "rmd", *, seconds: float = 0.02, speedup: float = 1.0, **values: float) -> Row:
-    """Return a row with the still scenes' metrics, of which `values` replaces some and adds others."""
+def row_of(
+    name: str = "rmd", *, seconds: float = 0.02, speedup: float = 1.0, half: float = 0.1, **values: float
+) -> Row:  # fmt: skip
+    """Return a row with the still scenes' metrics, of which `values` replaces some and adds others.
+
+    `half` is the half-width of the interval of the share of right samples.
+    """
     usual = {
         "attributes": 0.5, "kernel_distance": 100.0, "kernel_distance_to_teacher": 10.0, "frechet_distance": 80.0,
         "high_frequency": 0.7, "diversity": 8.5,
     }  # fmt: skip
-    halves = {"attributes": 0.1, "kernel_distance": 20.0, "kernel_distance_to_teacher": 10.0}
+    halves = {"attributes": half, "kernel_distance": 20.0, "kernel_distance_to_teacher": 10.0}
     measures = {key: measured(value, halves.get(key)) for key, value in (usual | values).items()}
     measures["attributes"] = measures["attributes"].model_copy(update={"parts": {"layout": 1.0}})
     return Row(
@@ -29,8 +34,10 @@ def row_of(name: str = "rmd", *, seconds: float = 0.02, speedup: float = 1.0, **
 
 def result(
     attributes: float = 0.5, *, distance: float = 100.0, right: tuple[bool, ...] = (True, False), name: str = "rmd",
-    training: Training | None = None,
+    training: Training | None = None, half: float = 0.1,
 ) -> CellResult:  # fmt: skip
     """Return a cell's result with a share of right samples and a kernel distance."""
-    row = row_of(name, attributes=attributes, kernel_distance=distance, kernel_distance_to_teacher=distance / 10)
+    row = row_of(
+        name, half=half, attributes=attributes, kernel_distance=distance, kernel_distance_to_teacher=distance / 10
+    )
     return CellResult(row=row, right=right, prompts=("a red ball", "a blue star"), training=training)

@@ -5,21 +5,34 @@ Run `rmd compare all --out docs/findings` first, and then `python -m research.fi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from research.findings.marks import fill
 from research.findings.splits import fill_splits, scenes_power
 from rmd.compare.chart import chart
-from rmd.compare.run import read_results
+from rmd.compare.run import TableResult, read_results
+
+CHARTED = "sdxl"
+"""The charts are of this backbone."""
+
+
+def draw_charts(results: Mapping[str, TableResult], folder: Path) -> list[Path]:
+    """Write a picture for each table whose rows form a grid, and return the paths of the pictures."""
+    paths = []
+    for name, result in results.items():
+        picture = chart(result, CHARTED, form="png") if CHARTED in result.backbones else None
+        if picture is not None:
+            paths.append(folder / f"{name}.png")
+            paths[-1].write_bytes(picture)
+    return paths
+
 
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
     docs = root / "docs"
-    results, powers = read_results(docs / "findings"), {"sdxl": scenes_power("sdxl")}
+    measured, powers = read_results(docs / "findings"), {CHARTED: scenes_power(CHARTED)}
     for page in (docs / "findings.md", docs / "probe.md", root / "README.md"):
-        filled = fill_splits(fill(page.read_text(encoding="utf-8"), results), results, powers)
+        filled = fill_splits(fill(page.read_text(encoding="utf-8"), measured), measured, powers)
         page.write_text(filled, encoding="utf-8")
-    for name, result in results.items():
-        picture = chart(result, "sdxl", form="png")
-        if picture is not None:
-            (docs / f"{name}.png").write_bytes(picture)
+    draw_charts(measured, docs)

@@ -4,7 +4,7 @@ Comments in the text mark their places, so the text remains readable without any
 
     <!-- table main sdxl -->...<!-- end -->                   the table of a backbone
     <!-- main.sdxl.rmd.attributes -->52.6%<!-- end -->        a row's number
-    <!-- main.sdxl.rmd.attributes.interval -->...<!-- end --> with its 95 % interval; or .low, .high, .p, .holm
+    <!-- main.sdxl.rmd.attributes.interval -->...<!-- end --> with its 95 % interval; or .low, .high, .p, .holm, .level
     <!-- main.sdxl.rmd.speedup -->1.50x<!-- end -->           measured speed over that of the slowest row
 """
 
@@ -20,7 +20,7 @@ from rmd.evaluation.metrics import Metric, metric, part
 from rmd.report.tables import fixed, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table ([\w-]+) (\w+)|([\w-]+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
-_FIELDS = ("mean", "interval", "low", "high", "difference", "p", "holm")
+_FIELDS = ("mean", "interval", "low", "high", "difference", "p", "holm", "level")
 
 
 def fill(text: str, results: Mapping[str, TableResult]) -> str:
@@ -67,7 +67,7 @@ def _written(measure: Metric, number: Number, field: str, path: str) -> str:
     value: float | None = getattr(number, field)
     if value is None:
         raise RMDError(f"{path}: these results have no such value")
-    if field == "p":
+    if field in ("p", "level"):
         return p_text(value)
     return percent(value) if measure.shown == "percent" else significant(value)
 

@@ -29,6 +29,8 @@ class Number(Strict):
     """Difference from the row it is compared with; None for that row itself."""
     p: float | None
     """Two-sided p of the hypothesis that there is no difference; None if it cannot be tested."""
+    level: float | None = None
+    """P of the hypothesis that the difference exceeds the metric's margin; None if it cannot be tested."""
     values: tuple[float, ...]
     """The value of each seed."""
 
@@ -112,11 +114,15 @@ def run_table(table: Table, budget: Budget, bench: Bench, *, backbones: Sequence
                   folder / "pictures" / f"{table.name}-{backbone}-{row.name}.png")
             for row in table.rows_of(backbone)
         )  # fmt: skip
-    return TableResult(
+    result = TableResult(
         name=table.name, title=table.title, source=table.source, question=table.question, against=table.against,
         budget=budget.name, evaluations=budget.evaluations, seeds=budget.seeds, samples=budget.samples,
         backbones=lines, versions=versions(),
     )  # fmt: skip
+    before = read_results(folder).get(table.name)
+    # A table whose every value was measured before keeps the versions that measured it.
+    known = before is not None and _values(before).items() >= _values(result).items()
+    return result.model_copy(update={"versions": before.versions}) if before is not None and known else result
 
 
 def read_results(folder: Path) -> dict[str, TableResult]:
@@ -135,6 +141,16 @@ def read_results(folder: Path) -> dict[str, TableResult]:
             ) from error
         tables[result.name] = result
     return tables
+
+
+def _values(result: TableResult) -> dict[tuple[str, str, str], tuple[float, ...]]:
+    """Return the values of a table's seeds by backbone, row and measure."""
+    return {
+        (backbone, line.name, name): number.values
+        for backbone, lines in result.backbones.items()
+        for line in lines
+        for name, number in line.numbers.items()
+    }
 
 
 def _whole(table: Table, budget: Budget, bench: Bench, backbone: str, folder: Path) -> bool:
@@ -205,7 +221,7 @@ def _numbers(
     """
     numbers = {}
     rows, bases = ([read(result.row) for result in its or ()] for its in (results, others))
-    outcomes = None if others is None else (results[0].right, others[0].right)
+    outcomes = [(ours.right, theirs.right) for ours, theirs in zip(results, others or (), strict=others is not None)]
     for name in _common(rows):
         ours = [row[name] for row in rows]
         theirs = [base[name] for base in bases] if bases and all(name in base for base in bases) else None

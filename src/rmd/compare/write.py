@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich import box
 from rich.table import Table as TextTable
@@ -28,11 +29,11 @@ SMALL = (
     "Small budget: one seed and a short training. It shows that everything runs; conclusions need the default budget."
 )
 SIGNIFICANT = 0.05
-Stars = frozenset[tuple[str, str]]
-"""The (row, measure) of a backbone's table that are marked as different."""
+Marks = Mapping[tuple[str, str], str]
+"""What is written behind the number of a (row, measure) of a backbone's table."""
 CSV_HEADS = (
     "backbone row plan nfe seconds_per_image speedup iterations training_evaluations measure mean low high difference "
-    "p p_holm seeds"
+    "p p_holm p_level seeds"
 )
 FORMULA = ("=", "+", "-", "@")
 """First characters by which a spreadsheet takes a cell for a formula."""
@@ -61,11 +62,11 @@ def as_text(result: TableResult, backbone: str) -> TextTable:
     title = Text(one_line(_title(result, backbone)))
     text = TextTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     text.add_column("")
-    columns, stars = [each for each in _metrics(result.backbones[backbone]) if each.narrow], different(result, backbone)
+    columns, noted = [each for each in _metrics(result.backbones[backbone]) if each.narrow], marks(result, backbone)
     for heading in ("NFE", "s/image", "speed", *(each.title for each in columns)):
         text.add_column(heading, justify="right", no_wrap=True)
     for line in result.backbones[backbone]:
-        numbers = [_shown(each, line, stars, interval=each.direction != "none") for each in columns]
+        numbers = [_shown(each, line, noted, interval=each.direction != "none") for each in columns]
         style = "bold" if line.name == result.against else None
         cost = (f"{line.nfe:g}", significant(line.seconds_per_image), _speed(line))
         # Text, not str: rich would interpret markup in a label.
@@ -86,7 +87,7 @@ def as_csv(result: TableResult) -> str:
             costs = [line.nfe, line.seconds_per_image, line.speedup, line.iterations, line.evaluations]
             for name, number in (line.numbers | line.parts).items():
                 values = [number.mean, number.low, number.high, number.difference, number.p]
-                values += [corrected.get((backbone, line.name, name)), len(number.values)]
+                values += [corrected.get((backbone, line.name, name)), number.level, len(number.values)]
                 row = (*names, *costs, csv_text(name), *values)
                 writer.writerow(["" if value is None else value for value in row])
     return out.getvalue()
@@ -102,7 +103,7 @@ def as_latex(result: TableResult) -> str:
     """Return a tabular per backbone, which needs no package; text is escaped, so LaTeX prints it literally."""
     parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
     for backbone, lines in result.backbones.items():
-        heads, papers, rows = _grid(lines, different(result, backbone))
+        heads, papers, rows = _grid(lines, marks(result, backbone))
         columns = len(heads) + len(papers) - 1
         parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * columns}}}", "\\hline"]
         parts += [" & ".join(map(latex_text, (*heads, *papers))) + r" \\", "\\hline"]
@@ -123,7 +124,7 @@ def latex_text(text: str) -> str:
 def as_markdown(result: TableResult, backbone: str) -> str:
     """Return a backbone's table in Markdown, with a line below it that says how it was measured."""
     lines = result.backbones[backbone]
-    heads, papers, grid = _grid(lines, different(result, backbone))
+    heads, papers, grid = _grid(lines, marks(result, backbone))
     rows = []
     for line, ((label, *numbers), theirs) in zip(lines, grid, strict=True):
         name = markdown_text(label)
@@ -153,17 +154,21 @@ def p_text(p: float) -> str:
     return significant(p, 2) if p >= 0.001 else "below 0.001"
 
 
-def adjusted(result: TableResult) -> dict[tuple[str, str, str], float]:
+def adjusted(result: TableResult, test: Literal["p", "level"] = "p") -> dict[tuple[str, str, str], float]:
     """Return p by (backbone, row, measure), adjusted by Holm's method over all rows and backbones of the table.
 
     Each measure is a family of its own.
+
+    Args:
+        test: the field of a number: `p`, whether the row differs, or `level`, whether it is level.
     """
     raw: dict[str, dict[tuple[str, str], float]] = {}
     for backbone, lines in result.backbones.items():
         for line in lines:
             for name, number in (line.numbers | line.parts).items():
-                if number.p is not None:
-                    raw.setdefault(name, {})[backbone, line.name] = number.p
+                p = number.p if test == "p" else number.level
+                if p is not None:
+                    raw.setdefault(name, {})[backbone, line.name] = p
     return {
         (*row, name): p
         for name, family in raw.items()
@@ -171,27 +176,33 @@ def adjusted(result: TableResult) -> dict[tuple[str, str, str], float]:
     }
 
 
-def different(result: TableResult, backbone: str) -> Stars:
-    """Return the (row, measure) of a backbone whose difference is significant after Holm's adjustment."""
-    return frozenset(
-        (row, name) for (kind, row, name), p in adjusted(result).items() if kind == backbone and p < SIGNIFICANT
-    )
+def marks(result: TableResult, backbone: str) -> Marks:
+    """Return a backbone's marks: `*` where a row differs significantly, `=` where it is level, `*=` for both.
+
+    A difference that is small but certain is both.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for mark, ps in (("*", adjusted(result)), ("=", adjusted(result, "level"))):
+        for (kind, row, name), p in ps.items():
+            if kind == backbone and p < SIGNIFICANT:
+                found[row, name] = found.get((row, name), "") + mark
+    return found
 
 
-def number_text(metric: Metric, number: Number, *, interval: bool = True, star: bool = False) -> str:
-    """Write a number as `52.6% [47.6, 57.5]`, with a star if its difference is to be marked."""
+def number_text(metric: Metric, number: Number, *, interval: bool = True, mark: str = "") -> str:
+    """Write a number as `52.6% [47.6, 57.5]`, with a mark behind it."""
     digits = decimals((number.mean, number.low or 0.0, number.high or 0.0))
     write = percent if metric.shown == "percent" else lambda value: fixed(value, digits)
     text = write(number.mean)
     if interval and number.low is not None and number.high is not None:
         low, high = (write(end).removesuffix("%") for end in (number.low, number.high))
         text += f" [{low}, {high}]"
-    return text + "*" * star
+    return text + mark
 
 
 def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]:
     """Return one backbone's part of the page; `light` and `dark` are empty if the table has no chart."""
-    lines, stars = result.backbones[backbone], different(result, backbone)
+    lines, noted = result.backbones[backbone], marks(result, backbone)
     light, dark = chart(result, backbone), chart(result, backbone, theme=DARK)
     return {
         "title": _title(result, backbone),
@@ -199,15 +210,15 @@ def _part(result: TableResult, backbone: str, folder: Path) -> dict[str, object]
         "chart_title": result.title,
         "light": "" if light is None else image_data("svg+xml", light),
         "dark": "" if dark is None else image_data("svg+xml", dark),
-        "numbers": _numbers(result, lines, stars),
+        "numbers": _numbers(result, lines, noted),
         "caption": _caption(result),
-        "by_attribute": _by_attribute(result, lines, stars),
+        "by_attribute": _by_attribute(result, lines, noted),
         "pictures": [picture for line in lines if (picture := _picture(line, folder / "pictures")) is not None],
         "prompts": lines[0].prompts,
     }
 
 
-def _numbers(result: TableResult, lines: Sequence[Line], stars: Stars) -> HtmlTable:
+def _numbers(result: TableResult, lines: Sequence[Line], noted: Marks) -> HtmlTable:
     papers, metrics = _paper_columns(lines), _metrics(lines)
     heads = cells("", "NFE", "s/image", "speed", "trained", *(each.title for each in metrics))
     heads += [Cell(f"paper: {name}", soft=True) for name in papers]
@@ -216,17 +227,19 @@ def _numbers(result: TableResult, lines: Sequence[Line], stars: Stars) -> HtmlTa
         row = [Cell(line.label, line.plan), Cell(f"{line.nfe:g}")]
         row += cells(significant(line.seconds_per_image), _speed(line))
         row += cells("" if line.iterations is None else f"{line.iterations} it.")
-        row += [_cell(_shown(each, line, stars)) for each in metrics]
+        row += [_cell(_shown(each, line, noted)) for each in metrics]
         row += [Cell(line.paper.get(name, ""), soft=True) for name in papers]
         rows.append(TableRow(row, line.name == result.against))
     return HtmlTable(heads, rows)
 
 
-def _by_attribute(result: TableResult, lines: Sequence[Line], stars: Stars) -> HtmlTable:
+def _by_attribute(result: TableResult, lines: Sequence[Line], noted: Marks) -> HtmlTable:
     names = list(lines[0].parts)
     rows = []
     for line in lines:
-        shares = [_cell(number_text(part(name), line.parts[name], star=(line.name, name) in stars)) for name in names]
+        shares = [
+            _cell(number_text(part(name), line.parts[name], mark=noted.get((line.name, name), ""))) for name in names
+        ]
         rows.append(TableRow([Cell(line.label), *shares], line.name == result.against))
     return HtmlTable(cells("", *(part(name).title for name in names)), rows)
 
@@ -248,12 +261,12 @@ def _picture(line: Line, folder: Path) -> Sample | None:
     return Sample(image_data("png", path.read_bytes()), line.label) if path.is_file() else None
 
 
-def _grid(lines: Sequence[Line], stars: Stars) -> tuple[list[str], list[str], list[tuple[list[str], list[str]]]]:
+def _grid(lines: Sequence[Line], noted: Marks) -> tuple[list[str], list[str], list[tuple[list[str], list[str]]]]:
     """Return a backbone's table as text: headings, those of the paper's columns, and the cells of either per row."""
     metrics, papers = _metrics(lines), _paper_columns(lines)
     rows = [
         (
-            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(each, line, stars) for each in metrics)],
+            [line.label, f"{line.nfe:g}", _speed(line), *(_shown(each, line, noted) for each in metrics)],
             [line.paper.get(name, "") for name in papers],
         )
         for line in lines
@@ -266,12 +279,12 @@ def _metrics(lines: Sequence[Line]) -> list[Metric]:
     return metrics_in(line.numbers for line in lines)
 
 
-def _shown(metric: Metric, line: Line, stars: Stars, *, interval: bool = True) -> str:
+def _shown(metric: Metric, line: Line, noted: Marks, *, interval: bool = True) -> str:
     """Write a row's number, or a dash if the row lacks it."""
     number = line.numbers.get(metric.name)
     if number is None:
         return MISSING
-    return number_text(metric, number, interval=interval, star=(line.name, metric.name) in stars)
+    return number_text(metric, number, interval=interval, mark=noted.get((line.name, metric.name), ""))
 
 
 def _speed(line: Line) -> str:
@@ -283,8 +296,8 @@ def _cell(text: str) -> Cell:
     value, bracket, rest = text.partition(" [")
     if not bracket:
         return Cell(text)
-    interval, _, star = rest.partition("]")
-    return Cell(value + star, f"[{interval}]")
+    interval, _, mark = rest.partition("]")
+    return Cell(value + mark, f"[{interval}]")
 
 
 def _title(result: TableResult, backbone: str) -> str:
@@ -293,15 +306,28 @@ def _title(result: TableResult, backbone: str) -> str:
 
 def _caption(result: TableResult) -> str:
     seeds = len(result.seeds)
-    against = next(line.label for lines in result.backbones.values() for line in lines if line.name == result.against)
     how = "over seeds, by Student's t" if seeds > 1 else "over the samples of one seed"
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
-        f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. "
-        f"*: differs from {against!r} (p < {SIGNIFICANT}, paired, by Holm's method over the table's rows). "
-        f"{_power(result)}Speed: relative to the slowest row. "
-        f"Made with RMD {result.versions['rmd']}."
+        f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. {_legend(result)} "
+        f"{_power(result)}Speed: relative to the slowest row. Made with RMD {result.versions['rmd']}."
         + (" " + SMALL if result.budget == "small" else "")
+    )  # fmt: skip
+
+
+def _legend(result: TableResult) -> str:
+    """Explain the marks."""
+    against = next(line.label for lines in result.backbones.values() for line in lines if line.name == result.against)
+    level = " or ".join(
+        f"{_amount(each, each.margin)} in {each.title}"
+        for each in _metrics([line for lines in result.backbones.values() for line in lines])
+        if each.margin is not None
+    )
+    tested = f"p < {SIGNIFICANT}, paired, by Holm's method over the table's rows"
+    if len(result.seeds) < 2 or not level:
+        return f"*: differs from {against!r} ({tested})."
+    return (
+        f"*: differs from {against!r}; =: is level with it, within {level} (two one-sided tests). Both: {tested}."
     )  # fmt: skip
 
 
@@ -312,11 +338,18 @@ def _power(result: TableResult) -> str:
         gaps = [gap for lines in result.backbones.values() for gap in _gaps(lines, result.against, name)]
         least = detectable(gaps)
         if least is not None:
-            amount = f"{100 * least:.1f} points" if metric(name).shown == "percent" else significant(least, 2)
-            parts.append(f"{amount} in {metric(name).title}")
+            parts.append(f"{_amount(metric(name), least)} in {metric(name).title}")
     if not parts:
         return ""
     return f"A typical row's difference is found with a probability of 80 % if it is {' or '.join(parts)}. "
+
+
+def _amount(metric: Metric, difference: float) -> str:
+    """Write the size of a difference: `1 point`, `2.3 points`, or `6`."""
+    if metric.shown != "percent":
+        return significant(difference, 2).removesuffix(".0")
+    points = f"{100 * difference:.1f}".removesuffix(".0")
+    return f"{points} point{'s' * (points != '1')}"
 
 
 def _gaps(lines: Sequence[Line], against: str, name: str) -> list[list[float]]:

@@ -43,6 +43,8 @@ class Metric:
         interval_in_narrow: whether narrow tables show its interval.
         by_sample: whether it is the share of the samples whose outcomes are stored one by one; then a difference can be
             tested with a single seed.
+        margin: size of a difference that does not matter; within it, a comparison may call two rows level. None if the
+            metric has no such size.
         claim: the report's first sentences about it, in which {} stands for the value.
         applies: whether a run in a world reports it although the world does not list it; for metrics of other packages.
     """
@@ -60,6 +62,7 @@ class Metric:
     narrow: bool = True
     interval_in_narrow: bool = False
     by_sample: bool = False
+    margin: float | None = None
     claim: str = ""
     applies: Callable[[World], bool] = _never
 
@@ -149,7 +152,7 @@ ATTRIBUTES = Metric(
     note="Share of samples in which the judge finds everything that the caption asks for; of clips, share of their "
     "frames. The judge is a small classifier that was trained on clean renders only and knows no generator. It does "
     "what larger projects use CLIP for, but it is not CLIP. The interval is Wilson’s.",
-    direction="higher", shown="percent", by_sample=True,
+    direction="higher", shown="percent", by_sample=True, margin=0.01,
     claim="Every attribute of the caption is right in {} of its samples",
 )  # fmt: skip
 MOTION = Metric(
@@ -187,7 +190,7 @@ KERNEL_DISTANCE = Metric(
     "features with a cubic kernel, times 1000. The formula is that of KID but the features are not, so the numbers "
     "compare only with each other. 0 means that no difference was found; chance can put it a little below. The "
     "interval is the jackknife’s. For clips, this and the next measures compare single frames.",
-    direction="lower", shown="distance", interval_in_narrow=True,
+    direction="lower", shown="distance", interval_in_narrow=True, margin=6.0,
 )  # fmt: skip
 KERNEL_DISTANCE_TO_TEACHER = Metric(
     "kernel_distance_to_teacher", "to the teacher", compute=_to_teacher, heading="Kernel distance to teacher",

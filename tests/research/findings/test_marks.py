@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from research.findings.__main__ import draw_charts
 from research.findings.marks import fill
 from rmd.common.errors import RMDError
 from rmd.compare.cells import CellResult
@@ -112,6 +113,12 @@ def test_the_findings_show_every_table() -> None:
     text, results = (DOCS / "findings.md").read_text(encoding="utf-8"), read_results(DOCS / "findings")
     assert all(f"<!-- table {name} " in text for name in results), "every table that is there is shown"
     assert {result.budget for result in results.values()} == {"default"}
+
+
+def test_only_tables_whose_rows_form_a_grid_have_a_chart(tmp_path: Path) -> None:
+    charts = draw_charts(read_results(DOCS / "findings"), tmp_path)
+    assert [path.name for path in charts] == ["reinjection.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["reinjection.png"]
 
 
 def test_what_the_findings_say_of_both_seeds_of_clips() -> None:

@@ -36,14 +36,14 @@ from rmd.compare.write import (
     as_page,
     as_text,
     csv_text,
-    different,
     latex_text,
+    marks,
     write_tables,
 )
 
 MEASURED = {"sdxl": {"HPSv2.1": "31.93"}, "sd3": {"HPSv2.1": "30.03"}}
 TABLE = Table("tiny", "Two methods", "Tab. 0", "Which is better?", (replace(TDM, paper=MEASURED), RMD), against="rmd")
-MARKS = {"tdm": (0.6, 0.62, 0.61), "rmd": (0.5, 0.51, 0.52)}
+SHARES = {"tdm": (0.6, 0.62, 0.61), "rmd": (0.5, 0.51, 0.52)}
 SECONDS = {"tdm": 0.03, "rmd": 0.02}
 
 
@@ -56,8 +56,10 @@ class Known(Bench):
         return path
 
     def result(self, cell: Cell, *, wait: bool = True) -> CellResult:
-        marks = MARKS[cell.setting.name][cell.seed]
-        return result(marks, name=cell.setting.name, training=Training(iterations=150, evaluations=975))
+        share = SHARES[cell.setting.name][cell.seed]
+        right = tuple(i < 1000 * share for i in range(1000))
+        training = Training(iterations=150, evaluations=975)
+        return result(share, right=right, half=0.03, name=cell.setting.name, training=training)
 
     def seconds(self, cells: Sequence[Cell]) -> list[float]:
         return [SECONDS[cell.setting.name] for cell in cells]
@@ -78,6 +80,33 @@ def test_the_terminal_shows_means_intervals_and_what_differs(compared: TableResu
     assert "51.0% [48.5, 53.5] " in text
     assert "0.0300   1.00x" in text and "0.0200   1.50x" in text
     assert "3 seeds, 8 samples each" in text and SMALL not in text
+
+
+def test_rows_within_the_margin_are_marked_as_level(compared: TableResult) -> None:
+    tdm, ours = compared.backbones["sdxl"]
+
+    def text(**fields: float) -> str:
+        number = tdm.numbers["attributes"].model_copy(update=fields)
+        line = tdm.model_copy(update={"numbers": tdm.numbers | {"attributes": number}})
+        return as_markdown(compared.model_copy(update={"backbones": {"sdxl": (line, ours)}}), "sdxl")
+
+    assert "within 1 point in all right or 6 in kernel distance (two one-sided tests)" in text()
+    assert "61.0% [58.5, 63.5]= |" in text(p=0.4, level=0.04)
+    assert "61.0% [58.5, 63.5] |" in text(p=0.4, level=0.06)
+    assert r"61.0% [58.5, 63.5]\*= |" in text(p=0.04, level=0.04)
+
+
+def test_a_table_keeps_the_versions_that_measured_it(compared: TableResult, tmp_path: Path) -> None:
+    older = compared.model_copy(update={"versions": compared.versions | {"rmd": "0.0.1"}})
+    (tmp_path / "tiny.json").write_text(older.model_dump_json())
+    bench, budget = Known(tmp_path, lambda what, done, total: None), Budget("default", 975, (0, 1, 2), 8)
+
+    def again(seeds: int) -> str:
+        table = replace(TABLE, seeds=seeds)
+        return run_table(table, budget, bench, backbones=["sdxl"], folder=tmp_path).versions["rmd"]
+
+    assert again(3) == "0.0.1"
+    assert again(2) == compared.versions["rmd"]
 
 
 def test_the_csv_has_a_line_for_every_measure(compared: TableResult) -> None:
@@ -101,12 +130,12 @@ def test_a_star_is_corrected_for_the_number_of_rows(compared: TableResult) -> No
         ]  # fmt: skip
         return compared.model_copy(update={"backbones": {"sdxl": (*lines, ours)}})
 
-    assert different(rows(0.02, 0.02, 0.02), "sdxl") == frozenset()
-    assert different(rows(0.02, 0.01, 0.9), "sdxl") == {("r1", "attributes"), ("r0", "attributes")}
-    assert different(rows(0.03, 0.01, 0.9), "sdxl") == {("r1", "attributes")}
+    assert marks(rows(0.02, 0.02, 0.02), "sdxl") == {}
+    assert marks(rows(0.02, 0.01, 0.9), "sdxl") == {("r1", "attributes"): "*", ("r0", "attributes"): "*"}
+    assert marks(rows(0.03, 0.01, 0.9), "sdxl") == {("r1", "attributes"): "*"}
     both = rows(0.02, 0.9, 0.9)
     two = both.model_copy(update={"backbones": {"sdxl": both.backbones["sdxl"], "sd3": both.backbones["sdxl"]}})
-    assert adjusted(two)["sd3", "r0", "attributes"] == pytest.approx(0.12) and not different(two, "sd3")
+    assert adjusted(two)["sd3", "r0", "attributes"] == pytest.approx(0.12) and not marks(two, "sd3")
     assert "61.0% [58.5, 63.5]*" in as_markdown(rows(0.01), "sdxl").replace("\\", "")
     assert "*" not in as_markdown(rows(0.06), "sdxl").split("Budget")[0].replace("**", "")
 

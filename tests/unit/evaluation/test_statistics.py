@@ -10,7 +10,16 @@ from comparisons import measured
 from scipy import stats
 
 from rmd.evaluation.metrics import metric
-from rmd.evaluation.statistics import detectable, holm, mcnemar, summarise, t_interval, t_test
+from rmd.evaluation.statistics import (
+    detectable,
+    equivalence,
+    holm,
+    mcnemar,
+    sampling_error,
+    summarise,
+    t_interval,
+    t_test,
+)
 
 ATTRIBUTES, DISTANCE = metric("attributes"), metric("kernel_distance")
 
@@ -59,7 +68,7 @@ def test_mcnemar_counts_the_samples_that_differ() -> None:
 
 def test_several_seeds_are_the_units() -> None:
     ours, theirs = ([measured(value) for value in values] for values in ((0.5, 0.6, 0.7), (0.4, 0.55, 0.6)))
-    summary = summarise(ATTRIBUTES, ours, theirs, ((True,), (False,)))
+    summary = summarise(ATTRIBUTES, ours, theirs, [((True,) * 9, (False,) * 9)])
     assert summary.mean == pytest.approx(0.6)
     assert (summary.low, summary.high) == pytest.approx(t_interval([0.5, 0.6, 0.7]))
     assert summary.difference == pytest.approx(0.25 / 3)
@@ -69,7 +78,7 @@ def test_several_seeds_are_the_units() -> None:
 
 
 def test_one_seed_has_the_interval_of_its_samples_and_only_right_samples_are_tested() -> None:
-    outcomes = ((True, True, True, False), (True, False, False, False))
+    outcomes = [((True, True, True, False), (True, False, False, False))]
     summary = summarise(ATTRIBUTES, [measured(0.75, 0.1)], [measured(0.25, 0.1)], outcomes)
     assert (summary.low, summary.high) == (0.65, 0.85)
     assert (summary.difference, summary.p) == (0.5, 0.5)
@@ -77,6 +86,59 @@ def test_one_seed_has_the_interval_of_its_samples_and_only_right_samples_are_tes
     assert (distance.low, distance.high) == (80.0, 120.0)
     assert distance.p is None
     assert summarise(metric("diversity"), [measured(8.0)], None).low is None
+    assert summary.level is None and distance.level is None
+
+
+def test_an_interval_is_not_narrower_than_that_of_all_samples_together() -> None:
+    """Three seeds of 100 samples that agree to the last one have the interval of 300 samples."""
+    half = 1.96 * (0.9 * 0.1 / 100) ** 0.5
+    agreed = summarise(ATTRIBUTES, [measured(0.9, half)] * 3, None)
+    together = 1.96 * (0.9 * 0.1 / 300) ** 0.5
+    assert agreed.low is not None and agreed.high is not None
+    assert (agreed.low, agreed.high) == pytest.approx((0.9 - together, 0.9 + together))
+    apart = summarise(ATTRIBUTES, [measured(value, half) for value in (0.8, 0.9, 0.95)], None)
+    assert (apart.low, apart.high) == pytest.approx((t_interval([0.8, 0.9, 0.95])[0], 1.0))
+
+
+def test_a_difference_that_the_samples_do_not_show_is_none() -> None:
+    """Two seeds agree on a difference of two samples in 100, which chance explains."""
+    ours, theirs = [True] * 90 + [False] * 10, [True] * 88 + [False] * 12
+    summary = summarise(ATTRIBUTES, [measured(0.9)] * 2, [measured(0.88)] * 2, [(ours, theirs)] * 2)
+    assert t_test([0.02, 0.02]) == 0.0
+    assert summary.p == pytest.approx(mcnemar(ours * 2, theirs * 2)) == pytest.approx(2 / 2**4)
+    # Nothing is known about the samples' part in the difference of two distances: the seeds alone are tested.
+    distance = summarise(DISTANCE, [measured(12.0, 9.0)] * 2, [measured(10.0, 9.0)] * 2, [(ours, theirs)] * 2)
+    assert distance.p == 0.0
+
+
+def test_the_samples_part_in_a_difference_of_shares() -> None:
+    """With b samples of n right in one row alone and c in the other, the variance is (b + c - (b - c)^2 / n) / n^2."""
+    ours, theirs = [True] * 6 + [False] * 14, [False] * 6 + [True] * 2 + [False] * 12
+    expected = (6 + 2 - (6 - 2) ** 2 / 20) / 20**2
+    assert sampling_error([(ours, theirs)]) == pytest.approx(expected**0.5)
+    assert sampling_error([(ours, theirs)] * 4) == pytest.approx((expected / 4) ** 0.5)
+
+
+def test_level_means_that_both_one_sided_tests_reject() -> None:
+    gaps = [0.5, -1.0, 1.5, 0.2]
+    low = stats.ttest_1samp(gaps, -2.0, alternative="greater").pvalue
+    high = stats.ttest_1samp(gaps, 2.0, alternative="less").pvalue
+    assert equivalence(gaps, 2.0) == pytest.approx(max(low, high))
+    assert equivalence([3.0, 3.0], 2.0) == 1.0 and equivalence([1.0, 1.0], 2.0) == 0.0
+    assert equivalence([1.0, 1.0], 2.0, error=1.0) == pytest.approx(stats.norm.sf(1.0))
+    assert equivalence([5.0, 6.0, 4.0], 2.0) > 0.9
+
+
+def test_rows_at_the_margin_are_called_level_once_in_twenty() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(2.0, 0.5, size=(4000, 6))
+    assert fmean(equivalence(list(row), 2.0) < 0.05 for row in draws) == pytest.approx(0.05, abs=0.01)
+
+
+def test_metrics_with_a_margin_are_tested_for_being_level() -> None:
+    ours, theirs = ([measured(value) for value in values] for values in ((10.0, 11.0, 9.0), (10.5, 10.0, 9.5)))
+    assert summarise(DISTANCE, ours, theirs).level == pytest.approx(equivalence([-0.5, 1.0, -0.5], 6.0))
+    assert summarise(metric("diversity"), ours, theirs).level is None
 
 
 def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
