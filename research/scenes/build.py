@@ -176,7 +176,7 @@ def build_judge(
         save_judge(judge, out / "judge.safetensors")
     unseen = joined([data.render(cache) for data in kit.judge_test])
     tested = load_judge(out, kit.world.untrained_judge())
-    right, _ = tested.assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes)
+    right = tested.assess(unseen.pixels(torch.arange(len(unseen))), unseen.attributes).right
     scores = accuracy(right, unseen.attributes, tested.names)
     results = {"all_right": scores.value, **scores.parts}
     record(out, "judge", Part(seed, iterations, (*kit.judge_data, *kit.judge_test), seconds, results))
@@ -215,13 +215,14 @@ def build_references(
         backbone, backbone.denoiser, full_plan(backbone, kit.stages[1], steps), captions, seed=data.seed,
         guidance=guidance, progress=log_samples(data.count, log),
     )  # fmt: skip
-    renders_right, renders = network.assess(pixels, scenes.attributes)
-    samples_right, features = network.assess(samples, _attributes(kit, captions))
-    references = References({"renders": renders, "teacher": features}, high_frequency(pixels))
+    read = {
+        "renders": network.assess(pixels, scenes.attributes),
+        "teacher": network.assess(samples, _attributes(kit, captions)),
+    }
+    references = References({name: each.features for name, each in read.items()}, high_frequency(pixels))
     with disk_errors(out):
         save_references(references, out)
-    shares = {"renders_right": renders_right, "teacher_right": samples_right}
-    results = {name: float(right.all(1).float().mean()) for name, right in shares.items()}
+    results = {f"{name}_right": float(each.right.all(1).float().mean()) for name, each in read.items()}
     seconds = time.perf_counter() - began
     record(out, "references", Part(data.seed, 0, (data,), seconds, results | {"steps": steps, "guidance": guidance}))
     return references

@@ -34,7 +34,7 @@ from rmd.evaluation.protocol import full_plan
 from rmd.models import load_backbone
 from rmd.models.base import Backbone
 from rmd.models.generate import predictor, sample_latents
-from rmd.worlds.judge import Judge, load_judge
+from rmd.worlds.judge import Judge, Reading, load_judge
 
 SEEN = 0.95
 """Share of pictures of half the size that the judge must read rightly."""
@@ -88,8 +88,8 @@ class Bench:
     def final(self) -> Stage:
         return self.kit.stages[1]
 
-    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which attributes are right, (n, k) bool, and the features (n, d); small pictures are enlarged."""
+    def read(self, images: Tensor) -> Reading:
+        """Return the judge's reading of pictures of any size; small pictures are enlarged."""
         if images.shape[-1] != self.final.width:
             images = upsample(images, (self.final.height, self.final.width), "bilinear")
         return self.judge.assess(images, self.asked)
@@ -137,7 +137,7 @@ def measure_gates(bench: Bench, *, crossing: float, log: Callable[[str], None] =
         log: receives the name of each piece of work that takes long.
     """
     latents = encode(bench.backbone.pipe.vae, bench.pixels, chunk=32)
-    small, smaller = (bench.read(F.avg_pool2d(bench.pixels, factor))[0] for factor in (2, 4))
+    small, smaller = (bench.read(F.avg_pool2d(bench.pixels, factor)).right for factor in (2, 4))
     gates = [
         share_gate("pictures of half the size that are read rightly", small.all(1), least=SEEN),
         slope_gate(bench.pixels),
@@ -150,10 +150,10 @@ def measure_gates(bench: Bench, *, crossing: float, log: Callable[[str], None] =
     gates += [
         share_gate(
             f"right at the low resolution in {_names(bench, smaller)}",
-            bench.read(low)[0][:, coarse(smaller)].all(1),
+            bench.read(low).right[:, coarse(smaller)].all(1),
             most=WRONG,
         ),
-        share_gate("right at the full resolution", bench.read(full)[0].all(1), least=RIGHT),
+        share_gate("right at the full resolution", bench.read(full).right.all(1), least=RIGHT),
     ]
     log(f"sampling in {FEW_STEPS} steps")
     gates.append(steps_gate(bench, full, bench.sample(bench.final, FEW_STEPS)))
@@ -206,7 +206,7 @@ def finished_gate(bench: Bench, latents: Tensor, crossing: float) -> Gate:
     """Return whether pictures that were pooled and enlarged are finished as well as complete ones from the crossing."""
     ratio = bench.final.width // bench.low.width
     enlarged = upsample(F.avg_pool2d(latents, ratio), (latents.shape[-2], latents.shape[-1]), "bilinear")
-    whole, rebuilt = (bench.read(finish(bench, each, crossing))[0].all(1).double() for each in (latents, enlarged))
+    whole, rebuilt = (bench.read(finish(bench, each, crossing)).right.all(1).double() for each in (latents, enlarged))
     lost = whole - rebuilt
     value, half = float(lost.mean()), Z95 * float(lost.std()) / math.sqrt(len(lost))
     name = f"share of right pictures lost if pooled latents are finished from time {crossing:g}"
@@ -239,8 +239,8 @@ def finish(bench: Bench, latents: Tensor, crossing: float) -> Tensor:
 def steps_gate(bench: Bench, full: Tensor, quick: Tensor) -> Gate:
     """Return whether the teacher in few steps is clearly farther from pictures than in many."""
     others = bench.kit.world.renders(len(bench.pixels), seed=bench.seed + 1, size=bench.final.width)
-    renders = bench.judge.assess(others.pixels(torch.arange(len(others.captions))), bench.asked)[1]
-    near, far = (kernel_distance(*standardise(bench.read(images)[1], renders)) for images in (full, quick))
+    renders = bench.judge.assess(others.pixels(torch.arange(len(others.captions))), bench.asked).features
+    near, far = (kernel_distance(*standardise(bench.read(images).features, renders)) for images in (full, quick))
     name = f"kernel distance to pictures in {FEW_STEPS} steps, over that in {bench.steps}"
     text = f"{far.value:.1f} [{far.low:.1f}, {far.high:.1f}] over {near.value:.1f} [{near.low:.1f}, {near.high:.1f}]"
     return Gate(name, "intervals apart", text, far.low > near.high)

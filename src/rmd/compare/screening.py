@@ -54,6 +54,7 @@ _ROWS = (
     _cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
     _cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
     _cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),
+    _cascade("own-second-2", "second stage trained twice as often", OWN, "method.stage_draws=[1, 2]"),
     _cascade("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
     _cascade("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),
     _cascade("own-lower", "scores' times lowered to what the full resolution sees", OWN, "method.tau_shift=0.5"),

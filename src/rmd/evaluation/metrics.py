@@ -74,7 +74,7 @@ METRICS: Registry[Metric] = Registry(
         name: f"rmd.evaluation.metrics:{name.upper()}"
         for name in (
             "attributes", "motion", "speed", "dynamics", "flicker", "kernel_distance", "kernel_distance_to_teacher",
-            "change_distance", "frechet_distance", "high_frequency", "diversity",
+            "change_distance", "frechet_distance", "high_frequency", "diversity", "legibility",
         )
     },
 )  # fmt: skip
@@ -224,4 +224,13 @@ DIVERSITY = Metric(
     legend="distance between samples of one prompt",
     note="Mean distance between the judge’s features of two samples of one prompt. Compare it with the teacher’s: "
     "a much lower value means that the student makes less varied samples.",
+)  # fmt: skip
+LEGIBILITY = Metric(
+    "legibility", "legibility", compute=_counted("legibility"), heading="Legibility",
+    legend="log-odds that the judge gives to what the caption asks for",
+    note="How clearly the judge sees what the caption asks for: the log-odds that it gives to the requested values, "
+    "averaged over attributes and samples, in nats. Unlike the distances, it has no target: a student can be more "
+    "legible than its teacher and even than renders, as few-step students have higher preference scores than their "
+    "teachers. This does not make it a better copy of either.",
+    direction="higher",
 )  # fmt: skip

@@ -7,7 +7,9 @@ broken texture) play the part of Inception features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +17,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
+from rmd.core.metrics import Z95
 from rmd.worlds.base import Measured, share_of
 from rmd.worlds.batch import NONE
 
 WIDTHS = (32, 64, 96, 96)
 EMBEDDING = 96
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A judge's reading of n pictures, of which k attributes are asked.
+
+    Attributes:
+        right: (n, k) bool, whether each attribute is right; True where none is asked.
+        odds: (n, k), log-odds of the value that is asked against all others; NaN where none is asked.
+        features: (n, d).
+    """
+
+    right: Tensor
+    odds: Tensor
+    features: Tensor
 
 
 class Judge(nn.Module):
@@ -63,20 +81,47 @@ class Judge(nn.Module):
         return logits, torch.cat([embedding, *statistics], 1)
 
     @torch.no_grad()
-    def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> tuple[Tensor, Tensor]:
-        """Return whether each attribute is right, (n, k) bool and True where none is requested, and features (n, d).
+    def assess(self, images: Tensor, attributes: Tensor, *, chunk: int = 128) -> Reading:
+        """Read pictures, and compare them with what is asked.
 
         Args:
             images: (n, 3, 32 fold, 32 fold) in [-1, 1].
             attributes: (n, k) ground truth from the captions, `NONE` where a scene has no such attribute.
+            chunk: number of pictures that are read at once.
         """
-        right, features = [], []
+        parts = []
         for part, truth in zip(images.split(chunk), attributes.split(chunk), strict=True):
-            logits, part_features = self(part)
+            logits, features = self(part)
             named = torch.stack([logits[name].argmax(1) for name in self.names], 1)
-            right.append((named == truth) | (truth == NONE))
-            features.append(part_features)
-        return torch.cat(right), torch.cat(features)
+            odds = torch.stack([log_odds(logits[name], truth[:, i]) for i, name in enumerate(self.names)], 1)
+            parts.append(Reading((named == truth) | (truth == NONE), odds, features))
+        return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
+
+
+def log_odds(logits: Tensor, asked: Tensor) -> Tensor:
+    """Return the log-odds (n,) of the class that is asked against all others, in nats; NaN where none is asked.
+
+    Args:
+        logits: (n, c) logits of c classes, of which there are at least two.
+        asked: (n,) classes, or `NONE`.
+    """
+    index = asked.clamp(min=0)[:, None]
+    others = logits.scatter(1, index, -math.inf).logsumexp(1)
+    return torch.where(asked == NONE, math.nan, logits.gather(1, index)[:, 0] - others)
+
+
+def legibility(odds: Tensor) -> Measured:
+    """Return how clearly the judge sees what captions ask for: mean log-odds in nats, with its 95 % interval.
+
+    The mean of each sample over its attributes is averaged over the samples.
+
+    Args:
+        odds: (n, k), see `Reading.odds`; every sample must have an attribute that is asked.
+    """
+    each = odds.double().nanmean(1)
+    half = Z95 * float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+    value = float(each.mean())
+    return Measured(value=value, low=value - half, high=value + half)
 
 
 def accuracy(right: Tensor, attributes: Tensor, names: Sequence[str]) -> Measured:
@@ -85,7 +130,7 @@ def accuracy(right: Tensor, attributes: Tensor, names: Sequence[str]) -> Measure
     The parts are the shares of each attribute alone, among the samples whose captions name it.
 
     Args:
-        right: (n, k) bool, whether each attribute is right, as `Judge.assess` returns it.
+        right: (n, k) bool, whether each attribute is right, see `Reading.right`.
         attributes: (n, k) ground truth, `NONE` where a scene has no such attribute. Such entries do not count, and
             an attribute that no scene has is left out of the parts.
         names: the k attributes.

@@ -18,7 +18,7 @@ from rmd.worlds.assets import own_teachers
 from rmd.worlds.base import Assessment, Demo, Features, PackagedTeacher
 from rmd.worlds.batch import Batch, Named
 from rmd.worlds.dataset import SceneSet
-from rmd.worlds.judge import Judge, accuracy, load_judge
+from rmd.worlds.judge import Judge, accuracy, legibility, load_judge
 from rmd.worlds.pictures import write_samples
 from rmd.worlds.references import References, load_references
 
@@ -38,13 +38,16 @@ class PictureJudge:
     def assess(self, images: Tensor, prompts: Sequence[str], *, samples_per_prompt: int) -> Assessment:
         """Judge pictures (n, 3, side, side) in [-1, 1] against their captions; see `rmd.worlds.base.Judge`."""
         asked = torch.tensor([self.asked(text).to_tuple() for text in prompts])
-        right, features = self.network.assess(images, asked)
+        read = self.network.assess(images, asked)
         return Assessment(
             count=len(images),
             samples_per_prompt=samples_per_prompt,
-            right=right.all(1),
-            counted={"attributes": accuracy(right, asked, self.network.names)},
-            features=Features(features, self.references["renders"], self.references["teacher"]),
+            right=read.right.all(1),
+            counted={
+                "attributes": accuracy(read.right, asked, self.network.names),
+                "legibility": legibility(read.odds),
+            },
+            features=Features(read.features, self.references["renders"], self.references["teacher"]),
             detail=high_frequency(images) / self.references.high_frequency,
         )
 
@@ -69,7 +72,7 @@ class PictureWorld(ABC):
     fold: int
     noun: Literal["scenes"] = "scenes"
     moving: Literal[False] = False
-    metrics = (
+    metrics: tuple[str, ...] = (
         "attributes", "kernel_distance", "kernel_distance_to_teacher", "frechet_distance", "high_frequency",
         "diversity",
     )  # fmt: skip

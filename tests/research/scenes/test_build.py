@@ -134,7 +134,7 @@ def test_references_are_features_of_the_judge(built: tuple[Path, list[str]]) -> 
     result = load_references(out)
     scenes = Data(8, 31, False).render(None)
     pixels = scenes.pixels(torch.arange(8))
-    _, features = load_judge(out, SCENES.world.untrained_judge()).assess(pixels, scenes.attributes)
+    features = load_judge(out, SCENES.world.untrained_judge()).assess(pixels, scenes.attributes).features
     assert torch.allclose(result["renders"], features, atol=0.02)
     assert result["teacher"].shape == features.shape and not torch.allclose(result["teacher"], features, atol=0.1)
     assert result.high_frequency == pytest.approx(high_frequency(pixels), rel=1e-6)

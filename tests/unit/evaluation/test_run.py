@@ -52,7 +52,7 @@ def judge(scenes: SceneSet) -> PictureJudge:
         torch.manual_seed(0)
         network = WORLD.untrained_judge().eval()
     pixels = scenes.pixels(torch.arange(24))
-    _, features = network.assess(pixels, scenes.attributes)
+    features = network.assess(pixels, scenes.attributes).features
     references = References({"renders": features, "teacher": features.flip(0)}, high_frequency(pixels))
     return PictureJudge(network, references, WORLD.asked)
 

@@ -14,7 +14,7 @@ from research.scenes.checkpoint import read_whole
 from research.scenes.judge import attribute_loss, save_judge, train_judge
 from rmd.common.errors import RMDError
 from rmd.worlds.dataset import SceneSet
-from rmd.worlds.judge import Judge, load_judge
+from rmd.worlds.judge import Judge, legibility, load_judge, log_odds
 from rmd.worlds.still.dataset import make_scenes
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, ATTRIBUTE_SIZES, NONE
 
@@ -56,11 +56,30 @@ def test_assessment(scenes: SceneSet) -> None:
     asked = said.clone()
     asked[0, 2] = (asked[0, 2] + 1) % ATTRIBUTE_SIZES["shape_a"]
     asked[1] = NONE
-    right, read = judge.assess(pixels, asked, chunk=4)
+    read = judge.assess(pixels, asked, chunk=4)
     expected = torch.ones(10, len(ATTRIBUTE_NAMES), dtype=torch.bool)
     expected[0, 2] = False
-    assert torch.equal(right, expected)  # attributes that are not requested count as right
-    assert torch.allclose(read, features, atol=1e-5)
+    assert torch.equal(read.right, expected)  # attributes that are not requested count as right
+    assert torch.allclose(read.features, features, atol=1e-5)
+    assert torch.equal(read.odds.isnan(), asked == NONE)
+    p = logits["shape_a"].softmax(1)[0, asked[0, 2]]
+    assert float(read.odds[0, 2]) == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
+
+
+def test_log_odds_in_closed_form() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    odds = log_odds(p.log() + 7, torch.tensor([0, 0, NONE]))
+    assert odds[:2].tolist() == pytest.approx([0.0, math.log(9)], abs=1e-12)
+    assert math.isnan(odds[2])
+    extreme = log_odds(torch.tensor([[300.0, -300.0]]), torch.tensor([0]))
+    assert float(extreme) == 600.0  # a probability would round to 1, and lose how clear the picture is
+
+
+def test_legibility_averages_what_is_asked() -> None:
+    odds = torch.tensor([[1.0, 3.0], [math.nan, 4.0], [6.0, math.nan]])
+    measured = legibility(odds)
+    assert measured.value == pytest.approx(4.0)
+    assert measured.interval == pytest.approx((4 - 1.96 * 2 / 3**0.5, 4 + 1.96 * 2 / 3**0.5), abs=1e-3)
 
 
 def test_the_loss_in_closed_form() -> None:
