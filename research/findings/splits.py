@@ -74,26 +74,24 @@ class Run:
         sides: sides of the stages in pixels.
         times: teacher times of the steps; empty for uniform ones.
         row: table and row of docs/findings from which its kernel distance is read, with seed 0.
-        distance: kernel distance of a run that is in no table.
     """
 
     split: tuple[int, ...]
     sides: tuple[int, ...]
+    row: tuple[str, str]
     times: tuple[float, ...] = ()
-    row: tuple[str, str] | None = None
-    distance: float = 0.0
 
 
 RUNS = (
-    Run((4,), (64,), row=("main", "tdm")),
-    Run((4,), (64,), (1000.0, 850.0, 700.0, 350.0), distance=28.7),
-    Run((2, 2), (32, 64), row=("main", "naive")),
-    Run((2, 2), (32, 64), (1000.0, 850.0, 700.0, 350.0), row=("prescreening", "warm-own-700")),
-    Run((2, 2), (32, 64), (1000.0, 900.0, 750.0, 375.0), row=("prescreening", "warm-own")),
-    Run((2, 2), (32, 64), (1000.0, 925.0, 850.0, 425.0), row=("prescreening", "warm-own-850")),
-    Run((2, 2), (32, 64), (1000.0, 900.0, 750.0, 450.0), row=("prescreening", "warm-own-450")),
-    Run((1, 1, 2), (16, 32, 64), row=("stages", "naive-1+1+2")),
-    Run((2, 1, 1), (16, 32, 64), row=("stages", "naive-2+1+1")),
+    Run((4,), (64,), ("main", "tdm")),
+    Run((4,), (64,), ("screening", "tdm-700"), (1000.0, 850.0, 700.0, 350.0)),
+    Run((2, 2), (32, 64), ("main", "naive")),
+    Run((2, 2), (32, 64), ("prescreening", "warm-own-700"), (1000.0, 850.0, 700.0, 350.0)),
+    Run((2, 2), (32, 64), ("prescreening", "warm-own"), (1000.0, 900.0, 750.0, 375.0)),
+    Run((2, 2), (32, 64), ("prescreening", "warm-own-850"), (1000.0, 925.0, 850.0, 425.0)),
+    Run((2, 2), (32, 64), ("prescreening", "warm-own-450"), (1000.0, 900.0, 750.0, 450.0)),
+    Run((1, 1, 2), (16, 32, 64), ("stages", "naive-1+1+2")),
+    Run((2, 1, 1), (16, 32, 64), ("stages", "naive-2+1+1")),
 )
 """Trained students of the SDXL type, all with table main's budget and seed 0."""
 
@@ -207,9 +205,7 @@ def _predicted(foreseen: Foreseen) -> tuple[str, str]:
 
 
 def _distance(run: Run, results: Mapping[str, TableResult], backbone: str) -> float:
-    """Return the kernel distance of a run, from the tables if it is in one."""
-    if run.row is None:
-        return run.distance
+    """Return the kernel distance of a run."""
     table, name = run.row
     (line,) = (line for line in results[table].backbones[backbone] if line.name == name)
     return line.numbers["kernel_distance"].values[0]
