@@ -18,7 +18,7 @@ Name = Annotated[
     typer.Argument(
         metavar="TABLE",
         help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, "
-        "screening, prescreening, shipped, matching, matching-16, moving, or all.",
+        "screening, prescreening, shipped, confirm, matching, matching-16, moving, or all.",
     ),
 ]
 BudgetName = Annotated[

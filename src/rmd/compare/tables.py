@@ -160,6 +160,14 @@ TABLES = {
             against="tdm", backbones=("sdxl", "pixart", "sd3"), seeds=6,
         ),
         Table(
+            "confirm", "RMD and its rivals with six seeds", "Tab. 1, Tab. 3",
+            "The table of methods has three seeds. Do six confirm the differences from RMD with the paper's times and "
+            "matching?",
+            (TDM, DMD2, replace(NAIVE, label="naive cascade at the paper's times, 2+2"),
+             replace(RMD, label="RMD with the paper's times and matching, 2+2"), SHIPPED),
+            against="rmd", seeds=6,
+        ),
+        Table(
             "matching", "Matching where the low resolution can be trusted", "not in the paper",
             "`rmd probe` recommends to match the steps at 32 px at their own resolution. Is it right?",
             (replace(SHIPPED, label="matched at its own resolution, as recommended"),
