@@ -153,7 +153,7 @@ TABLES = {
         Table(
             "shipped", "The packaged recipes beside their rivals", "not in the paper",
             "How near does what the recipes do by default come to four full-resolution steps, at what speed?",
-            (replace(TEACHER, backbones=("sdxl",)), TDM, replace(DMD2, backbones=("sdxl",)),
+            (TDM, replace(DMD2, backbones=("sdxl",)),
              replace(NAIVE, label="naive cascade at the paper's times, 2+2", backbones=("sdxl",)),
              replace(RMD, label="RMD with the paper's times and matching, 2+2", backbones=("sdxl",)),
              SHIPPED_UNDISTILLED, SHIPPED),

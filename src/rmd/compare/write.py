@@ -306,7 +306,7 @@ def _title(result: TableResult, backbone: str) -> str:
 
 def _caption(result: TableResult) -> str:
     seeds = len(result.seeds)
-    how = "over seeds, by Student's t" if seeds > 1 else "over the samples of one seed"
+    how = "by Student's t over seeds, and no narrower than those of the samples" if seeds > 1 else "over the samples"
     return (
         f"Budget {result.budget}: {result.evaluations} network evaluations per sample in training, {seeds} "
         f"seed{'s' * (seeds > 1)}, {result.samples} samples each. Intervals: 95 %, {how}. {_legend(result)} "
