@@ -113,14 +113,16 @@ def log_odds(logits: Tensor, asked: Tensor) -> Tensor:
 def legibility(odds: Tensor) -> Measured:
     """Return how clearly the judge sees what captions ask for: mean log-odds in nats, with its 95 % interval.
 
-    The mean of each sample over its attributes is averaged over the samples.
+    The mean of each sample over its attributes is averaged over the samples; a single sample has no interval.
 
     Args:
         odds: (n, k), see `Reading.odds`; every sample must have an attribute that is asked.
     """
     each = odds.double().nanmean(1)
-    half = Z95 * float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else math.inf
     value = float(each.mean())
+    if len(each) == 1:
+        return Measured(value=value)
+    half = Z95 * float(each.std()) / math.sqrt(len(each))
     return Measured(value=value, low=value - half, high=value + half)
 
 

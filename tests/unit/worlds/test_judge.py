@@ -80,6 +80,7 @@ def test_legibility_averages_what_is_asked() -> None:
     measured = legibility(odds)
     assert measured.value == pytest.approx(4.0)
     assert measured.interval == pytest.approx((4 - 1.96 * 2 / 3**0.5, 4 + 1.96 * 2 / 3**0.5), abs=1e-3)
+    assert legibility(odds[:1]).interval is None
 
 
 def test_the_loss_in_closed_form() -> None:
