@@ -30,7 +30,7 @@ SMALL = (
 )
 SIGNIFICANT = 0.05
 Marks = Mapping[tuple[str, str], str]
-"""What is written behind the number of a (row, measure) of a backbone's table."""
+"""A backbone's marks say, for a (row, measure), what is written behind its number; see `marks`."""
 CSV_HEADS = (
     "backbone row plan nfe seconds_per_image speedup iterations training_evaluations measure mean low high difference "
     "p p_holm p_level seeds"
@@ -326,9 +326,7 @@ def _legend(result: TableResult) -> str:
     tested = f"p < {SIGNIFICANT}, paired, by Holm's method over the table's rows"
     if len(result.seeds) < 2 or not level:
         return f"*: differs from {against!r} ({tested})."
-    return (
-        f"*: differs from {against!r}; =: is level with it, within {level} (two one-sided tests). Both: {tested}."
-    )  # fmt: skip
+    return f"*: differs from {against!r}; =: is level with it, within {level} (two one-sided tests). Both: {tested}."
 
 
 def _power(result: TableResult) -> str:

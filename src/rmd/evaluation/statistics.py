@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median, pvariance, stdev
 
 from scipy import stats
 from scipy.optimize import brentq
@@ -22,7 +22,7 @@ from rmd.evaluation.rows import Measured
 LEVEL = 0.95
 POWER = 0.8
 Outcomes = tuple[Sequence[bool], Sequence[bool]]
-"""Whether each sample of a seed is right, in a row and in the row that it is compared with."""
+"""Two sequences say of each sample of a seed, or of each whole clip, whether it is right: in a row, and in another."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def t_test(gaps: Sequence[float]) -> float:
 def equivalence(gaps: Sequence[float], margin: float, *, error: float = 0.0) -> float:
     """Return the p of the hypothesis that two rows differ by at least the margin, from paired differences.
 
-    Below 0.05, the rows are level within the margin. This is the larger p of two one-sided tests, by Student's t and,
-    if an error is given, by the normal distribution, of which the larger one counts.
+    Below 0.05, the rows are level within the margin. The result is the larger p of two one-sided tests by Student's t.
+    If an error is given, it is no smaller than that of the same tests by the normal distribution.
 
     Args:
         gaps: two or more paired differences.
@@ -112,7 +112,7 @@ def sampling_error(outcomes: Sequence[Outcomes]) -> float:
     total = 0.0
     for ours, theirs in outcomes:
         gaps = [float(a) - float(b) for a, b in zip(ours, theirs, strict=True)]
-        total += fmean((gap - fmean(gaps)) ** 2 for gap in gaps) / len(gaps)
+        total += pvariance(gaps) / len(gaps)
     return math.sqrt(total) / len(outcomes)
 
 
