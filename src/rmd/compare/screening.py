@@ -7,6 +7,8 @@ paper's warm-up.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rmd.compare.settings import NAIVE, RMD, TDM, WARM_UP, Setting, Table, rmd_row
 
 TIMES = (1000, 900, 750, 375)
@@ -35,6 +37,7 @@ def _guidance(low: float, full: float) -> str:
     return f"method.stage_guidance=[{low}, {full}]"
 
 
+_FAKE_2 = _cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2")
 _ROWS = (
     _cascade("own", "matched at its own resolution, times 1000, 900, 750, 375", OWN),
     TDM, RMD, NAIVE,
@@ -53,7 +56,10 @@ _ROWS = (
     _cascade("own-slow", "a quarter of the student's learning rate", OWN, "optim.student_lr=1.25e-4"),
     _cascade("own-huber", "pseudo-Huber of each value", OWN, "method.metric=pseudo_huber_elements"),
     _cascade("own-eta", "noise between steps half fresh", OWN, "crossing.eta=0.5"),
-    _cascade("own-fake-2", "two fake updates", OWN, "method.fake_updates=2"),
+    _FAKE_2,
+    replace(_FAKE_2, name="own-fake-2-longer", label="two fake updates, as many iterations", budget=15 / 13),
+    _cascade("own-no-ema", "the student's last weights, not their average", OWN, "optim.ema=0"),
+    _cascade("own-ema-99", "averaged twice as long, optim.ema of 0.99", OWN, "optim.ema=0.99"),
     _cascade("own-second-2", "second stage trained twice as often", OWN, "method.stage_draws=[1, 2]"),
     _cascade("own-unclipped", "gradients that are not clipped", OWN, "optim.clip_norm=1000000"),
     _cascade("own-dct", "upsampled by the DCT", OWN, "crossing.upsample=dct"),

@@ -12,7 +12,7 @@ from rmd.common.errors import RMDError
 from rmd.compare.cells import CellResult
 from rmd.compare.run import Line, Number, TableResult, read_results
 from rmd.compare.tables import TABLES
-from rmd.compare.write import write_tables
+from rmd.compare.write import marks, write_tables
 from rmd.core.times import flow_sigma
 from rmd.recipes.schema import load_recipe
 from rmd.worlds.registry import WORLDS
@@ -140,6 +140,22 @@ def test_what_the_findings_say_of_every_seed() -> None:
     for table, backbone, ours, theirs in (*nearer, ("screening", "sdxl", "tdm", "tdm-700")):
         pairs = zip(values(table, backbone, ours), values(table, backbone, theirs), strict=True)
         assert all(a < b for a, b in pairs), (table, ours, theirs)
+
+
+def test_which_changes_the_screening_finds_worst() -> None:
+    """Without an average of the weights, then with two fake updates, among the rows that have own matching."""
+    result = read_results(DOCS / "findings")["screening"]
+    lines = [line for line in result.backbones["sdxl"] if line.name.startswith("own")]
+    numbers = {line.name: {name: line.numbers[name] for name in ("attributes", "kernel_distance")} for line in lines}
+    far = sorted(numbers, key=lambda name: -numbers[name]["kernel_distance"].mean)
+    assert far[0] == "own-no-ema" and set(far[1:3]) == {"own-fake-2", "own-fake-2-longer"}
+    rest = [numbers[name] for name in far[1:]]
+    worst = {name: number.values for name, number in numbers[far[0]].items()}
+    assert min(worst["kernel_distance"]) > max(max(each["kernel_distance"].values) for each in rest)
+    assert max(worst["attributes"]) < min(min(each["attributes"].values) for each in rest)
+    found = marks(result, "sdxl").items()
+    different = [(row, name) for (row, name), mark in found if "*" in mark and name in WORLDS.get("scenes").metrics]
+    assert different == [("own-ema-99", "high_frequency")]
 
 
 def test_which_aims_the_packaged_recipes_miss() -> None:
