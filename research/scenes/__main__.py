@@ -11,6 +11,7 @@ import typer
 from rmd.cli.options import Threads
 from rmd.cli.start import start
 from rmd.common.errors import RMDError, one_of
+from rmd.common.files import disk_errors, write_text
 
 app = typer.Typer(
     help="Build the packaged weights of the scenes: VAE, teacher, judge and references.",
@@ -196,19 +197,27 @@ def gates(
         float, typer.Option(min=1.0, max=989.0, help="Teacher time at which cascades leave the low resolution.")
     ] = 500.0,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of captions, pictures and samples.")] = 41,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="A JSON file for the result.")] = None,
     threads: Threads = None,
 ) -> None:
     """Measure whether a world and its teacher are fit for the paper's question, and print a table of the conditions."""
     start(threads=threads)
     from research.scenes.build import teacher_folder_at
-    from research.scenes.gates import gates_markdown, measure_gates, open_bench
+    from research.scenes.gates import GateReport, gates_markdown, measure_gates, open_bench
     from research.scenes.kits import KITS
 
     kit = KITS[one_of("world", world, tuple(KITS))]
     bench = open_bench(
         kit, teacher_folder_at(teacher), judge, samples=samples, steps=steps, guidance=guidance, seed=seed
     )
-    typer.echo(gates_markdown(measure_gates(bench, crossing=crossing, log=_log)), nl=False)
+    result = GateReport(
+        world=world, samples=samples, steps=steps, guidance=guidance, crossing=crossing, seed=seed,
+        gates=tuple(measure_gates(bench, crossing=crossing, log=_log)),
+    )  # fmt: skip
+    if report is not None:
+        with disk_errors(report):
+            write_text(report, result.model_dump_json(indent=1) + "\n")
+    typer.echo(gates_markdown(result.gates), nl=False)
 
 
 def _log(line: str) -> None:

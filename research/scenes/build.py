@@ -31,7 +31,14 @@ from research.scenes.record import (
     seeded,
 )
 from research.scenes.references import save_references
-from research.scenes.teacher import Curriculum, LatentSets, still_latents, train_teacher, vista_latents
+from research.scenes.teacher import (
+    Curriculum,
+    LatentSets,
+    kept_latents,
+    still_latents,
+    train_teacher,
+    vista_latents,
+)
 from research.scenes.vae import DECODER_SHARE, build_vae, train_decoder, train_vae
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
@@ -138,7 +145,8 @@ def build_teacher(
     checkpoint = checkpoint_path(cache, "teacher", kit.renderer_key, *settings)
     with seeded(seed):
         backbone = FAMILIES[family](encoder, kit.words)
-    data = kit_latents(kit, encoder, cache=cache, seed=seed)
+    latents = checkpoint_path(cache, "latents", kit.renderer_key, seed, kit.clean, kit.poor, encoder_key)
+    data = replace(kept_latents(latents, lambda: kit_latents(kit, encoder, cache, seed, log)), stages=kit.stages)
     seconds = train_teacher(backbone, data, curriculum, imitated=imitated, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (kit.clean, kit.poor), seconds, imitated=imitated_key))
@@ -167,11 +175,13 @@ def build_judge(
     """
     check_writable(out)
     iterations = kit.judge_iterations if iterations is None else iterations
-    checkpoint = checkpoint_path(cache, "judge", kit.renderer_key, seed, iterations, kit.judge_data)
+    checkpoint = checkpoint_path(cache, "judge", kit.renderer_key, seed, iterations, kit.judge_data, kit.judge_blurred)
     scenes = joined([data.render(cache) for data in kit.judge_data])
     with seeded(seed):
         judge = kit.world.untrained_judge()
-    seconds = train_judge(judge, scenes, iterations=iterations, seed=seed, checkpoint=checkpoint, log=log)
+    seconds = train_judge(
+        judge, scenes, iterations=iterations, blurred=kit.judge_blurred, seed=seed, checkpoint=checkpoint, log=log
+    )
     with disk_errors(out):
         save_judge(judge, out / "judge.safetensors")
     unseen = joined([data.render(cache) for data in kit.judge_test])
@@ -236,10 +246,12 @@ def joined(sets: Sequence[SceneSet]) -> SceneSet:
     return SceneSet(images, attributes, [text for each in sets for text in each.captions], places)
 
 
-def kit_latents(kit: Kit, vae: AutoencoderKL, *, cache: Path, seed: int) -> LatentSets:
+def kit_latents(kit: Kit, vae: AutoencoderKL, cache: Path, seed: int, log: Log) -> LatentSets:
     """Return the latents of the teacher's pictures in a VAE."""
     made = still_latents if kit.world.name == "scenes" else vista_latents
-    return replace(made(vae, kit.clean.render(cache), kit.poor.render(cache), seed=seed), stages=kit.stages)
+    clean, poor = (data.render(cache) for data in (kit.clean, kit.poor))
+    log(f"encoding {kit.clean.count + kit.poor.count} pictures")
+    return made(vae, clean, poor, seed=seed)
 
 
 def _guidance(backbone: Backbone) -> float:

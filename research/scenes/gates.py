@@ -24,6 +24,7 @@ from torch import Tensor
 
 from research.scenes.kits import Kit
 from research.scenes.vae import encode
+from rmd.common.typed import Strict
 from rmd.core.crossing import upsample
 from rmd.core.fit import modes_within, power_spectrum
 from rmd.core.metrics import Z95, kernel_distance, standardise
@@ -64,6 +65,27 @@ class Gate:
     wanted: str
     measured: str
     passed: bool
+
+
+class GateReport(Strict):
+    """The gates of a world and its teacher, and how they were measured.
+
+    Attributes:
+        world: name of the world.
+        samples: number of captions.
+        steps, guidance: how the teacher sampled.
+        crossing: teacher time at which cascades leave the low resolution.
+        seed: seed of captions, pictures and samples.
+        gates: the conditions, in the order of the table.
+    """
+
+    world: str
+    samples: int
+    steps: int
+    guidance: float
+    crossing: float
+    seed: int
+    gates: tuple[Gate, ...]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Training of the judge of still scenes."""
+"""Training of the judges of still pictures."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from research.scenes.dataset import BatchOrder
 from research.scenes.optimisation import train_adamw
 from rmd.common.files import replacing
+from rmd.core.crossing import upsample
 from rmd.core.randomness import generator
 from rmd.worlds.batch import NONE
 from rmd.worlds.dataset import SceneSet
@@ -20,7 +21,7 @@ from rmd.worlds.judge import Judge
 
 
 def train_judge(
-    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, seed: int = 0,
+    judge: Judge, scenes: SceneSet, *, iterations: int, batch_size: int = 64, blurred: float = 0.0, seed: int = 0,
     checkpoint: Path | None = None, every: int = 500, log: Callable[[str], None] = print,
 ) -> float:  # fmt: skip
     """Train the judge to classify the attributes of renders, with a little noise on them against overfitting.
@@ -29,6 +30,7 @@ def train_judge(
         judge: the network to train.
         scenes: the training data.
         iterations, batch_size: number of optimiser steps, and of scenes in each.
+        blurred: share of the pictures that are shown as samples of half the size are, that is, enlarged bilinearly.
         seed: seed of the training.
         checkpoint: file from which an interrupted training resumes; written every `every` iterations.
         log: receives progress messages.
@@ -41,10 +43,19 @@ def train_judge(
     def loss(step: int) -> Tensor:
         chosen = order.at(step)
         images = scenes.pixels(chosen)
-        images = images + 0.03 * torch.randn(images.shape, generator=generator(seed, "judge", step))
+        g = generator(seed, "judge", step)
+        images = images + 0.03 * torch.randn(images.shape, generator=g)
+        if blurred:
+            soft = torch.rand(len(images), generator=g) < blurred
+            images[soft] = enlarged(images[soft])
         return attribute_loss(judge(images)[0], scenes.attributes[chosen])
 
     return train_classifier(judge, loss, iterations=iterations, checkpoint=checkpoint, every=every, log=log)
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Return images (n, 3, s, s) that were reduced to half their size and enlarged bilinearly."""
+    return upsample(F.avg_pool2d(images, 2), (images.shape[-2], images.shape[-1]), "bilinear")
 
 
 def train_classifier(

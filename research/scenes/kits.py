@@ -28,6 +28,7 @@ class Kit:
         clean, poor: the teacher's pictures for the high and the low resolution.
         curriculum: settings of the teacher's training.
         judge_data: pictures on which the judge is trained for `judge_iterations` steps, and `judge_test` unseen ones.
+        judge_blurred: share of these that are shown to it as samples of half the size are.
         references: renders whose features are stored, and seed and number of the teacher's samples.
     """
 
@@ -43,6 +44,7 @@ class Kit:
     judge_iterations: int
     judge_test: tuple[Data, ...]
     references: Data
+    judge_blurred: float = 0.0
 
     @property
     def renderer_key(self) -> str:
@@ -78,11 +80,12 @@ VISTAS = Kit(
     vae_data=_vistas(6144, 101),
     clean=_vistas(32768, 111),
     poor=_vistas(12288, 112, poor=True),
-    curriculum=Curriculum(low_iterations=1500, high_iterations=4500, low_share=0.02),
-    judge_data=(_vistas(12288, 121, training=False), _vistas(6144, 123, training=False, poor=True)),
-    judge_iterations=3000,
+    curriculum=Curriculum(low_iterations=1500, high_iterations=6000, low_share=0.02, pairs=2),
+    judge_data=(_vistas(24576, 121, training=False), _vistas(6144, 123, training=False, poor=True)),
+    judge_iterations=5000,
     judge_test=(_vistas(2048, 122, training=False),),
     references=_vistas(1024, 131, training=False),
+    judge_blurred=0.25,
 )
 KITS: dict[str, Kit] = {"scenes": SCENES, "vistas": VISTAS}
 """The kits by world."""

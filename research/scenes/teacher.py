@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from research.scenes.checkpoint import Checkpoint
+from research.scenes.checkpoint import Checkpoint, read_whole, write_whole
 from research.scenes.dataset import BatchOrder
 from research.scenes.hints import LabelHints
 from research.scenes.imitation import Imitation, Query, encode_some
@@ -134,6 +134,21 @@ class LatentSets:
     """First frames of clips, at the high resolution and as clips of one frame."""
     stages: tuple[Stage, Stage] = (LOW, HIGH)
     """The low and the high resolution."""
+
+
+def kept_latents(path: Path, make: Callable[[], LatentSets]) -> LatentSets:
+    """Return the latents in a file, or make them and write it: encoding takes minutes. Stages are not kept.
+
+    Raises:
+        RMDError: the file is damaged, or cannot be written.
+    """
+    if path.exists():
+        whole = {name: Latents(**values) for name, values in read_whole(path).items()}
+        return LatentSets(whole["high"], whole["low"], whole.get("still"))
+    sets = make()
+    kept = {"high": sets.high, "low": sets.low, "still": sets.still}
+    write_whole({name: vars(latents) for name, latents in kept.items() if latents is not None}, path)
+    return sets
 
 
 def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:

@@ -13,7 +13,6 @@ from torch import nn
 
 from research.sampling import sample_images
 from research.scenes.build import log_samples, teacher_folder_at
-from research.scenes.checkpoint import read_whole, write_whole
 from research.scenes.judge import save_judge
 from research.scenes.moving import maps
 from research.scenes.moving.dataset import make_clips
@@ -22,7 +21,7 @@ from research.scenes.moving.teacher import build_wan, clip_latents
 from research.scenes.moving.vae import build_clip_vae, train_clip_vae
 from research.scenes.record import Data, Part, check_writable, checkpoint_path, record, save_halved, seeded
 from research.scenes.references import save_references
-from research.scenes.teacher import HIGH, Curriculum, Latents, LatentSets, train_teacher
+from research.scenes.teacher import HIGH, Curriculum, LatentSets, kept_latents, train_teacher
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors
 from rmd.core.metrics import high_frequency
@@ -126,7 +125,12 @@ def build_clip_teacher(
     with seeded(seed):
         backbone = build_wan(encoder)
     path = checkpoint_path(cache, "clip-latents", renderer_key(), seed, clean, poor, still, encoder_key)
-    latents = _latents(path, encoder, clean, poor, still, seed=seed, log=log)
+
+    def encoded() -> LatentSets:
+        log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
+        return clip_latents(encoder, clean, poor, still, seed=seed)
+
+    latents = kept_latents(path, encoded)
     seconds = train_teacher(backbone, latents, curriculum, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (clean, poor, still), seconds))
@@ -206,20 +210,6 @@ def build_clip_references(
     results |= {"steps": steps, "guidance": recipe.method.guidance}
     record(out, "references", Part(data.seed, 0, (data,), time.perf_counter() - began, results))
     return references
-
-
-def _latents(
-    path: Path, vae: AutoencoderKLWan, clean: Data, poor: Data, still: Data, *, seed: int, log: Log
-) -> LatentSets:  # fmt: skip
-    """Return the encoded clips, from the cache if possible, because encoding takes minutes."""
-    if path.exists():
-        whole = read_whole(path)
-        high, low, frames = (Latents(**whole[name]) for name in ("high", "low", "still"))
-        return LatentSets(high, low, frames)
-    log(f"encoding {clean.count + poor.count} clips and {still.count} first frames")
-    sets = clip_latents(vae, clean, poor, still, seed=seed)
-    write_whole({name: vars(latents) for name, latents in vars(sets).items() if name != "stages"}, path)
-    return sets
 
 
 def _values(measures: Mapping[str, Measured]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from rmd.worlds.assets import own_teachers
 from rmd.worlds.base import Assessment, Demo, Features, PackagedTeacher
 from rmd.worlds.batch import Batch, Named
 from rmd.worlds.dataset import SceneSet
-from rmd.worlds.judge import Judge, accuracy, legibility, load_judge
+from rmd.worlds.judge import WIDTHS, Judge, accuracy, legibility, load_judge
 from rmd.worlds.pictures import write_samples
 from rmd.worlds.references import References, load_references
 
@@ -62,6 +62,7 @@ class PictureWorld(ABC):
         teacher_names: names of the packaged teachers; the folder of the first holds the judge, too.
         sizes: number of values of each attribute, by name.
         fold: side of the blocks of pixels that the judge folds into channels first.
+        widths: number of channels of the judge's levels.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PictureWorld(ABC):
     teacher_names: tuple[str, ...]
     sizes: Mapping[str, int]
     fold: int
+    widths: Sequence[int] = WIDTHS
     noun: Literal["scenes"] = "scenes"
     moving: Literal[False] = False
     metrics: tuple[str, ...] = (
@@ -108,7 +110,7 @@ class PictureWorld(ABC):
 
     def untrained_judge(self) -> Judge:
         """Return an untrained judge of the world."""
-        return Judge(self.sizes, fold=self.fold)
+        return Judge(self.sizes, self.widths, fold=self.fold)
 
     def judge(self, teacher: str | None = None) -> PictureJudge:
         """Load the judge with a packaged teacher's reference statistics; see `rmd.worlds.base.World`."""

@@ -67,8 +67,18 @@ def small(seed: int) -> Curriculum:
 def test_all_parts_are_written_and_nothing_else(built: tuple[Path, list[str]]) -> None:
     out = built[0] / "out"
     assert names(out) == ["build.json", "judge.safetensors", "references.safetensors", "teacher"]
-    left = [name for name in names(built[0] / "cache") if not name.startswith("scenes-")]
-    assert len(left) == 1 and left[0].startswith("vae-")  # checkpoints are removed; the cached VAE is kept
+    left = [name.partition("-")[0] for name in names(built[0] / "cache")]
+    assert {*left} == {"scenes", "vae", "latents"} and left.count("vae") == 1  # checkpoints are removed
+
+
+def test_pictures_are_encoded_once(
+    built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "curriculum_of", lambda iterations, seed, usual: replace(small(seed), lr=1e-4))
+    monkeypatch.setattr(build, "kit_latents", None)
+    lines = list[str]()
+    build_teacher(tmp_path / "out", cache=built[0] / "cache", kit=TINY, log=lines.append)
+    assert lines and not any(line.startswith("encoding") for line in lines)
 
 
 def test_the_record_of_a_build(built: tuple[Path, list[str]]) -> None:
@@ -101,7 +111,7 @@ def test_a_world_of_another_size_is_built_by_its_kit(tmp_path: Path, monkeypatch
     pipe = DiffusionPipeline.from_pretrained(folder)
     assert pipe.vae.config.sample_size == 128 and pipe.unet.config.sample_size == 32
     assert len(pipe.tokenizer_2("a big red striped balloon on the left, over mountains at dawn")["input_ids"]) == 15
-    assert statistics["renders"].shape == statistics["teacher"].shape == (8, 480)
+    assert statistics["renders"].shape == statistics["teacher"].shape == (8, 96 + 2 * (24 + 40 + 48))
     parts = read_record(out)
     assert parts.teacher is not None and parts.teacher.data == (few, poor)
     assert parts.judge is not None and parts.judge.results.keys() >= {"all_right", "kind_a", "form"}
@@ -109,8 +119,9 @@ def test_a_world_of_another_size_is_built_by_its_kit(tmp_path: Path, monkeypatch
 
 def test_log_messages_end_with_the_seconds(built: tuple[Path, list[str]]) -> None:
     kinds = {line.split()[0] for line in built[1]}
-    assert kinds == {"vae", "decoder", "teacher", "judge"}
-    assert all(line.endswith("s") and line.rsplit(" ", 1)[1][:-1].isdigit() for line in built[1])
+    assert kinds == {"vae", "decoder", "encoding", "teacher", "judge"}
+    timed = [line for line in built[1] if not line.startswith("encoding ")]
+    assert all(line.endswith("s") and line.rsplit(" ", 1)[1][:-1].isdigit() for line in timed)
 
 
 def test_the_teacher_is_a_small_ordinary_pipeline(built: tuple[Path, list[str]]) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from research.scenes import build
+from research.scenes import build, gates
 from research.scenes.__main__ import app
-from research.scenes.kits import SCENES
+from research.scenes.gates import Gate
+from research.scenes.kits import SCENES, VISTAS
 from research.scenes.moving import build as moving
 from rmd.common.errors import RMDError
+from rmd.common.files import read_model
 from rmd.worlds.base import Measured
 
 Captured = pytest.CaptureFixture[str]
@@ -131,6 +133,19 @@ def test_references(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     assert capsys.readouterr().out == "references: o/references.safetensors (5 renders, 4 teacher samples)\n"
     expected = {"cache": Path("runs/scenes-cache"), "kit": SCENES, "teacher": Path("t"), "judge": Path("j")}
     assert builder.calls == [((Path("o"),), expected)]
+
+
+def test_gates(monkeypatch: pytest.MonkeyPatch, capsys: Captured, work: Path) -> None:
+    found = [Gate("a", "at least 90%", "91.0% [89.0, 93.0]", True), Gate("b", "at most 5", "6", False)]
+    opened = Builder(object())
+    monkeypatch.setattr(gates, "open_bench", lambda *args, **options: opened(*args, log=str, **options))
+    monkeypatch.setattr(gates, "measure_gates", lambda bench, crossing, log: found)
+    (work / "t").mkdir()
+    run(["gates", "--world", "vistas", "--teacher", "t", "--judge", "j", "--samples", "20", "--report", "gates.json"])
+    assert capsys.readouterr().out == gates.gates_markdown(found)
+    report = read_model(work / "gates.json", gates.GateReport)
+    assert (report.world, report.samples, report.crossing) == ("vistas", 20, 500) and list(report.gates) == found
+    assert opened.calls == [((VISTAS, Path("t"), Path("j")), {"samples": 20, "steps": 25, "guidance": 3.0, "seed": 41})]
 
 
 def test_moving_parts(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

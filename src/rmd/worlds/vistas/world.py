@@ -21,6 +21,7 @@ class Vistas(PictureWorld):
 
     name, side, demo, sizes, fold = "vistas", 128, DEMO, ATTRIBUTE_SIZES, 4
     teacher_names = ("vistas",)
+    widths = (24, 40, 48, 48)
     metrics = (*PictureWorld.metrics, "legibility")
 
     def asked(self, text: str) -> Attributes:
