@@ -29,6 +29,7 @@ try:
     from rmd.cli.plan import plan
     from rmd.cli.probe import probe
     from rmd.cli.scenes import scenes
+    from rmd.cli.study import study
     from rmd.cli.train import train
     from rmd.common.errors import RMDError
     from rmd.common.version import __version__
@@ -54,6 +55,7 @@ app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("train")(train)
 app.add_typer(scenes, name="scenes")
+app.add_typer(study, name="study")
 
 
 @dataclass

@@ -1,15 +1,19 @@
-"""Writes video clips: MP4 for players, animated WebP and GIF for web pages."""
+"""Writes and reads video clips: MP4 for players, animated WebP and GIF for web pages."""
 
 from __future__ import annotations
 
 import io
+import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from diffusers.utils import export_to_video
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from rmd.common.errors import RMDError
 from rmd.common.files import replacing
@@ -56,6 +60,67 @@ def save_clip(frames: Sequence[Image.Image], path: Path, *, fps: int) -> None:
     content = encode(frames, fps=fps)
     with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of a clip, all of one size, and their number per second."""
+
+    frames: Sequence[Image.Image]
+    fps: float
+
+
+def read_clip(path: Path) -> Clip:
+    """Read a clip of one of `SUFFIXES`.
+
+    Raises:
+        RMDError: it is damaged, or the packages that read MP4 are not installed.
+    """
+    check_suffix(path)
+    try:
+        if path.suffix.lower() == ".mp4":
+            return _read_mp4(path)
+        with Image.open(path, formats=("WEBP", "GIF")) as image:
+            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+            lengths = [_milliseconds(image, index) for index in range(len(frames))]
+    except (OSError, ValueError, EOFError) as error:
+        raise RMDError(f"{path} is not a clip, or is damaged: remove it") from error
+    return Clip(frames, 1000 / max(fmean(lengths), 1))
+
+
+def copy_mp4(source: Path, target: Path) -> None:
+    """Copy an MP4 file without its metadata; its frames are not encoded again.
+
+    Raises:
+        RMDError: the file is damaged, or the package that copies it is not installed.
+    """
+    check_suffix(source)
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    command = [
+        get_ffmpeg_exe(), "-v", "error", "-y", "-i", str(source), "-map", "0:v:0", "-c", "copy", "-map_metadata", "-1",
+        "-fflags", "+bitexact", "-movflags", "+faststart", str(target),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise RMDError(f"{source} is not an MP4 clip, or is damaged: remove it")
+
+
+def _read_mp4(path: Path) -> Clip:
+    from imageio_ffmpeg import read_frames
+
+    reader = read_frames(str(path))
+    about = next(reader)
+    width, height = about["size"]
+    frames = [Image.fromarray(np.frombuffer(data, np.uint8).reshape(height, width, 3)) for data in reader]
+    if not frames:
+        raise ValueError("no frames")
+    return Clip(frames, float(about["fps"]))
+
+
+def _milliseconds(image: Image.Image, index: int) -> float:
+    image.seek(index)
+    return float(image.info.get("duration", 100))
 
 
 def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:

@@ -110,7 +110,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def webp(frames: Sequence[Image.Image], *, fps: int) -> bytes:
+def webp(frames: Sequence[Image.Image], *, fps: float) -> bytes:
     """Return the content of a lossless animated WebP file that loops forever."""
     first, *rest = frames
     buffer = io.BytesIO()

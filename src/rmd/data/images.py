@@ -28,6 +28,8 @@ from rmd.worlds.base import Renders
 from rmd.worlds.registry import WORLDS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Pillow's names of their formats."""
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
 """Image formats that RMD does not read. Such a file in a folder is an error, since it would be left out silently."""
 MAX_PIXELS = 178_956_970
@@ -81,7 +83,7 @@ class ImageFolder:
         """Return pictures (n, 3, H, W) in [-1, 1], scaled to cover the size and cropped to it at their centre."""
         pictures = []
         for i in index.tolist():
-            with _opened(self.paths[i], self.setting) as image:
+            with opened(self.paths[i], self.setting) as image:
                 pictures.append(from_image(ImageOps.fit(as_seen(image), (size.width, size.height))))
         return torch.stack(pictures)
 
@@ -185,7 +187,7 @@ def _caption(path: Path) -> str:
 
 def _check(path: Path, setting: str) -> None:
     """Raise RMDError unless a file is a whole picture; the pixels are decoded only if its end looks unusual."""
-    with _opened(path, setting) as image:
+    with opened(path, setting) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise RMDError(f"{setting}: {path} has {width} x {height} pixels, which is too large: scale it down")
@@ -197,13 +199,13 @@ def _check(path: Path, setting: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path, setting: str) -> Iterator[Image.Image]:
-    """Open a picture of one of the supported formats; any error within the block becomes an RMDError with its name."""
+def opened(path: Path, setting: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """Open a picture of one of the formats; any error within the block becomes an RMDError with its name."""
     try:
         with warnings.catch_warnings():
             # Pillow warns about large pictures, which are allowed up to MAX_PIXELS, and about invisible damage.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            with Image.open(path, formats=formats) as image:
                 yield image
     except Image.DecompressionBombError as error:
         raise RMDError(f"{setting}: {path} is too large to be read safely: scale it down") from error

@@ -200,6 +200,14 @@ def read_source(data: DataConfig, *, seed: int = 0, keys: Keys = RECIPE_KEYS) ->
 def read_prompts(name: str, column: str | None = None) -> list[str]:
     """Read the prompts of a source that the command line names: stripped, without repetitions, in order.
 
+    Args and errors are those of `read_captions`.
+    """
+    return list(dict.fromkeys(read_captions(name, column)))
+
+
+def read_captions(name: str, column: str | None = None) -> list[str]:
+    """Read the prompts of a source that the command line names: stripped, with repetitions, in order.
+
     Args:
         name: a file, a pattern, or a prompt source.
         column: the column of the records that holds the prompts; None: prompt, caption or text.
@@ -208,7 +216,7 @@ def read_prompts(name: str, column: str | None = None) -> list[str]:
         RMDError: the source cannot be read, one of its rows is not one prompt, or it has none.
     """
     captions = _captions_named(name, Keys(column="--column", skip=None), column)
-    prompts = list(dict.fromkeys(text.strip() for text in captions if text.strip()))
+    prompts = [text.strip() for text in captions if text.strip()]
     if not prompts:
         raise RMDError(f"the prompt file {name} has no prompts: write one per line")
     return prompts

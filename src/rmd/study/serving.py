@@ -1,0 +1,37 @@
+"""Listens at an address and runs the server of a study until it is stopped."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from rmd.common.errors import RMDError
+from rmd.common.files import reason
+
+
+@contextmanager
+def bind(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen at an address during the block.
+
+    Raises:
+        RMDError: the address is not one of this machine, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(128)  # who comes before the server has started waits for it
+        except OSError as error:
+            raise RMDError(f"cannot listen at {host}, port {port}: {reason(error)}; choose another --port") from error
+        yield listener
+
+
+def run(app: Starlette, listener: socket.socket) -> None:
+    """Serve an application until the process is interrupted or terminated; requests that are under way are finished."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
