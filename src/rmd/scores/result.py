@@ -27,6 +27,10 @@ KEYS = ("prompt", "seed", "file")
 """Columns of the table that are no scores: number of the prompt, seed, and name of the picture's file."""
 
 
+Settings = dict[str, str | int | float | bool]
+"""Settings of a metric by name."""
+
+
 class PromptSet(Strict):
     """The prompts that were asked for."""
 
@@ -50,7 +54,7 @@ class Preparation(Strict):
     """Everything that decides a metric's value for a picture and a prompt."""
 
     networks: tuple[Network, ...]
-    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    settings: Settings = Field(default_factory=dict)
     """How pictures and texts are prepared."""
 
 
