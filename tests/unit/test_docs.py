@@ -34,7 +34,7 @@ PACKAGES = sorted(path.parent.name for path in (ROOT / "src" / "rmd").glob("*/__
 FOLDERS = ("src", "tests", "docs", "examples", "research", "tools")
 GROUPS = {f"rmd.{kind}" for kind in ("formats", "methods", "metrics", "models", "prompts", "trackers", "worlds")}
 """Groups of entry points, most of which are not modules."""
-SUFFIXES = ("html", "json", "jsonl", "md", "png", "py", "safetensors", "toml", "webp", "yaml")
+SUFFIXES = ("html", "json", "jsonl", "md", "parquet", "png", "py", "safetensors", "toml", "webp", "yaml")
 """Endings of names with a dot that are files rather than settings or attributes."""
 
 

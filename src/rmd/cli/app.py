@@ -23,7 +23,7 @@ try:
     from rmd.cli.compare import compare
     from rmd.cli.demo import demo
     from rmd.cli.ending import BROKEN_PIPE, FAILED, check_folder, complete_output, prepare_streams, say
-    from rmd.cli.evaluate import evaluate
+    from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
     from rmd.cli.plan import plan
@@ -48,7 +48,7 @@ app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("compare")(compare)
 app.command("demo")(demo)
-app.command("eval")(evaluate)
+app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)
 app.command("plan")(plan)

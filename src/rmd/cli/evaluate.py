@@ -1,4 +1,4 @@
-"""`rmd eval`: measure any student or diffusers pipeline on the scenes."""
+"""`rmd eval model`: measure any student or diffusers pipeline on the scenes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +9,8 @@ from typing import Literal
 
 from rmd.common.clips import SUFFIXES as CLIPS
 from rmd.common.errors import RMDError, shown
-from rmd.common.files import user_path
-from rmd.data.formats import is_hidden
-from rmd.data.images import SUFFIXES as PICTURES
 from rmd.data.prompts import read_captions
-from rmd.sample.album import read_settings
-
-_BESIDE = re.compile(r"-(teacher|stage\d+)$")
-"""What `rmd generate` adds to the names of files beside a student's sample."""
+from rmd.sample.found import by_prompt_and_seed, find_samples
 
 
 @dataclass(frozen=True)
@@ -50,36 +42,18 @@ def find_items(
     names = [name for name, _ in sources]
     if len(set(names)) < 2 or len(set(names)) != len(names):
         raise RMDError("a study compares two or more systems with names of their own: give --system NAME=DIR for each")
-    files = {name: _files(name, place) for name, place in sources}
+    files = {name: find_samples(place) for name, place in sources}
     suffixes = {name: {path.suffix.lower().replace(".jpeg", ".jpg") for path in paths} for name, paths in files.items()}
     if len(set().union(*suffixes.values())) > 1:
         kinds = "; ".join(f"{name} has {', '.join(sorted(kinds))}" for name, kinds in suffixes.items())
         raise RMDError(f"raters could tell systems by the formats of their files ({kinds}): use one format for all")
     clips = next(iter(files.values()))[0].suffix.lower() in CLIPS and not _still(files)
-    keyed = {name: _by_settings(paths) for name, paths in files.items()}
+    keyed = {name: by_prompt_and_seed(paths) for name, paths in files.items()}
     if prompts is None and all(found is not None for found in keyed.values()):
         items = _matched({name: found for name, found in keyed.items() if found is not None})
     else:
         items = _by_name(files, prompts)
     return "clips" if clips else "pictures", items
-
-
-def _files(name: str, place: str) -> list[Path]:
-    """Return the samples of a system, sorted by name."""
-    path = user_path(place)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if not _BESIDE.search(file.stem)]
-    else:
-        found = [Path(file) for file in glob.glob(str(path))]
-    known = {*PICTURES, *CLIPS}
-    files = sorted(
-        file for file in found if file.is_file() and file.suffix.lower() in known and not is_hidden(file.name)
-    )
-    if not files:
-        raise RMDError(
-            f"--system {name}: there are no pictures or clips in {place}: give a folder or a pattern of files"
-        )
-    return files
 
 
 def _still(files: Mapping[str, Sequence[Path]]) -> bool:
@@ -94,20 +68,6 @@ def _still(files: Mapping[str, Sequence[Path]]) -> bool:
             return getattr(image, "n_frames", 1) == 1
     except OSError as error:
         raise RMDError(f"{first} is not a picture, or is damaged: remove it") from error
-
-
-def _by_settings(paths: Sequence[Path]) -> dict[tuple[str, int], Path] | None:
-    """Return the files by prompt and seed, or None if one has no settings."""
-    found: dict[tuple[str, int], Path] = {}
-    for path in paths:
-        settings = read_settings(path) if path.suffix.lower() in (".png", *CLIPS) else None
-        if settings is None:
-            return None
-        key = (str(settings["prompt"]), int(settings["seed"]))
-        if key in found:
-            raise RMDError(f"{path} and {found[key]} have the same prompt and seed: name one of them by a pattern")
-        found[key] = path
-    return found
 
 
 def _matched(keyed: Mapping[str, Mapping[tuple[str, int], Path]]) -> list[Item]:

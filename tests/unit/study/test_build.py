@@ -124,8 +124,8 @@ def wrong_cases(root: Path) -> dict[str, tuple[dict[str, object], str]]:
     place = {name: (name, str(root / name)) for name in ("big", "one", "plain", "plain2", "jpg", "broken", "empty")}
     return {
         "one system": ({"sources": [a]}, "a study compares two or more systems with names of their own: "),
-        "one name": ({"sources": [a, ("a", b[1])]}, "a study compares two or more systems with names of their own: "),
-        "nothing": ({"sources": [a, place["empty"]]}, "--system empty: there are no pictures or clips in "),
+        "one name": ({"sources": [a, ("a", b[1])]}, "a study compares two or more systems with names"),
+        "nothing": ({"sources": [a, place["empty"]]}, "there are no samples (.png, .jpg, "),
         "formats": ({"sources": [a, place["jpg"]]}, "raters could tell systems by the formats of their files (a has "),
         "sizes": ({"sources": [place["one"], place["big"]]}, "raters could tell systems by their sizes: "),
         "other samples": (

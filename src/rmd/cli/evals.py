@@ -1,0 +1,139 @@
+"""`rmd eval`: measure a model on a packaged world, score pictures by published networks, and compare results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rmd.cli.evaluate import evaluate
+from rmd.cli.options import Device
+from rmd.cli.start import start
+from rmd.common.errors import RMDError, check_text, one_of
+
+DEFAULT = "model"
+"""The command that `rmd eval MODEL` stands for."""
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+class _Group(TyperGroup):
+    """A group whose first command may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer's own copy of click has the type
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+evals = typer.Typer(
+    cls=_Group,
+    help="Measure models and pictures. `rmd eval MODEL` is short for `rmd eval model MODEL`.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evals.command(DEFAULT)(evaluate)
+
+
+Pictures = Annotated[str, typer.Argument(metavar="DIR", help="A folder of pictures, or a pattern of files.")]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Metrics, separated by commas: hps, hps-legacy, hps-v2.0, aesthetic, aesthetic-v1, clip, clip-dmd2, "
+        "pickscore.",
+    ),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The prompts that were asked for. Pictures of `rmd generate` know theirs; all others belong to the lines "
+        "in the order of their names.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder for the result. By default: runs/scores/NAME.")]
+Name = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What to call the model. By default: the last part of DIR.")
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="A folder with the networks as OWNER/NAME/FILE. By default, they come from the Hub."
+    ),
+]
+Licence = Annotated[str | None, typer.Option(metavar="TEXT", help="The licence of the prompts.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Pictures per batch.")]
+Dtype = Annotated[str, typer.Option(help="Type in which the networks compute: float32, float16 or bfloat16.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Score what is there, and say how much is missing.")
+]
+
+
+@evals.command("images")
+def images(
+    place: Pictures,
+    metrics: Metrics = "hps,aesthetic,clip",
+    prompts: Prompts = None,
+    out: Out = None,
+    name: Name = None,
+    weights: Weights = None,
+    licence: Licence = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = "float32",
+    allow_missing: AllowMissing = False,
+    device: Device = None,
+) -> None:
+    """Score pictures by published networks, and write the mean and interval of each metric, and every value."""
+    where = start(device)
+    import torch
+
+    from rmd.cli.console import table_console
+    from rmd.cli.progress import progress_bar
+    from rmd.scores.metrics import Place, chosen
+    from rmd.scores.result import Making, write_result
+    from rmd.scores.run import find_pictures, score_pictures
+    from rmd.scores.text import scores_text
+
+    wanted = chosen([part.strip() for part in metrics.split(",") if part.strip()])
+    called = _name(place, name)
+    folder = Path("runs/scores") / called if out is None else out
+    expected = find_pictures(place, prompts)
+    networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
+    with progress_bar() as report_progress:
+        result, table = score_pictures(
+            expected, wanted, networks, folder, making=Making(model=called),
+            prompt_set=Path(prompts).name if prompts else "the pictures' own", licence=licence,
+            batch_size=batch_size, allow_missing=allow_missing, progress=report_progress,
+        )  # fmt: skip
+    write_result(result, table, folder)
+    table_console(110).print(scores_text(result))
+    typer.echo(f"result: {folder}")
+
+
+def _name(place: str, name: str | None) -> str:
+    """Return what the model is called."""
+    called = Path(place).name.strip("*") if name is None else name
+    for option, text in (("DIR", place), ("--name", called)):
+        check_text(option, text)
+    if not called:
+        raise RMDError("the pictures have no name: give --name")
+    return called
+
+
+@evals.command("compare")
+def compare(
+    ours: Annotated[Path, typer.Argument(metavar="OURS", help="The folder of a result of `rmd eval images`.")],
+    theirs: Annotated[Path, typer.Argument(metavar="THEIRS", help="Another one, scored in the same way.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare two results picture by picture; results of different protocols are refused."""
+    from rmd.cli.console import table_console
+    from rmd.scores.result import compare as compared
+    from rmd.scores.result import read_result
+    from rmd.scores.text import differences_text
+
+    first, second = read_result(ours), read_result(theirs)
+    found = compared(first, second, seed=seed)
+    table_console(110).print(differences_text(first[0], second[0], found))

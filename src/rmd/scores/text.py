@@ -1,0 +1,61 @@
+"""Tables of scores for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rmd.report.tables import fixed, percent
+from rmd.scores.metrics import METRICS
+from rmd.scores.result import Difference, Result
+
+
+def scores_text(result: Result) -> Table:
+    """Return the scores of one result as a table."""
+    protocol = result.protocol
+    prompts = f"{protocol.prompts.name}: {protocol.prompts.count} prompts"
+    table = _table(
+        f"{result.making.model}, {prompts}, {protocol.width} x {protocol.height} {protocol.image_format.upper()}",
+        ("mean", "95 % interval", "pictures", "missing"),
+    )
+    for name, score in result.scores.items():
+        mean, low, high = (_number(name, value) for value in (score.mean, score.low, score.high))
+        table.add_row(Text(_title(name)), mean, f"{low} to {high}", str(score.count), str(score.missing))
+    table.caption = Text("Intervals: a bootstrap over prompts.")
+    return table
+
+
+def differences_text(ours: Result, theirs: Result, found: Mapping[str, Difference]) -> Table:
+    """Return the comparison of two results as a table."""
+    models = ours.making.model, theirs.making.model
+    table = _table(f"{models[0]} and {models[1]}", (*models, "difference", "95 % interval", "ahead", "missing"))
+    for name, each in found.items():
+        values = (each.ours, each.theirs, each.difference, each.low, each.high)
+        first, second, gap, low, high = (_number(name, value) for value in values)
+        table.add_row(
+            Text(_title(name)), first, second, gap, f"{low} to {high}", percent(each.ahead), str(each.missing)
+        )  # fmt: skip
+    table.caption = Text(
+        "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
+        "prompts for which the first model's pictures score higher."
+    )
+    return table
+
+
+def _table(title: str, heads: tuple[str, ...]) -> Table:
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.add_column("")
+    for head in heads:
+        table.add_column(Text(head), justify="right")
+    return table
+
+
+def _title(name: str) -> str:
+    return METRICS[name].title if name in METRICS else name
+
+
+def _number(name: str, value: float) -> str:
+    return fixed(value, METRICS[name].digits if name in METRICS else 3)

@@ -1,0 +1,140 @@
+"""Scoring of folders: prompts and pictures that belong together, what is missing, and continuing where one stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from studies import picture
+from torch import Tensor
+
+from rmd.common.errors import RMDError
+from rmd.scores.metrics import ImageMetric, Place
+from rmd.scores.result import Making, Preparation, Result, Table, read_result, write_result
+from rmd.scores.run import JOURNAL, find_pictures, score_pictures
+
+MAKING = Making(model="mine")
+
+
+@dataclass
+class Red:
+    """Scores how red a picture is, plus a thousandth for every letter of its prompt."""
+
+    preparation: Preparation
+    batches: list[int] = field(default_factory=list)
+    fail_at: int | None = None
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        if self.fail_at is not None and len(self.batches) == self.fail_at:
+            raise RMDError("stopped")
+        self.batches.append(len(images))
+        values = [image.getpixel((0, 0))[0] + len(text) / 1000 for image, text in zip(images, prompts, strict=True)]
+        return torch.tensor(values, dtype=torch.float32)
+
+
+def red(**settings: int) -> tuple[ImageMetric, Red]:
+    scorer = Red(Preparation(networks=(), settings=dict(settings)))
+    return ImageMetric("red", "red", lambda place: scorer), scorer
+
+
+def album(folder: Path, prompts: int = 3, each: int = 2) -> None:
+    for prompt in range(prompts):
+        for index in range(each):
+            seed = prompt * each + index + 5
+            picture(folder / f"{seed}.png", (10 * seed, 0, 0), prompt="p" * (prompt + 1), seed=seed)
+
+
+def score(
+    folder: Path, metric: ImageMetric, out: Path, prompts: str | None = None, **options: bool
+) -> tuple[Result, Table]:
+    return score_pictures(
+        find_pictures(str(folder), prompts), [metric], Place(), out, making=MAKING, prompt_set="mine", batch_size=2,
+        **options,
+    )  # fmt: skip
+
+
+def test_pictures_know_their_prompts(tmp_path: Path) -> None:
+    album(tmp_path / "a")
+    found = find_pictures(str(tmp_path / "a"), None)
+    assert found.prompts == ("p", "pp", "ppp") and (found.each, found.seed, found.missing) == (2, 5, 0)
+    metric, scorer = red()
+    result, table = score(tmp_path / "a", metric, tmp_path / "out")
+    assert table.values["red"] == pytest.approx([50.001, 60.001, 70.002, 80.002, 90.003, 100.003], abs=1e-4)
+    assert table.prompt.tolist() == [0, 0, 1, 1, 2, 2] and table.seed.tolist() == [5, 6, 7, 8, 9, 10]
+    assert result.scores["red"].mean == pytest.approx(75.002, abs=1e-3) and result.scores["red"].count == 6
+    protocol = result.protocol
+    assert (protocol.width, protocol.height, protocol.image_format, protocol.dtype) == (16, 16, "png", "float32")
+    assert protocol.prompts.count == 3 and result.versions["torch"]
+    assert scorer.batches == [2, 2, 2]
+    write_result(result, table, tmp_path / "out")
+    assert read_result(tmp_path / "out")[0] == result
+
+
+def test_a_file_of_prompts_says_what_is_expected(tmp_path: Path) -> None:
+    album(tmp_path / "a", prompts=2)
+    (tmp_path / "p.txt").write_text("pp\npppp\np\n", encoding="utf-8")
+    metric, _ = red()
+    with pytest.raises(RMDError, match=r"^2 of 6 pictures are missing: generate them, or give --allow-missing "):
+        score(tmp_path / "a", metric, tmp_path / "out", str(tmp_path / "p.txt"))
+    result, table = score(tmp_path / "a", metric, tmp_path / "out", str(tmp_path / "p.txt"), allow_missing=True)
+    assert (result.scores["red"].count, result.scores["red"].missing) == (4, 2)
+    assert table.prompt.tolist() == [0, 0, 2, 2]
+    (tmp_path / "p.txt").write_text("pp\n", encoding="utf-8")
+    with pytest.raises(RMDError, match=r"has pictures of a prompt that .*p\.txt lacks: 'p'$"):
+        find_pictures(str(tmp_path / "a"), str(tmp_path / "p.txt"))
+
+
+def test_pictures_of_other_programs_belong_to_lines(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "b" / f"{number}.png", (number, 0, 0))
+    (tmp_path / "p.txt").write_text("a\na\nbb\n", encoding="utf-8")
+    found = find_pictures(str(tmp_path / "b"), str(tmp_path / "p.txt"))
+    assert found.prompts == ("a", "a", "bb") and (found.each, found.seed) == (1, 0)
+    with pytest.raises(RMDError, match=r"^these pictures do not say what their prompts are: "):
+        find_pictures(str(tmp_path / "b"), None)
+    (tmp_path / "p.txt").write_text("a\n", encoding="utf-8")
+    with pytest.raises(RMDError, match=r"p\.txt has 1 prompts for 3 pictures: it needs one for each$"):
+        find_pictures(str(tmp_path / "b"), str(tmp_path / "p.txt"))
+
+
+def test_an_interrupted_scoring_continues_and_an_exchanged_picture_is_scored_again(tmp_path: Path) -> None:
+    album(tmp_path / "a")
+    metric, scorer = red()
+    scorer.fail_at = 2
+    with pytest.raises(RMDError, match=r"^stopped$"):
+        score(tmp_path / "a", metric, tmp_path / "out")
+    journal = tmp_path / "out" / JOURNAL
+    assert len(journal.read_text().splitlines()) == 4
+    journal.write_text(journal.read_text() + '["cut off', encoding="utf-8")
+    again, second = red()
+    _, table = score(tmp_path / "a", again, tmp_path / "out")
+    assert second.batches == [2] and table.values["red"][-1] == pytest.approx(100.003, abs=1e-4)
+    picture(tmp_path / "a" / "5.png", (77, 0, 0), prompt="p", seed=5)
+    third, scored = red()
+    _, table = score(tmp_path / "a", third, tmp_path / "out")
+    assert scored.batches == [1] and table.values["red"][0] == pytest.approx(77.001, abs=1e-4)
+    other, all_again = red(side=3)
+    score(tmp_path / "a", other, tmp_path / "out")
+    assert all_again.batches == [2, 2, 2]
+    assert all(len(json.loads(line)) == 2 for line in journal.read_text().splitlines()[5:])
+
+
+def test_pictures_of_one_result_are_alike_whole_and_finite(tmp_path: Path) -> None:
+    album(tmp_path / "a")
+    picture(tmp_path / "a" / "5.png", (50, 0, 0), prompt="p", seed=5, side=20)
+    metric, scorer = red()
+    with pytest.raises(RMDError, match=r"^pictures of one result have one size and format: .* 20 x 20 pixels in PNG"):
+        score(tmp_path / "a", metric, tmp_path / "out")
+    content = (tmp_path / "a" / "6.png").read_bytes()
+    (tmp_path / "a" / "5.png").write_bytes(content[:-40])
+    with pytest.raises(RMDError, match=r"5\.png"):
+        score(tmp_path / "a", metric, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and scorer.batches == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RMDError, match=r"^there are no samples \(\.png, \.jpg, \.jpeg, \.webp\) in .*empty: "):
+        find_pictures(str(tmp_path / "empty"), None)
