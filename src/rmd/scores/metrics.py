@@ -23,6 +23,7 @@ from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels, stacked
 from rmd.scores.result import Preparation, Settings
 from rmd.scores.weights import Source
 
+CPU = torch.device("cpu")
 OPENAI = "openai/clip-vit-large-patch14"
 """OpenAI's network, whose tokenizer all others share."""
 _HPS_HEADS: Heads = VIT_H14
@@ -54,7 +55,7 @@ class Place:
 
     folder: Path | None = None
     converted: Path | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
 
     def source(self, repository: str, url: str = "") -> Source:

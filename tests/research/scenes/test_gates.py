@@ -24,6 +24,7 @@ from research.scenes.gates import (
     share_gate,
     slope_gate,
     spectral_slope,
+    unnamed_detail,
 )
 from research.scenes.kits import SCENES, VISTAS
 from research.scenes.record import seeded
@@ -31,6 +32,7 @@ from research.scenes.vae import build_vae, encode
 from rmd.core.fit import power_spectrum
 from rmd.core.metrics import Z95
 from rmd.worlds.assets import assets_folder, teacher_folder
+from rmd.worlds.picture import PictureWorld
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,21 @@ def test_the_slope_of_a_known_spectrum(exponent: float) -> None:
 
 def test_only_natural_slopes_pass() -> None:
     assert [slope_gate(noise_of_slope(exponent)).passed for exponent in (-1.0, -2.0, -3.5)] == [False, True, False]
+
+
+@pytest.mark.parametrize(("world", "size"), [(SCENES.world, 64), (VISTAS.world, 128)])
+def test_detail_that_captions_do_not_name_is_what_random_fields_contribute(world: PictureWorld, size: int) -> None:
+    detail = unnamed_detail(world, 24, seed=3, size=size)
+    assert detail.shape == (24, 3, size, size)
+    whole = world.renders(24, seed=3, size=size).pixels(torch.arange(24))
+    assert float(detail.std()) < 0.5 * float(whole.std())
+
+
+def test_the_fields_of_vistas_fall_with_the_square_of_the_frequency() -> None:
+    detail = unnamed_detail(VISTAS.world, 48, seed=3, size=128)
+    assert spectral_slope(detail) == pytest.approx(-2, abs=0.15) and slope_gate(detail).passed
+    whole = VISTAS.world.renders(48, seed=3, size=128).pixels(torch.arange(48))
+    assert spectral_slope(whole) < -3  # edges fall faster
 
 
 def test_shares_and_their_limits() -> None:

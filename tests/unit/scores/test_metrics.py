@@ -114,7 +114,7 @@ def test_aesthetic_scores_look_at_no_prompt(
     expected = heads[file](embeddings)[:, 0].detach()
     torch.testing.assert_close(scorer(pictures, PROMPTS), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(scorer(pictures, PROMPTS[::-1]), expected, atol=1e-5, rtol=0)
-    assert [network.name for network in scorer.preparation.networks][0] == OPENAI
+    assert scorer.preparation.networks[0].name == OPENAI
 
 
 def test_a_score_does_not_depend_on_its_batch(place: Place, pictures: list[Image.Image]) -> None:
