@@ -1,4 +1,4 @@
-"""`rmd scenes`: render the captioned scenes that the packaged teachers were trained on."""
+"""`rmd scenes`: render the captioned pictures and clips that the packaged teachers were trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ scenes = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Moving = Annotated[bool, typer.Option("--moving", help="Render moving scenes instead of still ones.")]
+World = Annotated[str, typer.Option(help="What to render: scenes, moving-scenes, or an installed world.")]
 
 
 @scenes.command("render")
@@ -21,13 +21,16 @@ def render(
     count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of scenes.")] = 16,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
-    size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, max=1024, help="Side of the pictures in pixels. By default, it is that of the teachers."),
+    ] = None,
     text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Render only scenes of this caption.")] = None,
-    moving: Moving = False,
+    world: World = "scenes",
 ) -> None:
-    """Render captioned scenes to PNG files, or moving ones to WebP, with their captions and a contact sheet."""
-    from rmd.worlds.registry import world_of_kind
+    """Render captioned pictures to PNG files, or clips to WebP, with their captions and a contact sheet."""
+    from rmd.worlds.registry import WORLDS
 
-    world = world_of_kind(moving=moving)
-    sheet = world.draw(count, seed=seed, text=text, folder=out, size=size)
-    typer.echo(f"{count} {world.noun}: {out} (captions.jsonl); all at a glance: {sheet}")
+    chosen = WORLDS.get(world)
+    sheet = chosen.draw(count, seed=seed, text=text, folder=out, size=chosen.side if size is None else size)
+    typer.echo(f"{count} {chosen.noun}: {out} (captions.jsonl); all at a glance: {sheet}")

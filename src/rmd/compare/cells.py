@@ -27,9 +27,8 @@ from rmd.common.files import read_model, replacing, write_text
 from rmd.common.pictures import to_uint8
 from rmd.common.typed import Strict
 from rmd.compare.official import FlowLCMSampler
-from rmd.compare.settings import BACKBONES, Setting
+from rmd.compare.settings import BACKBONES, SIDE, Setting
 from rmd.core.fit import split_thresholds
-from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Stage, StepPlan
 from rmd.evaluation.protocol import (
     SAMPLES_PER_PROMPT,
@@ -132,8 +131,8 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
         RMDError: the setting does not fit the backbone's recipe.
     """
     name = BACKBONES[backbone]
-    schedule = load_recipe(name).schedule()
-    common = [*_divided(schedule, setting.split, setting.sides), *setting.changes, f"train.seed={seed}"]
+    base = load_recipe(name)
+    common = [*_divided(base, setting.split, setting.sides), *setting.changes, f"train.seed={seed}"]
     recipe = load_recipe(name, common)
     if setting.trained:
         count = iterations_of(recipe, setting, budget)
@@ -142,7 +141,7 @@ def make_cell(setting: Setting, backbone: str, seed: int, budget: Budget) -> Cel
             warm_up = round(setting.warm_up * count) if len(setting.split) > 1 else 0
             common.append(f"method.warmup_steps={warm_up}")
         recipe = load_recipe(name, common)
-    again = [] if setting.switched is None else _divided(schedule, *setting.switched)
+    again = [] if setting.switched is None else _divided(base, *setting.switched)
     sampled = load_recipe(name, [*common, *again, *setting.sampled])
     return Cell(setting, backbone, seed, budget.samples, recipe, sampled, sampled.build_plan())
 
@@ -164,10 +163,12 @@ def iterations_of(recipe: Recipe, setting: Setting, budget: Budget) -> int:
     return max(1, round(setting.budget * budget.evaluations / one))
 
 
-def _divided(schedule: NoiseSchedule, split: Sequence[int], sides: Sequence[int]) -> list[str]:
-    """Return the recipe overrides that give every stage its number of steps."""
-    thresholds = split_thresholds(schedule, split)
-    return [f"plan.steps={sum(split)}", f"plan.sides={list(sides)}", f"plan.thresholds={thresholds}"]
+def _divided(recipe: Recipe, split: Sequence[int], sides: Sequence[int]) -> list[str]:
+    """Return the overrides of a recipe that give every stage its number of steps, and its side."""
+    thresholds = split_thresholds(recipe.schedule(), split)
+    last = recipe.build_plan().stages[-1].height
+    scaled = [side * last // SIDE for side in sides]
+    return [f"plan.steps={sum(split)}", f"plan.sides={scaled}", f"plan.thresholds={thresholds}"]
 
 
 class Stopped(Exception):

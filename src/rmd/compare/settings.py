@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 
 BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3", "wan": "scenes-wan"}
 """Recipes of the packaged teachers by their family."""
+SIDE = 64
+"""Side of the teachers in pixels for which the rows are written."""
 WARM_UP = 0.2
 """Share of a cascade's iterations that train only its first stage."""
 SHARES = (0.0, 0.1, 0.2, 0.4)
@@ -32,7 +34,7 @@ class Setting:
 
     Attributes:
         split: number of steps of every stage; one number means one resolution.
-        sides: sides of the stages in pixels.
+        sides: sides of the stages in pixels, for a teacher of `SIDE`; those of other teachers are in proportion.
         changes: changes of the recipe, as `key=value`.
         sampled: further changes for the sampling only.
         switched: another split and its sides, for the sampling only.
@@ -110,6 +112,7 @@ DMD2_IMAGES = replace(
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
+MIXED = Setting("mixed", "matched at either resolution, 2+2", changes=("method.matching=mixed",))
 CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
 """Two steps in each of two stages, and an earlier crossing than the paper's."""
 SHIPPED = Setting(

@@ -40,9 +40,13 @@ def test_render_one_caption() -> None:
     ("arguments", "sentence"),
     [
         (["--text", "a cat on a mat"], "'a cat on a mat' is not a caption of the scenes: word it like "),
-        (["--moving", "--text", "a cat"], "'a cat' is not a caption of the moving scenes: word it like "),
+        (
+            ["--world", "moving-scenes", "--text", "a cat"],
+            "'a cat' is not a caption of the moving scenes: word it like ",
+        ),
+        (["--world", "scene"], "unknown world 'scene' (did you mean 'scenes'?)"),
         (["--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
-        (["--moving", "--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
+        (["--world", "moving-scenes", "--out", "mine"], "mine exists and is not an empty folder: choose another --out"),
     ],
 )
 def test_one_sentence_and_nothing_written(arguments: list[str], sentence: str, work: Path, capsys: Captured) -> None:
@@ -61,7 +65,7 @@ def test_a_wrong_option(arguments: list[str], work: Path) -> None:
 
 
 def test_render_moving(capsys: Captured) -> None:
-    arguments = ["scenes", "render", "--moving", "--count", "2", "--size", "16", "--out", "it"]
+    arguments = ["scenes", "render", "--world", "moving-scenes", "--count", "2", "--size", "16", "--out", "it"]
     assert main([*arguments, "--text", "a red star moves right fast, on sand"]) == 0
     assert names(Path("it")) == ["0000.webp", "0001.webp", "captions.jsonl", "sheet.webp"]
     assert capsys.readouterr() == ("2 clips: it (captions.jsonl); all at a glance: it/sheet.webp\n", "")

@@ -6,7 +6,7 @@ import pytest
 
 from rmd.bench.training import evaluations
 from rmd.compare.cells import BUDGETS, Budget, Cell, make_cell
-from rmd.compare.settings import BACKBONES, SHIPPED, Setting, Table
+from rmd.compare.settings import BACKBONES, SHIPPED, SIDE, Setting, Table
 from rmd.compare.tables import TABLES
 from rmd.recipes.hashes import settings_hash
 from rmd.recipes.methods import CascadeConfig
@@ -62,7 +62,8 @@ def test_every_row_is_a_recipe_with_its_split_and_an_equal_budget(table: Table, 
     split, sides = (row.split, row.sides) if row.switched is None else row.switched
     counts = tuple(sum(step.stage == stage.index for step in cell.plan.steps) for stage in cell.plan.stages)
     assert counts == split
-    assert tuple(stage.height for stage in cell.plan.stages) == sides
+    scale = load_recipe(BACKBONES[backbone]).build_plan().stages[-1].height // SIDE
+    assert tuple(stage.height for stage in cell.plan.stages) == tuple(scale * side for side in sides)
     assert cell.recipe.train.seed == 3
     assert cell.guidance == (1.0 if row.trained else cell.recipe.method.guidance)
     if row.trained:
