@@ -137,3 +137,24 @@ def compare(
     first, second = read_result(ours), read_result(theirs)
     found = compared(first, second, seed=seed)
     table_console(110).print(differences_text(first[0], second[0], found))
+
+
+@evals.command("vbench")
+def vbench(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="The *_eval_results.json files that VBench wrote.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the totals to a JSON file.")] = None,
+) -> None:
+    """Print VBench's totals from what VBench wrote; a missing dimension is an error, and not 0."""
+    from rmd.cli.console import table_console
+    from rmd.common.files import disk_errors, write_text
+    from rmd.scores.text import vbench_text
+    from rmd.scores.vbench import read_scores, totals
+
+    scores = read_scores(files)
+    result = totals(scores)
+    if out is not None:
+        with disk_errors(out):
+            write_text(out, result.model_dump_json(indent=1) + "\n")
+    table_console(110).print(vbench_text(scores, result))

@@ -11,6 +11,7 @@ from rich.text import Text
 from rmd.report.tables import fixed, percent
 from rmd.scores.metrics import METRICS
 from rmd.scores.result import Difference, Result
+from rmd.scores.vbench import Totals
 
 
 def scores_text(result: Result) -> Table:
@@ -42,6 +43,16 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
         "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
         "prompts for which the first model's pictures score higher."
     )
+    return table
+
+
+def vbench_text(scores: Mapping[str, float], result: Totals) -> Table:
+    """Return VBench's scores as a table: raw, normalised, and the totals, all times 100."""
+    table = _table("VBench", ("raw", "normalised"))
+    for name, value in result.dimensions.items():
+        table.add_row(Text(name.replace("_", " ")), fixed(100 * scores[name], 2), fixed(100 * value, 2))
+    for name, value in (("quality", result.quality), ("semantic", result.semantic), ("total", result.total)):
+        table.add_row(Text(name), "", fixed(100 * value, 2), style="bold")
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from rmd.cli.app import main
 from rmd.scores import metrics
 from rmd.scores.metrics import ImageMetric, Place
 from rmd.scores.result import Network, Preparation, read_result
+from rmd.scores.vbench import DIMENSIONS
 
 Captured = pytest.CaptureFixture[str]
 
@@ -104,3 +107,16 @@ def test_the_first_command_may_be_left_out(capsys: Captured) -> None:
 def test_a_place_is_where_networks_run() -> None:
     place = Place(Path("w"), device=torch.device("cpu"), dtype=torch.float16)
     assert place.source("a/b").repository == "a/b" and place.source("a/b").folder == Path("w")
+
+
+def test_totals_of_vbench(capsys: Captured, work: Path) -> None:
+    for each in DIMENSIONS:
+        (work / f"{each.name}.json").write_text(json.dumps({each.name: [each.high, []]}), encoding="utf-8")
+    names = [f"{each.name}.json" for each in DIMENSIONS]
+    assert main(["eval", "vbench", *names, "--out", "totals.json"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    rows = {" ".join(re.findall("[a-z]+", line)): line.split()[-1] for line in lines}
+    assert rows["total"] == rows["quality"] == rows["scene"] == "100.00"
+    assert json.loads(Path("totals.json").read_text(encoding="utf-8"))["total"] == pytest.approx(1)
+    assert main(["eval", "vbench", *names[1:]]) == 1
+    assert capsys.readouterr().err.startswith("rmd: VBench's totals need all 16 dimensions, and 1 are missing: subject")
