@@ -139,6 +139,39 @@ def compare(
     table_console(110).print(differences_text(first[0], second[0], found))
 
 
+@evals.command("distance")
+def distance(
+    place: Pictures,
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="A folder of other pictures: real ones, or the teacher's.")
+    ],
+    metrics: Annotated[
+        str, typer.Option(metavar="NAMES", help="Distances, separated by commas: cmmd, kid-dinov2, fd-dinov2.")
+    ] = "cmmd,kid-dinov2,fd-dinov2",
+    weights: Weights = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Measure how far a set of pictures is from another one."""
+    where = start(device)
+    import torch
+
+    from rmd.cli.console import table_console
+    from rmd.cli.progress import progress_bar
+    from rmd.scores.distances import chosen_distances, measure_distances
+    from rmd.scores.metrics import Place
+    from rmd.scores.text import distances_text
+
+    wanted = chosen_distances([part.strip() for part in metrics.split(",") if part.strip()])
+    networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
+    with progress_bar() as report_progress:
+        found = measure_distances(
+            place, reference, wanted, networks, batch_size=batch_size, progress=report_progress
+        )  # fmt: skip
+    table_console(110).print(distances_text(f"{place} from {reference}", found))
+
+
 @evals.command("vbench")
 def vbench(
     files: Annotated[

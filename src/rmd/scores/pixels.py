@@ -12,6 +12,8 @@ from torch import Tensor
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """OpenAI's statistics of pictures, by which CLIP's pixels are normalised."""
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and deviation of the channels."""
 
 
 def clip_pixels(image: Image.Image, side: int = 224) -> Tensor:
@@ -56,6 +58,11 @@ def square_pixels(image: Image.Image, side: int = 224, *, first: int = 256) -> T
     return clip_pixels(square.resize((first, first), Image.Resampling.LANCZOS), side)
 
 
+def squashed_pixels(image: Image.Image, side: int = 224, *, statistics: Statistics = (MEAN, DEVIATION)) -> Tensor:
+    """Return a whole picture squashed to a square, (3, side, side), by Pillow's bicubic scaling, which smooths."""
+    return _normalised(_tensor(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)), statistics)
+
+
 def stacked(pixels: Sequence[Tensor]) -> Tensor:
     """Return pictures of one size as a batch."""
     return torch.stack(list(pixels))
@@ -66,6 +73,6 @@ def _tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
 
-def _normalised(pixels: Tensor) -> Tensor:
-    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+def _normalised(pixels: Tensor, statistics: Statistics = (MEAN, DEVIATION)) -> Tensor:
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in statistics)
     return (pixels - mean) / deviation

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rmd.report.tables import fixed, percent
+from rmd.report.tables import fixed, percent, significant
+from rmd.scores.distances import DISTANCES, Measured
 from rmd.scores.metrics import METRICS
 from rmd.scores.result import Difference, Result
 from rmd.scores.vbench import Totals
@@ -43,6 +44,18 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
         "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
         "prompts for which the first model's pictures score higher."
     )
+    return table
+
+
+def distances_text(title: str, found: Mapping[str, Measured]) -> Table:
+    """Return distances of two sets of pictures as a table."""
+    table = _table(title, ("distance", "95 % interval", "pictures", "reference"))
+    for name, each in found.items():
+        known = each.low is not None and each.high is not None
+        interval = f"{significant(each.low or 0.0)} to {significant(each.high or 0.0)}" if known else "-"
+        title = DISTANCES[name].title if name in DISTANCES else name
+        table.add_row(Text(title), significant(each.value), interval, str(each.count), str(each.reference))
+    table.caption = Text("Compare distances of equally many pictures only: most of them depend on the number.")
     return table
 
 

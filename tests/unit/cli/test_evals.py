@@ -14,7 +14,8 @@ from studies import picture
 from torch import Tensor
 
 from rmd.cli.app import main
-from rmd.scores import metrics
+from rmd.scores import distances, metrics
+from rmd.scores.distances import Distance, Features
 from rmd.scores.metrics import ImageMetric, Place
 from rmd.scores.result import Network, Preparation, read_result
 from rmd.scores.vbench import DIMENSIONS
@@ -66,6 +67,21 @@ def test_two_models_are_scored_and_compared(capsys: Captured) -> None:
         "rmd: these results cannot be compared: prompts.name is 'p.txt' in two's and \"the pictures' own\" in one's; "
         "score both in the same way\n"
     )
+
+
+def test_distances_of_two_folders(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    albums()
+
+    def features(place: Place) -> Features:
+        return Features(lambda images: torch.tensor([[float(i.getpixel((0, 0))[0])] for i in images]), Red.preparation)
+
+    means = Distance("means", "difference of means", features, lambda x, y: (float((x - y).mean()), None, None))
+    monkeypatch.setitem(distances.DISTANCES, "means", means)
+    assert main(["eval", "distance", "two", "one", "--metrics", "means"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "difference of means" in line)
+    assert line.split()[-4:] == ["3.00", "-", "6", "6"]
+    assert main(["eval", "distance", "two", "nothing", "--metrics", "means"]) == 1
+    assert capsys.readouterr().err.startswith("rmd: there are no samples (.png, .jpg, .jpeg, .webp) in nothing: ")
 
 
 def test_what_is_missing_is_said(capsys: Captured) -> None:
