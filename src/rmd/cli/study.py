@@ -106,6 +106,7 @@ def serve(
             run(make_app(opened, store), listener)
         finally:
             store.close()
+    typer.echo(f"stopped; see what it says with: rmd study analyse {folder}")
 
 
 @study.command("analyse")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.applications import Starlette
@@ -32,6 +32,7 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
-    """Serve an application until the process is interrupted or terminated; requests that are under way are finished."""
+    """Serve an application until somebody presses Ctrl-C or ends the process; requests under way are finished."""
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # the server raises it again after it has ended in order
+        uvicorn.Server(config).run(sockets=[listener])

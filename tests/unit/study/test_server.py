@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +113,17 @@ def test_a_pair_must_be_looked_at(tmp_path: Path, study: Study) -> None:
         assert ask(address, "/api/vote", vote)[0] == 425
         time.sleep(0.6)
         assert ask(address, "/api/vote", vote)[0] == 200
+
+
+def test_a_server_ends_in_order(tmp_path: Path, study: Study) -> None:
+    with served(study, tmp_path / "log") as (address, process):
+        assert ask(address, "/api/about")[0] == 200
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(30)
+        assert process.exitcode == 0
+    out = (tmp_path / "log.out").read_text(encoding="utf-8").splitlines()
+    assert out[-1] == f"stopped; see what it says with: rmd study analyse {study.folder}"
+    assert "Traceback" not in (tmp_path / "log.err").read_text(encoding="utf-8")
 
 
 def test_twenty_raters_at_once_and_a_killed_server_lose_no_vote(tmp_path: Path) -> None:
