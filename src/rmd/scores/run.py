@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import disk_errors
@@ -27,6 +27,8 @@ from rmd.scores.result import Making, PromptSet, Protocol, Result, Table, summar
 from rmd.scores.weights import sha256
 
 JOURNAL = "scores.jsonl"
+_TURNED = (5, 6, 7, 8)
+"""Orientations of EXIF with which a picture is shown with its sides exchanged."""
 Progress = Callable[[str, int, int], None]
 """Called with a piece of work, how much of it is done, and its total."""
 
@@ -206,7 +208,10 @@ def _shape(paths: Sequence[Path]) -> tuple[int, int, str]:
     shapes: dict[tuple[int, int, str], Path] = {}
     for path in paths:
         with opened(path, "pictures") as image:
-            shapes.setdefault((*image.size, (image.format or "").lower()), path)
+            width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
+                width, height = height, width
+            shapes.setdefault((width, height, (image.format or "").lower()), path)
     if len(shapes) > 1:
         (first, one), (second, two) = list(shapes.items())[:2]
         raise RMDError(

@@ -138,3 +138,32 @@ def test_pictures_of_one_result_are_alike_whole_and_finite(tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(RMDError, match=r"^there are no samples \(\.png, \.jpg, \.jpeg, \.webp\) in .*empty: "):
         find_pictures(str(tmp_path / "empty"), None)
+
+
+def test_pictures_are_scored_as_people_see_them(tmp_path: Path) -> None:
+    """Rotated as EXIF says, transparent on white, grey in three channels."""
+    seen: list[Image.Image] = []
+
+    class Keep(Red):
+        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+            seen.extend(images)
+            return torch.zeros(len(images))
+
+    folder = tmp_path / "a"
+    folder.mkdir()
+    upright = Image.new("RGB", (24, 16), (9, 9, 9))
+    upright.paste((200, 100, 0), (0, 0, 12, 16))
+    exif = Image.Exif()
+    exif[274] = 6  # shown turned to the right, so stored turned to the left
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "0.png", exif=exif)
+    clear = upright.convert("RGBA")
+    clear.putalpha(0)
+    clear.save(folder / "1.png")
+    upright.convert("L").save(folder / "2.png")
+    (tmp_path / "p.txt").write_text("a\nb\nc\n", encoding="utf-8")
+    metric = ImageMetric("red", "red", lambda place: Keep(Preparation(networks=())))
+    result, _ = score(folder, metric, tmp_path / "out", str(tmp_path / "p.txt"))
+    assert (result.protocol.width, result.protocol.height) == (24, 16)
+    assert seen[0].tobytes() == upright.tobytes()
+    assert seen[1].getcolors() == [(24 * 16, (255, 255, 255))]
+    assert seen[2].tobytes() == upright.convert("L").convert("RGB").tobytes()
