@@ -142,6 +142,15 @@ def test_what_the_findings_say_of_every_seed() -> None:
         assert all(a < b for a, b in pairs), (table, ours, theirs)
 
 
+def test_matching_at_either_resolution_lies_between_the_two() -> None:
+    lines = {line.name: line.numbers for line in read_results(DOCS / "findings")["confirm"].backbones["sdxl"]}
+    naive, mixed, rmd, undistilled = (
+        lines[name]["kernel_distance"] for name in ("naive", "mixed", "rmd", "cascade-undistilled")
+    )
+    assert all(a < b < c for a, b, c in zip(naive.values, mixed.values, rmd.values, strict=True))
+    assert min(undistilled.values) > max(rmd.values)
+
+
 def test_which_changes_the_screening_finds_worst() -> None:
     """Without an average of the weights, then with two fake updates, among the rows that have own matching."""
     result = read_results(DOCS / "findings")["screening"]
