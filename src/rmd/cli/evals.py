@@ -92,12 +92,13 @@ def images(
     from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
     from rmd.scores.metrics import Place, chosen
-    from rmd.scores.result import Making, write_result
+    from rmd.scores.result import Making, tables, write_result
     from rmd.scores.run import find_pictures, score_pictures
     from rmd.scores.text import scores_text
 
     wanted = chosen([part.strip() for part in metrics.split(",") if part.strip()])
     called = _name(place, name)
+    tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
     expected = find_pictures(place, prompts)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))

@@ -222,7 +222,7 @@ def write_result(result: Result, table: Table, folder: Path) -> None:
     Raises:
         RMDError: pyarrow is not installed.
     """
-    pa, parquet = _pyarrow()
+    pa, parquet = tables()
     columns = {"prompt": table.prompt, "seed": table.seed, "file": list(table.file), **table.values}
     with replacing(folder / TABLE) as partial:
         parquet.write_table(pa.table(columns), partial)
@@ -238,7 +238,7 @@ def read_result(folder: Path) -> tuple[Result, Table]:
     if not (folder / RESULT).is_file():
         raise RMDError(f"{folder} has no {RESULT}: score its pictures first")
     result, path = read_model(folder / RESULT, Result), folder / TABLE
-    pa, parquet = _pyarrow()
+    pa, parquet = tables()
     try:
         with read_errors(path):
             columns = parquet.read_table(path).to_pydict()
@@ -276,7 +276,12 @@ def _difference(a: Table, b: Table, metric: str, protocol: Protocol, seed: int) 
     )  # fmt: skip
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def tables() -> tuple[Any, Any]:
+    """Return pyarrow and its module of Parquet files, with which values are kept.
+
+    Raises:
+        RMDError: the package is not installed.
+    """
     try:
         import pyarrow
         from pyarrow import parquet

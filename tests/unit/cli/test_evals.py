@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +83,18 @@ def test_distances_of_two_folders(capsys: Captured, monkeypatch: pytest.MonkeyPa
     assert line.split()[-4:] == ["3.00", "-", "6", "6"]
     assert main(["eval", "distance", "two", "nothing", "--metrics", "means"]) == 1
     assert capsys.readouterr().err.startswith("rmd: there are no samples (.png, .jpg, .jpeg, .webp) in nothing: ")
+
+
+def test_a_missing_package_is_noticed_before_anything_is_scored(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    albums()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["eval", "images", "one", "--metrics", "red"]) == 1
+    assert capsys.readouterr().err == (
+        "rmd: the scores of single pictures need one more package: pip install 'rmd[data]'\n"
+    )  # fmt: skip
+    assert not Path("runs").exists()
 
 
 def test_what_is_missing_is_said(capsys: Captured) -> None:
