@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 from rmd.common.errors import RMDError, one_of
 from rmd.compare.run import Number, TableResult
-from rmd.compare.write import adjusted, as_markdown, number_text, p_text
+from rmd.compare.write import adjusted, as_markdown, number_text
 from rmd.evaluation.metrics import Metric, metric, part
-from rmd.report.tables import fixed, percent, significant
+from rmd.report.tables import fixed, p_text, percent, significant
 
 _MARK = re.compile(r"(<!-- (?:table ([\w-]+) (\w+)|([\w-]+\.\w+\.\S+)) -->).*?(<!-- end -->)", re.DOTALL)
 _FIELDS = ("mean", "interval", "low", "high", "difference", "p", "holm", "level")

@@ -91,12 +91,12 @@ def images(
 
     from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
-    from rmd.scores.metrics import Place, chosen
+    from rmd.scores.metrics import METRICS, Place, chosen
     from rmd.scores.result import Making, tables, write_result
     from rmd.scores.run import find_pictures, score_pictures
     from rmd.scores.text import scores_text
 
-    wanted = chosen([part.strip() for part in metrics.split(",") if part.strip()])
+    wanted = chosen(_parts(metrics), METRICS)
     called = _name(place, name)
     tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
@@ -111,6 +111,11 @@ def images(
     write_result(result, table, folder)
     table_console(110).print(scores_text(result))
     typer.echo(f"result: {folder}")
+
+
+def _parts(text: str) -> list[str]:
+    """Return names that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _name(place: str, name: str | None) -> str:
@@ -160,11 +165,11 @@ def distance(
 
     from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
-    from rmd.scores.distances import chosen_distances, measure_distances
-    from rmd.scores.metrics import Place
+    from rmd.scores.distances import DISTANCES, measure_distances
+    from rmd.scores.metrics import Place, chosen
     from rmd.scores.text import distances_text
 
-    wanted = chosen_distances([part.strip() for part in metrics.split(",") if part.strip()])
+    wanted = chosen(_parts(metrics), DISTANCES)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
     with progress_bar() as report_progress:
         found = measure_distances(

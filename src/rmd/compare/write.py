@@ -149,11 +149,6 @@ def as_page(results: Sequence[TableResult], folder: Path) -> str:
     )
 
 
-def p_text(p: float) -> str:
-    """Write a p value: `0.014`, or `below 0.001`."""
-    return significant(p, 2) if p >= 0.001 else "below 0.001"
-
-
 def adjusted(result: TableResult, test: Literal["p", "level"] = "p") -> dict[tuple[str, str, str], float]:
     """Return p by (backbone, row, measure), adjusted by Holm's method over all rows and backbones of the table.
 

@@ -28,8 +28,6 @@ from rmd.worlds.base import Renders
 from rmd.worlds.registry import WORLDS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""Pillow's names of their formats."""
 OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif", ".jp2")
 """Image formats that RMD does not read. Such a file in a folder is an error, since it would be left out silently."""
 MAX_PIXELS = 178_956_970
@@ -199,13 +197,13 @@ def _check(path: Path, setting: str) -> None:
 
 
 @contextmanager
-def opened(path: Path, setting: str, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """Open a picture of one of the formats; any error within the block becomes an RMDError with its name."""
+def opened(path: Path, setting: str) -> Iterator[Image.Image]:
+    """Open a picture of one of the supported formats; any error within the block becomes an RMDError with its name."""
     try:
         with warnings.catch_warnings():
             # Pillow warns about large pictures, which are allowed up to MAX_PIXELS, and about invisible damage.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=formats) as image:
+            with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
                 yield image
     except Image.DecompressionBombError as error:
         raise RMDError(f"{setting}: {path} is too large to be read safely: scale it down") from error

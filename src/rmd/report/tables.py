@@ -41,6 +41,11 @@ def significant(value: float, digits: int = 3) -> str:
     return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
+def p_text(p: float) -> str:
+    """Write a p value: `0.014`, or `below 0.001`."""
+    return significant(p, 2) if p >= 0.001 else "below 0.001"
+
+
 def percent(share: float) -> str:
     """Write a share as a percentage."""
     return f"{fixed(100 * share)}%"

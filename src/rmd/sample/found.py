@@ -15,9 +15,9 @@ from rmd.data.images import SUFFIXES as PICTURES
 from rmd.sample.album import read_settings
 
 SUFFIXES = tuple(dict.fromkeys((*PICTURES, *CLIPS)))
-"""What the names of samples end in."""
+"""The names of samples end in one of these."""
 _BESIDE = re.compile(r"-(teacher|stage\d+)$")
-"""What `rmd generate` adds to the names of files beside a student's sample."""
+"""`rmd generate` adds this to the names of files beside a student's sample."""
 
 
 def find_samples(place: str, *, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:

@@ -15,14 +15,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, Dinov2Model
 
-from rmd.common.errors import RMDError, one_of
+from rmd.common.errors import RMDError
 from rmd.common.typed import Strict
 from rmd.core.metrics import frechet_distance, kernel_distance
 from rmd.data.images import SUFFIXES, as_seen, opened
 from rmd.sample.found import find_samples
 from rmd.scores.clip import embed_images
 from rmd.scores.metrics import Place, image_side
-from rmd.scores.pixels import squashed_pixels, stacked
+from rmd.scores.pixels import squashed_pixels
 from rmd.scores.result import Preparation, Settings
 
 SIGMA, CMMD_SCALE = 10.0, 1000.0
@@ -62,7 +62,7 @@ class Distance:
     measure: Callable[[Tensor, Tensor], tuple[float, float | None, float | None]]
 
 
-class Measured(Strict):
+class SetDistance(Strict):
     """A distance of two sets of pictures."""
 
     value: float
@@ -96,7 +96,7 @@ def cmmd(x: Tensor, y: Tensor) -> float:
 def measure_distances(
     place: str, reference: str, distances: Sequence[Distance], networks: Place, *, batch_size: int = 32,
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Measured]:  # fmt: skip
+) -> dict[str, SetDistance]:  # fmt: skip
     """Measure distances between two folders of pictures.
 
     Args:
@@ -123,7 +123,7 @@ def measure_distances(
             known[key] = features, read
         x, y = known[key][1]
         value, low, high = distance.measure(x, y)
-        results[distance.name] = Measured(
+        results[distance.name] = SetDistance(
             value=value, low=low, high=high, count=len(x), reference=len(y), preparation=features.preparation
         )
     return results
@@ -156,7 +156,7 @@ def _clip(place: Place) -> Features:
     settings: Settings = {"pixels": "squashed to a square", "side": side}
 
     def features_of(images: Sequence[Image.Image]) -> Tensor:
-        pixels = stacked([squashed_pixels(image, side) for image in images])
+        pixels = torch.stack([squashed_pixels(image, side) for image in images])
         return embed_images(model, pixels.to(next(model.parameters()))).float().cpu()
 
     return Features(features_of, Preparation(networks=(source.network,), settings=settings))
@@ -172,7 +172,7 @@ def _dino(place: Place) -> Features:
 
     @torch.no_grad()
     def features_of(images: Sequence[Image.Image]) -> Tensor:
-        pixels = stacked([squashed_pixels(image, side, statistics=IMAGENET) for image in images])
+        pixels = torch.stack([squashed_pixels(image, side, statistics=IMAGENET) for image in images])
         tokens: Tensor = model(pixels.to(next(model.parameters()))).last_hidden_state
         return tokens[:, 0].float().cpu()  # the token of the class
 
@@ -193,14 +193,3 @@ DISTANCES = {
     )
 }
 """All distances by name."""
-
-
-def chosen_distances(names: Sequence[str]) -> list[Distance]:
-    """Return distances by name, each once and in the given order.
-
-    Raises:
-        RMDError: a name is unknown, or there is none.
-    """
-    if not names:
-        raise RMDError(f"no metric is named: use some of {', '.join(DISTANCES)}")
-    return [DISTANCES[one_of("metric", name, tuple(DISTANCES))] for name in dict.fromkeys(names)]

@@ -6,10 +6,11 @@ that results with different ones are never compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -18,16 +19,17 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from rmd.common.errors import RMDError, one_of
 from rmd.scores.aesthetic import folded
-from rmd.scores.clip import VIT_G14, VIT_H14, Heads, embed_images, embed_texts, from_open_clip, tokens
-from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels, stacked
+from rmd.scores.clip import VIT_G14, VIT_H14, embed_images, embed_texts, from_open_clip, tokens
+from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels
 from rmd.scores.result import Preparation, Settings
 from rmd.scores.weights import Source
 
 CPU = torch.device("cpu")
+Chosen = TypeVar("Chosen")
 OPENAI = "openai/clip-vit-large-patch14"
 """OpenAI's network, whose tokenizer all others share."""
-_HPS_HEADS: Heads = VIT_H14
 _GITHUB = "https://raw.githubusercontent.com/{repository}/main"
+_MIDDLE = "shorter side, middle"
 AESTHETIC = "sac+logos+ava1-l14-linearMSE.pth"
 AESTHETIC_V1 = "sa_0_4_vit_l_14_linear.pth"
 
@@ -45,7 +47,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where networks are found and run.
+    """The place of networks: a source of their files, a device and a type.
 
     Attributes:
         folder: folder with repositories as OWNER/NAME; None: the Hub.
@@ -103,7 +105,7 @@ class TextScore:
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the scaled cosines (n,) of pictures and prompts."""
         first = next(self.model.parameters())
-        pixels = stacked([self.pixels(image) for image in images]).to(first)
+        pixels = torch.stack([self.pixels(image) for image in images]).to(first)
         ids, _ = tokens(token_ids(self.tokenizer, [self.prefix + text for text in prompts]))
         pair = embed_images(self.model, pixels), embed_texts(self.model, ids.to(first.device))
         return self.scale * (pair[0].float() * pair[1].float()).sum(-1).cpu()
@@ -119,7 +121,7 @@ class AestheticScore:
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the scores (n,) of pictures; the prompts are not read."""
-        pixels = stacked([clip_pixels(image, image_side(self.model)) for image in images])
+        pixels = torch.stack([clip_pixels(image, image_side(self.model)) for image in images])
         return self.head(embed_images(self.model, pixels.to(next(self.model.parameters()))).float().cpu())
 
 
@@ -146,51 +148,39 @@ def _ready(model: CLIPModel, place: Place) -> CLIPModel:
     return model.to(place.device, place.dtype).eval().requires_grad_(False)
 
 
-def _tokenizer(place: Place) -> CLIPTokenizer:
-    source = place.source(OPENAI)
-    folder = source.path("vocab.json").parent
-    source.path("merges.txt")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+def _text_score(
+    place: Place, source: Source, model: CLIPModel, prepare: Callable[[Image.Image, int], Tensor], *, pixels: str,
+    scale: float = 100.0, prefix: str = "", **more: bool,
+) -> TextScore:  # fmt: skip
+    """Return the similarity in a network, with OpenAI's tokenizer; `pixels` says in words how pictures are prepared."""
+    words, side = place.source(OPENAI), image_side(model)
+    folder = words.path("vocab.json").parent
+    words.path("merges.txt")
+    settings: Settings = {"pixels": pixels, "side": side, "scale": round(scale, 4), "prefix": prefix, **more}
+    return TextScore(
+        model, CLIPTokenizer.from_pretrained(folder, local_files_only=True), lambda image: prepare(image, side),
+        Preparation(networks=(source.network, words.network), settings=settings), scale, prefix,
+    )  # fmt: skip
 
 
 def _clip(place: Place) -> Scorer:
     source = place.source(OPENAI)
-    model = _openai(place, source)
-    side = image_side(model)
-    settings: Settings = {"pixels": "shorter side, middle", "side": side, "scale": 100}
-    preparation = Preparation(networks=(source.network,), settings=settings)
-    return TextScore(model, _tokenizer(place), lambda image: clip_pixels(image, side), preparation)
+    return _text_score(place, source, _openai(place, source), clip_pixels, pixels=_MIDDLE)
 
 
 def _clip_dmd2(place: Place) -> Scorer:
     source = place.source("laion/CLIP-ViT-g-14-laion2B-s12B-b42K")
     model = _ready(from_open_clip(source.tensors("open_clip_pytorch_model.bin"), VIT_G14), place)
-    side, prefix = image_side(model), "A photo depicts "
-    settings: Settings = {
-        "pixels": "middle square, Lanczos 256, shorter side",
-        "side": side,
-        "scale": 100,
-        "prefix": prefix,
-    }
-    preparation = Preparation(networks=(source.network,), settings=settings)
-    return TextScore(model, _tokenizer(place), lambda image: square_pixels(image, side), preparation, prefix=prefix)
+    words = "middle square, Lanczos 256, shorter side"
+    return _text_score(place, source, model, square_pixels, pixels=words, prefix="A photo depicts ")
 
 
 def _hps(name: str, *, antialias: bool) -> Callable[[Place], Scorer]:
     def load(place: Place) -> Scorer:
         source = place.source("xswu/HPSv2")
-        model = _ready(from_open_clip(source.tensors(name), _HPS_HEADS), place)
-        side = image_side(model)
-        settings: Settings = {
-            "pixels": "longer side, black margins",
-            "side": side,
-            "scale": 100,
-            "antialias": antialias,
-        }
-        preparation = Preparation(networks=(source.network,), settings=settings)
-        return TextScore(
-            model, _tokenizer(place), lambda image: padded_pixels(image, side, antialias=antialias), preparation
-        )
+        model = _ready(from_open_clip(source.tensors(name), VIT_H14), place)
+        prepare = partial(padded_pixels, antialias=antialias)
+        return _text_score(place, source, model, prepare, pixels="longer side, black margins", antialias=antialias)
 
     return load
 
@@ -200,7 +190,7 @@ def _aesthetic(repository: str, name: str) -> Callable[[Place], Scorer]:
         network, head = place.source(OPENAI), place.source(repository, _GITHUB.format(repository=repository))
         model = _openai(place, network)
         linear = folded(head.tensors(name))
-        settings: Settings = {"pixels": "shorter side, middle", "side": image_side(model)}
+        settings: Settings = {"pixels": _MIDDLE, "side": image_side(model)}
         return AestheticScore(model, linear, Preparation(networks=(network.network, head.network), settings=settings))
 
     return load
@@ -209,10 +199,8 @@ def _aesthetic(repository: str, name: str) -> Callable[[Place], Scorer]:
 def _pickscore(place: Place) -> Scorer:
     source = place.source("yuvalkirstain/PickScore_v1")
     model = _openai(place, source)
-    side, scale = image_side(model), float(model.logit_scale.exp())
-    settings: Settings = {"pixels": "shorter side, middle", "side": side, "scale": round(scale, 4)}
-    preparation = Preparation(networks=(source.network,), settings=settings)
-    return TextScore(model, _tokenizer(place), lambda image: clip_pixels(image, side), preparation, scale=scale)
+    scale = float(model.logit_scale.exp())
+    return _text_score(place, source, model, clip_pixels, pixels=_MIDDLE, scale=scale)
 
 
 METRICS = {
@@ -233,12 +221,16 @@ METRICS = {
 """All metrics of single pictures by name."""
 
 
-def chosen(names: Sequence[str]) -> list[ImageMetric]:
+def chosen(names: Sequence[str], known: Mapping[str, Chosen]) -> list[Chosen]:
     """Return metrics by name, each once and in the given order.
+
+    Args:
+        names: names of metrics.
+        known: all metrics by name.
 
     Raises:
         RMDError: a name is unknown, or there is none.
     """
     if not names:
-        raise RMDError(f"no metric is named: use some of {', '.join(METRICS)}")
-    return [METRICS[one_of("metric", name, tuple(METRICS))] for name in dict.fromkeys(names)]
+        raise RMDError(f"no metric is named: use some of {', '.join(known)}")
+    return [known[one_of("metric", name, tuple(known))] for name in dict.fromkeys(names)]

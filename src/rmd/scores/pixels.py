@@ -1,8 +1,6 @@
-"""What networks see of a picture: sizes, crops and margins, each exactly as the published score prepares it."""
+"""Prepares pictures for networks: sizes, crops and margins are exactly those of the published scores."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -61,11 +59,6 @@ def square_pixels(image: Image.Image, side: int = 224, *, first: int = 256) -> T
 def squashed_pixels(image: Image.Image, side: int = 224, *, statistics: Statistics = (MEAN, DEVIATION)) -> Tensor:
     """Return a whole picture squashed to a square, (3, side, side), by Pillow's bicubic scaling, which smooths."""
     return _normalised(_tensor(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)), statistics)
-
-
-def stacked(pixels: Sequence[Tensor]) -> Tensor:
-    """Return pictures of one size as a batch."""
-    return torch.stack(list(pixels))
 
 
 def _tensor(image: Image.Image) -> Tensor:

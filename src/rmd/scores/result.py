@@ -51,15 +51,15 @@ class Network(Strict):
 
 
 class Preparation(Strict):
-    """Everything that decides a metric's value for a picture and a prompt."""
+    """A metric's value for a picture and a prompt follows from this alone."""
 
     networks: tuple[Network, ...]
     settings: Settings = Field(default_factory=dict)
-    """How pictures and texts are prepared."""
+    """They say how pictures and texts are prepared."""
 
 
 class Protocol(Strict):
-    """What two results must share to be compared."""
+    """Two results are compared only if they have all of this in common."""
 
     prompts: PromptSet
     seed: Annotated[int, Field(ge=0)]
@@ -75,15 +75,10 @@ class Protocol(Strict):
 
 
 class Making(Strict):
-    """How the pictures were made, which is what is compared."""
+    """The making of the pictures, which is what is compared."""
 
     model: str
-    sampler: str | None = None
-    """The plan of a student, or the scheduler of a pipeline."""
-    evaluations: float | None = None
-    """Network evaluations per picture."""
-    guidance: float | None = None
-    dtype: str | None = None
+    """Name of the model."""
 
 
 class Score(Strict):
@@ -110,7 +105,7 @@ class Result(Strict):
 
 
 class Difference(Strict):
-    """How far a metric's mean is above that of another model, on the same prompts and seeds."""
+    """The difference of a metric's means of two models, on the same prompts and seeds."""
 
     ours: float
     theirs: float
@@ -139,14 +134,6 @@ class Table:
     seed: NDArray[np.int64]
     file: Sequence[str]
     values: Mapping[str, Floats]
-
-    def by_prompt(self, metric: str) -> dict[int, float]:
-        """Return a metric's mean for every prompt that has a value."""
-        known = np.isfinite(self.values[metric])
-        numbers, places = np.unique(self.prompt[known], return_inverse=True)
-        sums = np.bincount(places, weights=self.values[metric][known], minlength=len(numbers))
-        counts = np.bincount(places, minlength=len(numbers))
-        return {int(number): float(mean) for number, mean in zip(numbers, sums / counts, strict=True)}
 
 
 def summarise(table: Table, metric: str, *, expected: int, seed: int = 0) -> Score:

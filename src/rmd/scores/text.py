@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmd.report.tables import fixed, percent, significant
-from rmd.scores.distances import DISTANCES, Measured
+from rmd.scores.distances import DISTANCES, SetDistance
 from rmd.scores.metrics import METRICS
 from rmd.scores.result import Difference, Result
 from rmd.scores.vbench import Totals
@@ -47,7 +47,7 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
     return table
 
 
-def distances_text(title: str, found: Mapping[str, Measured]) -> Table:
+def distances_text(title: str, found: Mapping[str, SetDistance]) -> Table:
     """Return distances of two sets of pictures as a table."""
     table = _table(title, ("distance", "95 % interval", "pictures", "reference"))
     for name, each in found.items():

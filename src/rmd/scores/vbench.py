@@ -1,4 +1,4 @@
-"""The totals of VBench from the scores of its dimensions, and which videos it asks for.
+"""The totals of VBench from the scores of its dimensions.
 
 VBench itself runs in an environment of its own, since its networks need old versions of many packages. What it writes
 is read here. Unlike VBench's own script, which takes a missing dimension for 0, a missing one is an error.
@@ -20,8 +20,6 @@ from rmd.models.hub import read_object
 
 QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
 """Weights of the two groups in the total."""
-SEEDS, FLICKER_SEEDS = 5, 25
-"""Numbers of videos of a prompt: usually, and of the prompts of temporal flickering."""
 
 
 @dataclass(frozen=True)
@@ -121,23 +119,6 @@ def read_scores(paths: Sequence[Path]) -> dict[str, float]:
                 raise RMDError(f"{path} has {name}, too: give one file for each dimension")
             scores[name] = float(score)
     return scores
-
-
-def videos(prompts: Sequence[str], flickering: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the prompt and the number of every video that VBench asks for.
-
-    Args:
-        prompts: all prompts, each once.
-        flickering: those of them that measure temporal flickering.
-
-    Raises:
-        RMDError: a prompt of `flickering` is not among all prompts.
-    """
-    special = set(flickering)
-    strange = special - set(prompts)
-    if strange:
-        raise RMDError(f"{shown(sorted(strange)[0])} is a prompt of temporal flickering, and not among all prompts")
-    return [(text, index) for text in prompts for index in range(FLICKER_SEEDS if text in special else SEEDS)]
 
 
 def _group(normalised: Mapping[str, float], quality: bool) -> float:

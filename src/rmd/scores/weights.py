@@ -7,6 +7,7 @@ their tensors are then kept as safetensors beside the Hub's cache, under the che
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ STATE = "state_dict"
 
 @dataclass
 class Source:
-    """Where the files of one network are found.
+    """The source of the files of one network.
 
     Attributes:
         repository: the network's repository on the Hub, OWNER/NAME.
@@ -143,9 +144,9 @@ def _torch(path: Path) -> dict[str, Tensor]:
     try:
         with read_errors(path):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (RuntimeError, EOFError) as error:
         raise RMDError(f"{path} is damaged: download it again") from error
-    except Exception as error:  # pickle's own, for anything but tensors
+    except pickle.UnpicklingError as error:
         raise RMDError(f"{path} holds more than tensors and is not read: download the original file") from error
     state = content.get(STATE, content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,8 @@ import numpy as np
 from rmd.common.errors import RMDError
 from rmd.common.markdown import markdown_lines, markdown_text
 from rmd.common.typed import Strict
-from rmd.core.metrics import wilson
 from rmd.evaluation.statistics import holm
-from rmd.report.tables import fixed, percent, significant
+from rmd.report.tables import bounds, fixed, p_text, percent
 from rmd.study.design import Task, tasks_of
 from rmd.study.folder import Key, Study
 from rmd.study.statistics import (
@@ -33,22 +32,15 @@ from rmd.study.statistics import (
     sign_test,
 )
 from rmd.study.store import StoredVote
+from rmd.worlds.base import Measured, share_of
 
 DRAWS = 1000
 """Number of draws of the bootstrap."""
 _OUTCOME = {"left": WIN, "tie": TIE, "right": LOSS}
 
 
-class Interval(Strict):
-    """A value with its 95 % interval; the ends are None where there is none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
 class PairResult(Strict):
-    """What raters preferred of two systems in one question."""
+    """The preference of raters between two systems in one question."""
 
     question: str
     first: str
@@ -57,9 +49,9 @@ class PairResult(Strict):
     """Votes for the first system."""
     ties: int
     losses: int
-    preferred: Interval
+    preferred: Measured
     """Share of wins of the first system with ties as half wins; its interval is of the two-way bootstrap."""
-    decisive: Interval | None
+    decisive: Measured | None
     """Share of wins among the decisive votes, with Wilson's interval, which presumes independent votes."""
     p: float
     """Exact two-sided p of as many wins as losses, for independent votes."""
@@ -73,12 +65,12 @@ class Ranking(Strict):
     """The systems' strengths in one question, by the Davidson model."""
 
     question: str
-    strengths: dict[str, Interval]
+    strengths: dict[str, Measured]
     """Natural logarithms, with a mean of zero over the systems."""
     tie: float | None
     """Natural logarithm of the parameter of ties; None if there are none."""
     connected: bool
-    """Whether the comparisons link all systems; otherwise strengths cannot be compared across groups."""
+    """It says whether the comparisons link all systems; otherwise strengths cannot be compared across groups."""
 
 
 class Analysis(Strict):
@@ -95,11 +87,11 @@ class Analysis(Strict):
     """Votes that count: without repeats, checks and excluded raters."""
     seconds: float | None
     """Median time of a vote."""
-    checks: Interval | None
+    checks: Measured | None
     """Share of the attention checks that were passed, by all raters."""
-    left: Interval | None
+    left: Measured | None
     """Share of the left side among decisive votes."""
-    consistent: Interval | None
+    consistent: Measured | None
     """Share of repeated pairs that got the same vote again."""
     agreement: dict[str, float | None]
     """Krippendorff's alpha by question."""
@@ -174,8 +166,8 @@ def as_markdown(analysis: Analysis) -> str:
         rows = [
             (
                 markdown_text(f"{pair.first} over {pair.second}"), str(pair.wins), str(pair.ties), str(pair.losses),
-                _percent(pair.preferred), "-" if pair.decisive is None else _percent(pair.decisive), _p(pair.p),
-                _p(pair.p_holm), "-" if pair.detectable is None else percent(pair.detectable),
+                _text(pair.preferred), "-" if pair.decisive is None else _text(pair.decisive), p_text(pair.p),
+                p_text(pair.p_holm), "-" if pair.detectable is None else percent(pair.detectable),
             )
             for pair in analysis.pairs if pair.question == question
         ]  # fmt: skip
@@ -183,7 +175,9 @@ def as_markdown(analysis: Analysis) -> str:
         ranking = next(each for each in analysis.rankings if each.question == question)
         if len(ranking.strengths) > 2:
             order = sorted(ranking.strengths.items(), key=lambda item: -item[1].value)
-            strengths = [(markdown_text(name), _number(strength)) for name, strength in order]
+            strengths = [
+                (markdown_text(name), _text(strength, lambda value: fixed(value, 2))) for name, strength in order
+            ]
             lines += [markdown_lines(("system", "strength"), strengths, left=1), ""]
             if not ranking.connected:
                 lines += ["The comparisons do not link all systems: compare strengths within linked ones only.", ""]
@@ -204,9 +198,9 @@ def _people(analysis: Analysis) -> str:
         f"{analysis.raters} raters, of whom {analysis.finished} finished and {len(analysis.excluded)} are left out",
         f"{analysis.votes} votes",
         None if analysis.seconds is None else f"{fixed(analysis.seconds, 1)} s for a vote (median)",
-        None if analysis.checks is None else f"attention checks passed: {_percent(analysis.checks)}",
-        None if analysis.consistent is None else f"repeated pairs judged alike: {_percent(analysis.consistent)}",
-        None if analysis.left is None else f"left side among decisive votes: {_percent(analysis.left)}",
+        None if analysis.checks is None else f"attention checks passed: {_text(analysis.checks)}",
+        None if analysis.consistent is None else f"repeated pairs judged alike: {_text(analysis.consistent)}",
+        None if analysis.left is None else f"left side among decisive votes: {_text(analysis.left)}",
         f"Krippendorff's alpha: {agreed}" if agreed else None,
     ]
     return "; ".join(part for part in parts if part) + "."
@@ -246,7 +240,7 @@ def _pair(question: str, votes: Votes, first: str, second: str, draws: int, seed
     p = sign_test(votes)
     return PairResult(
         question=question, first=first, second=second, wins=wins, ties=ties, losses=losses,
-        preferred=_interval(score(votes), low, high), decisive=_share([True] * wins + [False] * losses),
+        preferred=_with_interval(score(votes), low, high), decisive=_share([True] * wins + [False] * losses),
         p=p, p_holm=p, detectable=share_needed(decisive) if decisive else None,
     )  # fmt: skip
 
@@ -261,7 +255,7 @@ def _ranking(question: str, votes: Votes, systems: Sequence[str], draws: int, se
     return Ranking(
         question=question,
         strengths={
-            name: _interval(float(value), low, high)
+            name: _with_interval(float(value), low, high)
             for name, value, (low, high) in zip(systems, fitted.strengths, ends, strict=True)
         },
         tie=fitted.tie if math.isfinite(fitted.tie) else None,
@@ -291,30 +285,15 @@ def _repeated(cast: Sequence[_Cast]) -> list[bool]:
     return again
 
 
-def _share(hits: Sequence[bool]) -> Interval | None:
-    if not hits:
-        return None
-    share = wilson(sum(hits), len(hits))
-    return Interval(value=share.value, low=share.low, high=share.high)
+def _share(hits: Sequence[bool]) -> Measured | None:
+    return share_of(sum(hits), len(hits)) if hits else None
 
 
-def _interval(value: float, low: float, high: float) -> Interval:
+def _with_interval(value: float, low: float, high: float) -> Measured:
     known = math.isfinite(low) and math.isfinite(high)
-    return Interval(value=value, low=low if known else None, high=high if known else None)
+    return Measured(value=value, low=low if known else None, high=high if known else None)
 
 
-def _percent(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return percent(interval.value)
-    low, high = (percent(end).removesuffix("%") for end in (interval.low, interval.high))
-    return f"{percent(interval.value)} [{low}, {high}]"
-
-
-def _number(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return fixed(interval.value, 2)
-    return f"{fixed(interval.value, 2)} [{fixed(interval.low, 2)}, {fixed(interval.high, 2)}]"
-
-
-def _p(p: float) -> str:
-    return significant(p, 2) if p >= 0.001 else "below 0.001"
+def _text(measured: Measured, write: Callable[[float], str] = percent) -> str:
+    """Write a value with its interval, if it has one."""
+    return write(measured.value) + ("" if measured.interval is None else f" {bounds(measured.interval, write)}")

@@ -15,7 +15,7 @@ from rmd.common.errors import RMDError, check_text
 from rmd.common.files import check_new_folder, new_folder, write_text
 from rmd.common.pictures import webp
 from rmd.core.randomness import check_seeds, generator
-from rmd.data.images import FORMATS, as_seen, opened
+from rmd.data.images import as_seen, opened
 from rmd.study.design import QUESTIONS, Design, Question, check_design, every_pair
 from rmd.study.folder import DESIGN, KEY, MEDIA, Key
 from rmd.study.sources import Item, find_items
@@ -131,7 +131,7 @@ def _spoil_picture(source: Path, target: Path) -> None:
 
 
 def _picture(path: Path) -> Image.Image:
-    with opened(path, "--system", FORMATS) as image:
+    with opened(path, "--system") as image:
         return as_seen(image)
 
 

@@ -93,7 +93,8 @@ def tasks_of(design: Design, rater: int) -> list[Task]:
 
     A rater has the same pairs in every question, in another order.
     """
-    return [task for number in range(len(design.questions)) for task in _pass(design, rater, number)]
+    pairs = _pairs(design, rater)
+    return [task for number in range(len(design.questions)) for task in _pass(design, rater, number, pairs)]
 
 
 def files_of(design: Design, task: Task) -> tuple[str, str]:
@@ -125,11 +126,10 @@ def check_design(design: Design) -> Design:
     return design
 
 
-def _pass(design: Design, rater: int, question: int) -> list[Task]:
+def _pass(design: Design, rater: int, question: int, pairs: Sequence[tuple[int, int, int]]) -> list[Task]:
     """Return a rater's tasks for one question in their order."""
     draws = generator(design.seed, "order", rater, question)
-    asked = [_asked(design, question, place) for place in range(rater * design.tasks, (rater + 1) * design.tasks)]
-    asked = [asked[i] for i in torch.randperm(len(asked), generator=draws).tolist()]
+    asked = [Task(question, "vote", *pairs[i]) for i in torch.randperm(len(pairs), generator=draws).tolist()]
     early = max(len(asked) - REPEAT_DISTANCE, design.repeats)
     again = torch.randperm(early, generator=draws)[: design.repeats].tolist()
     checks = torch.randperm(len(design.checks), generator=draws)[: design.checks_each].tolist()
@@ -144,14 +144,20 @@ def _pass(design: Design, rater: int, question: int) -> list[Task]:
     return [task for _, task in sorted(placed, key=lambda each: each[0])]
 
 
-def _asked(design: Design, question: int, place: int) -> Task:
-    """Return the pair at a place of the sequence in which consecutive raters go through prompts, pairs and sides."""
-    round_, position = divmod(place, len(design.prompts))
-    order = torch.randperm(len(design.prompts), generator=generator(design.seed, "prompts"))
-    prompt = int(order[position])
-    # Every prompt starts with a pair and a side of its own, and goes on from there.
-    starts = torch.randint(2 * len(design.pairs), (len(design.prompts),), generator=generator(design.seed, "starts"))
-    turn, pair = divmod(int(starts[prompt]) + round_, len(design.pairs))
-    left, right = design.pairs[pair]
-    task = Task(question, "vote", prompt, left, right)
-    return task.turned("vote") if turn % 2 else task
+def _pairs(design: Design, rater: int) -> list[tuple[int, int, int]]:
+    """Return prompt, left and right system of a rater's pairs.
+
+    Consecutive raters go through one sequence of prompts. Every prompt starts with a pair and a side of its own, and
+    has the next pair in every round, and the other sides after every round over all pairs.
+    """
+    prompts, pairs = len(design.prompts), len(design.pairs)
+    order = torch.randperm(prompts, generator=generator(design.seed, "prompts")).tolist()
+    starts = torch.randint(2 * pairs, (prompts,), generator=generator(design.seed, "starts")).tolist()
+    found = []
+    for place in range(rater * design.tasks, (rater + 1) * design.tasks):
+        round_, position = divmod(place, prompts)
+        prompt = order[position]
+        turn, pair = divmod(starts[prompt] + round_, pairs)
+        left, right = design.pairs[pair]
+        found.append((prompt, right, left) if turn % 2 else (prompt, left, right))
+    return found

@@ -31,8 +31,9 @@ def votes_csv(study: Study, key: Key, votes: Sequence[StoredVote]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADS)
+    tasks = {rater: tasks_of(study.design, rater) for rater in {vote.rater for vote in votes}}
     for vote in votes:
-        task = tasks_of(study.design, vote.rater)[vote.task]
+        task = tasks[vote.rater][vote.task]
         names = ("whole", "spoilt") if task.kind == "check" else key.systems
         writer.writerow((
             vote.rater, vote.task, task.kind, study.design.questions[task.question].name, task.prompt,

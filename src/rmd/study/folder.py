@@ -19,7 +19,7 @@ DESIGN, KEY, MEDIA = "study.json", "key.json", "media"
 
 
 class Key(Strict):
-    """What raters must not know, and the rule of exclusion, which is fixed before there is any vote."""
+    """The names of the systems, which raters must not know, and the rule by which raters are left out."""
 
     version: int = 1
     systems: tuple[str, ...]

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from rmd.study.design import Task, files_of, tasks_of
 from rmd.study.folder import Study
-from rmd.study.store import CHOICES, Store
+from rmd.study.store import CHOICES, Choice, Store
 
 PAGE = Path(__file__).parent / "page"
 PAGES = ("index.html", "study.js", "study.css")
@@ -79,12 +79,12 @@ class Desk:
             "prompt": self.study.design.prompts[task.prompt], "left": left, "right": right, "ahead": ahead,
         }  # fmt: skip
 
-    def vote(self, code: str, task: int, choice: str) -> tuple[int, dict[str, Any]]:
+    def vote(self, code: str, task: int, choice: Choice) -> tuple[int, dict[str, Any]]:
         """Store a vote; return a status and the next pair, or what is wrong."""
         rater = self.store.rater(code)
         if rater is None:
             return 404, {"error": "There is no participant with this code."}
-        kept = self.store.vote(rater, task, choice, min_seconds=self.study.design.min_seconds)  # type: ignore[arg-type]
+        kept = self.store.vote(rater, task, choice, min_seconds=self.study.design.min_seconds)
         if kept == "early":
             return 425, {"error": "Please look at both for a moment longer."}
         if kept == "other":
@@ -129,8 +129,9 @@ class _Site:
 
     async def vote(self, request: Request) -> Response:
         body = await _body(request)
-        code, task, choice = (body.get(name) for name in ("code", "task", "choice"))
-        if not isinstance(code, str) or type(task) is not int or choice not in CHOICES:
+        code, task = body.get("code"), body.get("task")
+        choice = next((each for each in CHOICES if each == body.get("choice")), None)
+        if not isinstance(code, str) or type(task) is not int or choice is None:
             return JSONResponse({"error": "A vote has a code, the number of the pair and a choice."}, 400)
         status, answer = await run_in_threadpool(self.desk.vote, code, task, choice)
         return JSONResponse(answer, status)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from rmd.common.clips import SUFFIXES as CLIPS
 from rmd.common.errors import RMDError, shown
 from rmd.data.prompts import read_captions
@@ -58,8 +60,6 @@ def find_items(
 
 def _still(files: Mapping[str, Sequence[Path]]) -> bool:
     """Return whether the files are WebP pictures that do not move."""
-    from PIL import Image
-
     first = next(iter(files.values()))[0]
     if first.suffix.lower() != ".webp":
         return False

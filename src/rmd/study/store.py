@@ -20,7 +20,7 @@ from rmd.common.errors import RMDError
 
 FILE_NAME = "votes.sqlite"
 Choice = Literal["left", "right", "tie"]
-CHOICES: tuple[str, ...] = get_args(Choice)
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters of codes: those that cannot be taken for one another."""
 CODE_LENGTH = 10

@@ -16,8 +16,8 @@ from transformers import Dinov2Config, Dinov2Model
 from rmd.common.errors import RMDError
 from rmd.core.metrics import frechet_distance, kernel_distance
 from rmd.scores.clip import VIT_L14, Heads, embed_images, from_open_clip
-from rmd.scores.distances import DISTANCES, IMAGENET, chosen_distances, cmmd, measure_distances
-from rmd.scores.metrics import Place
+from rmd.scores.distances import DISTANCES, IMAGENET, cmmd, measure_distances
+from rmd.scores.metrics import Place, chosen
 from rmd.scores.pixels import squashed_pixels
 
 CLIP, DINO = "openai/clip-vit-large-patch14-336", "facebook/dinov2-large"
@@ -85,7 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_from_pictures_to_distances(place: Place, tmp_path: Path) -> None:
     ours, theirs = write_pictures(tmp_path / "a", 6), write_pictures(tmp_path / "b", 8, bright=1.0)
     done: list[tuple[str, int, int]] = []
-    wanted = chosen_distances(["cmmd", "kid-dinov2", "fd-dinov2", "cmmd"])
+    wanted = chosen(["cmmd", "kid-dinov2", "fd-dinov2", "cmmd"], DISTANCES)
     found = measure_distances(
         str(tmp_path / "a"), str(tmp_path / "b"), wanted, place, batch_size=4, progress=lambda *each: done.append(each)
     )
@@ -112,8 +112,8 @@ def test_sets_that_are_too_small_and_unknown_names(place: Place, tmp_path: Path)
     write_pictures(tmp_path / "a", 2)
     write_pictures(tmp_path / "b", 3)
     with pytest.raises(RMDError, match=r"a has 2 pictures: a distance needs 3 to 100000$"):
-        measure_distances(str(tmp_path / "a"), str(tmp_path / "b"), chosen_distances(["cmmd"]), place)
+        measure_distances(str(tmp_path / "a"), str(tmp_path / "b"), chosen(["cmmd"], DISTANCES), place)
     with pytest.raises(RMDError, match=r"^unknown metric 'cmd' \(did you mean 'cmmd'\?\)"):
-        chosen_distances(["cmd"])
+        chosen(["cmd"], DISTANCES)
     with pytest.raises(RMDError, match=r"^no metric is named: use some of cmmd, kid-dinov2, fd-dinov2$"):
-        chosen_distances([])
+        chosen([], DISTANCES)

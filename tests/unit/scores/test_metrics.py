@@ -136,9 +136,9 @@ def test_every_letter_is_read_and_long_prompts_are_cut(place: Place) -> None:
 
 
 def test_metrics_are_chosen_by_name() -> None:
-    assert [metric.name for metric in chosen(["hps", "clip", "hps"])] == ["hps", "clip"]
+    assert [metric.name for metric in chosen(["hps", "clip", "hps"], METRICS)] == ["hps", "clip"]
     with pytest.raises(RMDError, match=r"^unknown metric 'hpss' \(did you mean 'hps'\?\)"):
-        chosen(["hpss"])
+        chosen(["hpss"], METRICS)
     with pytest.raises(RMDError, match=r"^no metric is named: use some of hps, "):
-        chosen([])
+        chosen([], METRICS)
     assert [name for name, metric in METRICS.items() if metric.name != name] == []

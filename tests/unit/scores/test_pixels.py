@@ -1,4 +1,4 @@
-"""What networks see of pictures, against transformers' own preparation and against arithmetic that is written out."""
+"""The preparation of pictures, against that of transformers and against arithmetic that is written out."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rmd.common.errors import RMDError
-from rmd.scores.vbench import DIMENSIONS, combined, read_scores, totals, videos
+from rmd.scores.vbench import DIMENSIONS, combined, read_scores, totals
 
 PERFECT = {each.name: each.high for each in DIMENSIONS}
 
@@ -62,11 +62,3 @@ def test_files_of_vbench(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps({"scene": []}))
     with pytest.raises(RMDError, match=r"c\.json: 'scene' has no score; give the \*_eval_results\.json files "):
         read_scores([tmp_path / "c.json"])
-
-
-def test_the_number_of_videos_is_that_of_the_leaderboard() -> None:
-    prompts = [f"prompt {i}" for i in range(946)]
-    assert len(videos(prompts, prompts[:75])) == 6230 and len(videos(prompts, [])) == 4730
-    assert videos(["a", "b"], ["b"])[4:7] == [("a", 4), ("b", 0), ("b", 1)]
-    with pytest.raises(RMDError, match=r"^'c' is a prompt of temporal flickering, and not among all prompts$"):
-        videos(["a"], ["c"])

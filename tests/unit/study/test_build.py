@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageSequence
@@ -108,7 +109,7 @@ def test_a_webp_picture_that_does_not_move_is_a_picture(tmp_path: Path) -> None:
     assert build_study(sources, tmp_path / "s", prompts=str(tmp_path / "p.txt"), tasks=1).media == "pictures"
 
 
-def wrong_cases(root: Path) -> dict[str, tuple[dict[str, object], str]]:
+def wrong_cases(root: Path) -> dict[str, tuple[dict[str, Any], str]]:
     """Return arguments of `build_study` by case, and the beginning of the error."""
     a, b = albums(root, "a", "b", prompts=3)
     picture(root / "big" / "0.png", (0, 0, 0), prompt="prompt 0", seed=0, side=20)
@@ -158,7 +159,7 @@ def wrong_cases(root: Path) -> dict[str, tuple[dict[str, object], str]]:
 def test_one_sentence_and_nothing_half_written(case: str, tmp_path: Path) -> None:
     arguments, sentence = wrong_cases(tmp_path)[case]
     with pytest.raises(RMDError) as error:
-        build_study(out=tmp_path / "study", **arguments)  # type: ignore[arg-type]
+        build_study(out=tmp_path / "study", **arguments)
     assert str(error.value).startswith(sentence) and "\n" not in str(error.value)
     assert not [path for path in tmp_path.iterdir() if "study" in path.name]
 
