@@ -80,7 +80,7 @@ VISTAS = Kit(
     vae_data=_vistas(6144, 101),
     clean=_vistas(32768, 111),
     poor=_vistas(12288, 112, poor=True),
-    curriculum=Curriculum(low_iterations=1500, high_iterations=10500, low_share=0.02, pairs=2),
+    curriculum=Curriculum(low_iterations=1500, high_iterations=10500, low_share=0.02, pairs=2, precision="bfloat16"),
     judge_data=(_vistas(24576, 121, training=False), _vistas(6144, 123, training=False, poor=True)),
     judge_iterations=5000,
     judge_test=(_vistas(2048, 122, training=False),),

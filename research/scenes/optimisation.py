@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from research.scenes.checkpoint import Checkpoint
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def train_adamw(
@@ -110,13 +116,8 @@ class Optimizers:
                 others.append(parameter)
             else:
                 self._pairs.append((parameter, nn.Parameter(parameter.detach().view(parameter.shape[0], -1))))
-        self.muon = torch.optim.Muon(
-            [matrix for _, matrix in self._pairs],
-            lr=matrix_lr,
-            weight_decay=0.01,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+        self.muon = Muon([matrix for _, matrix in self._pairs], lr=matrix_lr, weight_decay=0.01)
+        self.adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self._rates: tuple[tuple[torch.optim.Optimizer, float], ...] = (
             (self.muon, matrix_lr),
             (self.adamw, lr),
@@ -130,3 +131,76 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
             optimizer.step()
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum, which updates all matrices of one shape at once.
+
+    The updates are those of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which takes one matrix after another:
+    for the small teachers of the scenes, that costs half as much again as the rest of a step.
+    """
+
+    _coefficients = (3.4445, -4.775, 2.0315)
+    """Coefficients of the quintic Newton-Schulz iteration that torch.optim.Muon has, too."""
+
+    def __init__(
+        self, matrices: Sequence[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        """Create the optimiser of matrices, each of two dimensions."""
+        super().__init__(list(matrices), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every matrix that has a gradient, and return the result of the closure, which is called first."""
+        loss = None if closure is None else closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for matrices in _by_shape([matrix for matrix in group["params"] if matrix.grad is not None]):
+                    self._update(matrices, **{name: group[name] for name in ("lr", "weight_decay", "momentum")})
+        return loss
+
+    def _update(self, matrices: list[Tensor], *, lr: float, weight_decay: float, momentum: float) -> None:
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        moments = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix)) for matrix in matrices]
+        torch._foreach_lerp_(moments, gradients, 1 - momentum)
+        ahead = torch.stack(gradients).lerp_(torch.stack(moments), momentum)
+        size = 0.2 * math.sqrt(max(matrices[0].shape))
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        torch._foreach_add_(matrices, list(self._orthogonal(ahead).to(ahead.dtype).unbind()), alpha=-lr * size)
+
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        """Return matrices (n, a, b) with all singular values moved close to one, in bfloat16."""
+        a, b, c = self._coefficients
+        upright = matrices.shape[-2] > matrices.shape[-1]
+        x = (matrices.mT if upright else matrices).bfloat16()
+        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+        for _ in range(5):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x.mT if upright else x
+
+
+def _by_shape(matrices: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.Size, list[Tensor]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix.shape, []).append(matrix)
+    return list(groups.values())
+
+
+@contextmanager
+def reduced(precision: Precision) -> Iterator[None]:
+    """Compute the networks' matrix products in this precision, inside a forward pass; parameters stay in float32.
+
+    Attention is composed of matrix products, since the backward pass of the fused one is ten times slower in bfloat16
+    than in float32 on a CPU.
+    """
+    if precision == "float32":
+        yield
+        return
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -26,7 +26,7 @@ from research.scenes.checkpoint import Checkpoint, read_whole, write_whole
 from research.scenes.dataset import BatchOrder
 from research.scenes.hints import LabelHints
 from research.scenes.imitation import Imitation, Query, encode_some
-from research.scenes.optimisation import Optimizers
+from research.scenes.optimisation import Optimizers, Precision, reduced
 from research.scenes.vae import encode
 from rmd.core.noise import NoiseSchedule, Prediction, per_sample
 from rmd.core.plan import Stage
@@ -76,6 +76,9 @@ class Curriculum:
     decay: float = 0.3
     """Fraction of the run, at the end, in which the learning rate falls to zero."""
     ema: float = 0.999
+    precision: Precision = "float32"
+    """Precision of the networks' matrix products. A processor with instructions for bfloat16 saves a third of the time
+    with it."""
     seed: int = 0
 
     @property
@@ -235,9 +238,10 @@ def train_teacher(
     trained.train()
     with imitation or hints or nullcontext():
         for step in range(state.restore(), curriculum.iterations):
-            loss = denoising_loss(
-                backbone, batches.batch(step), step=step, curriculum=curriculum, imitation=imitation, hints=hints
-            )
+            with reduced(curriculum.precision):
+                loss = denoising_loss(
+                    backbone, batches.batch(step), step=step, curriculum=curriculum, imitation=imitation, hints=hints
+                )
             trained.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

@@ -9,7 +9,7 @@ import torch
 from helpers import assert_same
 from torch import Tensor, nn
 
-from research.scenes.optimisation import Optimizers, train_muon
+from research.scenes.optimisation import Muon, Optimizers, reduced, train_muon
 
 
 def test_muon_updates_matrices_and_adamw_everything_else() -> None:
@@ -39,6 +39,35 @@ def test_muon_updates_matrices_and_adamw_everything_else() -> None:
         assert float(update.square().mean().sqrt()) == pytest.approx(0.2 * 0.5 * 1e-2, rel=0.25)
         values = torch.linalg.svdvals(update)
         assert float(values.max() / values.min()) < 2.0
+
+
+def test_muon_makes_the_updates_of_torch() -> None:
+    g = torch.Generator().manual_seed(0)
+    shapes = [(6, 4), (6, 4), (3, 8), (4, 6), (6, 4)]
+    ours, theirs = (
+        [nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(7))) for shape in shapes]
+        for _ in range(2)
+    )
+    optimizer = Muon(ours, lr=0.02, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(mine.shape, generator=g)
+            mine.grad, other.grad = (None, None) if step == index else (gradient, gradient.clone())
+        optimizer.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):  # both iterate in bfloat16, whose rounding is 1/256 at most
+        torch.testing.assert_close(mine, other, rtol=0, atol=4 * 0.02 * 0.2 * 8**0.5 / 64)
+
+
+def test_a_reduced_precision_is_that_of_matrix_products_alone() -> None:
+    x, layer = torch.randn(2, 3), nn.Linear(3, 4)
+    assert layer(x).dtype == torch.float32
+    with reduced("bfloat16"):
+        assert layer(x).dtype == torch.bfloat16
+    with reduced("float32"):
+        assert layer(x).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
 
 
 def regression(seed: int = 0) -> tuple[nn.Sequential, Tensor, Tensor]:
