@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmd.scores.clip import END, LENGTH, Heads
+from rmd.scores.clip import END, LENGTH, START, Heads
 
 LAYERS, PATCH, GRID, SIZE, VOCABULARY = 2, 4, 3, 20, END + 1
 SIDE = PATCH * GRID
@@ -63,6 +65,16 @@ def random_state(vision: int, text: int, seed: int) -> dict[str, Tensor]:
                 f"{at}mlp.c_proj.weight": normal(width, 4 * width), f"{at}mlp.c_proj.bias": normal(width),
             }  # fmt: skip
     return state
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a byte-level tokenizer without merges: every letter is a token."""
+    letters = [chr(code) for code in range(33, 127)]
+    names = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    vocabulary |= {"<|startoftext|>": START, "<|endoftext|>": END}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
 
 
 def norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:

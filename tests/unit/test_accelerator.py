@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmd.common.pictures import to_image, to_uint8
 from rmd.data.cache import build_cache
-from rmd.evaluation.watch import student_watcher
+from rmd.evaluation.watch import judge_grader, student_watcher
 from rmd.models import Backbone
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import Recipe, load_recipe
@@ -109,7 +109,8 @@ def test_the_judge_and_an_adversarial_head_get_what_they_need(tmp_path: Path) ->
     )
     with accelerator():
         trainer = Trainer(recipe, move(load_teacher(recipe)), tmp_path / "run")
-        trainer.judge = student_watcher(WORLDS.get("scenes"), trainer.backbone, trainer.plan, samples=3, seed=0)
+        captions, graders = scenes.captions[:3], [judge_grader(WORLDS.get("scenes"))]
+        trainer.judge = student_watcher(trainer.backbone, trainer.plan, captions, graders, seed=0)
         trainer.train()
     assert trainer.best is not None
 

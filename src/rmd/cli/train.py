@@ -136,25 +136,20 @@ def prepare(recipe: Recipe, folder: Path, threads: int | None, device: str | Non
     from rmd.train.loop import Trainer
     from rmd.train.parallel import local_device
     from rmd.train.run import build_run
-    from rmd.worlds.registry import WORLDS
 
-    every = recipe.evaluation.every
-    if every is not None and recipe.data.prompts not in WORLDS.names():
-        judged = " or ".join(WORLDS.names())
-        raise RMDError(
-            f"evaluation.every needs a judge, but prompts of {recipe.data.prompts} have none: use those of {judged}, "
-            "or leave it out"
-        )
+    if recipe.evaluation.every is not None:
+        from rmd.scores.watch import check_evaluation
+
+        check_evaluation(recipe)
     prepare_cpu(threads)
     run = build_run(recipe, folder=folder, parallel=parallel, device=local_device(find_device(device)))
-    if every is not None:
-        from rmd.evaluation.watch import student_watcher
+    if recipe.evaluation.every is None:
+        return Trainer(run)
+    from rmd.report.marks import MarksReport
+    from rmd.scores.watch import run_watcher
 
-        run.judge = student_watcher(
-            WORLDS.get(recipe.data.prompts), run.backbone, run.plan, samples=recipe.evaluation.samples,
-            seed=recipe.train.seed,
-        )  # fmt: skip
-    return Trainer(run)
+    run.judge = run_watcher(run)
+    return Trainer(run, callbacks=[MarksReport(lambda line: typer.echo(f"rmd: {line}", err=True))])
 
 
 def _carry_out(command: _Command, trainer: Trainer, say: Say, *, dry_run: bool, profile: int | None) -> None:
@@ -173,6 +168,8 @@ def _train(command: _Command, trainer: Trainer, say: Say) -> None:
     """Train to the end or to a signal, save the student, and say where everything is."""
     from rmd.cli.progress import progress_bar
     from rmd.models.student import save_student
+    from rmd.report.marks import CURVE
+    from rmd.report.tables import significant
     from rmd.train.checkpoint import checkpoint_name
 
     folder, total = command.folder, command.recipe.train.iterations
@@ -186,9 +183,10 @@ def _train(command: _Command, trainer: Trainer, say: Say) -> None:
     trainer.parallel.on_main(lambda: save_student(trainer.backbone, state, command.recipe, folder / "student"))
     say(f"student: {folder / 'student'} (for diffusers; its plan is in rmd_config.json)")
     if trainer.best is not None:
-        at, right = trainer.best.iteration, trainer.best.right
-        best = trainer.checkpoint_folder / checkpoint_name(at)
-        say(f"best judge accuracy: {right:.0%} at iteration {at}, kept as {best}, which rmd export accepts")
+        at, name, value = trainer.best.iteration, trainer.best.metric, trainer.best.value
+        kept = trainer.checkpoint_folder / checkpoint_name(at)
+        say(f"best {name}: {significant(value)} at iteration {at}, kept as {kept}, which rmd export accepts")
+        say(f"marks: {folder / CURVE}")
     say(f"run: {folder} (metrics.jsonl, pictures, checkpoints); curves: tensorboard --logdir {folder}")
 
 

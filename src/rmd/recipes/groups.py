@@ -315,7 +315,7 @@ class DataConfig(Strict):
 
     prompts: Annotated[str, Field(min_length=1)]
     """A file (.txt, .json, .jsonl, .csv, .tsv, .parquet, .tar), a pattern of files, hf:OWNER/NAME for a dataset on the
-    Hub, `scenes` or `moving-scenes`, or NAME or NAME:ARGUMENT of an installed prompt source."""
+    Hub, `scenes`, `vistas` or `moving-scenes`, or NAME or NAME:ARGUMENT of an installed prompt source."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of an installed prompt source, which defines their keys."""
     column: str | None = None
@@ -345,11 +345,19 @@ class DataConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """The numbers of samples by which students are judged."""
+    """The evaluation of students, while they are trained and in the end."""
 
     n: Annotated[int, Field(gt=0, le=10**6)] = 1024
     """Samples of the final evaluation."""
     every: Count | None = None
-    """Iterations between evaluations during training by the judge of the prompts' world; empty: none."""
+    """Iterations between evaluations during training; empty: none."""
+    metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Metrics of these evaluations, of which the first decides the best checkpoint: `judge`, for prompts of a packaged
+    world, or metrics of `rmd eval images`; empty: the judge."""
+    prompts: str | None = None
+    """Prompts of these evaluations; empty: captions of the packaged world that are not for training, or otherwise the
+    first training prompts."""
+    weights: str | None = None
+    """Folder with the metrics' networks as OWNER/NAME/FILE; empty: the Hub."""
     samples: Annotated[int, Field(ge=3, le=10**6)] = 64
     """Samples of each evaluation during training."""

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from rmd.common.errors import RMDError, one_of
@@ -36,6 +36,10 @@ AESTHETIC_V1 = "sa_0_4_vit_l_14_linear.pth"
 
 class Scorer(Protocol):
     """A metric that is ready to score."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
 
     @property
     def preparation(self) -> Preparation:

@@ -20,6 +20,7 @@ from rmd.methods import Rollout
 from rmd.recipes.schema import to_yaml
 from rmd.train.checkpoint import Meta, checkpoints, set_aside
 from rmd.train.guard import Best
+from rmd.train.marks import MarkBook
 from rmd.train.panels import sample_panel, score_panel
 from rmd.train.parallel import local
 from rmd.train.run import Run
@@ -155,15 +156,35 @@ class Panels(Callback):
 
 
 class Judging(Callback):
-    """Scores the averaged student while it is trained, and remembers the best iteration."""
+    """Marks the averaged student while it is trained, and remembers the best iteration."""
+
+    def start(self, run: Run, iteration: int) -> None:
+        """Open the book of marks in the first process.
+
+        Raises:
+            RMDError: on every process, if it cannot be read.
+        """
+
+        def open_book() -> None:
+            run.marks = MarkBook(run.folder, start=iteration)
+
+        if run.judge is not None:
+            run.parallel.on_main(open_book)
 
     def after_iteration(self, run: Run, iteration: Iteration) -> None:
-        """Add the judge's scores to the metrics every `evaluation.every` iterations."""
+        """Add the marks to the metrics every `evaluation.every` iterations, and keep those of every sample.
+
+        Raises:
+            RMDError: on every process, if they cannot be written.
+        """
         if run.judge is None or not iteration.is_due(run.recipe.evaluation.every):
             return
         with run.averaged_student() as student:
-            iteration.metrics.update(run.judge(student))
-        run.best = Best.of(run.best, iteration.done, iteration.metrics)
+            marks = run.judge(student)
+        iteration.metrics.update(marks.recorded)
+        if marks.deciding is not None:
+            run.best = Best.of(run.best, iteration.done, marks.deciding, marks.recorded[marks.deciding])
+        run.parallel.on_main(lambda: None if run.marks is None else run.marks.add(iteration.done, marks))
 
 
 class Checkpointing(Callback):

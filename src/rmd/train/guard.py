@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from statistics import median
 
+from pydantic import AliasChoices, Field
+
 from rmd.common.typed import Strict
 
 FIRST = 10
@@ -24,19 +26,23 @@ JUDGED, DROP, KNOWN = "judge/all_right", 0.5, 0.2
 
 
 class Best(Strict):
-    """The iteration with the highest judge accuracy."""
+    """The iteration with the highest mark, by the first of the recipe's `evaluation.metrics`."""
 
     iteration: int
-    right: float
-    """Judge accuracy in [0, 1]: the share of samples that show every attribute of their caption."""
+    value: float = Field(validation_alias=AliasChoices("value", "right"))
+    """The mark; checkpoints of version 0.1 call it `right`."""
+    metric: str = JUDGED
+    """The name of the mark."""
 
     @staticmethod
-    def of(before: Best | None, iteration: int, values: Mapping[str, float]) -> Best | None:
-        """Return the better of `before` and this iteration's score; `before` if they are equal or there is no score."""
-        accuracy = values.get(JUDGED)
-        if accuracy is None or not math.isfinite(accuracy) or (before is not None and accuracy <= before.right):
+    def of(before: Best | None, iteration: int, metric: str, value: float) -> Best | None:
+        """Return the better of `before` and this iteration's mark; `before` if they are equal or it is not finite.
+
+        A mark of another metric than before counts as the first one.
+        """
+        if not math.isfinite(value) or (before is not None and before.metric == metric and value <= before.value):
             return before
-        return Best(iteration=iteration, right=accuracy)
+        return Best(iteration=iteration, value=value, metric=metric)
 
 
 class Series(Strict):

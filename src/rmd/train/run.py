@@ -33,6 +33,7 @@ from rmd.train.checkpoint import Trained
 from rmd.train.folder import CHECKPOINTS
 from rmd.train.guard import Best, CollapseGuard
 from rmd.train.identity import Identity, images_key, network_key
+from rmd.train.marks import MarkBook, Marks
 from rmd.train.parallel import Parallel, full
 from rmd.train.tracking import check_trackers
 from rmd.train.weights import TeacherWeights, load_sharded_teacher
@@ -41,7 +42,7 @@ PANEL_PROMPTS = 8
 """Number of prompts in a run's pictures, and of held-out samples."""
 HELD_OUT = -1
 """Iteration number that keys the noise of samples on which nothing is trained."""
-Judge = Callable[[nn.Module], dict[str, float]]
+Judge = Callable[[nn.Module], Marks]
 OnIteration = Callable[[int, dict[str, float]], None]
 
 
@@ -67,9 +68,11 @@ class Run:
     identity: Identity
     guard: CollapseGuard = field(default_factory=CollapseGuard)
     best: Best | None = None
-    """The best iteration so far, as scored by `judge`."""
+    """The best iteration so far, as marked by `judge`."""
     judge: Judge | None = None
-    """Scores the student's network every `evaluation.every` iterations."""
+    """Marks the student's network every `evaluation.every` iterations."""
+    marks: MarkBook | None = None
+    """The marks so far, in the first process of a run that is judged."""
     on_iteration: OnIteration | None = None
     """Called by the first process after each iteration, with the number of iterations done and the metrics."""
     stop_requested: bool = False

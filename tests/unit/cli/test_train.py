@@ -342,12 +342,14 @@ def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None
     assert written() == ["run", f"run/{LOCK}", "run/trace.json"]
 
 
-def test_only_the_scenes_have_a_judge(recipe: Path, capsys: Captured) -> None:
+def test_only_packaged_worlds_have_a_judge(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--set", "evaluation.every=5"]) == 1
-    assert "evaluation.every needs a judge, but prompts of " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "rmd: the judge cannot mark samples of " in said and "set evaluation.metrics to some of hps, " in said
     settings = ["evaluation.every=5", "evaluation.samples=3"]
     judged = prepare(load_recipe("scenes", settings), Path("run"), None, "cpu", Parallel())
-    assert judged.judge is not None and judged.judge(judged.backbone.denoiser).keys() >= {"judge/all_right"}
+    assert judged.judge is not None
+    assert judged.judge(judged.backbone.denoiser).recorded.keys() >= {"judge/all_right"}
 
 
 @pytest.mark.parametrize(("mode", "form"), [("full", "diffusers-full"), ("lora", "diffusers-lora")])

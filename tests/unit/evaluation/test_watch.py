@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rmd.evaluation.watch import student_watcher
+from rmd.evaluation.watch import SEED, judge_grader, student_watcher
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.worlds.registry import world_of
@@ -15,18 +15,22 @@ from rmd.worlds.registry import world_of
 @pytest.mark.parametrize("name", ["scenes", "scenes-wan"])
 def test_it_tells_the_teacher_from_noise(name: str) -> None:
     recipe = load_recipe(name)
-    backbone = load_teacher(recipe)
-    watch = student_watcher(world_of(recipe), backbone, recipe.build_plan(), samples=6, seed=0)
+    backbone, world = load_teacher(recipe), world_of(recipe)
+    captions = world.captions(6, seed=SEED, training=False)
+    watch = student_watcher(backbone, recipe.build_plan(), captions, [judge_grader(world)], seed=0)
     marks = watch(backbone.denoiser)
-    assert marks.keys() == {"judge/all_right", "judge/kernel_distance"}
+    assert marks.recorded.keys() == {"judge/all_right", "judge/kernel_distance"}
+    assert marks.deciding == "judge/all_right" and len(marks.samples["judge/all_right"]) == 6
     assert marks == watch(backbone.denoiser)
 
     class Noise(nn.Module):
         dtype = torch.float32
 
-        def forward(self, *arguments: torch.Tensor, **options: torch.Tensor) -> tuple[torch.Tensor]:
+        def forward(self, *arguments: Tensor, **options: Tensor) -> tuple[Tensor]:
             return (torch.zeros_like(arguments[0] if arguments else options["hidden_states"]),)
 
     worse = watch(Noise())
-    assert worse["judge/all_right"] < 0.1 < marks["judge/all_right"]
-    assert worse["judge/kernel_distance"] > 2 * marks["judge/kernel_distance"]
+    assert worse.recorded["judge/all_right"] < 0.1 < marks.recorded["judge/all_right"]
+    assert worse.recorded["judge/kernel_distance"] > 2 * marks.recorded["judge/kernel_distance"]
+    assert worse.sampled == marks.sampled
+    assert student_watcher(backbone, recipe.build_plan(), captions, [], seed=1)(Noise()).sampled != marks.sampled

@@ -71,7 +71,8 @@ CHANGES = {
     "data.split": "test", "data.journeydb": "true", "data.skip_invalid": "true",
     "data.min_chars": "7", "data.max_chars": "7",
     "data.exclude": "[bench.json]", "data.cache": "folder", "data.prompt_cache_mb": "7", "data.offload": "true",
-    "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7",
+    "evaluation.n": "7", "evaluation.every": "7", "evaluation.samples": "7", "evaluation.metrics": "[clip]",
+    "evaluation.prompts": "other", "evaluation.weights": "folder",
 }  # fmt: skip
 """An override of the recipe of `scenes_with` for every key."""
 
@@ -150,7 +151,7 @@ def test_length_logging_and_machines_do_not_change_the_hash_of_settings() -> Non
     }
     every |= {"keep_every", "gradient_accumulation_steps", "guard", "loggers"}
     places = {"parallel.dp_replicate", "parallel.context_parallel"}
-    judged = {f"evaluation.{key}" for key in ("n", "every", "samples")}
+    judged = {f"evaluation.{key}" for key in ("n", "every", "samples", "metrics", "prompts", "weights")}
     assert free == {"name", *judged, "data.offload", *places, *(f"train.{key}" for key in every)}
 
 

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from clip_reference import SIDE, VOCABULARY, Network, random_network
+from clip_reference import SIDE, VOCABULARY, Network, random_network, write_tokenizer
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from rmd.common.errors import RMDError
-from rmd.scores.clip import END, START, VIT_G14, VIT_H14, Heads, from_open_clip, tokens
+from rmd.scores.clip import END, VIT_G14, VIT_H14, Heads, from_open_clip, tokens
 from rmd.scores.metrics import AESTHETIC, AESTHETIC_V1, METRICS, OPENAI, Place, chosen, token_ids
 from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels
 
 PROMPTS = ["a cat", "two dogs on grass", "x" * 200]
 PICKSCORE = "yuvalkirstain/PickScore_v1"
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Write a byte-level tokenizer without merges: every letter is a token."""
-    letters = [chr(code) for code in range(33, 127)]
-    names = [*letters, *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {name: number for number, name in enumerate(names)}
-    vocabulary |= {"<|startoftext|>": START, "<|endoftext|>": END}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

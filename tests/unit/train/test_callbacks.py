@@ -20,6 +20,7 @@ from rmd.train.callbacks import Callback, Iteration
 from rmd.train.checkpoint import checkpoints
 from rmd.train.guard import Best, CollapseGuard
 from rmd.train.loop import Trainer
+from rmd.train.marks import Marks, read_marks
 from rmd.train.run import PANEL_PROMPTS, Run, build_run
 from rmd.train.tracking import MACHINE, TRACKERS, LocalFiles, Tracker, read_metrics
 
@@ -149,9 +150,9 @@ def test_the_judge_looks_at_the_averaged_student_at_intervals(prompts: Path, tmp
     trainer = toy(recipe, tmp_path / "run")
     seen: list[Tensor] = []
 
-    def judge(network: torch.nn.Module) -> dict[str, float]:
+    def judge(network: torch.nn.Module) -> Marks:
         seen.append(torch.cat([parameter.detach().flatten() for parameter in trainer.roles.trainable("student")]))
-        return {"judge/all_right": 0.5}
+        return Marks({"judge/all_right": 0.5}, {"judge/all_right": (0.0, 1.0)})
 
     trainer.judge = judge
     trainer.train()
@@ -159,6 +160,10 @@ def test_the_judge_looks_at_the_averaged_student_at_intervals(prompts: Path, tmp
     assert [row["iteration"] for row in rows if "judge/all_right" in row] == [4, 8, 10]
     average = torch.cat([value.flatten() for value in trainer.trained.average.values()])
     assert torch.equal(seen[-1], average)
+
+
+def marks_of(*values: float) -> Marks:
+    return Marks({"judge/all_right": sum(values) / len(values)}, {"judge/all_right": values})
 
 
 def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(prompts: Path, tmp_path: Path) -> None:
@@ -170,11 +175,15 @@ def test_the_checkpoint_that_the_judge_likes_best_is_kept_whatever_is_pruned(pro
             prompts, evaluation={"every": 2}, train={"iterations": last, "checkpoint_every": 3, "keep_last": 1}
         )
         trainer = toy(recipe, tmp_path / "run")
-        trainer.judge = lambda network: {"judge/all_right": next(asked)}
+        trainer.judge = lambda network: marks_of(next(asked))
         trainer.train(resume=last == 10)
         best[last] = trainer.best
-    assert best == {6: Best(iteration=4, right=0.75), 10: Best(iteration=4, right=0.75)}
+    assert best == {6: Best(iteration=4, value=0.75), 10: Best(iteration=4, value=0.75)}
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000004", "step-000010"]
+    book = read_marks(tmp_path / "run" / "marks.jsonl")  # the resumed run's records follow those of the first
+    assert {record.iteration: record.samples["judge/all_right"] for record in book} == {
+        iteration: (mark,) for iteration, mark in marks.items()
+    }
 
 
 def test_a_callback_of_the_user_sees_every_iteration_after_the_checkpoint_has_begun(

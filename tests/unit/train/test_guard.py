@@ -77,10 +77,19 @@ def test_a_judge_is_remembered_across_a_resume() -> None:
 
 
 def test_the_best_mark_is_a_number() -> None:
-    assert Best.of(None, 1, {JUDGED: float("nan")}) is None
-    best = Best.of(None, 2, {JUDGED: 0.25})
-    assert best == Best(iteration=2, right=0.25) == Best.of(best, 3, {JUDGED: 0.25}) == Best.of(best, 4, {})
-    assert Best.of(best, 5, {JUDGED: 0.5}) == Best(iteration=5, right=0.5)
+    assert Best.of(None, 1, JUDGED, float("nan")) is None
+    best = Best.of(None, 2, JUDGED, 0.25)
+    assert best == Best(iteration=2, value=0.25) == Best.of(best, 3, JUDGED, 0.25)
+    assert Best.of(best, 5, JUDGED, 0.5) == Best(iteration=5, value=0.5)
+
+
+def test_marks_of_another_metric_begin_anew() -> None:
+    best = Best.of(None, 2, JUDGED, 0.9)
+    assert Best.of(best, 3, "scores/clip", 0.3) == Best(iteration=3, value=0.3, metric="scores/clip")
+
+
+def test_a_best_mark_of_version_0_1_is_read() -> None:
+    assert Best.model_validate_json('{"iteration": 3, "right": 0.5}') == Best(iteration=3, value=0.5)
 
 
 @given(values=st.lists(st.sampled_from([1.0, float("nan"), float("inf")]), max_size=3 * FIRST))
