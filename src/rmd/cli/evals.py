@@ -69,6 +69,21 @@ Dtype = Annotated[str, typer.Option(help="Type in which the networks compute: fl
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Score what is there, and say how much is missing.")
 ]
+Nfe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Network evaluations per picture, as a table shows them: 2+2. By default: as the pictures' files say.",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        min=1e-6,
+        help="Measured seconds per picture in the denoiser, from which a table computes speed-ups.",
+    ),
+]
 
 
 @evals.command("images")
@@ -83,6 +98,8 @@ def images(
     batch_size: BatchSize = 32,
     dtype: Dtype = "float32",
     allow_missing: AllowMissing = False,
+    nfe: Nfe = None,
+    seconds: Seconds = None,
     device: Device = None,
 ) -> None:
     """Score pictures by published networks, and write the mean and interval of each metric, and every value."""
@@ -91,8 +108,9 @@ def images(
 
     from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
+    from rmd.scores.making import making_of
     from rmd.scores.metrics import METRICS, Place, chosen
-    from rmd.scores.result import Making, tables, write_result
+    from rmd.scores.result import tables, write_result
     from rmd.scores.run import find_pictures, score_pictures
     from rmd.scores.text import scores_text
 
@@ -101,10 +119,11 @@ def images(
     tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
     expected = find_pictures(place, prompts)
+    making = making_of(called, expected.paths, nfe=nfe, seconds=seconds)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
     with progress_bar() as report_progress:
         result, table = score_pictures(
-            expected, wanted, networks, folder, making=Making(model=called),
+            expected, wanted, networks, folder, making=making,
             prompt_set=Path(prompts).name if prompts else "the pictures' own", licence=licence,
             batch_size=batch_size, allow_missing=allow_missing, progress=report_progress,
         )  # fmt: skip

@@ -79,6 +79,12 @@ class Making(Strict):
 
     model: str
     """Name of the model."""
+    settings: Settings = Field(default_factory=dict)
+    """The settings that the pictures' files share, such as the model's folder and the number of steps."""
+    nfe: str | None = None
+    """Network evaluations per picture: by stage (`2+2`), or with two for each guided step (`25x2`); None: unknown."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Measured seconds per picture in the denoiser; None: not measured."""
 
 
 class Score(Strict):

@@ -50,6 +50,11 @@ class Expected:
     files: tuple[tuple[tuple[int, Path], ...], ...]
 
     @property
+    def paths(self) -> list[Path]:
+        """The pictures that are there, prompt after prompt."""
+        return [path for its in self.files for _, path in its]
+
+    @property
     def missing(self) -> int:
         """Number of pictures that are missing."""
         return len(self.prompts) * self.each - sum(map(len, self.files))
