@@ -10,9 +10,9 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from research.scenes.checkpoint import Checkpoint
+from rmd.models.attention import AttentionInFloat32
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -194,13 +194,9 @@ def _by_shape(matrices: list[Tensor]) -> list[list[Tensor]]:
 
 @contextmanager
 def reduced(precision: Precision) -> Iterator[None]:
-    """Compute the networks' matrix products in this precision, inside a forward pass; parameters stay in float32.
-
-    Attention is composed of matrix products, since the backward pass of the fused one is ten times slower in bfloat16
-    than in float32 on a CPU.
-    """
+    """Compute the networks' matrix products in this precision, inside a forward pass; parameters stay in float32."""
     if precision == "float32":
         yield
         return
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast("cpu", torch.bfloat16), AttentionInFloat32():
         yield

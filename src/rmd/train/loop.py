@@ -20,8 +20,10 @@ from torch.profiler import record_function
 from rmd.common.errors import RMDError
 from rmd.core.plan import Step
 from rmd.methods import Batch, Rollout, Sample
+from rmd.models.attention import attention_on
 from rmd.models.base import Backbone
 from rmd.models.roles import ROLES
+from rmd.models.teacher import DTYPES
 from rmd.recipes.groups import OptimConfig
 from rmd.recipes.schema import Recipe
 from rmd.train.callbacks import Callback, Iteration, default_callbacks
@@ -124,12 +126,13 @@ class Trainer(Run):
         waited = time.perf_counter() - began
         step = self.method.draw_step(iteration)
 
-        fake = None
-        if self.recipe.method.order == "fake_first":
-            fake = self._update_fake(batches, self._own_samples(batches, iteration), iteration)
-        student, rollouts = self._update_student(batches, step, iteration)
-        if fake is None:
-            fake = self._update_fake(batches, rollouts, iteration)
+        with attention_on(self.device, DTYPES[self.recipe.train.dtype]):
+            fake = None
+            if self.recipe.method.order == "fake_first":
+                fake = self._update_fake(batches, self._own_samples(batches, iteration), iteration)
+            student, rollouts = self._update_student(batches, step, iteration)
+            if fake is None:
+                fake = self._update_fake(batches, rollouts, iteration)
 
         values = self._measured(step, student, fake, rollouts)
         values |= {f"calls_{role}": float(self.method.evaluations[role] - calls[role]) for role in ROLES}
