@@ -14,6 +14,7 @@ from rich.text import Text
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import write_text
+from rmd.common.latex import latex_comment, latex_lines, latex_text
 from rmd.common.markdown import markdown_lines, markdown_text, one_line
 from rmd.compare.chart import chart
 from rmd.compare.run import Line, Number, TableResult, read_results
@@ -101,24 +102,12 @@ def csv_text(text: str) -> str:
 
 def as_latex(result: TableResult) -> str:
     """Return a tabular per backbone, which needs no package; text is escaped, so LaTeX prints it literally."""
-    parts = [_comment(_title(result, ", ".join(result.backbones))), _comment(_caption(result))]
+    parts = [latex_comment(_title(result, ", ".join(result.backbones))), latex_comment(_caption(result))]
     for backbone, lines in result.backbones.items():
         heads, papers, rows = _grid(lines, marks(result, backbone))
-        columns = len(heads) + len(papers) - 1
-        parts += [_comment(backbone), f"\\begin{{tabular}}{{l{'r' * columns}}}", "\\hline"]
-        parts += [" & ".join(map(latex_text, (*heads, *papers))) + r" \\", "\\hline"]
-        parts += [" & ".join(map(latex_text, (*row, *theirs))) + r" \\" for row, theirs in rows]
-        parts += ["\\hline", "\\end{tabular}", ""]
+        texts = [[latex_text(cell) for cell in (*row, *theirs)] for row, theirs in rows]
+        parts += [latex_comment(backbone), latex_lines([latex_text(head) for head in (*heads, *papers)], texts), ""]
     return "\n".join(parts)
-
-
-def latex_text(text: str) -> str:
-    """Escape LaTeX's special characters in text; line breaks and control characters become spaces.
-
-    A leading star or bracket is put in braces: LaTeX would read it as an option of the `\\\\` of the preceding row.
-    """
-    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
-    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("*", "[") else escaped
 
 
 def as_markdown(result: TableResult, backbone: str) -> str:
@@ -354,24 +343,3 @@ def _gaps(lines: Sequence[Line], against: str, name: str) -> list[list[float]]:
 
 def _paper_columns(lines: Sequence[Line]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line.paper))
-
-
-def _comment(text: str) -> str:
-    return f"% {one_line(text)}"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +13,6 @@ from pathlib import Path
 
 import pytest
 from comparisons import result
-from hypothesis import given
-from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 from rich.console import Console
@@ -36,7 +33,6 @@ from rmd.compare.write import (
     as_page,
     as_text,
     csv_text,
-    latex_text,
     marks,
     write_tables,
 )
@@ -256,26 +252,6 @@ def test_any_name_is_text_in_every_file(name: str, compared: TableResult, tmp_pa
     assert [token.tag for token in tokens] == [token.tag for token in expected]
     assert one_line(name) in "".join(c.content for token in tokens for c in token.children or ())
     assert {row["row"] for row in csv.DictReader(io.StringIO(as_csv(given)))} == {"tdm", "rmd"}
-
-
-TEX = re.compile(
-    r"\\text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}|\\[{}&%$#_]|^\{([*[])\}|[^\\{}&%$#_~^<>|]"
-)
-NAMES = {
-    "backslash": "\\", "asciitilde": "~", "asciicircum": "^", "less": "<", "greater": ">", "bar": "|",
-}  # fmt: skip
-
-
-@given(st.one_of(st.text(), st.text(alphabet="\\{}&%$#_~^<>|[]* a\n")))
-def test_latex_prints_any_text_as_it_is(text: str) -> None:
-    escaped, read, place = latex_text(text), "", 0
-    while place < len(escaped):
-        token = TEX.match(escaped, place) if place else TEX.match(escaped)
-        assert token is not None, f"{escaped!r} has something active at {place}"
-        read += NAMES.get(token[1] or "", token[2] or token[0].removeprefix("\\"))
-        place = token.end()
-    assert read == one_line(text)
-    assert escaped[:1] not in ("*", "["), "which would be an option of the row's end before it"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
