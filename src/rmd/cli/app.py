@@ -6,7 +6,6 @@ imports torch, inside its functions only, so that `rmd --help` and a mistyped op
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ try:
     from rmd.cli.train import train
     from rmd.common.errors import RMDError
     from rmd.common.version import __version__
+    from rmd.common.workers import WorkerError, is_first
 except KeyboardInterrupt:  # `main`, which handles interruptions otherwise, does not exist yet
     sys.exit(INTERRUPTED)
 
@@ -108,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except Exception as error:
-        if isinstance(error, RMDError) and os.environ.get("LOCAL_RANK", "0") != "0":
-            return FAILED  # only the first process on a machine prints the error
+        if isinstance(error, RMDError) and not isinstance(error, WorkerError) and not is_first():
+            return FAILED  # all processes have this error, and the first one on a machine prints it
         if options.debug:
             traceback.print_exc()
         else:

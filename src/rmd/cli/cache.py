@@ -9,7 +9,8 @@ import typer
 
 from rmd.cli.options import Column, Device, Settings, Variant
 from rmd.cli.start import start
-from rmd.common.errors import RMDError, check_text, shown
+from rmd.common.errors import RMDError, check_text
+from rmd.common.workers import worker_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def cache(
     from rmd.models.teacher import teacher_source
 
     plan = _plan(prompts, teacher, recipe, overrides or [], column, variant, half=half)
-    share = _worker(worker)
+    share = worker_of(worker)
     texts = load_prompts(plan.data, seed=plan.seed, keys=plan.keys).texts
     backbone = load_backbone(teacher_source(plan.teacher), dtype=plan.dtype, variant=plan.variant)
     backbone.pipe.to(where)
@@ -130,10 +131,3 @@ def _plan(
     dtype = torch.bfloat16 if half else torch.float32
     keys = Keys(column="--column", skip=None)
     return _Plan(DataConfig(prompts=prompts, column=column), 0, teacher, variant, dtype, keys)
-
-
-def _worker(text: str) -> tuple[int, int]:
-    first, _, second = text.partition("/")
-    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
-        return int(first), int(second)
-    raise RMDError(f"--worker should be I/N with I from 0 to N - 1, but is {shown(text)}")

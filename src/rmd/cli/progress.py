@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rmd.common.workers import is_first
+
 
 class ReportProgress(Protocol):
     """Shows how much of a piece of work is done."""
@@ -38,7 +40,13 @@ class ReportProgress(Protocol):
 
 @contextmanager
 def progress_bar() -> Iterator[ReportProgress]:
-    """Yield a function that shows progress on standard error, with one bar for each piece of work."""
+    """Yield a function that shows progress on standard error, with one bar for each piece of work.
+
+    Of the processes that torchrun starts on a machine, only the first one shows its progress.
+    """
+    if not is_first():
+        yield _silent
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_printer()
@@ -63,6 +71,10 @@ def progress_bar() -> Iterator[ReportProgress]:
             bars.update(tasks[what], completed=done, note=note)
 
         yield report
+
+
+def _silent(what: str, done: int, total: int, *, note: str = "", start: int = 0) -> None:
+    """Show nothing."""
 
 
 def _line_printer() -> ReportProgress:

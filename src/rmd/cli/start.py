@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,16 @@ def start(
 
     prepare_cpu(threads)
     return find_device(device, kinds=kinds)
+
+
+def start_local(device: str | None = None) -> torch.device:
+    """Start a command that torchrun may start in several processes, each of which gets a GPU of its own."""
+    where = start(device)
+    if "LOCAL_RANK" not in os.environ:
+        return where
+    from rmd.train.parallel import local_device
+
+    return local_device(where)
 
 
 def resolved_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:

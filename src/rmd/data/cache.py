@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import locked, read_errors, read_model, user_path
+from rmd.common.workers import ALONE, START_LOCK, WAIT, Worker, working
 from rmd.data.cache_files import (
     AGAIN,
     META,
     NULL,
-    START_LOCK,
     Meta,
     Note,
     is_written,
@@ -42,7 +42,6 @@ from rmd.data.cache_files import (
     read_null,
     sha256,
     shard_name,
-    worker_lock,
     write_index,
     write_model,
     write_shard,
@@ -53,8 +52,6 @@ from rmd.models.base import Backbone, Cond
 
 SHARD_PROMPTS = 1024
 """Default number of prompts in a shard."""
-WAIT = 60.0
-"""Seconds that a worker waits for another one that starts or finishes the cache at the same moment."""
 _OPEN_SHARDS = 16
 """Number of shards that a reader keeps open."""
 _PROBES = ("a photo of a red ball", "Ein Bär, 35 °C & Ελλάδα", "日本の猫 🐱", "   --ar 3:2\n", "x" * 100)
@@ -103,7 +100,7 @@ def _vocabulary(name: str, part: Any) -> str:
 @torch.no_grad()
 def build_cache(
     backbone: Backbone, texts: Sequence[str], folder: Path, *, shard_prompts: int = SHARD_PROMPTS, batch_size: int = 32,
-    worker: tuple[int, int] = (0, 1), progress: Callable[[int, int], None] | None = None,
+    worker: Worker = ALONE, progress: Callable[[int, int], None] | None = None,
 ) -> bool:  # fmt: skip
     """Encode prompts into a cache, continuing an earlier build that was interrupted.
 
@@ -255,26 +252,19 @@ def verify_cache(folder: Path) -> int:
 
 
 @contextmanager
-def _started(folder: Path, meta: Meta, backbone: Backbone, worker: tuple[int, int]) -> Iterator[None]:
-    """Start a cache, or continue the same one, and hold this worker's lock.
+def _started(folder: Path, meta: Meta, backbone: Backbone, worker: Worker) -> Iterator[None]:
+    """Start a cache, or continue the same one, and hold this worker's lock."""
 
-    Workers start one after another. If another worker that is running counts on a different number of workers, the
-    two would write the same shards, so this one is refused.
-    """
+    def begin() -> None:
+        _check_folder(folder, meta)
+        if not (folder / META).is_file():
+            null = _finite(backbone.null(1).to("cpu"), [""])
+            with writing(folder / NULL) as partial:
+                save_file({name: tensor.contiguous() for name, tensor in null.tensors.items()}, partial)
+            write_model(folder / META, meta)
+
     _check_folder(folder, meta)  # before a lock file is left in a folder of something else
-    with ExitStack() as held:
-        with locked(folder, START_LOCK, wait=WAIT):
-            held.enter_context(locked(folder, worker_lock(worker)))
-            for path in folder.glob(".rmd-worker-*.lock"):
-                if not path.name.endswith(f"-of-{worker[1]}.lock"):
-                    with locked(folder, path.name):
-                        pass
-            _check_folder(folder, meta)
-            if not (folder / META).is_file():
-                null = _finite(backbone.null(1).to("cpu"), [""])
-                with writing(folder / NULL) as partial:
-                    save_file({name: tensor.contiguous() for name, tensor in null.tensors.items()}, partial)
-                write_model(folder / META, meta)
+    with working(folder, worker, begin):
         yield
 
 

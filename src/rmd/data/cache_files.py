@@ -18,8 +18,6 @@ from rmd.common.files import disk_errors, read_model, replacing
 from rmd.common.typed import Strict
 
 META, INDEX, NULL = "meta.json", "index.parquet", "null.safetensors"
-START_LOCK = ".rmd-start.lock"
-"""Lock that a worker holds briefly while it starts or finishes the cache."""
 AGAIN = "run the cache's `rmd cache` command again"
 """The advice for a cache that is incomplete or damaged."""
 _COUNT = Annotated[int, Field(gt=0)]
@@ -67,11 +65,6 @@ def shard_name(shard: int) -> str:
 def note_name(shard: int) -> str:
     """Return the name of the note beside a shard, which is written after the shard."""
     return f"shard-{shard:05}.json"
-
-
-def worker_lock(worker: tuple[int, int]) -> str:
-    """Return the name of the lock that a worker holds while it builds."""
-    return f".rmd-worker-{worker[0]}-of-{worker[1]}.lock"
 
 
 def ragged(shape: Sequence[int]) -> bool:

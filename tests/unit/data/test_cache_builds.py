@@ -22,9 +22,10 @@ from helpers import tiny_sdxl
 from rmd.cli.app import main
 from rmd.common.errors import RMDError
 from rmd.common.files import locked
+from rmd.common.workers import worker_lock
 from rmd.data import cache_files
 from rmd.data.cache import PromptCache, build_cache, encoders_key, verify_cache
-from rmd.data.cache_files import INDEX, META, NULL, note_name, shard_name, worker_lock
+from rmd.data.cache_files import INDEX, META, NULL, note_name, shard_name
 from rmd.models import Cond
 
 
