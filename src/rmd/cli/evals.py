@@ -42,7 +42,7 @@ Metrics = Annotated[
     typer.Option(
         metavar="NAMES",
         help="Metrics, separated by commas: hps, hps-legacy, hps-v2.0, aesthetic, aesthetic-v1, clip, clip-dmd2, "
-        "pickscore.",
+        "pickscore, imagereward, hpsv3.",
     ),
 ]
 Prompts = Annotated[

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from rmd.common.errors import RMDError
+from rmd.scores.weights import fill
 
 LENGTH = 77
 """Number of tokens of a text, with those of its start and end."""
@@ -76,14 +77,8 @@ def from_open_clip(state: Mapping[str, Tensor], heads: Heads) -> CLIPModel:
         model = CLIPModel(_config(state, heads)).eval()
     except KeyError as error:
         raise RMDError(f"this is no CLIP network of open_clip: the tensor {error} is missing") from error
-    expected = {name: value.shape for name, value in model.state_dict().items() if not name.endswith("position_ids")}
-    wrong = sorted(name for name in expected.keys() | renamed.keys() if expected.get(name) != _shape(renamed, name))
-    if wrong:
-        raise RMDError(
-            f"this is no CLIP network of open_clip with heads of {heads.vision} and {heads.text}: {len(wrong)} "
-            f"tensors, such as {wrong[0]}, are missing, unknown or of another shape"
-        )
-    model.load_state_dict({name: value.float() for name, value in renamed.items()}, strict=False)
+    what = f"CLIP network of open_clip with heads of {heads.vision} and {heads.text}"
+    fill(model, {name: value.float() for name, value in renamed.items()}, what)
     return model.requires_grad_(False)
 
 
@@ -116,10 +111,6 @@ def embed_texts(model: CLIPModel, ids: Tensor) -> Tensor:
     """Return the normalised embeddings (n, d) of texts (n, 77)."""
     pooled = model.text_model(input_ids=ids).pooler_output
     return F.normalize(model.text_projection(pooled), dim=-1)
-
-
-def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return state[name].shape if name in state else None
 
 
 def _config(state: Mapping[str, Tensor], heads: Heads) -> CLIPConfig:

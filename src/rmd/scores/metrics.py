@@ -20,6 +20,8 @@ from transformers import CLIPModel, CLIPTokenizer
 from rmd.common.errors import RMDError, one_of
 from rmd.scores.aesthetic import folded
 from rmd.scores.clip import VIT_G14, VIT_H14, embed_images, embed_texts, from_open_clip, tokens
+from rmd.scores.hpsv3 import HPSV3, QWEN, hpsv3
+from rmd.scores.imagereward import BERT, IMAGEREWARD, image_reward
 from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels
 from rmd.scores.result import Preparation, Settings
 from rmd.scores.weights import Source
@@ -71,7 +73,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ImageMetric:
-    """A metric of single pictures.
+    """A metric that gives every picture a value.
 
     Attributes:
         name: what the command line calls it.
@@ -207,6 +209,14 @@ def _pickscore(place: Place) -> Scorer:
     return _text_score(place, source, model, clip_pixels, pixels=_MIDDLE, scale=scale)
 
 
+def _image_reward(place: Place) -> Scorer:
+    return image_reward(place.source(IMAGEREWARD), place.source(BERT), place.device, place.dtype)
+
+
+def _hpsv3(place: Place) -> Scorer:
+    return hpsv3(place.source(HPSV3), place.source(QWEN), place.device, place.dtype)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -220,9 +230,11 @@ METRICS = {
         ImageMetric("clip", "CLIP score, L/14", _clip),
         ImageMetric("clip-dmd2", "CLIP score as DMD2's, g/14", _clip_dmd2),
         ImageMetric("pickscore", "PickScore", _pickscore),
+        ImageMetric("imagereward", "ImageReward", _image_reward, digits=3),
+        ImageMetric("hpsv3", "HPSv3", _hpsv3),
     )
 }  # fmt: skip
-"""All metrics of single pictures by name."""
+"""All metrics by name."""
 
 
 def chosen(names: Sequence[str], known: Mapping[str, Chosen]) -> list[Chosen]:

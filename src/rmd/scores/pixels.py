@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from rmd.common.errors import RMDError
+
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """OpenAI's statistics of pictures, by which CLIP's pixels are normalised."""
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation of the channels."""
+MAX_RATIO = 200
+"""Largest ratio of the sides of a picture that is cut into patches."""
 
 
 def clip_pixels(image: Image.Image, side: int = 224) -> Tensor:
@@ -59,6 +65,46 @@ def square_pixels(image: Image.Image, side: int = 224, *, first: int = 256) -> T
 def squashed_pixels(image: Image.Image, side: int = 224, *, statistics: Statistics = (MEAN, DEVIATION)) -> Tensor:
     """Return a whole picture squashed to a square, (3, side, side), by Pillow's bicubic scaling, which smooths."""
     return _normalised(_tensor(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)), statistics)
+
+
+def merged_patches(
+    image: Image.Image, *, area: int, patch: int = 14, merge: int = 2, frames: int = 2
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return a picture as Qwen2-VL sees it: its patches (n, 3 * frames * patch * patch), and their rows and columns.
+
+    The picture is scaled to an area, keeping its shape as far as the sizes of patches allow. Patches that the network
+    merges follow each other, and a picture counts as a clip in which all frames are the same.
+
+    Args:
+        image: the picture.
+        area: the area in pixels.
+        patch: side of a patch in pixels.
+        merge: number of patches that are merged in each direction.
+        frames: number of frames.
+
+    Raises:
+        RMDError: one side is more than 200 times the other.
+    """
+    height, width = _sides(image.height, image.width, area, patch * merge)
+    scaled = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    rows, columns = height // patch, width // patch
+    grid = _normalised(_tensor(scaled)).reshape(3, rows // merge, merge, patch, columns // merge, merge, patch)
+    patches = grid.permute(1, 4, 2, 5, 0, 3, 6).reshape(-1, 3, 1, patch, patch).expand(-1, -1, frames, -1, -1)
+    return patches.flatten(1), (rows, columns)
+
+
+def _sides(height: int, width: int, area: int, unit: int) -> tuple[int, int]:
+    """Return the nearest multiples of a unit with about an area: at most it for large pictures, else at least it."""
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise RMDError(f"a picture of {width} x {height} pixels is too narrow for this score: leave it out")
+    sides = [max(unit, round(side / unit) * unit) for side in (height, width)]
+    if math.prod(sides) > area:
+        scale = math.sqrt((height * width) / area)
+        sides = [math.floor(side / scale / unit) * unit for side in (height, width)]
+    elif math.prod(sides) < area:
+        scale = math.sqrt(area / (height * width))
+        sides = [math.ceil(side * scale / unit) * unit for side in (height, width)]
+    return sides[0], sides[1]
 
 
 def _tensor(image: Image.Image) -> Tensor:

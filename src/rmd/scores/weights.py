@@ -18,7 +18,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.common.files import disk_errors, read_errors, reason, replacing
@@ -99,6 +99,27 @@ class Source:
             with replacing(kept) as partial:
                 save_file({key: value.contiguous() for key, value in state.items()}, partial)
         return state
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Give a network its tensors, whatever it holds; tensors of a network on the meta device become its own.
+
+    Args:
+        model: the network; buffers that are not saved keep their values.
+        tensors: all of its tensors by its own names.
+        what: what the tensors should be, for error messages.
+
+    Raises:
+        RMDError: a tensor is missing, unknown or of another shape.
+    """
+    expected = {name: value.shape for name, value in model.state_dict().items() if not name.endswith("position_ids")}
+    found = {name: value.shape for name, value in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise RMDError(
+            f"this is no {what}: {len(wrong)} tensors, such as {wrong[0]}, are missing, unknown or of another shape"
+        )
+    model.load_state_dict(tensors, strict=False, assign=True)
 
 
 def sha256(path: Path) -> str:

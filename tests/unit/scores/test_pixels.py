@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, Qwen2VLImageProcessor
 
-from rmd.scores.pixels import DEVIATION, MEAN, clip_pixels, padded_pixels, square_pixels
+from rmd.common.errors import RMDError
+from rmd.scores.pixels import DEVIATION, MEAN, clip_pixels, merged_patches, padded_pixels, square_pixels
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -71,3 +72,31 @@ def test_dmd2_sees_a_square_from_the_middle(size: tuple[int, int]) -> None:
     left, top = (size[0] - short) // 2, (size[1] - short) // 2
     square = image.crop((left, top, left + short, top + short)).resize((48, 48), Image.Resampling.LANCZOS)
     torch.testing.assert_close(square_pixels(image, 32, first=48), clip_pixels(square, 32), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 60), (31, 90), (112, 112), (12, 40)])
+def test_qwen_sees_what_transformers_prepares(size: tuple[int, int]) -> None:
+    area = 16 * 28 * 28
+    processor = Qwen2VLImageProcessor(size={"shortest_edge": area, "longest_edge": area})
+    image = picture(*size)
+    theirs = processor(images=image, return_tensors="pt")
+    patches, grid = merged_patches(image, area=area)
+    assert [1, *grid] == theirs["image_grid_thw"][0].tolist()
+    torch.testing.assert_close(patches, theirs["pixel_values"], atol=1e-5, rtol=0)
+
+
+def test_sides_are_multiples_with_about_the_area() -> None:
+    """Large pictures are scaled to at most the area, small ones to at least it."""
+    area = 256 * 28 * 28
+    sizes = {
+        (1024, 1024): (32, 32),
+        (512, 512): (32, 32),
+        (1280, 720): (42, 24),
+        (300, 300): (32, 32),
+        (64, 48): (38, 28),
+    }
+    for (width, height), (columns, rows) in sizes.items():
+        _, grid = merged_patches(Image.new("RGB", (width, height)), area=area)
+        assert grid == (rows, columns), (width, height, grid)
+    with pytest.raises(RMDError, match=r"^a picture of 603 x 3 pixels is too narrow for this score: leave it out$"):
+        merged_patches(Image.new("RGB", (603, 3)), area=area)
