@@ -49,7 +49,8 @@ HEAVY = (
     "tests/unit/bench/test_training.py", "tests/unit/compare/", "tests/unit/data/test_cache.py",
     "tests/unit/data/test_images.py", "tests/unit/evaluation/", "tests/unit/export/",
     "tests/unit/models/test_adapter.py", "tests/unit/models/test_share.py", "tests/unit/sample/test_pipeline.py",
-    "tests/unit/study/test_server.py", "tests/unit/study/test_store.py", "tests/unit/train/",
+    "tests/unit/scores/test_shares.py", "tests/unit/study/test_server.py", "tests/unit/study/test_store.py",
+    "tests/unit/train/",
 )  # fmt: skip
 """What `make check` leaves out: files whose tests train, save and load whole pipelines, or start processes.
 

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import processes
+import scoring
 import yaml
 from families import make_student
 from helpers import PROMPTS
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from rmd.scores.result import read_result
 from rmd.train.checkpoint import checkpoints, read_student_state
 
 MACHINE = ("seconds", "images_per_second", "peak_memory_gb", "data_seconds")
 """Metrics that depend on the machine and its clock; all others are reproducible."""
 TIMES = ("seconds_per_image", "seconds_end_to_end", "speedup")
 Digest = dict[str, Any]
-VERBS = ("train", "cache", "generate", "export", "export-checkpoint", "compare")
+VERBS = ("train", "cache", "generate", "export", "export-checkpoint", "compare", "eval-images")
 HERE = Path(__file__).parent
 
 
@@ -69,6 +71,7 @@ class Job:
 def make_home(folder: Path) -> Path:
     """Write the inputs of the commands: a tiny teacher and student, prompts, and a recipe."""
     make_student(folder, "sdxl", "lora")
+    scoring.write_home(folder)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     (folder / "many.txt").write_text("\n".join(f"a red ball number {n}" for n in range(400)), encoding="utf-8")
     recipe = {
@@ -114,6 +117,8 @@ def job_of(verb: str, home: Path) -> Job:
         case "export-checkpoint":
             run = str(home / "run")
             return Job(lambda out: [*rmd, "export", run, "--to", "diffusers-lora", "--out", str(out)], files)
+        case "eval-images":
+            return Job(lambda out: [*rmd, *scoring.arguments(home, out)], scored)
     return Job(lambda out: [str(HERE / "storm" / "tiny_compare.py"), str(out)], compared, graceful=True)
 
 
@@ -162,6 +167,12 @@ def compared(folder: Path) -> Digest:
         else:
             contents[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return contents
+
+
+def scored(folder: Path) -> Digest:
+    """Return the values of all pictures, and their means; the order of the journal depends on kills."""
+    result, table = read_result(folder)
+    return {"result": result.model_dump(), **{name: values.tolist() for name, values in table.values.items()}}
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -10,8 +10,9 @@ from typer.core import TyperGroup
 
 from rmd.cli.evaluate import evaluate
 from rmd.cli.options import Device
-from rmd.cli.start import start
+from rmd.cli.start import start, start_local
 from rmd.common.errors import RMDError, check_text, one_of
+from rmd.common.workers import started_worker
 
 DEFAULT = "model"
 """The command that `rmd eval MODEL` stands for."""
@@ -42,15 +43,15 @@ Metrics = Annotated[
     typer.Option(
         metavar="NAMES",
         help="Metrics, separated by commas: hps, hps-legacy, hps-v2.0, aesthetic, aesthetic-v1, clip, clip-dmd2, "
-        "pickscore, imagereward, hpsv3.",
+        "pickscore, imagereward, hpsv3, diversity.",
     ),
 ]
 Prompts = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="The prompts that were asked for. Pictures of `rmd generate` know theirs; all others belong to the lines "
-        "in the order of their names.",
+        help="The prompts that were asked for: a file, or a folder with HPDv2's lists of four styles. Pictures of "
+        "`rmd generate` know theirs; all others belong to the lines in the order of their names.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder for the result. By default: runs/scores/NAME.")]
@@ -84,6 +85,14 @@ Seconds = Annotated[
         help="Measured seconds per picture in the denoiser, from which a table computes speed-ups.",
     ),
 ]
+Share = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Score one of N shares of the pictures, counted from 0; run N such processes. Processes of torchrun have "
+        "a share each anyway.",
+    ),
+]
 
 
 @evals.command("images")
@@ -100,10 +109,11 @@ def images(
     allow_missing: AllowMissing = False,
     nfe: Nfe = None,
     seconds: Seconds = None,
+    worker: Share = None,
     device: Device = None,
 ) -> None:
     """Score pictures by published networks, and write the mean and interval of each metric, and every value."""
-    where = start(device)
+    share, where = started_worker(worker), start_local(device)
     import torch
 
     from rmd.cli.console import table_console
@@ -114,7 +124,7 @@ def images(
     from rmd.scores.run import find_pictures, score_pictures
     from rmd.scores.text import scores_text
 
-    wanted = chosen(_parts(metrics), METRICS)
+    wanted = chosen(parts(metrics), METRICS)
     called = _name(place, name)
     tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
@@ -122,17 +132,21 @@ def images(
     making = making_of(called, expected.paths, nfe=nfe, seconds=seconds)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
     with progress_bar() as report_progress:
-        result, table = score_pictures(
+        found = score_pictures(
             expected, wanted, networks, folder, making=making,
             prompt_set=Path(prompts).name if prompts else "the pictures' own", licence=licence,
-            batch_size=batch_size, allow_missing=allow_missing, progress=report_progress,
+            batch_size=batch_size, allow_missing=allow_missing, worker=share, progress=report_progress,
         )  # fmt: skip
+    if found is None:
+        typer.echo(f"worker {share[0]} of {share[1]} has scored its pictures; other workers have not finished yet")
+        return
+    result, table = found
     write_result(result, table, folder)
     table_console(110).print(scores_text(result))
     typer.echo(f"result: {folder}")
 
 
-def _parts(text: str) -> list[str]:
+def parts(text: str) -> list[str]:
     """Return names that are separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -188,7 +202,7 @@ def distance(
     from rmd.scores.metrics import Place, chosen
     from rmd.scores.text import distances_text
 
-    wanted = chosen(_parts(metrics), DISTANCES)
+    wanted = chosen(parts(metrics), DISTANCES)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
     with progress_bar() as report_progress:
         found = measure_distances(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPModel, Dinov2Model
+from transformers import CLIPModel
 
 from rmd.common.errors import RMDError
 from rmd.common.typed import Strict
@@ -21,6 +21,7 @@ from rmd.core.metrics import frechet_distance, kernel_distance
 from rmd.data.images import SUFFIXES, as_seen, opened
 from rmd.sample.found import find_samples
 from rmd.scores.clip import embed_images
+from rmd.scores.dino import DINO, Features, dino_features
 from rmd.scores.metrics import Place, image_side
 from rmd.scores.pixels import squashed_pixels
 from rmd.scores.result import Preparation, Settings
@@ -29,21 +30,6 @@ SIGMA, CMMD_SCALE = 10.0, 1000.0
 """Width of CMMD's Gaussian kernel, and the factor of its published values."""
 MOST = 100_000
 """Largest number of pictures in a set."""
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation by which DINOv2's pixels are normalised."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of pictures.
-
-    Attributes:
-        of: returns the features (n, d) of pictures.
-        preparation: everything that decides them.
-    """
-
-    of: Callable[[Sequence[Image.Image]], Tensor]
-    preparation: Preparation
 
 
 @dataclass(frozen=True)
@@ -163,20 +149,7 @@ def _clip(place: Place) -> Features:
 
 
 def _dino(place: Place) -> Features:
-    source = place.source("facebook/dinov2-large")
-    folder = source.path("config.json").parent
-    source.path("model.safetensors")
-    model = Dinov2Model.from_pretrained(folder, local_files_only=True).to(place.device, place.dtype).eval()
-    side = 16 * int(model.config.patch_size)
-    settings: Settings = {"pixels": "squashed to a square", "side": side}
-
-    @torch.no_grad()
-    def features_of(images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([squashed_pixels(image, side, statistics=IMAGENET) for image in images])
-        tokens: Tensor = model(pixels.to(next(model.parameters()))).last_hidden_state
-        return tokens[:, 0].float().cpu()  # the token of the class
-
-    return Features(features_of, Preparation(networks=(source.network,), settings=settings))
+    return dino_features(place.source(DINO), place.device, place.dtype)
 
 
 def _kid(x: Tensor, y: Tensor) -> tuple[float, float | None, float | None]:

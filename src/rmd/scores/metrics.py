@@ -20,6 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from rmd.common.errors import RMDError, one_of
 from rmd.scores.aesthetic import folded
 from rmd.scores.clip import VIT_G14, VIT_H14, embed_images, embed_texts, from_open_clip, tokens
+from rmd.scores.dino import DINO, diversity
 from rmd.scores.hpsv3 import HPSV3, QWEN, hpsv3
 from rmd.scores.imagereward import BERT, IMAGEREWARD, image_reward
 from rmd.scores.pixels import clip_pixels, padded_pixels, square_pixels
@@ -80,12 +81,14 @@ class ImageMetric:
         title: its title in tables.
         load: loads its networks from a place.
         digits: number of decimals that papers print.
+        together: whether a value depends on all pictures of the prompt, which are then scored together.
     """
 
     name: str
     title: str
     load: Callable[[Place], Scorer]
     digits: int = 2
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,10 @@ def _hpsv3(place: Place) -> Scorer:
     return hpsv3(place.source(HPSV3), place.source(QWEN), place.device, place.dtype)
 
 
+def _diversity(place: Place) -> Scorer:
+    return diversity(place.source(DINO), place.device, place.dtype)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -232,6 +239,7 @@ METRICS = {
         ImageMetric("pickscore", "PickScore", _pickscore),
         ImageMetric("imagereward", "ImageReward", _image_reward, digits=3),
         ImageMetric("hpsv3", "HPSv3", _hpsv3),
+        ImageMetric("diversity", "diversity over seeds", _diversity, digits=3, together=True),
     )
 }  # fmt: skip
 """All metrics by name."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rmd.common.errors import RMDError, shown
-from rmd.common.files import read_errors, read_model, replacing, write_text
+from rmd.common.files import disk_errors, locked, read_errors, read_model, replacing, write_text
 from rmd.common.typed import Strict
+from rmd.common.workers import START_LOCK, WAIT
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
@@ -39,6 +40,8 @@ class PromptSet(Strict):
     """Hash of all prompts, one per line."""
     count: Annotated[int, Field(ge=1)]
     licence: str | None = None
+    groups: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Groups of prompts, such as styles, whose means count alike: their numbers of prompts, in the prompts' order."""
 
 
 class Network(Strict):
@@ -99,6 +102,14 @@ class Score(Strict):
     """Number of pictures of the protocol that do not."""
 
 
+class Grouped(Strict):
+    """The scores of groups of prompts, and their average."""
+
+    groups: dict[str, Score]
+    average: Score
+    """The mean of the groups' means, however many pictures each has."""
+
+
 class Result(Strict):
     """The scores of one model's pictures."""
 
@@ -106,6 +117,8 @@ class Result(Strict):
     making: Making
     protocol: Protocol
     scores: dict[str, Score]
+    groups: dict[str, Grouped] = Field(default_factory=dict)
+    """The scores of the groups of prompts by metric, if there are groups."""
     versions: dict[str, str]
     """Versions of the software that computed the scores."""
 
@@ -171,6 +184,11 @@ def bootstrap(values: Floats, prompts: NDArray[np.int64], *, seed: int = 0, draw
         prompts: (n,) the prompts that they are of; pictures of one prompt are not independent.
         seed, draws: seed and number of draws.
     """
+    return interval(bootstrap_means(values, prompts, seed=seed, draws=draws))
+
+
+def bootstrap_means(values: Floats, prompts: NDArray[np.int64], *, seed: int = 0, draws: int = DRAWS) -> Floats:
+    """Return the means (draws,) of whole prompts drawn with replacement; for the arguments, see `bootstrap`."""
     _, places = np.unique(prompts, return_inverse=True)
     sums, counts = np.bincount(places, weights=values), np.bincount(places)
     random = np.random.default_rng(seed)
@@ -178,6 +196,11 @@ def bootstrap(values: Floats, prompts: NDArray[np.int64], *, seed: int = 0, draw
     for draw in range(draws):
         often = random.multinomial(len(sums), np.full(len(sums), 1 / len(sums)))
         means[draw] = (often @ sums) / (often @ counts)
+    return means
+
+
+def interval(means: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of drawn means."""
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
@@ -210,16 +233,19 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str =
 
 
 def write_result(result: Result, table: Table, folder: Path) -> None:
-    """Write a result's two files; the JSON file comes last and says that both are complete.
+    """Write a result's two files, unless another worker did; the JSON file comes last and says that both are complete.
 
     Raises:
-        RMDError: pyarrow is not installed.
+        RMDError: pyarrow is not installed, or the files cannot be written.
     """
     pa, parquet = tables()
     columns = {"prompt": table.prompt, "seed": table.seed, "file": list(table.file), **table.values}
-    with replacing(folder / TABLE) as partial:
-        parquet.write_table(pa.table(columns), partial)
-    write_text(folder / RESULT, result.model_dump_json(indent=1) + "\n")
+    with locked(folder, START_LOCK, wait=WAIT), disk_errors(folder):
+        if _same(result, table, folder):
+            return
+        with replacing(folder / TABLE) as partial:
+            parquet.write_table(pa.table(columns), partial)
+        write_text(folder / RESULT, result.model_dump_json(indent=1) + "\n")
 
 
 def read_result(folder: Path) -> tuple[Result, Table]:
@@ -246,6 +272,19 @@ def read_result(folder: Path) -> tuple[Result, Table]:
     if counts != {name: score.count for name, score in result.scores.items()}:
         raise RMDError(f"{path} does not belong to {folder / RESULT}: score the pictures again")
     return result, table
+
+
+def _same(result: Result, table: Table, folder: Path) -> bool:
+    """Return whether a folder holds this result and its table already."""
+    try:
+        found, values = read_result(folder)
+    except RMDError:
+        return False
+    return (
+        found == result
+        and list(values.file) == list(table.file)
+        and all(np.array_equal(values.values[name], each, equal_nan=True) for name, each in table.values.items())
+    )
 
 
 def _difference(a: Table, b: Table, metric: str, protocol: Protocol, seed: int) -> Difference:

@@ -11,7 +11,7 @@ from rich.text import Text
 from rmd.report.tables import fixed, percent, significant
 from rmd.scores.distances import DISTANCES, SetDistance
 from rmd.scores.metrics import METRICS
-from rmd.scores.result import Difference, Result
+from rmd.scores.result import Difference, Result, Score
 from rmd.scores.vbench import Totals
 
 
@@ -24,8 +24,12 @@ def scores_text(result: Result) -> Table:
         ("mean", "95 % interval", "pictures", "missing"),
     )
     for name, score in result.scores.items():
-        mean, low, high = (_number(name, value) for value in (score.mean, score.low, score.high))
-        table.add_row(Text(_title(name)), mean, f"{low} to {high}", str(score.count), str(score.missing))
+        table.add_row(Text(_title(name)), *_cells(name, score))
+        grouped = result.groups.get(name)
+        if grouped is not None:
+            for group, each in grouped.groups.items():
+                table.add_row(Text(f"  {group}"), *_cells(name, each))
+            table.add_row(Text(f"  average of {len(grouped.groups)}"), *_cells(name, grouped.average))
     table.caption = Text("Intervals: a bootstrap over prompts.")
     return table
 
@@ -75,6 +79,12 @@ def _table(title: str, heads: tuple[str, ...]) -> Table:
     for head in heads:
         table.add_column(Text(head), justify="right")
     return table
+
+
+def _cells(name: str, score: Score) -> tuple[str, str, str, str]:
+    """Return mean, interval, number of pictures, and number of missing ones."""
+    mean, low, high = (_number(name, value) for value in (score.mean, score.low, score.high))
+    return mean, f"{low} to {high}", str(score.count), str(score.missing)
 
 
 def _title(name: str) -> str:

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from rmd.cli.app import main
 from rmd.scores import distances, metrics
-from rmd.scores.distances import Distance, Features
+from rmd.scores.dino import Features
+from rmd.scores.distances import Distance
 from rmd.scores.metrics import ImageMetric, Place
 from rmd.scores.result import Network, Preparation, read_result
+from rmd.scores.suites import STYLES
 from rmd.scores.vbench import DIMENSIONS
 
 Captured = pytest.CaptureFixture[str]
@@ -131,6 +133,27 @@ def test_the_first_command_may_be_left_out(capsys: Captured) -> None:
     for arguments in (["eval", "nothing"], ["eval", "model", "nothing"]):
         assert main(arguments) == 1
         assert "nothing" in capsys.readouterr().err
+
+
+def test_every_metric_is_named_in_the_help(capsys: Captured) -> None:
+    for command, known in (("images", metrics.METRICS), ("distance", distances.DISTANCES)):
+        assert main(["eval", command, "--help"]) == 0
+        named = set(re.findall(r"[\w.-]+[\w]", capsys.readouterr().out))
+        assert set(known) - {"red"} <= named, command
+
+
+def test_a_result_has_the_means_of_styles(capsys: Captured) -> None:
+    Path("styles").mkdir()
+    for number, style in enumerate(STYLES):
+        picture(Path("one") / style / "0.png", (10 * number, 0, 0))
+        Path(f"styles/{style}.json").write_text(json.dumps([f"a {style}"]), encoding="utf-8")
+    assert main(["eval", "images", "one", "--metrics", "red", "--prompts", "styles", "--worker", "0/2"]) == 0
+    assert capsys.readouterr().out == "worker 0 of 2 has scored its pictures; other workers have not finished yet\n"
+    assert main(["eval", "images", "one", "--metrics", "red", "--prompts", "styles", "--worker", "1/2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["paintings", "20.0", "20.0", "to", "20.0", "1", "0"] in lines
+    assert ["average", "of", "4", "15.0", "15.0", "to", "15.0", "4", "0"] in lines
+    assert read_result(Path("runs/scores/one"))[0].groups["red"].average.mean == 15
 
 
 def test_a_place_is_where_networks_run() -> None:

@@ -16,7 +16,8 @@ from transformers import Dinov2Config, Dinov2Model
 from rmd.common.errors import RMDError
 from rmd.core.metrics import frechet_distance, kernel_distance
 from rmd.scores.clip import VIT_L14, Heads, embed_images, from_open_clip
-from rmd.scores.distances import DISTANCES, IMAGENET, cmmd, measure_distances
+from rmd.scores.dino import IMAGENET
+from rmd.scores.distances import DISTANCES, cmmd, measure_distances
 from rmd.scores.metrics import Place, chosen
 from rmd.scores.pixels import squashed_pixels
 
