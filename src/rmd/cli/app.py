@@ -19,6 +19,7 @@ try:
 
     from rmd.cli.bench import bench
     from rmd.cli.cache import cache
+    from rmd.cli.calibrate import calibrate
     from rmd.cli.compare import compare
     from rmd.cli.demo import demo
     from rmd.cli.ending import BROKEN_PIPE, FAILED, check_folder, complete_output, prepare_streams, say
@@ -48,6 +49,7 @@ app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("compare")(compare)
 app.command("demo")(demo)
+evals.command("calibrate")(calibrate)
 app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmd.report.tables import fixed, percent, significant
+from rmd.scores.calibrate import Calibration
 from rmd.scores.distances import DISTANCES, SetDistance
 from rmd.scores.metrics import METRICS
 from rmd.scores.result import Difference, Result, Score
@@ -48,6 +49,18 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
         "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
         "prompts for which the first model's pictures score higher."
     )
+    return table
+
+
+def calibration_text(found: Calibration) -> Table:
+    """Return a calibration as a table."""
+    table = _table(f"HPDv2's pictures of {found.title}", ("ours", "published", "difference", "pictures", "missing"))
+    for name, lines in found.metrics.items():
+        table.add_row(Text(_title(name)))
+        for group, line in lines.items():
+            cells = fixed(line.ours.mean, 2), fixed(line.published, 2), f"{line.difference:+.2f}"
+            table.add_row(Text(f"  {group}"), *cells, str(line.ours.count), str(line.ours.missing))
+    table.caption = Text(f"Published: {found.source}.")
     return table
 
 

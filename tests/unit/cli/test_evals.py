@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rmd.cli.app import main
 from rmd.scores import distances, metrics
+from rmd.scores.calibrate import VERSIONS
 from rmd.scores.dino import Features
 from rmd.scores.distances import Distance
 from rmd.scores.metrics import ImageMetric, Place
@@ -136,7 +137,7 @@ def test_the_first_command_may_be_left_out(capsys: Captured) -> None:
 
 
 def test_every_metric_is_named_in_the_help(capsys: Captured) -> None:
-    for command, known in (("images", metrics.METRICS), ("distance", distances.DISTANCES)):
+    for command, known in (("images", metrics.METRICS), ("distance", distances.DISTANCES), ("calibrate", VERSIONS)):
         assert main(["eval", command, "--help"]) == 0
         named = set(re.findall(r"[\w.-]+[\w]", capsys.readouterr().out))
         assert set(known) - {"red"} <= named, command
