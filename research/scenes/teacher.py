@@ -246,15 +246,19 @@ def train_teacher(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
             optimizers.step(curriculum.lr_factor(step))
-            decay = min(curriculum.ema, (step + 1) / (step + 10))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), 1 - decay)
+            _average(averaged, trained, min(curriculum.ema, (step + 1) / (step + 10)))
             if step % 100 == 0:
                 log(f"teacher step {step}/{curriculum.iterations} loss {loss.item():.4f} {state.seconds:.0f}s")
             state.after(step + 1)
     trained.load_state_dict(averaged.state_dict())
     trained.eval().requires_grad_(False)
     return state.seconds
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, trained: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the trained ones by 1 - decay."""
+    torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), 1 - decay)
 
 
 def denoising_loss(

@@ -26,6 +26,7 @@ try:
     from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
+    from rmd.cli.paper import table
     from rmd.cli.plan import plan
     from rmd.cli.probe import probe
     from rmd.cli.scenes import scenes
@@ -50,6 +51,7 @@ app.command("cache")(cache)
 app.command("compare")(compare)
 app.command("demo")(demo)
 evals.command("calibrate")(calibrate)
+evals.command("table")(table)
 app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)

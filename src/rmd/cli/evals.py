@@ -129,7 +129,7 @@ def images(
     tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
     expected = find_pictures(place, prompts)
-    making = making_of(called, expected.paths, nfe=nfe, seconds=seconds)
+    making = making_of(called, place, expected.paths, nfe=nfe, seconds=seconds)
     networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
     with progress_bar() as report_progress:
         found = score_pictures(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Dinov2Model
 
 from rmd.scores.pixels import squashed_pixels
@@ -29,10 +29,12 @@ class Features:
     Attributes:
         of: returns the features (n, d) of pictures.
         preparation: everything that decides them.
+        modules: the networks.
     """
 
     of: Callable[[Sequence[Image.Image]], Tensor]
     preparation: Preparation
+    modules: tuple[nn.Module, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Diversity:
 
     features: Features
     preparation: Preparation
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks."""
+        return self.features.modules
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the mean distance (n,) of each picture from the others, in [0, 2]; the prompts are not read.
@@ -93,4 +100,4 @@ def dino_features(source: Source, device: torch.device, dtype: torch.dtype) -> F
         tokens: Tensor = model(pixels.to(next(model.parameters()))).last_hidden_state
         return tokens[:, 0].float().cpu()  # the token of the class
 
-    return Features(features_of, Preparation(networks=(source.network,), settings=settings))
+    return Features(features_of, Preparation(networks=(source.network,), settings=settings), (model,))

@@ -63,6 +63,11 @@ class HPSv3Score:
     tokenizer: PreTrainedTokenizerFast
     preparation: Preparation
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks."""
+        return self.model, self.head
+
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the predicted means (n,) of n pictures for their prompts; its authors call 10 excellent, and 0 poor.

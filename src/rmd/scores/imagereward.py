@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from pydantic import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from rmd.common.errors import RMDError
@@ -109,6 +109,11 @@ class ImageRewardScore:
     tokenizer: BertTokenizer
     side: int
     preparation: Preparation
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks that see pictures and prompts; the head stays where it is."""
+        return self.networks.vision, self.networks.text
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the scores (n,) of n pictures for their prompts, about -2 to 2."""

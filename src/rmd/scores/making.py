@@ -16,11 +16,14 @@ OWN = ("prompt", "seed", "version")
 """Settings in which the pictures of one model may differ."""
 
 
-def making_of(name: str, paths: Sequence[Path], *, nfe: str | None = None, seconds: float | None = None) -> Making:
+def making_of(
+    name: str, place: str, paths: Sequence[Path], *, nfe: str | None = None, seconds: float | None = None
+) -> Making:  # fmt: skip
     """Return how pictures were made.
 
     Args:
         name: name of the model.
+        place: folder or pattern of the pictures.
         paths: the pictures; those of other programs do not say how they were made.
         nfe: network evaluations per picture; by default, as the settings say.
         seconds: measured seconds per picture in the denoiser.
@@ -29,7 +32,8 @@ def making_of(name: str, paths: Sequence[Path], *, nfe: str | None = None, secon
         RMDError: two pictures were made in different ways.
     """
     settings = _shared(paths)
-    return Making(model=name, settings=settings, nfe=evaluations(settings) if nfe is None else nfe, seconds=seconds)
+    nfe = evaluations(settings) if nfe is None else nfe
+    return Making(model=name, settings=settings, nfe=nfe, seconds=seconds, place=place)
 
 
 def evaluations(settings: Settings) -> str | None:

@@ -41,8 +41,8 @@ class Scorer(Protocol):
     """A metric that is ready to score."""
 
     @property
-    def model(self) -> nn.Module:
-        """The network."""
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks, all of which must be moved to compute on another device."""
 
     @property
     def preparation(self) -> Preparation:
@@ -111,6 +111,11 @@ class TextScore:
     scale: float = 100.0
     prefix: str = ""
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks."""
+        return (self.model,)
+
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the scaled cosines (n,) of pictures and prompts."""
         first = next(self.model.parameters())
@@ -127,6 +132,11 @@ class AestheticScore:
     model: CLIPModel
     head: Callable[[Tensor], Tensor]
     preparation: Preparation
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The networks."""
+        return (self.model,)
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return the scores (n,) of pictures; the prompts are not read."""

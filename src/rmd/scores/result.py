@@ -88,6 +88,8 @@ class Making(Strict):
     """Network evaluations per picture: by stage (`2+2`), or with two for each guided step (`25x2`); None: unknown."""
     seconds: Annotated[float, Field(gt=0)] | None = None
     """Measured seconds per picture in the denoiser; None: not measured."""
+    place: str = ""
+    """Folder or pattern of the pictures when they were scored."""
 
 
 class Score(Strict):
@@ -212,14 +214,19 @@ def compare(ours: tuple[Result, Table], theirs: tuple[Result, Table], *, seed: i
         RMDError: their protocols differ, or they have no picture in common.
     """
     (first, a), (second, b) = ours, theirs
-    found = next(differences(first.protocol.model_dump(), second.protocol.model_dump()), None)
+    check_same(first, second)
+    return {metric: _difference(a, b, metric, first.protocol, seed) for metric in first.scores}
+
+
+def check_same(ours: Result, theirs: Result) -> None:
+    """Raise RMDError, naming the first difference, unless two results have the same protocol."""
+    found = next(differences(ours.protocol.model_dump(), theirs.protocol.model_dump()), None)
     if found is not None:
         where, one, other = found
         raise RMDError(
-            f"these results cannot be compared: {where} is {shown(one)} in {first.making.model}'s and {shown(other)} "
-            f"in {second.making.model}'s; score both in the same way"
+            f"these results cannot be compared: {where} is {shown(one)} in {ours.making.model}'s and {shown(other)} "
+            f"in {theirs.making.model}'s; score both in the same way"
         )
-    return {metric: _difference(a, b, metric, first.protocol, seed) for metric in first.scores}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any, Any]]:

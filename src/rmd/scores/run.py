@@ -120,7 +120,7 @@ def score_pictures(
         RMDError: a picture is missing or damaged, or pictures differ in size or format; or a network cannot be loaded.
     """
     _check(expected, metrics, allow_missing=allow_missing)  # which is quick, before all pictures are opened
-    width, height, image_format = _shape([path for its in expected.files for _, path in its])
+    width, height, image_format = _shape(expected.paths)
     found = score_table(
         expected, metrics, place, out, batch_size=batch_size, allow_missing=allow_missing, worker=worker,
         progress=progress,

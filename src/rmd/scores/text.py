@@ -25,7 +25,7 @@ def scores_text(result: Result) -> Table:
         ("mean", "95 % interval", "pictures", "missing"),
     )
     for name, score in result.scores.items():
-        table.add_row(Text(_title(name)), *_cells(name, score))
+        table.add_row(Text(title_of(name)), *_cells(name, score))
         grouped = result.groups.get(name)
         if grouped is not None:
             for group, each in grouped.groups.items():
@@ -43,7 +43,7 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
         values = (each.ours, each.theirs, each.difference, each.low, each.high)
         first, second, gap, low, high = (_number(name, value) for value in values)
         table.add_row(
-            Text(_title(name)), first, second, gap, f"{low} to {high}", percent(each.ahead), str(each.missing)
+            Text(title_of(name)), first, second, gap, f"{low} to {high}", percent(each.ahead), str(each.missing)
         )  # fmt: skip
     table.caption = Text(
         "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
@@ -56,7 +56,7 @@ def calibration_text(found: Calibration) -> Table:
     """Return a calibration as a table."""
     table = _table(f"HPDv2's pictures of {found.title}", ("ours", "published", "difference", "pictures", "missing"))
     for name, lines in found.metrics.items():
-        table.add_row(Text(_title(name)))
+        table.add_row(Text(title_of(name)))
         for group, line in lines.items():
             cells = fixed(line.ours.mean, 2), fixed(line.published, 2), f"{line.difference:+.2f}"
             table.add_row(Text(f"  {group}"), *cells, str(line.ours.count), str(line.ours.missing))
@@ -100,9 +100,15 @@ def _cells(name: str, score: Score) -> tuple[str, str, str, str]:
     return mean, f"{low} to {high}", str(score.count), str(score.missing)
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
+    """Return the title of a metric, which may be one that is not installed."""
     return METRICS[name].title if name in METRICS else name
 
 
+def digits_of(name: str) -> int:
+    """Return the number of decimals of a metric."""
+    return METRICS[name].digits if name in METRICS else 3
+
+
 def _number(name: str, value: float) -> str:
-    return fixed(value, METRICS[name].digits if name in METRICS else 3)
+    return fixed(value, digits_of(name))

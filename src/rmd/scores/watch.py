@@ -46,6 +46,11 @@ def check_evaluation(recipe: Recipe) -> None:
             f"{', '.join(METRICS)}, or data.prompts to {' or '.join(WORLDS.names())}"
         )
     chosen(names, {**METRICS, JUDGE: None})
+    together = next((name for name in names if name != JUDGE and METRICS[name].together), None)
+    if together is not None:
+        raise RMDError(
+            f"evaluation.metrics: {together} needs several pictures of a prompt, and one is made: leave it out"
+        )
     if setting.prompts is not None and len(read_captions(setting.prompts)) < FEWEST:
         raise RMDError(f"evaluation.prompts {setting.prompts} has too few prompts: at least {FEWEST} are needed")
 
@@ -136,10 +141,12 @@ def pictures_of(images: Tensor) -> tuple[list[Image.Image], int]:
 
 @contextmanager
 def _on(scorer: Scorer, device: torch.device) -> Iterator[None]:
-    """Move a scorer's network to a device for the duration of the block."""
-    home = next(scorer.model.parameters()).device
-    scorer.model.to(device)
+    """Move a scorer's networks to a device for the duration of the block."""
+    homes = [next(module.parameters()).device for module in scorer.modules]
+    for module in scorer.modules:
+        module.to(device)
     try:
         yield
     finally:
-        scorer.model.to(home)
+        for module, home in zip(scorer.modules, homes, strict=True):
+            module.to(home)

@@ -27,10 +27,10 @@ def made(path: Path, *, seed: int = 0, **settings: str | float) -> Path:
 def test_pictures_of_a_pipeline_tell_its_evaluations(tmp_path: Path) -> None:
     common = {"model": "sdxl", "num_inference_steps": 25, "guidance_scale": 7.5}
     paths = [made(tmp_path / f"{seed}.png", seed=seed, **common) for seed in range(2)]
-    making = making_of("teacher", paths)
+    making = making_of("teacher", str(tmp_path), paths)
     assert (making.model, making.nfe, making.seconds) == ("teacher", "25x2", None)
     assert making.settings == common
-    assert making_of("teacher", paths, nfe="50", seconds=1.5).nfe == "50"
+    assert making_of("teacher", str(tmp_path), paths, nfe="50", seconds=1.5).nfe == "50"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_students_evaluations_are_those_of_its_stages(tmp_path: Path) -> None:
 
 def test_pictures_of_other_programs_say_nothing(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", (1, 2, 3))
-    assert making_of("theirs", [tmp_path / "a.png"]).settings == {}
+    assert making_of("theirs", "", [tmp_path / "a.png"]).settings == {}
 
 
 def test_pictures_that_were_made_in_two_ways_are_refused(tmp_path: Path) -> None:
@@ -64,4 +64,4 @@ def test_pictures_that_were_made_in_two_ways_are_refused(tmp_path: Path) -> None
     with pytest.raises(
         RMDError, match=r"^pictures of one result are made in one way: .* differ in num_inference_steps;"
     ):
-        making_of("x", paths)
+        making_of("x", "", paths)

@@ -92,6 +92,8 @@ def test_what_a_recipe_cannot_ask_for(tmp_path: Path) -> None:
         check_evaluation(recipe_of(tmp_path))
     with pytest.raises(RMDError, match=r"^unknown metric 'clpi' \(did you mean 'clip'\?\): use "):
         check_evaluation(recipe_of(tmp_path, metrics=["clpi"]))
+    with pytest.raises(RMDError, match=r"^evaluation\.metrics: diversity needs several pictures of a prompt, and one"):
+        check_evaluation(recipe_of(tmp_path, metrics=["diversity"]))
     (tmp_path / "two.txt").write_text("a\nb\n", encoding="utf-8")
     with pytest.raises(RMDError, match=r"^evaluation\.prompts .*two\.txt has too few prompts: at least 3 are needed$"):
         check_evaluation(recipe_of(tmp_path, metrics=["clip"], prompts=str(tmp_path / "two.txt")))
