@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmd.scores.clip import END, LENGTH, START, Heads
+from rmd.scores.clip import END, LENGTH, START, Heads, from_open_clip
+from rmd.scores.metrics import OPENAI
 
 LAYERS, PATCH, GRID, SIZE, VOCABULARY = 2, 4, 3, 20, END + 1
 SIDE = PATCH * GRID
@@ -75,6 +76,14 @@ def write_tokenizer(folder: Path) -> None:
     vocabulary |= {"<|startoftext|>": START, "<|endoftext|>": END}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+
+
+def write_openai(root: Path) -> Path:
+    """Write a small random network as OpenAI's is published, and return the folder of all networks."""
+    network = random_network(64, 64, Heads(64, 64, "quick_gelu"), seed=1)
+    from_open_clip(network.state, network.heads).save_pretrained(root / OPENAI)
+    write_tokenizer(root / OPENAI)
+    return root
 
 
 def norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.evals import DTYPES, AllowMissing, BatchSize, Dtype, Share, Weights, parts
-from rmd.cli.options import Device
+from rmd.cli.evals import DTYPES, AllowMissing, BatchSize, Dtype, Share
+from rmd.cli.options import Device, Weights, parts
 from rmd.cli.start import start_local
 from rmd.common.errors import check_text, one_of
 from rmd.common.workers import started_worker

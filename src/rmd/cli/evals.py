@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from rmd.cli.evaluate import evaluate
-from rmd.cli.options import Device
+from rmd.cli.options import Device, Weights, parts
 from rmd.cli.start import start, start_local
 from rmd.common.errors import RMDError, check_text, one_of
 from rmd.common.workers import started_worker
@@ -57,12 +57,6 @@ Prompts = Annotated[
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder for the result. By default: runs/scores/NAME.")]
 Name = Annotated[
     str | None, typer.Option(metavar="NAME", help="What to call the model. By default: the last part of DIR.")
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="A folder with the networks as OWNER/NAME/FILE. By default, they come from the Hub."
-    ),
 ]
 Licence = Annotated[str | None, typer.Option(metavar="TEXT", help="The licence of the prompts.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Pictures per batch.")]
@@ -144,11 +138,6 @@ def images(
     write_result(result, table, folder)
     table_console(110).print(scores_text(result))
     typer.echo(f"result: {folder}")
-
-
-def parts(text: str) -> list[str]:
-    """Return names that are separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _name(place: str, name: str | None) -> str:

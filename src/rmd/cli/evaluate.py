@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Device, Guidance, Steps, Variant, check_options
+from rmd.cli.options import Device, Guidance, Steps, Variant, Weights, check_options
 from rmd.cli.start import start
 from rmd.common.errors import RMDError, check_text, finite, one_of, shown
 
@@ -21,22 +22,45 @@ if TYPE_CHECKING:
 Name = Annotated[
     str | None, typer.Option(metavar="NAME", help="The name of the row. By default, it is the last part of MODEL.")
 ]
-Samples = Annotated[int, typer.Option(metavar="N", min=6, max=100_000, help="The number of pictures, two per caption.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=6, max=100_000, help="The number of pictures, two per caption. By default, it is 384."
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="The seed of the captions and the noise.")]
 Teacher = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The packaged teacher whose samples are the reference: scenes, scenes-pixart or scenes-sd3. By default, "
-        "it is the student's own, or else scenes.",
+        help="The packaged teacher whose samples are the reference: scenes, scenes-pixart, scenes-sd3 or vistas. By "
+        "default, it is the student's own, or else scenes.",
     ),
 ]
 Base = Annotated[
     str | None, typer.Option(metavar="DIR", help="The folder of a LoRA student's teacher, if it has moved since.")
 ]
 Out = Annotated[
-    Path,
-    typer.Option(metavar="DIR", help="The folder for the rows. The rows that it already contains are printed, too."),
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="The folder for the rows, runs/eval by default. The rows that it already contains are printed, too. With "
+        "--suite, the folder for the pictures and their result, runs/scores/NAME by default.",
+    ),
+]
+SuiteName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Make pictures of a benchmark's prompts instead, and score them as `rmd eval images` does: hpdv2, a "
+        "folder of prompts in its layout, or a file of prompts.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES", help="With --suite: metrics of `rmd eval images`. By default, they are hps,aesthetic,clip."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="The number of pictures per batch.")]
 DENOISERS = ("unet", "transformer", "transformer_2")
@@ -53,16 +77,19 @@ def evaluate(
     name: Name = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    samples: Samples = 384,
+    samples: Samples = None,
     seed: Seed = 0,
     teacher: Teacher = None,
     base: Base = None,
-    out: Out = Path("runs/eval"),
+    out: Out = None,
     batch_size: BatchSize = 64,
+    suite: SuiteName = None,
+    metrics: Metrics = None,
+    weights: Weights = None,
     device: Device = None,
     variant: Variant = None,
 ) -> None:
-    """Measure how well a model draws the captioned scenes, and print it beside the models measured before."""
+    """Measure how well a model draws a packaged world, or what a benchmark's metrics say of its pictures."""
     where = start(device)
     from rmd.cli.console import table_console
     from rmd.evaluation.store import all_evaluations, comparable_rows
@@ -73,6 +100,18 @@ def evaluate(
     if guidance is not None:
         finite("--guidance", guidance)
     row = _row_name(model, name)
+    _check_suite(suite, {"--samples": samples is not None, "--teacher": teacher is not None},
+                 {"--metrics": metrics is not None, "--weights": weights is not None})  # fmt: skip
+    if suite is not None:
+        from rmd.cli.suite import SuiteRun, run_suite
+
+        run_suite(SuiteRun(
+            model=model, name=row, suite=suite, metrics=metrics or "hps,aesthetic,clip", weights=weights,
+            out=Path("runs/scores") / row if out is None else out, steps=steps, guidance=guidance, seed=seed, base=base,
+            batch_size=batch_size, variant=variant, device=where,
+        ))  # fmt: skip
+        return
+    out, samples = out or Path("runs/eval"), samples or 384
     if out.exists() and not out.is_dir():
         raise RMDError(f"{out} is a file: give a folder as --out")
     all_evaluations(out)  # a file that is not an evaluation is reported before anything is computed
@@ -82,6 +121,15 @@ def evaluate(
     evaluation = _measure(contender, reference, samples=samples, seed=seed, batch_size=batch_size, out=out)
     print_rows(comparable_rows(out, evaluation), table_console(110))
     typer.echo(f"row: {out / row}.json   pictures: {out / row}.png")
+
+
+def _check_suite(suite: str | None, for_worlds: Mapping[str, bool], for_suites: Mapping[str, bool]) -> None:
+    """Refuse options that belong to the other way of measuring."""
+    strange = [option for option, given in (for_worlds if suite is not None else for_suites).items() if given]
+    if strange and suite is not None:
+        raise RMDError(f"{strange[0]} has no effect on the pictures of a --suite: leave it out")
+    if strange:
+        raise RMDError(f"{strange[0]} needs a --suite: add one, or leave it out")
 
 
 def _row_name(model: str, name: str | None) -> str:

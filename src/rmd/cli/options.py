@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,12 @@ Guidance = Annotated[
     typer.Option(metavar="N", min=0, help="The guidance scale of an ordinary pipeline; a student needs none."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="A folder with the networks as OWNER/NAME/FILE. By default, they come from the Hub."
+    ),
+]
 
 
 def check_options(model: str, student: bool, students: Mapping[str, bool], pipelines: Mapping[str, bool]) -> None:
@@ -78,3 +85,8 @@ def check_options(model: str, student: bool, students: Mapping[str, bool], pipel
             )
         if given:
             raise RMDError(f"{option} is for students, but {model} is an ordinary diffusers pipeline: leave it out")
+
+
+def parts(text: str) -> list[str]:
+    """Return names that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 
 from rmd.common.errors import RMDError
@@ -17,11 +18,15 @@ from rmd.common.files import user_path
 from rmd.data.captions import Keys, caption_of
 from rmd.data.formats import read_file
 from rmd.data.images import SUFFIXES
+from rmd.data.prompts import read_captions
+from rmd.models.hub import hub_errors
 from rmd.sample.found import find_samples
 from rmd.scores.result import Floats, Grouped, Result, Score, Table, bootstrap_means, interval, summarise
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 """The styles of HPDv2's benchmark (Wu et al., Human Preference Score v2, 2023), of which each has 800 prompts."""
+HPDV2, REPOSITORY, FOLDER = "hpdv2", "zhwang/HPDv2", "benchmark"
+"""The name of HPDv2's benchmark, its dataset on the Hub, and the folder of the prompts there."""
 GENEVAL = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """The tasks of GenEval (Ghosh et al., GenEval, NeurIPS 2023), whose overall score is the average of their scores."""
 
@@ -52,6 +57,35 @@ def read_suite(folder: str) -> Suite:
         tuple(prompt for prompts in lists.values() for prompt in prompts),
         {style: len(prompts) for style, prompts in lists.items()},
     )
+
+
+def suite_folder(name: str, weights: Path | None = None) -> str:
+    """Return the place of a suite's prompts: that of `hpdv2`, which is fetched if necessary, or else the name itself.
+
+    Args:
+        name: `hpdv2`, a folder of prompts in its layout, or a file of prompts.
+        weights: folder with repositories as OWNER/NAME; None: the Hub.
+
+    Raises:
+        RMDError: HPDv2's prompts cannot be fetched, or are not in the folder.
+    """
+    if name != HPDV2:
+        return name
+    if weights is not None:
+        return str(weights / REPOSITORY / FOLDER)
+    with hub_errors(REPOSITORY, "the prompts"):
+        files = [hf_hub_download(REPOSITORY, f"{FOLDER}/{style}.json", repo_type="dataset") for style in STYLES]
+    return str(Path(files[0]).parent)
+
+
+def suite_prompts(place: str) -> list[str]:
+    """Return the prompts of a place of `suite_folder`, each once: a picture counts wherever its prompt occurs.
+
+    Raises:
+        RMDError: they cannot be read.
+    """
+    texts = read_suite(place).prompts if user_path(place).is_dir() else read_captions(place)
+    return list(dict.fromkeys(texts))
 
 
 def has_styles(place: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_reference import random_network, write_tokenizer
+from clip_reference import write_openai
 from helpers import make_recipe, tiny_sdxl, write_prompts
 from PIL import Image
 from torch import nn
@@ -14,20 +14,14 @@ from torch import nn
 from rmd.common.errors import RMDError
 from rmd.common.pictures import to_image, to_uint8
 from rmd.recipes.schema import Recipe, load_recipe
-from rmd.scores.clip import Heads, from_open_clip
-from rmd.scores.metrics import METRICS, OPENAI, Place
+from rmd.scores.metrics import METRICS, Place
 from rmd.scores.watch import FRAMES, check_evaluation, pictures_of, run_watcher, score_grader
 from rmd.train.run import build_run
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a small network as OpenAI's is published."""
-    root = tmp_path_factory.mktemp("weights")
-    network = random_network(64, 64, Heads(64, 64, "quick_gelu"), seed=1)
-    from_open_clip(network.state, network.heads).save_pretrained(root / OPENAI)
-    write_tokenizer(root / OPENAI)
-    return root
+    return write_openai(tmp_path_factory.mktemp("weights"))
 
 
 def recipe_of(folder: Path, **evaluation: object) -> Recipe:
