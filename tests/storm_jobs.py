@@ -14,12 +14,15 @@ from typing import Any
 import processes
 import scoring
 import yaml
+from benchmarks import python_with_vbench, write_info, write_videos
 from families import make_student
 from helpers import PROMPTS
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
+from rmd.sample.plans import write_plan
 from rmd.scores.result import read_result
+from rmd.scores.vbench_plan import plan_vbench
 from rmd.train.checkpoint import checkpoints, read_student_state
 
 MACHINE = ("seconds", "images_per_second", "peak_memory_gb", "data_seconds")
@@ -27,6 +30,8 @@ MACHINE = ("seconds", "images_per_second", "peak_memory_gb", "data_seconds")
 TIMES = ("seconds_per_image", "seconds_end_to_end", "speedup")
 Digest = dict[str, Any]
 VERBS = ("train", "cache", "generate", "export", "export-checkpoint", "compare", "eval-images")
+EVALUATIONS = ("vbench-run",)
+"""Commands that run other programs, whose errors on a full disk are not ours."""
 HERE = Path(__file__).parent
 
 
@@ -91,6 +96,10 @@ def make_home(folder: Path) -> Path:
         "data": {"prompts": str(folder / "prompts.txt")},
     }  # fmt: skip
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    plan = plan_vbench(write_info(folder, {"temporal_flickering": 1, "subject_consistency": 1, "color": 1}))
+    write_plan(plan, folder / "plan.json")
+    write_videos(plan, folder / "videos")
+    python_with_vbench(folder / "vbench")
     return folder
 
 
@@ -119,6 +128,10 @@ def job_of(verb: str, home: Path) -> Job:
             return Job(lambda out: [*rmd, "export", run, "--to", "diffusers-lora", "--out", str(out)], files)
         case "eval-images":
             return Job(lambda out: [*rmd, *scoring.arguments(home, out)], scored)
+        case "vbench-run":
+            options = ["--info", str(home / "VBench_full_info.json"), "--python", str(home / "vbench" / "python")]
+            command = [*rmd, "eval", "vbench", "run", str(home / "plan.json"), *options]
+            return Job(lambda out: [*command, "--videos", str(home / "videos"), "--out", str(out)], evaluated)
     return Job(lambda out: [str(HERE / "storm" / "tiny_compare.py"), str(out)], compared, graceful=True)
 
 
@@ -154,6 +167,11 @@ def files(folder: Path) -> Digest:
                 content = to_bytes(load_file(path))
             contents[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return contents
+
+
+def evaluated(folder: Path) -> Digest:
+    """Return a digest of the results of an evaluation, without the logs."""
+    return {name: digest for name, digest in files(folder).items() if not name.startswith("logs/")}
 
 
 def compared(folder: Path) -> Digest:

@@ -23,6 +23,9 @@ from fuzz.mutations import (
 )
 from fuzz.weights import ADAPTER, WEIGHTS
 
+from rmd.scores.compbench import CATEGORIES
+from rmd.scores.vbench_plan import NAMES
+
 
 @dataclass(frozen=True)
 class Target:
@@ -86,6 +89,11 @@ _PROMPTS = {
     "tar": {**FILE, "truncated": Mutation(FILE["truncated"].change)},
 }
 _OURS = {**JSON, **OURS}
+_FOREIGN = {**lenient(JSON), **{name: FILE[name] for name in ("removed", "noise", "lfs-pointer", "web-page")}}
+"""Of a file of another program, of which RMD reads a part."""
+_LIST = {name: change for name, change in _FOREIGN.items() if name not in ("unknown-key", "word-for-number")}
+"""Of a list of texts."""
+_ENDINGS = [ending for category in CATEGORIES for ending in category.results]
 _CONFIG = {**JSON, "swapped": Mutation(FILE["swapped"].change)}
 _TEACHER = (
     ("model_index.json", "model_index.json", _CONFIG),
@@ -154,6 +162,18 @@ _FILES = [
            {**lenient(JSON), "word-for-number": JSON["word-for-number"]}, 1, keeps=False),
     Target("eval", "rmd_config.json", ("lora",), "lora/rmd_config.json",
            ("eval", "{case}/lora", "--samples", "6", *_OUT), _OURS, 1),
+    Target("eval", "VBench's list", ("video",), "video/VBench_full_info.json",
+           ("eval", "vbench", "plan", "{case}/video/VBench_full_info.json", "--out", "{case}/plan.json"), _LIST, 2),
+    Target("eval", "plan of videos", ("video",), "video/plan.json",
+           ("eval", "vbench", "check", "{case}/video/plan.json", "{case}/video/videos"), _OURS, 2),
+    Target("eval", "video's settings", ("video",), "video/videos/*/*.json",
+           ("eval", "vbench", "check", "{case}/video/plan.json", "{case}/video/videos"),
+           _present(lenient(JSON)), 1),
+    Target("eval", "VBench's results", ("video",), "video/results/*.json",
+           ("eval", "vbench", "report", *(f"{{case}}/video/results/{name}.json" for name in NAMES)), _FOREIGN, 2),
+    Target("eval", "T2V-CompBench's results", ("video",), "video/csv/*.csv",
+           ("eval", "compbench", "report", *(f"{{case}}/video/csv/m{ending}" for ending in _ENDINGS)),
+           lenient(FILE), 2),
     Target("export", "rmd_config.json", ("lora",), "lora/rmd_config.json",
            ("export", "{case}/lora", "--to", "diffusers-lora", *_OUT), _OURS, 3),
     Target("export", "adapter", ("lora",), "lora/*.safetensors",

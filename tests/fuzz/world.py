@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+from benchmarks import result_csv, write_info, write_videos
 from families import make_student
 from helpers import PROMPTS, make_recipe, tiny_pipeline
 from PIL import Image
@@ -21,6 +22,10 @@ from rmd.cli.app import main
 from rmd.compare.run import Line, Number, TableResult
 from rmd.evaluation.versions import versions
 from rmd.recipes.schema import to_yaml
+from rmd.sample.plans import write_plan
+from rmd.scores.compbench import CATEGORIES
+from rmd.scores.vbench import DIMENSIONS
+from rmd.scores.vbench_plan import plan_vbench
 
 
 def build_world(folder: Path) -> None:
@@ -53,6 +58,7 @@ def build_world(folder: Path) -> None:
     _run(["eval", str(folder / "lora"), "--samples", "6", "--out", str(folder / "rows")])
     _run(["export", str(folder / "lora"), "--to", "diffusers-lora", "--out", str(folder / "exported")])
     _table(folder / "tables")
+    _videos(folder / "video")
 
 
 def _run(arguments: list[str]) -> None:
@@ -104,6 +110,23 @@ def _table(folder: Path) -> None:
         evaluations=100, seeds=(0,), samples=128, backbones={"sdxl": (line,)}, versions=versions(),
     )  # fmt: skip
     (folder / "roles.json").write_text(table.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _videos(folder: Path) -> None:
+    """Write a list of prompts, a plan with its videos, and results, of VBench and of T2V-CompBench."""
+    (folder / "results").mkdir(parents=True)
+    (folder / "csv").mkdir()
+    plan = plan_vbench(write_info(folder, {"color": 1, "scene": 1}))
+    write_plan(plan, folder / "plan.json")
+    write_videos(plan, folder / "videos", settings=True)
+    for each in DIMENSIONS:
+        content = {each.name: [0.5, [{"video_path": "x.mp4", "video_results": 0.5}]]}
+        (folder / "results" / f"{each.name}.json").write_text(json.dumps(content), encoding="utf-8")
+    for category in CATEGORIES:
+        for ending in category.results:
+            head = "id,x,y,Score_1" if len(category.results) > 1 else "name,prompt,answer,Score"
+            text = result_csv([1.0] * (100 // len(category.results)), head=head)
+            (folder / "csv" / f"m{ending}").write_text(text, encoding="utf-8")
 
 
 def in_child(folder: Path) -> Path:

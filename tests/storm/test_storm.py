@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from storm_jobs import VERBS, Job, job_of, leftovers, make_home
+from storm_jobs import EVALUATIONS, VERBS, Job, job_of, leftovers, make_home
 
 KILLS = 20
 """Number of SIGKILLs per command in the full storm."""
@@ -75,17 +75,17 @@ def check(verb: str, home: Path, whole: dict[str, tuple[float, object]], *, kill
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", (*VERBS, *EVALUATIONS))
 def test_twenty_kills_lose_nothing(verb: str, home: Path, whole: dict[str, tuple[float, object]]) -> None:
     check(verb, home, whole, kills=KILLS, number=signal.SIGKILL)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", (*VERBS, *EVALUATIONS))
 def test_sigterm_loses_nothing(verb: str, home: Path, whole: dict[str, tuple[float, object]]) -> None:
     check(verb, home, whole, kills=3, number=signal.SIGTERM)
 
 
-@pytest.mark.parametrize("verb", ["generate", "cache"])
+@pytest.mark.parametrize("verb", ["generate", "cache", *EVALUATIONS])
 def test_three_kills_lose_nothing(verb: str, home: Path, whole: dict[str, tuple[float, object]]) -> None:
     check(verb, home, whole, kills=3, number=signal.SIGKILL)

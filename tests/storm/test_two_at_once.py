@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from storm_jobs import VERBS, Job, job_of, leftovers, make_home
+from storm_jobs import EVALUATIONS, VERBS, Job, job_of, leftovers, make_home
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def both(job: Job, folder: Path, apart: float) -> list[tuple[int | None, str]]:
 
 
 @pytest.mark.parametrize("apart", [0.0, 1.0])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", (*VERBS, *EVALUATIONS))
 def test_two_at_once_do_not_mix(verb: str, apart: float, home: Path) -> None:
     job, whole, folder = job_of(verb, home), home / f"{verb}-whole", home / f"{verb}-{apart:.0f}"
     if verb == "export-checkpoint" and not (home / "run").exists():

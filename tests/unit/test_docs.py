@@ -31,7 +31,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 PACKAGES = sorted(path.parent.name for path in (ROOT / "src" / "rmd").glob("*/__init__.py"))
-FOLDERS = ("src", "tests", "docs", "examples", "research", "tools")
+FOLDERS = ("src", "tests", "docs", "examples", "integrations", "research", "tools")
 GROUPS = {f"rmd.{kind}" for kind in ("formats", "methods", "metrics", "models", "prompts", "trackers", "worlds")}
 """Groups of entry points, most of which are not modules."""
 SUFFIXES = ("html", "json", "jsonl", "md", "parquet", "png", "py", "safetensors", "toml", "webp", "yaml")

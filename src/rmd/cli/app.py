@@ -21,6 +21,7 @@ try:
     from rmd.cli.cache import cache
     from rmd.cli.calibrate import calibrate
     from rmd.cli.compare import compare
+    from rmd.cli.compbench import compbench
     from rmd.cli.demo import demo
     from rmd.cli.ending import BROKEN_PIPE, FAILED, check_folder, complete_output, prepare_streams, say
     from rmd.cli.evals import evals
@@ -32,6 +33,8 @@ try:
     from rmd.cli.scenes import scenes
     from rmd.cli.study import study
     from rmd.cli.train import train
+    from rmd.cli.vbench import vbench
+    from rmd.cli.videos import videos
     from rmd.common.errors import RMDError
     from rmd.common.version import __version__
     from rmd.common.workers import WorkerError, is_first
@@ -52,6 +55,9 @@ app.command("compare")(compare)
 app.command("demo")(demo)
 evals.command("calibrate")(calibrate)
 evals.command("table")(table)
+evals.command("videos")(videos)
+evals.add_typer(vbench, name="vbench")
+evals.add_typer(compbench, name="compbench")
 app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)

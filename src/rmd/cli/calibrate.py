@@ -65,6 +65,6 @@ def calibrate(
             allow_missing=allow_missing, worker=share, progress=report_progress,
         )  # fmt: skip
     if found is None:
-        typer.echo(f"worker {share[0]} of {share[1]} has scored its pictures; other workers have not finished yet")
+        typer.echo(f"worker {share[0]} of {share[1]} has scored its share; other workers have not finished yet")
         return
     table_console(110).print(calibration_text(found))

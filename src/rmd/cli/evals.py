@@ -10,8 +10,9 @@ from typer.core import TyperGroup
 
 from rmd.cli.evaluate import evaluate
 from rmd.cli.options import Device, Weights, parts
+from rmd.cli.scoring import conclude, model_name
 from rmd.cli.start import start, start_local
-from rmd.common.errors import RMDError, check_text, one_of
+from rmd.common.errors import one_of
 from rmd.common.workers import started_worker
 
 DEFAULT = "model"
@@ -110,16 +111,14 @@ def images(
     share, where = started_worker(worker), start_local(device)
     import torch
 
-    from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
     from rmd.scores.making import making_of
     from rmd.scores.metrics import METRICS, Place, chosen
-    from rmd.scores.result import tables, write_result
+    from rmd.scores.result import tables
     from rmd.scores.run import find_pictures, score_pictures
-    from rmd.scores.text import scores_text
 
     wanted = chosen(parts(metrics), METRICS)
-    called = _name(place, name)
+    called = model_name(place, name)
     tables()  # without them, nothing could be written in the end
     folder = Path("runs/scores") / called if out is None else out
     expected = find_pictures(place, prompts)
@@ -131,23 +130,7 @@ def images(
             prompt_set=Path(prompts).name if prompts else "the pictures' own", licence=licence,
             batch_size=batch_size, allow_missing=allow_missing, worker=share, progress=report_progress,
         )  # fmt: skip
-    if found is None:
-        typer.echo(f"worker {share[0]} of {share[1]} has scored its pictures; other workers have not finished yet")
-        return
-    result, table = found
-    write_result(result, table, folder)
-    table_console(110).print(scores_text(result))
-    typer.echo(f"result: {folder}")
-
-
-def _name(place: str, name: str | None) -> str:
-    """Return what the model is called."""
-    called = Path(place).name.strip("*") if name is None else name
-    for option, text in (("DIR", place), ("--name", called)):
-        check_text(option, text)
-    if not called:
-        raise RMDError("the pictures have no name: give --name")
-    return called
+    conclude(found, share, folder)
 
 
 @evals.command("compare")
@@ -198,24 +181,3 @@ def distance(
             place, reference, wanted, networks, batch_size=batch_size, progress=report_progress
         )  # fmt: skip
     table_console(110).print(distances_text(f"{place} from {reference}", found))
-
-
-@evals.command("vbench")
-def vbench(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES", help="The *_eval_results.json files that VBench wrote.")
-    ],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the totals to a JSON file.")] = None,
-) -> None:
-    """Print VBench's totals from what VBench wrote; a missing dimension is an error, and not 0."""
-    from rmd.cli.console import table_console
-    from rmd.common.files import disk_errors, write_text
-    from rmd.scores.text import vbench_text
-    from rmd.scores.vbench import read_scores, totals
-
-    scores = read_scores(files)
-    result = totals(scores)
-    if out is not None:
-        with disk_errors(out):
-            write_text(out, result.model_dump_json(indent=1) + "\n")
-    table_console(110).print(vbench_text(scores, result))

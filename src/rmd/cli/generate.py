@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +12,11 @@ import typer
 from rmd.cli.options import Column, Guidance, Steps, Teacher, Variant, check_options
 from rmd.cli.start import start
 from rmd.common.errors import RMDError, check_text, finite, one_of
+from rmd.common.workers import worker_of
 
 if TYPE_CHECKING:
     from rmd.sample.job import Request
+    from rmd.sample.plans import VideoPlan
 
 Prompt = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="One or more prompts.")]
 Model = Annotated[
@@ -28,6 +31,21 @@ PromptFile = Annotated[
         metavar="FILE",
         help="Read the prompts from a file instead: text with one prompt per line, or .json, .jsonl, .csv, .parquet or "
         ".tar.",
+    ),
+]
+Plan = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Make the clips of a benchmark's plan (`rmd eval vbench plan`), which names prompts, seeds and files.",
+    ),
+]
+WorkerOf = Annotated[
+    str,
+    typer.Option(
+        "--worker",
+        metavar="I/N",
+        help="Make only the share of worker I of N, counted from 0. Start all N with the same other options.",
     ),
 ]
 Count = Annotated[
@@ -88,6 +106,8 @@ def generate(
     model: Model = "runs/demo/student",
     prompts: PromptFile = None,
     column: Column = None,
+    plan: Plan = None,
+    worker: WorkerOf = "0/1",
     count: Count = 1,
     seed: Seed = 0,
     out: Out = Path("runs/pictures"),
@@ -111,27 +131,44 @@ def generate(
 
     The files record how they were made. A command that was stopped continues when it is run again.
     """
-    for option, text in (("--model", model), ("--out", str(out)), ("--teacher", teacher or "")):
-        check_text(option, text)
-    if guidance is not None:
-        finite("--guidance", guidance)
+    _check_words(model, out, teacher, guidance)
     where = start(device, kinds=("cpu", "cuda", "mps"))
     import torch
 
     from rmd.models.student import holds_student
     from rmd.sample.job import Request
 
-    texts = _prompts(prompt, prompts, column, clips)
+    said = {"PROMPT": prompt, "--prompts": prompts, "--column": column, "--count": count != 1, "--seed": seed,
+            "--format": clips, "--stages": stages, "--compare-teacher": compare_teacher}  # fmt: skip
+    texts, videos = ([], _videos(plan, said)) if plan else (_prompts(prompt, prompts, column, clips), None)
     student = holds_student(model)
     for_pipelines = {"--steps": steps is not None, "--guidance": guidance is not None}
     for_students = {"--stages": stages, "--compare-teacher": compare_teacher, "--teacher": teacher is not None}
     check_options(model, student, for_students, for_pipelines)
     _make(Request(
-        model=model, student=student, prompts=texts, out=out, count=count, seed=seed, height=height, width=width,
-        frames=frames, fps=fps, clip_format=clips, batch_size=batch_size, steps=steps, guidance=guidance, stages=stages,
-        teacher_steps=teacher_steps if compare_teacher else None, teacher=teacher, variant=variant, device=where,
-        dtype=torch.bfloat16 if half else torch.float32,
+        model=model, student=student, prompts=texts, videos=videos, worker=worker_of(worker), out=out, count=count,
+        seed=seed, height=height, width=width, frames=frames, fps=fps, clip_format=clips, batch_size=batch_size,
+        steps=steps, guidance=guidance, stages=stages, teacher_steps=teacher_steps if compare_teacher else None,
+        teacher=teacher, variant=variant, device=where, dtype=torch.bfloat16 if half else torch.float32,
     ))  # fmt: skip
+
+
+def _check_words(model: str, out: Path, teacher: str | None, guidance: float | None) -> None:
+    """Refuse texts that no file can hold, and numbers that are not finite."""
+    for option, text in (("--model", model), ("--out", str(out)), ("--teacher", teacher or "")):
+        check_text(option, text)
+    if guidance is not None:
+        finite("--guidance", guidance)
+
+
+def _videos(plan: Path, options: Mapping[str, object]) -> VideoPlan:
+    """Read a plan; refuse options that say what it says, or that write other files beside its own."""
+    from rmd.sample.plans import read_plan
+
+    given = next((option for option, value in options.items() if value), None)
+    if given is not None:
+        raise RMDError(f"--plan names the prompts, seeds and files, and nothing else is made: leave out {given}")
+    return read_plan(plan)
 
 
 def _prompts(prompt: list[str] | None, file: str | None, column: str | None, clips: str | None) -> list[str]:
@@ -155,8 +192,8 @@ def _make(request: Request) -> None:
     from rmd.sample.job import make, prepared
     from rmd.sample.progress import running_total
 
-    with prepared(request) as (sampler, album), progress_bar() as report:
-        made = make(request, sampler, album, partial(running_total, report))
-    existed = len(album) - made
+    with prepared(request) as (sampler, pictures), progress_bar() as report:
+        made = make(request, sampler, pictures, partial(running_total, report))
+    existed = len(pictures) - made
     what = ("clip" if sampler.moving else "picture") + "s" * (made != 1)
     typer.echo(f"{made} {what} in {request.out}" + (f" ({existed} existed already)" if existed else ""))

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from rmd.cli.options import parts
+from rmd.cli.scoring import conclude
+from rmd.common.workers import ALONE
 
 if TYPE_CHECKING:
     import torch
@@ -59,17 +59,15 @@ def run_suite(run: SuiteRun) -> None:
     """
     import torch
 
-    from rmd.cli.console import table_console
     from rmd.cli.progress import progress_bar
     from rmd.models.student import holds_student
     from rmd.sample.job import Request, make, prepared
     from rmd.sample.progress import running_total
     from rmd.scores.making import making_of
     from rmd.scores.metrics import METRICS, Place, chosen
-    from rmd.scores.result import tables, write_result
+    from rmd.scores.result import tables
     from rmd.scores.run import find_pictures, score_pictures
     from rmd.scores.suites import suite_folder, suite_prompts
-    from rmd.scores.text import scores_text
 
     wanted = chosen(parts(run.metrics), METRICS)
     tables()  # without them, nothing could be written in the end
@@ -89,7 +87,4 @@ def run_suite(run: SuiteRun) -> None:
             making=making_of(run.name, str(folder), expected.paths), prompt_set=run.suite,
             batch_size=run.batch_size, progress=report,
         )  # fmt: skip
-    if found is not None:
-        write_result(*found, run.out)
-        table_console(110).print(scores_text(found[0]))
-        typer.echo(f"result: {run.out}")
+    conclude(found, ALONE, run.out)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +71,16 @@ class Clip:
     fps: float
 
 
+@dataclass(frozen=True)
+class ClipShape:
+    """The size of a clip in pixels, its number of frames, and their number per second."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
 def read_clip(path: Path) -> Clip:
     """Read a clip of one of `SUFFIXES`.
 
@@ -77,15 +88,42 @@ def read_clip(path: Path) -> Clip:
         RMDError: it is damaged, or the packages that read MP4 are not installed.
     """
     check_suffix(path)
-    try:
+    with _clip_errors(path):
         if path.suffix.lower() == ".mp4":
             return _read_mp4(path)
         with Image.open(path, formats=("WEBP", "GIF")) as image:
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-            lengths = [_milliseconds(image, index) for index in range(len(frames))]
+            frames, lengths = [], []
+            for frame in ImageSequence.Iterator(image):
+                frames.append(frame.convert("RGB"))
+                lengths.append(_milliseconds(frame))
+            return Clip(frames, _fps(lengths))
+
+
+def clip_shape(path: Path) -> ClipShape:
+    """Return the shape of a clip of one of `SUFFIXES`; that of an MP4 file is what its header says.
+
+    Raises:
+        RMDError: it is damaged, or the packages that read MP4 are not installed.
+    """
+    check_suffix(path)
+    with _clip_errors(path):
+        if path.suffix.lower() == ".mp4":
+            return _mp4_shape(path)
+        with Image.open(path, formats=("WEBP", "GIF")) as image:
+            lengths = []
+            for frame in ImageSequence.Iterator(image):
+                frame.load()
+                lengths.append(_milliseconds(frame))
+            return ClipShape(*image.size, len(lengths), _fps(lengths))
+
+
+@contextmanager
+def _clip_errors(path: Path) -> Iterator[None]:
+    """Turn what the readers of a damaged clip raise into an RMDError."""
+    try:
+        yield
     except (OSError, ValueError, EOFError) as error:
         raise RMDError(f"{path} is not a clip, or is damaged: remove it") from error
-    return Clip(frames, 1000 / max(fmean(lengths), 1))
 
 
 def copy_mp4(source: Path, target: Path) -> None:
@@ -118,9 +156,24 @@ def _read_mp4(path: Path) -> Clip:
     return Clip(frames, float(about["fps"]))
 
 
-def _milliseconds(image: Image.Image, index: int) -> float:
-    image.seek(index)
-    return float(image.info.get("duration", 100))
+def _mp4_shape(path: Path) -> ClipShape:
+    from imageio_ffmpeg import read_frames
+
+    reader = read_frames(str(path))
+    about = next(reader)
+    reader.close()
+    (width, height), fps = about["size"], float(about["fps"])
+    return ClipShape(width, height, round(about["duration"] * fps), fps)
+
+
+def _fps(lengths: Sequence[float]) -> float:
+    """Return the mean number of frames per second, from their lengths in milliseconds."""
+    return 1000 / max(fmean(lengths), 1)
+
+
+def _milliseconds(frame: Image.Image) -> float:
+    """Return how long a frame is shown, which only a frame that is loaded tells."""
+    return float(frame.info.get("duration", 100))
 
 
 def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:

@@ -4,7 +4,7 @@ An album has `each` pictures per prompt. Picture j of prompt i has the seed `see
 size. Its settings are in the PNG file itself, as a text chunk; those of a clip are in a file beside it
 (`NAME.mp4.json`). If a file with the same settings exists, it is kept, which makes albums resumable. Batches are always
 those of the whole album, because the last bits of a sample depend on the batch size: an album that was interrupted ends
-with the same bytes as one that was not.
+with the same bytes as one that was not. The album of a plan has the plan's prompts, seeds and files instead.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from rmd.common.clips import check_suffix, save_clip
 from rmd.common.errors import RMDError, check_text, shown
 from rmd.common.files import LOCK, disk_errors, locked, parse_model, read_model, reason, replacing, write_text
 from rmd.common.typed import Strict
+from rmd.common.workers import ALONE, Worker, working
 from rmd.core.randomness import check_seeds
 from rmd.data.captions import check_prompts
+from rmd.sample.plans import SUFFIX, PlannedVideo, VideoPlan
 from rmd.sample.samplers import Media, Sample, Sampler
 
 KEY = "rmd"
@@ -92,8 +94,7 @@ class Album(Sequence[Picture]):
         seed: seed of the first picture.
         suffix: suffix of the files.
         single: whether the album is one file.
-        beside: if given, the album consists of pictures beside those of another one; this is the end of their names,
-            such as "teacher".
+        planned: the videos of a plan, which name the prompts, seeds and files instead.
     """
 
     prompts: Sequence[str]
@@ -102,10 +103,10 @@ class Album(Sequence[Picture]):
     seed: int
     suffix: str
     single: bool
-    beside: str = ""
+    planned: Sequence[PlannedVideo] = ()
 
     def __len__(self) -> int:
-        return len(self.prompts) * self.each
+        return len(self.planned) or len(self.prompts) * self.each
 
     @overload
     def __getitem__(self, index: int) -> Picture: ...
@@ -117,11 +118,13 @@ class Album(Sequence[Picture]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         index = range(len(self))[index]
+        if self.planned:
+            video = self.planned[index]
+            return Picture(video.prompt, video.seed, self.place / video.path)
         number, repeat = divmod(index, self.each)
         prompt = self.prompts[number]
         path = self.place if self.single else self.place / f"{number:05d}-{repeat:02d}-{_slug(prompt)}{self.suffix}"
-        picture = Picture(prompt, self.seed + index, path)
-        return picture.beside(self.beside) if self.beside else picture
+        return Picture(prompt, self.seed + index, path)
 
 
 def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, suffix: str = ".png") -> Album:
@@ -155,8 +158,38 @@ def plan_album(prompts: Sequence[str], folder: Path, *, count: int, seed: int, s
     return Album(prompts, folder, count, seed, suffix, single)
 
 
+def planned_album(plan: VideoPlan, folder: Path) -> Album:
+    """Return the album of a plan's videos.
+
+    Raises:
+        RMDError: a prompt is not usable text, there are too many videos, or MP4 files cannot be written.
+    """
+    check_prompts(dict.fromkeys(video.prompt for video in plan.videos))
+    check_text("the name of the album", str(folder))
+    if len(plan.videos) > MAX_ALBUM:
+        raise RMDError(f"an album has 1 to {MAX_ALBUM} pictures, not {len(plan.videos)}")
+    check_suffix(Path(f"clip{SUFFIX}"))
+    return Album((), folder, 1, 0, SUFFIX, single=False, planned=plan.videos)
+
+
+def share(pictures: Sequence[Picture], worker: Worker, batch_size: int) -> Sequence[Picture]:
+    """Return the pictures that a worker makes: every n-th batch of the whole album, unchanged.
+
+    Raises:
+        RMDError: there are fewer batches than workers, and none is left for this one.
+    """
+    number, workers = worker
+    if workers == 1:
+        return pictures
+    starts = range(0, len(pictures), batch_size)
+    chosen = [picture for start in starts[number::workers] for picture in pictures[start : start + batch_size]]
+    if not chosen:
+        raise RMDError(f"nothing is left for worker {number}/{workers}: there are only {len(starts)} batches")
+    return chosen
+
+
 @contextmanager
-def writing(album: Album) -> Iterator[None]:
+def writing(album: Album, worker: Worker = ALONE) -> Iterator[None]:
     """Hold the lock of an album's folder, or of its single file, and remove a new folder that remains empty.
 
     Raises:
@@ -169,8 +202,13 @@ def writing(album: Album) -> Iterator[None]:
         new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     except OSError as error:
         raise RMDError(f"cannot write to {folder}: {reason(error)}") from error
+    if worker != ALONE:
+        with working(folder, worker, begin=lambda: _check_free(folder, (LOCK,))):
+            yield
+        return
     try:
         with locked(folder, name):
+            _check_free(folder, [path.name for path in folder.glob(".rmd-worker-*.lock")])
             yield
     finally:
         with suppress(OSError):
@@ -247,6 +285,13 @@ def _sample(sampler: Sampler, batch: Sequence[Picture]) -> list[Sample]:
                 "precision"
             ) from error
         raise
+
+
+def _check_free(folder: Path, names: Sequence[str]) -> None:
+    """Raise RMDError if another process holds one of a folder's locks."""
+    for name in names:
+        with locked(folder, name):
+            pass
 
 
 def _own(picture: Picture) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from rmd.sample.album import read_settings
 
 SUFFIXES = tuple(dict.fromkeys((*PICTURES, *CLIPS)))
 """The names of samples end in one of these."""
+RECORDED = (".png", *CLIPS)
+"""The names of samples that may say how they were made end in one of these."""
 _BESIDE = re.compile(r"-(teacher|stage\d+)$")
 """`rmd generate` adds this to the names of files beside a student's sample."""
 
@@ -53,7 +55,7 @@ def by_prompt_and_seed(paths: Sequence[Path]) -> dict[tuple[str, int], Path] | N
     """
     found: dict[tuple[str, int], Path] = {}
     for path in paths:
-        settings = read_settings(path) if path.suffix.lower() in (".png", *CLIPS) else None
+        settings = read_settings(path) if path.suffix.lower() in RECORDED else None
         if settings is None:
             return None
         key = (str(settings["prompt"]), int(settings["seed"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 
 from rmd.common.clips import SUFFIXES, check_fps
 from rmd.common.errors import RMDError
+from rmd.common.workers import ALONE, Worker
 from rmd.models import Backbone, load_backbone
 from rmd.models.registry import family_class, load_pipeline
 from rmd.models.student import base_of, read_student
-from rmd.sample.album import Album, make_album, plan_album, writing
+from rmd.sample.album import Album, Picture, make_album, plan_album, planned_album, share, writing
+from rmd.sample.plans import SUFFIX, VideoPlan
 from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler, student_sampler
 
 Counter = Callable[[str, int], Callable[[int], None]]
@@ -30,6 +32,8 @@ class Request:
         model: a student or a diffusers pipeline, given as a folder or a repository on the Hub.
         student: whether it is a student (`rmd.models.student.holds_student`).
         prompts: the prompts, each of which gets `count` samples.
+        videos: a plan, whose prompts, seeds and files take the place of `prompts`, `count` and `seed`.
+        worker: the worker, of which each makes its share of the samples.
         out: the folder of the samples, or the file of a single one.
         count: number of samples for each prompt.
         seed: the seed of the first sample; each further sample gets the next one.
@@ -49,7 +53,9 @@ class Request:
 
     model: str
     student: bool
-    prompts: Sequence[str]
+    prompts: Sequence[str] = ()
+    videos: VideoPlan | None = None
+    worker: Worker = ALONE
     out: Path
     count: int = 1
     seed: int = 0
@@ -72,6 +78,11 @@ class Request:
         """Return the album of the samples; raise RMDError if it cannot be made of clips (`moving`) or of pictures."""
         if self.clip_format is not None and not moving:
             raise RMDError(f"--format is for clips, but {self.model} makes single pictures: leave it out")
+        if self.videos is not None:
+            if not moving:
+                raise RMDError(f"a plan is for clips, but {self.model} makes single pictures: give another model")
+            check_fps(SUFFIX, self.fps)
+            return planned_album(self.videos, self.out)
         suffix = self._clip_suffix() if moving else ".png"
         if moving:
             check_fps(suffix, self.fps)
@@ -84,8 +95,11 @@ class Request:
 
 
 @contextmanager
-def prepared(request: Request) -> Iterator[tuple[Sampler, Album]]:
+def prepared(request: Request) -> Iterator[tuple[Sampler, Sequence[Picture]]]:
     """Check a request, lock its folder and load its model; what can be checked before the weights is checked first.
+
+    Yields:
+        the sampler, and the pictures or clips that the request asks for: a share of the album.
 
     Raises:
         RMDError: the model cannot be loaded, does not fit the request, or the folder cannot be written to.
@@ -96,35 +110,37 @@ def prepared(request: Request) -> Iterator[tuple[Sampler, Album]]:
         album = request.plan(moving=family_class(config.family).moving)
         if request.teacher_steps is not None:
             base_of(config, request.teacher)  # raises RMDError if the teacher is missing
-        with writing(album):
+        pictures = share(album, request.worker, request.batch_size)
+        with writing(album, request.worker):
             sampler = student_sampler(
                 request.model, dtype=request.dtype, device=request.device, teacher=request.teacher,
                 variant=request.variant, **size, stages=request.stages,
             )  # fmt: skip
-            yield sampler, album
+            yield sampler, pictures
         return
     pipeline = load_pipeline(request.model, dtype=request.dtype, variant=request.variant).to(request.device)
     ordinary = PipelineSampler(pipeline, request.model, steps=request.steps, guidance=request.guidance, **size)
     album = request.plan(moving=ordinary.moving)
-    with writing(album):
-        yield ordinary, album
+    pictures = share(album, request.worker, request.batch_size)
+    with writing(album, request.worker):
+        yield ordinary, pictures
 
 
-def make(request: Request, sampler: Sampler, album: Album, counter: Counter) -> int:
+def make(request: Request, sampler: Sampler, pictures: Sequence[Picture], counter: Counter) -> int:
     """Make the samples of a request that do not exist yet, and return their number.
 
     Args:
         request: the request.
-        sampler, album: what `prepared` yielded for it.
+        sampler, pictures: what `prepared` yielded for it.
         counter: counts the samples that are done.
 
     Raises:
         RMDError: a file cannot be written or belongs to another sample, or the samples are not finite.
     """
-    made = make_album(sampler, album, batch_size=request.batch_size, progress=counter("pictures", len(album)))
+    made = make_album(sampler, pictures, batch_size=request.batch_size, progress=counter("pictures", len(pictures)))
     if request.teacher_steps is not None and isinstance(sampler, StudentSampler):
         teacher = _teacher_sampler(sampler, request, request.teacher_steps)
-        beside = replace(album, beside="teacher")
+        beside = [picture.beside("teacher") for picture in pictures]
         make_album(teacher, beside, batch_size=1, progress=counter("teacher", len(beside)))
     return made
 

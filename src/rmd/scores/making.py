@@ -10,6 +10,7 @@ from rmd.common.errors import RMDError
 from rmd.common.files import user_path
 from rmd.models.student_config import CONFIG_NAME, read_student
 from rmd.sample.album import read_settings
+from rmd.sample.found import RECORDED
 from rmd.scores.result import Making, Settings
 
 OWN = ("prompt", "seed", "version")
@@ -61,7 +62,7 @@ def _shared(paths: Sequence[Path]) -> Settings:
     """Return the settings that all pictures have."""
     found: dict[tuple[tuple[str, str | int | float | bool], ...], Path] = {}
     for path in paths:
-        settings = (read_settings(path) if path.suffix.lower() == ".png" else None) or {}
+        settings = (read_settings(path) if path.suffix.lower() in RECORDED else None) or {}
         found.setdefault(tuple((key, value) for key, value in settings.items() if key not in OWN), path)
     if len(found) > 1:
         (first, one), (second, two) = list(found.items())[:2]

@@ -24,6 +24,7 @@ from rmd.report.gallery import Sample
 from rmd.report.html import Cell, HtmlTable, TableRow, cells, image_data, render
 from rmd.report.tables import MISSING, fixed
 from rmd.sample.found import by_prompt_and_seed, find_samples
+from rmd.scores.compbench import CompbenchScores
 from rmd.scores.result import RESULT, Making, Result, Score, check_same, read_result
 from rmd.scores.text import digits_of, title_of
 from rmd.scores.vbench import Totals
@@ -113,6 +114,9 @@ def _row(folder: Path, result: Result | None) -> PaperRow:
         totals = read_model(folder / VBENCH, Totals)
         for title, value in (("total", totals.total), ("quality", totals.quality), ("semantic", totals.semantic)):
             values[Column(title, 2, "VBench")] = 100 * value
+    if (folder / COMPBENCH).is_file():
+        compbench = read_model(folder / COMPBENCH, CompbenchScores)
+        values[Column("T2V-CompBench", 2)] = 100 * compbench.average
     if not values:
         raise RMDError(f"{folder} has no results of rmd eval: give a folder with {RESULT}, {VBENCH} or {COMPBENCH}")
     return PaperRow(Making(model=folder.name) if result is None else result.making, folder, values)

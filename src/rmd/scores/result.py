@@ -19,6 +19,7 @@ from rmd.common.errors import RMDError, shown
 from rmd.common.files import disk_errors, locked, read_errors, read_model, replacing, write_text
 from rmd.common.typed import Strict
 from rmd.common.workers import START_LOCK, WAIT
+from rmd.data.prompt_set import PromptSet
 
 Floats = NDArray[np.float64]
 DRAWS = 2000
@@ -30,18 +31,6 @@ KEYS = ("prompt", "seed", "file")
 
 Settings = dict[str, str | int | float | bool]
 """Settings of a metric by name."""
-
-
-class PromptSet(Strict):
-    """The prompts that were asked for."""
-
-    name: str
-    sha256: str
-    """Hash of all prompts, one per line."""
-    count: Annotated[int, Field(ge=1)]
-    licence: str | None = None
-    groups: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """Groups of prompts, such as styles, whose means count alike: their numbers of prompts, in the prompts' order."""
 
 
 class Network(Strict):
@@ -72,6 +61,10 @@ class Protocol(Strict):
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     image_format: str
+    frames: Annotated[int, Field(ge=1)] | None = None
+    """Number of frames of a clip."""
+    fps: float | None = None
+    """Frames per second of a clip."""
     metrics: dict[str, Preparation]
     dtype: str
     """Type in which the metrics' networks compute."""

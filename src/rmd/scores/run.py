@@ -1,8 +1,7 @@
-"""Scoring of a folder of pictures: what is expected, what is there, and the values of every picture."""
+"""Scoring of a folder of pictures or clips: what is expected, what is there, and every value."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -10,30 +9,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
 
 from rmd.common.errors import RMDError, shown
 from rmd.common.files import user_path
 from rmd.common.workers import ALONE, Worker, own_errors
-from rmd.data.images import SUFFIXES, as_seen, opened
+from rmd.data.prompt_set import PromptSet
 from rmd.data.prompts import read_captions
 from rmd.evaluation.versions import versions
 from rmd.sample.found import by_prompt_and_seed, find_samples
 from rmd.scores.journal import Journal, key_of, opened_journal
+from rmd.scores.kinds import PICTURES, Kind, common_shape
 from rmd.scores.metrics import ImageMetric, Place, Scorer
-from rmd.scores.result import Floats, Making, Preparation, PromptSet, Protocol, Result, Table, summarise
+from rmd.scores.result import Floats, Making, Preparation, Protocol, Result, Table, summarise
 from rmd.scores.suites import Suite, by_style, group_scores, has_styles, read_suite
+from rmd.scores.video import VideoMetric, VideoScorer
 from rmd.scores.weights import sha256
 
-_TURNED = (5, 6, 7, 8)
-"""Orientations of EXIF with which a picture is shown with its sides exchanged."""
+Metric = ImageMetric | VideoMetric
+"""A metric of pictures or of clips."""
 Progress = Callable[[str, int, int], None]
 """Called with a piece of work, how much of it is done, and its total."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The pictures of a protocol.
+    """The pictures or clips of a protocol.
 
     Attributes:
         prompts: the prompts in their order.
@@ -41,6 +41,7 @@ class Expected:
         seed: seed of the first picture; 0 if pictures do not tell.
         files: for every prompt, its pictures with their seeds, of which some may be missing.
         groups: the number of prompts of each group, in the order of the prompts, if there are groups.
+        kind: pictures or clips.
     """
 
     prompts: tuple[str, ...]
@@ -48,6 +49,7 @@ class Expected:
     seed: int
     files: tuple[tuple[tuple[int, Path], ...], ...]
     groups: Mapping[str, int] = field(default_factory=dict)
+    kind: Kind = PICTURES
 
     @property
     def paths(self) -> list[Path]:
@@ -60,8 +62,8 @@ class Expected:
         return len(self.prompts) * self.each - sum(map(len, self.files))
 
 
-def find_pictures(place: str, prompts: str | None) -> Expected:
-    """Find the pictures of a folder with their prompts.
+def find_pictures(place: str, prompts: str | None, *, kind: Kind = PICTURES) -> Expected:
+    """Find the pictures or clips of a folder with their prompts.
 
     Pictures of `rmd generate` know their prompts and seeds; a file of prompts then says which ones are expected, and in
     which order. Pictures of other programs need it: they belong to its lines in the order of their names. A folder of
@@ -70,6 +72,7 @@ def find_pictures(place: str, prompts: str | None) -> Expected:
     Args:
         place: a folder, or a pattern of files.
         prompts: a file of prompts, a folder of them in HPDv2's layout, or None.
+        kind: what is looked for.
 
     Raises:
         RMDError: there are no pictures; they do not say what their prompts are, or have others than the file; or they
@@ -77,11 +80,11 @@ def find_pictures(place: str, prompts: str | None) -> Expected:
     """
     if prompts is None or not user_path(prompts).is_dir():
         texts = None if prompts is None else read_captions(prompts)
-        return _found(place, prompts, texts, unique=True)
+        return _found(place, prompts, texts, kind, unique=True)
     suite = read_suite(prompts)
-    if has_styles(place):
+    if kind is PICTURES and has_styles(place):
         return in_folders(place, suite)
-    return replace(_found(place, prompts, suite.prompts, unique=False), groups=suite.groups)
+    return replace(_found(place, prompts, suite.prompts, kind, unique=False), groups=suite.groups)
 
 
 def in_folders(place: str, suite: Suite) -> Expected:
@@ -95,11 +98,11 @@ def in_folders(place: str, suite: Suite) -> Expected:
 
 
 def score_pictures(
-    expected: Expected, metrics: Sequence[ImageMetric], place: Place, out: Path, *, making: Making,
+    expected: Expected, metrics: Sequence[Metric], place: Place, out: Path, *, making: Making,
     prompt_set: str, licence: str | None = None, batch_size: int = 32, allow_missing: bool = False,
     worker: Worker = ALONE, progress: Progress | None = None,
 ) -> tuple[Result, Table] | None:  # fmt: skip
-    """Score a worker's share of pictures with every metric.
+    """Score a worker's share of pictures, or of clips, with every metric.
 
     Args:
         expected: the pictures.
@@ -120,7 +123,7 @@ def score_pictures(
         RMDError: a picture is missing or damaged, or pictures differ in size or format; or a network cannot be loaded.
     """
     _check(expected, metrics, allow_missing=allow_missing)  # which is quick, before all pictures are opened
-    width, height, image_format = _shape(expected.paths)
+    shape = common_shape(expected.paths, expected.kind)
     found = score_table(
         expected, metrics, place, out, batch_size=batch_size, allow_missing=allow_missing, worker=worker,
         progress=progress,
@@ -129,9 +132,9 @@ def score_pictures(
         return None
     table, preparations = found
     protocol = Protocol(
-        prompts=_prompt_set(expected, prompt_set, licence), seed=expected.seed, each=expected.each,
-        width=width, height=height, image_format=image_format, metrics=preparations,
-        dtype=str(place.dtype).removeprefix("torch."),
+        prompts=PromptSet.of(expected.prompts, prompt_set, licence, expected.groups), seed=expected.seed,
+        each=expected.each, width=shape.width, height=shape.height, image_format=shape.image_format,
+        frames=shape.frames, fps=shape.fps, metrics=preparations, dtype=str(place.dtype).removeprefix("torch."),
     )  # fmt: skip
     total = len(expected.prompts) * expected.each
     scores = {metric.name: summarise(table, metric.name, expected=total) for metric in metrics}
@@ -144,7 +147,7 @@ def score_pictures(
 
 
 def score_table(
-    expected: Expected, metrics: Sequence[ImageMetric], place: Place, out: Path, *, batch_size: int = 32,
+    expected: Expected, metrics: Sequence[Metric], place: Place, out: Path, *, batch_size: int = 32,
     allow_missing: bool = False, worker: Worker = ALONE, progress: Progress | None = None,
 ) -> tuple[Table, dict[str, Preparation]] | None:  # fmt: skip
     """Score a worker's share of pictures of any sizes; for the arguments and errors, see `score_pictures`.
@@ -170,7 +173,7 @@ def score_table(
             with own_errors():
                 if journal is None:  # only now, since a network that is missing should leave no folder behind
                     journal = held.enter_context(opened_journal(out, worker))
-                _score(metric, scorer, journal, rows, keys[metric.name], worker, batch_size, progress)
+                _score(metric, scorer, journal, rows, keys[metric.name], expected.kind, worker, batch_size, progress)
         if journal is None:
             raise RMDError("no metric is named: name some")
         journal.read()
@@ -194,12 +197,12 @@ class _Row:
     digest: str
 
 
-def _check(expected: Expected, metrics: Sequence[ImageMetric], *, allow_missing: bool) -> None:
+def _check(expected: Expected, metrics: Sequence[Metric], *, allow_missing: bool) -> None:
     total = len(expected.prompts) * expected.each
     if expected.missing and not allow_missing:
         raise RMDError(
-            f"{expected.missing} of {total} pictures are missing: generate them, or give --allow-missing to score the "
-            "others"
+            f"{expected.missing} of {total} {expected.kind.noun} are missing: generate them, or give --allow-missing "
+            "to score the others"
         )
     for metric in metrics:
         if metric.together and expected.each < 2:
@@ -209,7 +212,7 @@ def _check(expected: Expected, metrics: Sequence[ImageMetric], *, allow_missing:
             )
 
 
-def _keys(metric: ImageMetric, scorer: Scorer, rows: Sequence[_Row], dtype: str) -> list[str | None]:
+def _keys(metric: Metric, scorer: Scorer | VideoScorer, rows: Sequence[_Row], dtype: str) -> list[str | None]:
     """Return the key of every picture's value; None for a picture alone, of a metric that compares pictures."""
     if not metric.together:
         return [key_of(scorer.preparation, dtype, row.prompt, row.digest) for row in rows]
@@ -225,8 +228,8 @@ def _keys(metric: ImageMetric, scorer: Scorer, rows: Sequence[_Row], dtype: str)
 
 
 def _score(
-    metric: ImageMetric, scorer: Scorer, journal: Journal, rows: Sequence[_Row], keys: Sequence[str | None],
-    worker: Worker, batch_size: int, progress: Progress | None,
+    metric: Metric, scorer: Scorer | VideoScorer, journal: Journal, rows: Sequence[_Row], keys: Sequence[str | None],
+    kind: Kind, worker: Worker, batch_size: int, progress: Progress | None,
 ) -> None:  # fmt: skip
     """Compute a worker's values of one metric that are in no journal."""
     mine = [index for index, row in enumerate(rows) if row.number % worker[1] == worker[0] and keys[index] is not None]
@@ -236,7 +239,7 @@ def _score(
     for batch in batches:
         if progress is not None:
             progress(metric.title, done, len(mine))
-        scores = scorer([_picture(rows[index].path) for index in batch], [rows[index].prompt for index in batch])
+        scores = scorer([kind.read(rows[index].path) for index in batch], [rows[index].prompt for index in batch])
         if not bool(torch.isfinite(scores).all()):
             raise RMDError(f"{metric.title}: the network gives values that are not finite; use --dtype float32")
         journal.add({str(keys[index]): float(score) for index, score in zip(batch, scores, strict=True)})
@@ -267,73 +270,42 @@ def _values(keys: Sequence[str | None], journal: Journal) -> Floats | None:
     return np.asarray([np.nan if key is None else journal.values[key] for key in keys], dtype=np.float64)
 
 
-def _prompt_set(expected: Expected, name: str, licence: str | None) -> PromptSet:
-    digest = hashlib.sha256("\n".join(expected.prompts).encode()).hexdigest()
-    return PromptSet(
-        name=name, sha256=digest, count=len(expected.prompts), licence=licence, groups=dict(expected.groups)
-    )  # fmt: skip
-
-
-def _found(place: str, prompts: str | None, texts: Sequence[str] | None, *, unique: bool) -> Expected:
+def _found(
+    place: str, prompts: str | None, texts: Sequence[str] | None, kind: Kind, *, unique: bool
+) -> Expected:  # fmt: skip
     """Find pictures in one place.
 
     Args:
         place: a folder or pattern.
         prompts: the name of the prompts, for error messages.
         texts: the prompts, if they are given.
+        kind: what is looked for.
         unique: whether repeated prompts count once, for pictures that know theirs.
     """
-    paths = find_samples(place, suffixes=SUFFIXES)
+    paths = find_samples(place, suffixes=kind.suffixes)
     known = by_prompt_and_seed(paths)
     if known is None:
-        return _by_name(paths, texts, prompts)
+        return _by_name(paths, texts, prompts, kind)
     order = list(dict.fromkeys(prompt for prompt, _ in sorted(known, key=lambda key: key[1])))
     wanted = order if texts is None else list(dict.fromkeys(texts))
     expected = set(wanted)
     strange = next((prompt for prompt in order if prompt not in expected), None)
     if strange is not None:
-        raise RMDError(f"{place} has pictures of a prompt that {prompts} lacks: {shown(strange)}")
+        raise RMDError(f"{place} has {kind.noun} of a prompt that {prompts} lacks: {shown(strange)}")
     seeds: dict[str, list[tuple[int, Path]]] = {prompt: [] for prompt in wanted}
     for (prompt, seed), path in sorted(known.items(), key=lambda item: item[0][1]):
         seeds[prompt].append((seed, path))
     each = max(map(len, seeds.values()))
     first = min(seed for _, seed in known)
     listed = wanted if unique or texts is None else texts
-    return Expected(tuple(listed), each, first, tuple(tuple(seeds[prompt]) for prompt in listed))
+    return Expected(tuple(listed), each, first, tuple(tuple(seeds[prompt]) for prompt in listed), kind=kind)
 
 
-def _by_name(paths: Sequence[Path], texts: Sequence[str] | None, prompts: str | None) -> Expected:
+def _by_name(paths: Sequence[Path], texts: Sequence[str] | None, prompts: str | None, kind: Kind) -> Expected:
     if texts is None:
         raise RMDError(
-            "these pictures do not say what their prompts are: give --prompts FILE, in the order of the names"
+            f"these {kind.noun} do not say what their prompts are: give --prompts FILE, in the order of the names"
         )
     if len(paths) != len(texts):
-        raise RMDError(f"{prompts} has {len(texts)} prompts for {len(paths)} pictures: it needs one for each")
-    return Expected(tuple(texts), 1, 0, tuple(((0, path),) for path in paths))
-
-
-def _shape(paths: Sequence[Path]) -> tuple[int, int, str]:
-    """Return width, height and format that all pictures share."""
-    shapes: dict[tuple[int, int, str], Path] = {}
-    for path in paths:
-        with opened(path, "pictures") as image:
-            width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation) in _TURNED:
-                width, height = height, width
-            shapes.setdefault((width, height, (image.format or "").lower()), path)
-    if len(shapes) > 1:
-        (first, one), (second, two) = list(shapes.items())[:2]
-        raise RMDError(
-            f"pictures of one result have one size and format: {one} has {_words(first)}, and {two} has "
-            f"{_words(second)}"
-        )
-    return next(iter(shapes))
-
-
-def _words(shape: tuple[int, int, str]) -> str:
-    return f"{shape[0]} x {shape[1]} pixels in {shape[2].upper()}"
-
-
-def _picture(path: Path) -> Image.Image:
-    with opened(path, "pictures") as image:
-        return as_seen(image)
+        raise RMDError(f"{prompts} has {len(texts)} prompts for {len(paths)} {kind.noun}: it needs one for each")
+    return Expected(tuple(texts), 1, 0, tuple(((0, path),) for path in paths), kind=kind)

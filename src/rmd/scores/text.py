@@ -10,10 +10,12 @@ from rich.text import Text
 
 from rmd.report.tables import fixed, percent, significant
 from rmd.scores.calibrate import Calibration
+from rmd.scores.compbench import CompbenchScores
 from rmd.scores.distances import DISTANCES, SetDistance
 from rmd.scores.metrics import METRICS
 from rmd.scores.result import Difference, Result, Score
 from rmd.scores.vbench import Totals
+from rmd.scores.video import VIDEO_METRICS
 
 
 def scores_text(result: Result) -> Table:
@@ -22,7 +24,7 @@ def scores_text(result: Result) -> Table:
     prompts = f"{protocol.prompts.name}: {protocol.prompts.count} prompts"
     table = _table(
         f"{result.making.model}, {prompts}, {protocol.width} x {protocol.height} {protocol.image_format.upper()}",
-        ("mean", "95 % interval", "pictures", "missing"),
+        ("mean", "95 % interval", _noun(result), "missing"),
     )
     for name, score in result.scores.items():
         table.add_row(Text(title_of(name)), *_cells(name, score))
@@ -47,7 +49,7 @@ def differences_text(ours: Result, theirs: Result, found: Mapping[str, Differenc
         )  # fmt: skip
     table.caption = Text(
         "Differences of the same prompts and seeds, with intervals by a bootstrap over prompts. Ahead: share of the "
-        "prompts for which the first model's pictures score higher."
+        f"prompts for which the first model's {_noun(ours)} score higher."
     )
     return table
 
@@ -86,6 +88,16 @@ def vbench_text(scores: Mapping[str, float], result: Totals) -> Table:
     return table
 
 
+def compbench_text(result: CompbenchScores) -> Table:
+    """Return T2V-CompBench's scores as a table."""
+    table = _table(f"T2V-CompBench, version {result.edition}", ("score", "videos", "unread"))
+    for name, each in result.categories.items():
+        table.add_row(Text(name.replace("_", " ")), fixed(each.mean, 4), str(each.count), str(each.unread))
+    table.add_row(Text("average"), fixed(result.average, 4), "", "", style="bold")
+    table.caption = Text("Unread: videos without a score, since a network's reply could not be read.")
+    return table
+
+
 def _table(title: str, heads: tuple[str, ...]) -> Table:
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     table.add_column("")
@@ -94,20 +106,27 @@ def _table(title: str, heads: tuple[str, ...]) -> Table:
     return table
 
 
+def _noun(result: Result) -> str:
+    """Return what was scored."""
+    return "pictures" if result.protocol.frames is None else "clips"
+
+
 def _cells(name: str, score: Score) -> tuple[str, str, str, str]:
-    """Return mean, interval, number of pictures, and number of missing ones."""
+    """Return mean, interval, number of samples, and number of missing ones."""
     mean, low, high = (_number(name, value) for value in (score.mean, score.low, score.high))
     return mean, f"{low} to {high}", str(score.count), str(score.missing)
 
 
 def title_of(name: str) -> str:
     """Return the title of a metric, which may be one that is not installed."""
-    return METRICS[name].title if name in METRICS else name
+    metric = METRICS.get(name) or VIDEO_METRICS.get(name)
+    return metric.title if metric else name
 
 
 def digits_of(name: str) -> int:
     """Return the number of decimals of a metric."""
-    return METRICS[name].digits if name in METRICS else 3
+    metric = METRICS.get(name) or VIDEO_METRICS.get(name)
+    return metric.digits if metric else 3
 
 
 def _number(name: str, value: float) -> str:

@@ -60,6 +60,19 @@ DIMENSIONS = (
 )
 
 
+_FOLDERS = {
+    "background_consistency": "scene", "motion_smoothness": "subject_consistency",
+    "dynamic_degree": "subject_consistency", "aesthetic_quality": "overall_consistency",
+    "imaging_quality": "overall_consistency",
+}  # fmt: skip
+"""Dimensions that are measured on the videos of another one."""
+
+
+def folder_of(dimension: str) -> str:
+    """Return the folder of the videos on which a dimension is measured."""
+    return _FOLDERS.get(dimension, dimension)
+
+
 class Totals(Strict):
     """VBench's totals, as shares; tables print them times 100."""
 

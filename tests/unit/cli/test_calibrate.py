@@ -56,7 +56,7 @@ def test_means_stand_beside_the_published_ones(capsys: Captured) -> None:
 def test_a_worker_says_that_others_have_not_finished(capsys: Captured) -> None:
     options = ["--metrics", "hps", "--model", "DL", "--prompts", "benchmark", "--out", "c"]
     assert main(["eval", "calibrate", PLACE, *options, "--worker", "1/2"]) == 0
-    assert capsys.readouterr().out == "worker 1 of 2 has scored its pictures; other workers have not finished yet\n"
+    assert capsys.readouterr().out == "worker 1 of 2 has scored its share; other workers have not finished yet\n"
     assert main(["eval", "calibrate", PLACE, *options, "--worker", "0/2"]) == 0
     assert "Dreamlike Photoreal 2.0" in capsys.readouterr().out
 

@@ -22,7 +22,6 @@ from rmd.scores.distances import Distance
 from rmd.scores.metrics import ImageMetric, Place
 from rmd.scores.result import Network, Preparation, read_result
 from rmd.scores.suites import STYLES
-from rmd.scores.vbench import DIMENSIONS
 
 Captured = pytest.CaptureFixture[str]
 
@@ -149,7 +148,7 @@ def test_a_result_has_the_means_of_styles(capsys: Captured) -> None:
         picture(Path("one") / style / "0.png", (10 * number, 0, 0))
         Path(f"styles/{style}.json").write_text(json.dumps([f"a {style}"]), encoding="utf-8")
     assert main(["eval", "images", "one", "--metrics", "red", "--prompts", "styles", "--worker", "0/2"]) == 0
-    assert capsys.readouterr().out == "worker 0 of 2 has scored its pictures; other workers have not finished yet\n"
+    assert capsys.readouterr().out == "worker 0 of 2 has scored its share; other workers have not finished yet\n"
     assert main(["eval", "images", "one", "--metrics", "red", "--prompts", "styles", "--worker", "1/2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["paintings", "20.0", "20.0", "to", "20.0", "1", "0"] in lines
@@ -160,16 +159,3 @@ def test_a_result_has_the_means_of_styles(capsys: Captured) -> None:
 def test_a_place_is_where_networks_run() -> None:
     place = Place(Path("w"), device=torch.device("cpu"), dtype=torch.float16)
     assert place.source("a/b").repository == "a/b" and place.source("a/b").folder == Path("w")
-
-
-def test_totals_of_vbench(capsys: Captured, work: Path) -> None:
-    for each in DIMENSIONS:
-        (work / f"{each.name}.json").write_text(json.dumps({each.name: [each.high, []]}), encoding="utf-8")
-    names = [f"{each.name}.json" for each in DIMENSIONS]
-    assert main(["eval", "vbench", *names, "--out", "totals.json"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    rows = {" ".join(re.findall("[a-z]+", line)): line.split()[-1] for line in lines}
-    assert rows["total"] == rows["quality"] == rows["scene"] == "100.00"
-    assert json.loads(Path("totals.json").read_text(encoding="utf-8"))["total"] == pytest.approx(1)
-    assert main(["eval", "vbench", *names[1:]]) == 1
-    assert capsys.readouterr().err.startswith("rmd: VBench's totals need all 16 dimensions, and 1 are missing: subject")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from rmd.common.errors import RMDError
+from rmd.data.prompt_set import PromptSet
 from rmd.scores.result import (
     RESULT,
     TABLE,
     Making,
     Network,
     Preparation,
-    PromptSet,
     Protocol,
     Result,
     Table,

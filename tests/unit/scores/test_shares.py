@@ -53,7 +53,7 @@ def test_a_worker_that_is_killed_goes_on_and_the_result_is_that_of_one_process(h
         worker.join(TIMEOUT)
     assert [worker.exitcode for worker in workers] == [0, -signal.SIGKILL]
     said = (tmp_path / "0.out").read_text(encoding="utf-8")
-    assert said == "worker 0 of 2 has scored its pictures; other workers have not finished yet\n"
+    assert said == "worker 0 of 2 has scored its share; other workers have not finished yet\n"
     assert not (out / RESULT).exists()
     journals = [out / journal_name((number, 2)) for number in (0, 1)]
     finished = journals[0].read_bytes()
