@@ -1,4 +1,4 @@
-"""Fills the numbers of docs/findings/*.json into the findings, the page on the probe and the README, and draws charts.
+"""Fills the numbers of docs/findings into the findings, the README and the pages on probe and worlds, and draws charts.
 
 Run `rmd compare all --out docs/findings` first, and then `python -m research.findings`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from research.findings.gates import fill_gates, read_gates
 from research.findings.marks import fill
 from research.findings.splits import fill_splits, scenes_power
 from rmd.compare.chart import chart
@@ -31,8 +32,9 @@ def draw_charts(results: Mapping[str, TableResult], folder: Path) -> list[Path]:
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
     docs = root / "docs"
+    gates = read_gates(docs / "findings" / "gates")
     measured, powers = read_results(docs / "findings"), {CHARTED: scenes_power(CHARTED)}
-    for page in (docs / "findings.md", docs / "probe.md", root / "README.md"):
+    for page in (docs / "findings.md", docs / "probe.md", docs / "scenes.md", root / "README.md"):
         filled = fill_splits(fill(page.read_text(encoding="utf-8"), measured), measured, powers)
-        page.write_text(filled, encoding="utf-8")
+        page.write_text(fill_gates(filled, gates), encoding="utf-8")
     draw_charts(measured, docs)

@@ -47,7 +47,7 @@ from rmd.evaluation.protocol import TEACHER_STEPS, full_plan
 from rmd.models import Backbone, load_backbone
 from rmd.recipes.schema import load_recipe
 from rmd.train.identity import weights_key
-from rmd.worlds.assets import TEACHERS, teacher_folder
+from rmd.worlds.assets import teacher_folder
 from rmd.worlds.base import Measured
 from rmd.worlds.dataset import SceneSet
 from rmd.worlds.judge import accuracy, load_judge
@@ -220,7 +220,7 @@ def build_references(
     scenes = data.render(cache)
     pixels = scenes.pixels(torch.arange(len(scenes)))
     captions = kit.world.captions(data.count, seed=data.seed, training=data.training)
-    guidance = _guidance(backbone)
+    guidance = _guidance(kit, backbone)
     samples = sample_images(
         backbone, backbone.denoiser, full_plan(backbone, kit.stages[1], steps), captions, seed=data.seed,
         guidance=guidance, progress=log_samples(data.count, log),
@@ -254,10 +254,10 @@ def kit_latents(kit: Kit, vae: AutoencoderKL, cache: Path, seed: int, log: Log) 
     return made(vae, clean, poor, seed=seed)
 
 
-def _guidance(backbone: Backbone) -> float:
-    """Return the guidance scale of the recipe of a teacher's family."""
-    recipes = {family: name for name, family in TEACHERS.items()}
-    return load_recipe(recipes[one_of("family of scenes", backbone.family, tuple(recipes))]).method.guidance
+def _guidance(kit: Kit, backbone: Backbone) -> float:
+    """Return the guidance scale of the recipe of a world's teacher of the same family."""
+    recipes = {teacher.family: name for name, teacher in kit.world.teachers.items()}
+    return load_recipe(recipes[one_of(f"family of {kit.world.name}", backbone.family, tuple(recipes))]).method.guidance
 
 
 def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum) -> Curriculum:

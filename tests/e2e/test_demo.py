@@ -11,7 +11,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from rmd.models.student import load_student
-from rmd.worlds.assets import TEACHERS, assets_folder
+from rmd.worlds.assets import TEACHERS, assets_folder, teacher_home
 
 ROWS = ["teacher", "teacher-4", "cascade-undistilled", "teacher-low", "rmd"]
 
@@ -59,8 +59,8 @@ def test_nothing_but_progress_goes_to_standard_error(
 
 
 def test_packaged_weights_stay_small() -> None:
-    home, families = assets_folder(), set(TEACHERS.values())
+    home, others = assets_folder(), {teacher_home(name).name for name in TEACHERS if name != "scenes"}
     sizes = [(path.relative_to(home), path.stat().st_size) for path in home.rglob("*") if path.is_file()]
-    assert sum(size for path, size in sizes if path.parts[0] not in families) < 15e6  # what the demo needs
+    assert sum(size for path, size in sizes if path.parts[0] not in others) < 15e6  # what the demo needs
     weights = [size for path, size in sizes if path.suffix == ".safetensors" and not path.stem.endswith("references")]
     assert sum(weights) < 40e6

@@ -22,8 +22,8 @@ PromptSource = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPTS",
-        help="A file or pattern of files, hf:OWNER/NAME, scenes, or an installed prompt source. By default, the "
-        "recipe's.",
+        help="A file or pattern of files, hf:OWNER/NAME, scenes, vistas, or an installed prompt source. By default, "
+        "the recipe's.",
     ),
 ]
 TeacherName = Annotated[

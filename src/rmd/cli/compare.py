@@ -18,7 +18,8 @@ Name = Annotated[
     typer.Argument(
         metavar="TABLE",
         help="The table: main, components, thresholds, stages, reinjection, mapping, warmup, roles, remedies, "
-        "screening, prescreening, shipped, confirm, matching, matching-16, moving, or all.",
+        "screening, prescreening, shipped, confirm, matching, matching-16, vistas, vistas-three, vistas-components, "
+        "vistas-thresholds, vistas-stages, vistas-reinjection, moving, or all.",
     ),
 ]
 BudgetName = Annotated[
@@ -35,7 +36,7 @@ Backbones = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME",
-        help="Compute only this backbone: sdxl, pixart, sd3 or wan; can be given several times.",
+        help="Compute only this backbone: sdxl, pixart, sd3, vistas or wan; can be given several times.",
     ),
 ]
 

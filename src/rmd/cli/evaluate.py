@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,10 +92,6 @@ def evaluate(
 ) -> None:
     """Measure how well a model draws a packaged world, or what a benchmark's metrics say of its pictures."""
     where = start(device)
-    from rmd.cli.console import table_console
-    from rmd.evaluation.store import all_evaluations, comparable_rows
-    from rmd.report import print_rows
-
     for option, text in (("MODEL", model), ("--out", str(out)), ("--base", base or "")):
         check_text(option, text)
     if guidance is not None:
@@ -102,25 +99,37 @@ def evaluate(
     row = _row_name(model, name)
     _check_suite(suite, {"--samples": samples is not None, "--teacher": teacher is not None},
                  {"--metrics": metrics is not None, "--weights": weights is not None})  # fmt: skip
-    if suite is not None:
-        from rmd.cli.suite import SuiteRun, run_suite
-
-        run_suite(SuiteRun(
-            model=model, name=row, suite=suite, metrics=metrics or "hps,aesthetic,clip", weights=weights,
-            out=Path("runs/scores") / row if out is None else out, steps=steps, guidance=guidance, seed=seed, base=base,
-            batch_size=batch_size, variant=variant, device=where,
-        ))  # fmt: skip
+    if suite is None:
+        load = partial(
+            _load, model, row, teacher, steps=steps, guidance=guidance, base=base, variant=variant, where=where
+        )
+        out = out or Path("runs/eval")
+        _measure_beside_others(load, out, samples=samples or 384, seed=seed, batch_size=batch_size)
         return
-    out, samples = out or Path("runs/eval"), samples or 384
+    from rmd.cli.suite import SuiteRun, run_suite
+
+    run_suite(SuiteRun(
+        model=model, name=row, suite=suite, metrics=metrics or "hps,aesthetic,clip", weights=weights,
+        out=out or Path("runs/scores") / row, steps=steps, guidance=guidance, seed=seed, base=base,
+        batch_size=batch_size, variant=variant, device=where,
+    ))  # fmt: skip
+
+
+def _measure_beside_others(
+    load: Callable[[], tuple[SamplerContender, str]], out: Path, *, samples: int, seed: int, batch_size: int
+) -> None:
+    """Measure a model on its packaged world, and print it beside those in the folder."""
+    from rmd.cli.console import table_console
+    from rmd.evaluation.store import all_evaluations, comparable_rows
+    from rmd.report import print_rows
+
     if out.exists() and not out.is_dir():
         raise RMDError(f"{out} is a file: give a folder as --out")
     all_evaluations(out)  # a file that is not an evaluation is reported before anything is computed
-    contender, reference = _load(
-        model, row, teacher, steps=steps, guidance=guidance, base=base, variant=variant, where=where
-    )
+    contender, reference = load()
     evaluation = _measure(contender, reference, samples=samples, seed=seed, batch_size=batch_size, out=out)
     print_rows(comparable_rows(out, evaluation), table_console(110))
-    typer.echo(f"row: {out / row}.json   pictures: {out / row}.png")
+    typer.echo(f"row: {out / contender.name}.json   pictures: {out / contender.name}.png")
 
 
 def _check_suite(suite: str | None, for_worlds: Mapping[str, bool], for_suites: Mapping[str, bool]) -> None:

@@ -13,7 +13,7 @@ scenes = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-World = Annotated[str, typer.Option(help="What to render: scenes, moving-scenes, or an installed world.")]
+World = Annotated[str, typer.Option(help="What to render: scenes, vistas, moving-scenes, or an installed world.")]
 
 
 @scenes.command("render")

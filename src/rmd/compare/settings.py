@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-BACKBONES = {"sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3", "wan": "scenes-wan"}
-"""Recipes of the packaged teachers by their family."""
+BACKBONES = {
+    "sdxl": "scenes", "pixart": "scenes-pixart", "sd3": "scenes-sd3", "vistas": "vistas", "wan": "scenes-wan",
+}  # fmt: skip
+"""Recipes of the packaged teachers: of the scenes by their family, and of the vistas, which is of the SDXL type."""
 SIDE = 64
 """Side of the teachers in pixels for which the rows are written."""
 WARM_UP = 0.2

@@ -32,6 +32,7 @@ from rmd.compare.settings import (
     Table,
     rmd_row,
 )
+from rmd.compare.vistas import VISTAS
 
 _PAPERS = replace(RMD, label="RMD with the paper's times and matching, 2+2")
 _NAIVE = replace(NAIVE, label="naive cascade at the paper's times, 2+2")
@@ -188,6 +189,7 @@ TABLES = {
                                           ("teacher", "matched at the teacher's resolution"))),
             against="own-16", seeds=6,
         ),
+        *VISTAS,
         Table(
             "moving", "Matching and warm-up on the moving scenes", "not in the paper",
             "What do matching at the teacher's resolution and the warm-up bring to a cascade of clips?",

@@ -31,8 +31,9 @@ class AttentionInFloat32(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         exact = {name: _exact(value) for name, value in kwargs.items()}
+        query = args[0] if args else kwargs["query"]
         with torch.autocast("cpu", enabled=False):
-            return func(*map(_exact, args), **exact).to(args[0].dtype)
+            return func(*map(_exact, args), **exact).to(query.dtype)
 
 
 def _exact(value: Any) -> Any:

@@ -7,18 +7,19 @@ from pathlib import Path
 from rmd.common.errors import RMDError
 from rmd.worlds.base import PackagedTeacher
 
-TEACHERS = {"scenes": "sdxl", "scenes-pixart": "pixart", "scenes-sd3": "sd3", "scenes-wan": "wan"}
+TEACHERS = {"scenes": "sdxl", "scenes-pixart": "pixart", "scenes-sd3": "sd3", "vistas": "sdxl", "scenes-wan": "wan"}
 """The packaged teachers by the names that recipes call them, and their families."""
 
 
 def assets_folder() -> Path:
-    """Return the folder of the packaged weights: the still scenes' judge and first teacher, and a folder per other."""
+    """Return the folder of the packaged weights: the scenes' judge and first teacher, and a folder per other."""
     return Path(__file__).parent / "assets"
 
 
 def teacher_home(name: str = "scenes") -> Path:
     """Return the folder of a teacher of `TEACHERS`: its pipeline, reference statistics and build record."""
-    return assets_folder() if name == "scenes" else assets_folder() / TEACHERS[name]
+    folder = {"scenes": "", "vistas": "vistas"}.get(name, TEACHERS[name])
+    return assets_folder() / folder
 
 
 def own_teachers(*names: str) -> dict[str, PackagedTeacher]:
@@ -49,6 +50,6 @@ def pipeline_folder(teacher: PackagedTeacher) -> Path:
 
 
 def _build(name: str) -> str:
-    chosen = {"scenes": "", "scenes-wan": " --world moving-scenes"}
+    chosen = {"scenes": "", "vistas": " --world vistas", "scenes-wan": " --world moving-scenes"}
     family = chosen.get(name, f" --family {TEACHERS[name]}")
     return f"python -m research.scenes train-teacher{family} --out {teacher_home(name)}"

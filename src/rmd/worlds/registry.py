@@ -12,7 +12,11 @@ from rmd.worlds.base import Judge, PackagedTeacher, World
 WORLDS: Registry[World] = Registry(
     "rmd.worlds",
     "world",
-    {"scenes": "rmd.worlds.still.world:WORLD", "moving-scenes": "rmd.worlds.moving.world:WORLD"},
+    {
+        "scenes": "rmd.worlds.still.world:WORLD",
+        "vistas": "rmd.worlds.vistas.world:WORLD",
+        "moving-scenes": "rmd.worlds.moving.world:WORLD",
+    },
 )
 """All worlds by name; a world's name is also that of its prompt source."""
 

@@ -29,7 +29,7 @@ def test_help_and_docs_name_every_table(capsys: Captured) -> None:
     [
         (["mian"], "unknown table 'mian' (did you mean 'main'?): use one of main, components, "),
         (["main", "--budget", "large"], "unknown budget 'large': use one of small, default"),
-        (["main", "--backbone", "flux"], "unknown backbone 'flux': use one of sdxl, pixart, sd3, wan"),
+        (["main", "--backbone", "flux"], "unknown backbone 'flux': use one of sdxl, pixart, sd3, vistas, wan"),
     ],
 )
 def test_what_is_not_there_is_named(arguments: list[str], sentence: str, tmp_path: Path, capsys: Captured) -> None:

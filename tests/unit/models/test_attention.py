@@ -18,6 +18,7 @@ def test_attention_is_computed_in_float32_and_rounded_once() -> None:
     with AttentionInFloat32():
         ours = F.scaled_dot_product_attention(query, key, value, mask)
         assert torch.equal(ours, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        assert torch.equal(ours, F.scaled_dot_product_attention(query=query, key=key, value=value, attn_mask=mask))
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(ours, F.scaled_dot_product_attention(query.float(), key, value, mask).bfloat16())
         assert (query @ key.mT).dtype == torch.bfloat16  # nothing else is

@@ -17,7 +17,7 @@ NAMES = [
     "scenes-paper", "scenes-pixart", "scenes-pixart-paper",
     "scenes-sd3", "scenes-sd3-paper", "scenes-wan", "scenes-wan-paper",
     "sd35", "sd35-full", "sd35-paper", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1",
-    "sdxl-full", "sdxl-paper",
+    "sdxl-full", "sdxl-paper", "vistas", "vistas-paper",
     "wan21-1.3b-3+3", "wan21-1.3b-authors", "wan21-1.3b-full", "wan21-14b",
     "wan21-14b-2+2+2", "wan21-14b-3+3", "wan21-14b-4+2", "wan21-14b-authors", "wan21-14b-full",
     "wan21-14b-paper",
@@ -64,6 +64,7 @@ def test_base_is_short_and_lacks_what_a_backbone_decides() -> None:
         ("scenes-paper", 0.2, 1.0),
         ("scenes-pixart-paper", 0.2, 1.0),
         ("scenes-sd3-paper", 0.2, 1.0),
+        ("vistas-paper", 0.2, 1.0),
         ("scenes-wan-paper", 0.5, 0.9),
     ],
 )

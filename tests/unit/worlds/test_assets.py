@@ -9,7 +9,7 @@ import torch
 
 from research.scenes.build import IMITATORS, TRANSFORMERS, load_imitated, load_vae
 from research.scenes.gates import HIDDEN
-from research.scenes.kits import SCENES
+from research.scenes.kits import KITS, SCENES
 from research.scenes.moving.build import CLIP_CURRICULUM, CLIP_JUDGE_ITERATIONS, CLIP_REFERENCES, CLIP_VAE_ITERATIONS
 from research.scenes.moving.dataset import make_clips
 from research.scenes.record import read_record
@@ -31,7 +31,9 @@ from rmd.worlds.references import load_references
 from rmd.worlds.registry import world_of_teacher
 from rmd.worlds.vistas.dataset import make_vistas
 
-STILL = ("scenes", "scenes-pixart", "scenes-sd3")
+STILL = ("scenes", "scenes-pixart", "scenes-sd3", "vistas")
+LEAST_RIGHT = {"vistas": 0.75}
+"""Smallest share of right samples of a teacher that is not trained to the end yet; see the gates in docs/scenes.md."""
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ STILL = ("scenes", "scenes-pixart", "scenes-sd3")
         ("scenes", ".", "python -m research.scenes train-teacher --out"),
         ("scenes-pixart", "pixart", "python -m research.scenes train-teacher --family pixart --out"),
         ("scenes-sd3", "sd3", "python -m research.scenes train-teacher --family sd3 --out"),
+        ("vistas", "vistas", "python -m research.scenes train-teacher --world vistas --out"),
         ("scenes-wan", "wan", "python -m research.scenes train-teacher --world moving-scenes --out"),
     ],
 )
@@ -66,25 +69,28 @@ def test_no_packaged_file_says_where_it_was_made() -> None:
 
 
 @pytest.mark.parametrize("name", STILL)
-def test_a_teacher_of_still_scenes_fits_its_recipe_and_its_record(name: str) -> None:
+def test_a_teacher_of_still_pictures_fits_its_recipe_and_its_record(name: str) -> None:
     home, recipe = teacher_home(name), load_recipe(name)
+    kit = KITS[world_of_teacher(name).name]
     backbone = load_teacher(recipe)  # checks family, noise and sides
     built, samples = read_record(home), load_references(home)
-    assert built.teacher.iterations == (TRANSFORMERS if backbone.family in IMITATORS else SCENES.curriculum).iterations
+    assert built.teacher.iterations == (TRANSFORMERS if backbone.family in IMITATORS else kit.curriculum).iterations
     if backbone.family in IMITATORS:
         assert built.teacher.imitated == weights_key(load_imitated(teacher_folder()).denoiser)
     assert built.references.results["guidance"] == recipe.method.guidance
-    assert built.references.results["teacher_right"] > 0.9
-    assert len(samples["renders"]) == len(samples["teacher"]) == SCENES.references.count
-    assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
+    assert built.references.results["teacher_right"] > LEAST_RIGHT.get(name, 0.9)
+    assert len(samples["renders"]) == len(samples["teacher"]) == kit.references.count
+    if kit is SCENES:  # whose teachers share their renders
+        assert samples.high_frequency == pytest.approx(load_references(teacher_home()).high_frequency)
 
 
 @pytest.mark.parametrize("name", STILL)
-def test_a_teacher_of_still_scenes_samples_by_its_stock_pipeline(name: str) -> None:
+def test_a_teacher_of_still_pictures_samples_by_its_stock_pipeline(name: str) -> None:
     sampler = PipelineSampler(load_pipeline(teacher_folder(name)), name, steps=8, guidance=3.0)
     world = world_of_teacher(name)
     captions = evaluation_prompts(world, 6, seed=0)
-    images = SamplerContender(name, name, sampler, []).sample(captions, seed=0, size=Stage(1, 64, 64)).images
+    size = Stage(1, world.side, world.side)
+    images = SamplerContender(name, name, sampler, []).sample(captions, seed=0, size=size).images
     parts = world.judge(name).assess(images, captions, samples_per_prompt=2).counted["attributes"].parts
     assert sum(parts.values()) / len(parts) > 0.9
 
@@ -107,7 +113,7 @@ def test_the_teacher_of_moving_scenes_fits_its_recipe_its_record_and_its_judge()
 
 def test_the_vae_of_vistas_is_faithful_smooth_and_the_same_at_both_resolutions() -> None:
     """A crossing in the middle of the schedule, at an SNR of .32, is to hide what the low resolution lacks."""
-    vae, vistas = load_vae(assets.assets_folder() / "vistas" / "vae"), make_vistas(16, seed=7, training=False)
+    vae, vistas = load_vae(teacher_folder("vistas") / "vae"), make_vistas(16, seed=7, training=False)
     pixels = vistas.pixels(torch.arange(16))
     latents = encode(vae, pixels)
     decoded = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)

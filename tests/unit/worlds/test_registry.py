@@ -14,13 +14,13 @@ from rmd.recipes.schema import load_recipe
 from rmd.worlds.base import Assessment, Features, Measured, PackagedTeacher
 from rmd.worlds.moving.grammar import clip_attributes_of
 from rmd.worlds.moving.render import clips_of, render_clips
+from rmd.worlds.picture import PictureWorld
 from rmd.worlds.registry import WORLDS, all_worlds, packaged_teachers, world_of, world_of_kind, world_of_teacher
-from rmd.worlds.still.grammar import attributes_of
-from rmd.worlds.still.render import render, scenes_of
 
 
 def test_a_recipe_belongs_to_the_world_of_its_prompts_or_else_of_its_teacher() -> None:
     assert [world_of(load_recipe(name)).name for name in ("scenes", "scenes-pixart", "scenes-sd3")] == ["scenes"] * 3
+    assert world_of(load_recipe("vistas")).name == "vistas"
     assert world_of(load_recipe("scenes-wan")).name == "moving-scenes"
     assert world_of(load_recipe("scenes", ["data.prompts=mine.txt"])).name == "scenes"
     assert world_of(load_recipe("sdxl", ["data.prompts=scenes"])).name == "scenes"
@@ -29,7 +29,7 @@ def test_a_recipe_belongs_to_the_world_of_its_prompts_or_else_of_its_teacher() -
 
 
 def test_teachers_and_kinds() -> None:
-    assert list(packaged_teachers()) == ["scenes", "scenes-pixart", "scenes-sd3", "scenes-wan"]
+    assert list(packaged_teachers()) == ["scenes", "scenes-pixart", "scenes-sd3", "vistas", "scenes-wan"]
     assert world_of_teacher("scenes-wan") is world_of_kind(moving=True)
     assert world_of_teacher("scenes-sd3") is world_of_kind(moving=False)
     with pytest.raises(RMDError, match=r"^unknown teacher 'scene' \(did you mean 'scenes'\?\)"):
@@ -49,12 +49,14 @@ def test_every_world_provides_what_a_run_asks_for(tmp_path: Path) -> None:
 
 
 def rendered(name: str, captions: list[str]) -> Tensor:
-    if name == "scenes":
-        return render(scenes_of([attributes_of(text) for text in captions], seed=1)) * 2 - 1
+    world = WORLDS.get(name)
+    if isinstance(world, PictureWorld):
+        drawn = [world.sample(1, seed=index, text=text) for index, text in enumerate(captions)]
+        return torch.cat([world.paint(each, world.side) for each in drawn]) * 2 - 1
     return render_clips(clips_of([clip_attributes_of(text) for text in captions], seed=1)) * 2 - 1
 
 
-@pytest.mark.parametrize("name", ["scenes", "moving-scenes"])
+@pytest.mark.parametrize("name", ["scenes", "vistas", "moving-scenes"])
 def test_a_judge_finds_renders_right_and_every_metric_can_be_computed(name: str) -> None:
     world = WORLDS.get(name)
     captions = [text for text in world.captions(6, seed=2, training=False) for _ in range(2)]
