@@ -77,6 +77,7 @@ def write_totals(out: Path | None, json: str) -> None:
 
     if out is not None:
         with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
             write_text(out, json + "\n")
 
 

@@ -88,8 +88,8 @@ def run(
 
     pythons = _by_name(python, "--python", default="")
     more = {name: _words(text) for name, text in _by_name(arguments or (), "--arguments").items()}
-    for tool in pythons:
-        one_of("tool", tool, ("", *TOOLS))
+    for tool in filter(None, pythons):
+        one_of("tool", tool, TOOLS)
     with progress_bar() as report_progress:
         results = run_compbench(
             plan, read_plan(plan), videos, checkout, {tool: Path(path) for tool, path in pythons.items()},

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rmd.cli.options import Column, Guidance, Steps, Teacher, Variant, check_options
-from rmd.cli.start import start
+from rmd.cli.start import start_local
 from rmd.common.errors import RMDError, check_text, finite, one_of
-from rmd.common.workers import worker_of
+from rmd.common.workers import started_worker
 
 if TYPE_CHECKING:
     from rmd.sample.job import Request
@@ -40,12 +40,13 @@ Plan = Annotated[
         help="Make the clips of a benchmark's plan (`rmd eval vbench plan`), which names prompts, seeds and files.",
     ),
 ]
-WorkerOf = Annotated[
-    str,
+Share = Annotated[
+    str | None,
     typer.Option(
         "--worker",
         metavar="I/N",
-        help="Make only the share of worker I of N, counted from 0. Start all N with the same other options.",
+        help="Make one of N shares of the pictures, counted from 0; run N such processes with the same other options. "
+        "Processes of torchrun have a share each anyway.",
     ),
 ]
 Count = Annotated[
@@ -107,7 +108,7 @@ def generate(
     prompts: PromptFile = None,
     column: Column = None,
     plan: Plan = None,
-    worker: WorkerOf = "0/1",
+    worker: Share = None,
     count: Count = 1,
     seed: Seed = 0,
     out: Out = Path("runs/pictures"),
@@ -132,7 +133,7 @@ def generate(
     The files record how they were made. A command that was stopped continues when it is run again.
     """
     _check_words(model, out, teacher, guidance)
-    where = start(device, kinds=("cpu", "cuda", "mps"))
+    share, where = started_worker(worker), start_local(device, kinds=("cpu", "cuda", "mps"))
     import torch
 
     from rmd.models.student import holds_student
@@ -146,7 +147,7 @@ def generate(
     for_students = {"--stages": stages, "--compare-teacher": compare_teacher, "--teacher": teacher is not None}
     check_options(model, student, for_students, for_pipelines)
     _make(Request(
-        model=model, student=student, prompts=texts, videos=videos, worker=worker_of(worker), out=out, count=count,
+        model=model, student=student, prompts=texts, videos=videos, worker=share, out=out, count=count,
         seed=seed, height=height, width=width, frames=frames, fps=fps, clip_format=clips, batch_size=batch_size,
         steps=steps, guidance=guidance, stages=stages, teacher_steps=teacher_steps if compare_teacher else None,
         teacher=teacher, variant=variant, device=where, dtype=torch.bfloat16 if half else torch.float32,

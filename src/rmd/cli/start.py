@@ -25,9 +25,9 @@ def start(
     return find_device(device, kinds=kinds)
 
 
-def start_local(device: str | None = None) -> torch.device:
+def start_local(device: str | None = None, *, kinds: tuple[str, ...] = ("cpu", "cuda")) -> torch.device:
     """Start a command that torchrun may start in several processes, each of which gets a GPU of its own."""
-    where = start(device)
+    where = start(device, kinds=kinds)
     if "LOCAL_RANK" not in os.environ:
         return where
     from rmd.train.parallel import local_device

@@ -12,7 +12,7 @@ import torch
 
 from rmd.common.clips import SUFFIXES, check_fps
 from rmd.common.errors import RMDError
-from rmd.common.workers import ALONE, Worker
+from rmd.common.workers import ALONE, Worker, own_errors
 from rmd.models import Backbone, load_backbone
 from rmd.models.registry import family_class, load_pipeline
 from rmd.models.student import base_of, read_student
@@ -88,6 +88,11 @@ class Request:
             check_fps(suffix, self.fps)
         return plan_album(self.prompts, self.out, count=self.count, seed=self.seed, suffix=suffix)
 
+    def share(self, album: Album) -> Sequence[Picture]:
+        """Return the pictures of an album that the worker makes; raise WorkerError if none is left for it."""
+        with own_errors():
+            return share(album, self.worker, self.batch_size)
+
     def _clip_suffix(self) -> str:
         if self.clip_format is not None:
             return f".{self.clip_format}"
@@ -110,7 +115,7 @@ def prepared(request: Request) -> Iterator[tuple[Sampler, Sequence[Picture]]]:
         album = request.plan(moving=family_class(config.family).moving)
         if request.teacher_steps is not None:
             base_of(config, request.teacher)  # raises RMDError if the teacher is missing
-        pictures = share(album, request.worker, request.batch_size)
+        pictures = request.share(album)
         with writing(album, request.worker):
             sampler = student_sampler(
                 request.model, dtype=request.dtype, device=request.device, teacher=request.teacher,
@@ -121,7 +126,7 @@ def prepared(request: Request) -> Iterator[tuple[Sampler, Sequence[Picture]]]:
     pipeline = load_pipeline(request.model, dtype=request.dtype, variant=request.variant).to(request.device)
     ordinary = PipelineSampler(pipeline, request.model, steps=request.steps, guidance=request.guidance, **size)
     album = request.plan(moving=ordinary.moving)
-    pictures = share(album, request.worker, request.batch_size)
+    pictures = request.share(album)
     with writing(album, request.worker):
         yield ordinary, pictures
 
@@ -137,7 +142,10 @@ def make(request: Request, sampler: Sampler, pictures: Sequence[Picture], counte
     Raises:
         RMDError: a file cannot be written or belongs to another sample, or the samples are not finite.
     """
-    made = make_album(sampler, pictures, batch_size=request.batch_size, progress=counter("pictures", len(pictures)))
+    with own_errors():
+        made = make_album(
+            sampler, pictures, batch_size=request.batch_size, progress=counter("pictures", len(pictures))
+        )  # fmt: skip
     if request.teacher_steps is not None and isinstance(sampler, StudentSampler):
         teacher = _teacher_sampler(sampler, request, request.teacher_steps)
         beside = [picture.beside("teacher") for picture in pictures]

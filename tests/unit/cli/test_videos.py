@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_clips_are_scored_and_compared(capsys: Captured) -> None:
     assert result.protocol.frames == 4 and table.file == ["0.gif", "1.gif", "2.gif"]
     assert main(["eval", "compare", "runs/scores/two", "runs/scores/one"]) == 0
     assert "first model's clips score higher" in " ".join(capsys.readouterr().out.split())
+
+
+def test_clips_of_generate_say_how_they_were_made(capsys: Captured) -> None:
+    album("one", 10)
+    for number in range(3):
+        settings = {"version": "0", "model": "m", "prompt": f"p{number % 2}", "seed": number, "steps": 4, "fps": 8}
+        Path(f"one/{number}.gif.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert main(["eval", "videos", "one", "--metrics", PIXELS, "--allow-missing"]) == 0
+    result, table = read_result(Path("runs/scores/one"))
+    assert result.making.settings == {"model": "m", "steps": 4, "fps": 8} and result.making.nfe == "4"
+    assert result.protocol.prompts.name == "the clips' own" and table.prompt.tolist() == [0, 0, 1]
+    assert "1" in capsys.readouterr().out
 
 
 def test_errors_are_one_sentence(capsys: Captured) -> None:

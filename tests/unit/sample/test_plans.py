@@ -126,6 +126,24 @@ def test_generate_makes_the_videos_of_a_plan_once(moving: Path, tmp_path: Path, 
     assert capsys.readouterr().err.endswith("still.-0.mp4 is another picture: remove it, or choose another --out\n")
 
 
+def test_processes_of_torchrun_have_a_share_each(
+    moving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    write_plan(plan_of("a/x.mp4", "a/y.mp4"), tmp_path / "plan.json")
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    command = ["generate", "--model", str(moving), "--plan", str(tmp_path / "plan.json"), "--device", "cpu"]
+    command += ["--batch-size", "1", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert [path.name for path in (tmp_path / "out").rglob("*.mp4")] == ["y.mp4"]
+    assert main([*command, "--worker", "0/2"]) == 1
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    capsys.readouterr()
+    assert main(command) == 1  # an error of this process alone, which prints it
+    assert capsys.readouterr().err == "rmd: nothing is left for worker 2/3: there are only 2 batches\n"
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_a_program_that_takes_too_long_ends_with_what_it_started(tmp_path: Path)
     assert gone(int(path.read_text(encoding="utf-8")))
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt this process, which ignores it if it was started in the background."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_an_interruption_ends_the_program(number: int, error: type[BaseException], tmp_path: Path) -> None:
     path, handler = tmp_path / "pid", signal.getsignal(signal.SIGTERM)
