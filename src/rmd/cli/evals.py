@@ -31,7 +31,7 @@ class _Group(TyperGroup):
 
 evals = typer.Typer(
     cls=_Group,
-    help="Measure models and pictures. `rmd eval MODEL` is short for `rmd eval model MODEL`.",
+    help="Measure models, pictures and clips. `rmd eval MODEL` is short for `rmd eval model MODEL`.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
