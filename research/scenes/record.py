@@ -59,7 +59,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Part:
-    """How a part was made.
+    """The making of a part.
 
     Attributes:
         seed: seed of the initial weights and the training.

@@ -61,7 +61,7 @@ class Curriculum:
     drop_caption: float = 0.1
     """Fraction of samples without a caption, for classifier-free guidance."""
     uniform_in: Literal["time", "noise"] = "time"
-    """Whether times are uniform in the schedule's own time, or in the share of the noise, sigma / (alpha + sigma)."""
+    """Quantity in which times are uniform: the schedule's own time, or the share of noise, sigma / (alpha + sigma)."""
     hint: float = 0.2
     """Weight of the hints (`research.scenes.hints`) in the loss; it falls with the learning rate."""
     objects: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 400, 50
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
+HANGING = re.compile(r'^\s*"""(What|Which|How|Whether|Where|Why|When) ', re.MULTILINE)
+"""The beginning of a docstring that continues the name above it instead of being a sentence or a noun of its own."""
 
 
 def sources(*folders: Path) -> Iterator[tuple[Path, str]]:
@@ -34,6 +37,15 @@ def test_files_and_functions_stay_short() -> None:
                 if lines > MOST_LINES_OF_A_FUNCTION:
                     too_long.append(f"{path}:{node.lineno}: {node.name} has {lines} lines")
     assert not too_long, "\n".join(too_long)
+
+
+def test_no_docstring_hangs_on_the_name_above_it() -> None:
+    found = [
+        f"{path}: {start.group().strip()}"
+        for path, text in sources(PACKAGE, FACTORY)
+        for start in HANGING.finditer(text)
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_what_is_public_has_a_docstring() -> None:

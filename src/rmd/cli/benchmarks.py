@@ -1,4 +1,4 @@
-"""What the commands of VBench and T2V-CompBench share: options, plans, and the check of a folder against one."""
+"""The common part of the commands of VBench and T2V-CompBench: options, plans, and the check of a folder."""
 
 from __future__ import annotations
 

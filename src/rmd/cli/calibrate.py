@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rmd.cli.evals import DTYPES, AllowMissing, BatchSize, Dtype, Share
+from rmd.cli.evals import AllowMissing, BatchSize, Dtype, Share
 from rmd.cli.options import Device, Weights, parts
+from rmd.cli.scoring import DTYPES, say_unfinished
 from rmd.cli.start import start_local
 from rmd.common.errors import check_text, one_of
 from rmd.common.workers import started_worker
@@ -65,6 +66,6 @@ def calibrate(
             allow_missing=allow_missing, worker=share, progress=report_progress,
         )  # fmt: skip
     if found is None:
-        typer.echo(f"worker {share[0]} of {share[1]} has scored its share; other workers have not finished yet")
+        say_unfinished(share)
         return
     table_console(110).print(calibration_text(found))

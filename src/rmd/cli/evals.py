@@ -10,14 +10,13 @@ from typer.core import TyperGroup
 
 from rmd.cli.evaluate import evaluate
 from rmd.cli.options import Device, Weights, parts
-from rmd.cli.scoring import conclude, model_name
+from rmd.cli.scoring import DTYPES, score
 from rmd.cli.start import start, start_local
 from rmd.common.errors import one_of
 from rmd.common.workers import started_worker
 
 DEFAULT = "model"
 """The command that `rmd eval MODEL` stands for."""
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 class _Group(TyperGroup):
@@ -109,28 +108,14 @@ def images(
 ) -> None:
     """Score pictures by published networks, and write the mean and interval of each metric, and every value."""
     share, where = started_worker(worker), start_local(device)
-    import torch
+    from rmd.scores.kinds import PICTURES
+    from rmd.scores.metrics import METRICS, chosen
 
-    from rmd.cli.progress import progress_bar
-    from rmd.scores.making import making_of
-    from rmd.scores.metrics import METRICS, Place, chosen
-    from rmd.scores.result import tables
-    from rmd.scores.run import find_pictures, score_pictures
-
-    wanted = chosen(parts(metrics), METRICS)
-    called = model_name(place, name)
-    tables()  # without them, nothing could be written in the end
-    folder = Path("runs/scores") / called if out is None else out
-    expected = find_pictures(place, prompts)
-    making = making_of(called, place, expected.paths, nfe=nfe, seconds=seconds)
-    networks = Place(weights, device=where, dtype=getattr(torch, one_of("dtype", dtype, DTYPES)))
-    with progress_bar() as report_progress:
-        found = score_pictures(
-            expected, wanted, networks, folder, making=making,
-            prompt_set=Path(prompts).name if prompts else "the pictures' own", licence=licence,
-            batch_size=batch_size, allow_missing=allow_missing, worker=share, progress=report_progress,
-        )  # fmt: skip
-    conclude(found, share, folder)
+    score(
+        place, chosen(parts(metrics), METRICS), kind=PICTURES, prompts=prompts, out=out, name=name, weights=weights,
+        licence=licence, batch_size=batch_size, dtype=dtype, allow_missing=allow_missing, nfe=nfe, seconds=seconds,
+        worker=share, device=where,
+    )  # fmt: skip
 
 
 @evals.command("compare")

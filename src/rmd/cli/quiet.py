@@ -7,7 +7,7 @@ import os
 import warnings
 
 _ASKED = {name: name in os.environ for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")}
-"""Whether the user has set the verbosity of a library."""
+"""True if the user has set the verbosity of a library."""
 
 
 def quiet_libraries() -> None:

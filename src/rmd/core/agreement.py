@@ -1,4 +1,4 @@
-"""How far two sets of samples agree that were made from the same prompts and the same noise at two resolutions.
+"""The agreement of two sets of samples that were made from the same prompts and the same noise at two resolutions.
 
 `rmd probe` asks whether a teacher is still right at a lower resolution. Sample i of one set belongs to sample i of the
 other, so the sets are compared in three ways:

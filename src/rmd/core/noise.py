@@ -40,7 +40,7 @@ _UNSUPPORTED_FLOW = ("use_dynamic_shifting", "shift_terminal", "invert_sigmas")
 
 
 class NoiseSchedule(ABC):
-    """How signal and noise mix over time; every method takes times in [0, 1000] and works in float64.
+    """The mixture of signal and noise over time; every method takes times in [0, 1000] and works in float64.
 
     Attributes:
         kind: "vp" (variance preserving) or "flow" (rectified flow).

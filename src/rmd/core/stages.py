@@ -27,7 +27,7 @@ StepNoise = Literal["predicted", "fresh"]
 MAX_SIDE = 16384
 """Longest side of a stage in pixels. A larger value is a typing error, and would exceed any memory."""
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""How pydantic validates the parts of a plan when they are read from JSON; the same as `rmd.common.typed.Strict`."""
+"""Pydantic's rules for the parts of a plan that are read from JSON; the same as `rmd.common.typed.Strict`."""
 
 # JSON has no infinity, so the logSNR of pure noise, -inf, is written as null. NaN passes this type, and is then refused
 # by the check that logSNRs rise from step to step.

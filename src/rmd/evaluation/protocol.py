@@ -1,4 +1,4 @@
-"""How samplers are compared: the same prompts and seeds for all, and contenders that are timed in the same way."""
+"""The comparison of samplers: the same prompts and seeds for all, and contenders that are timed in the same way."""
 
 from __future__ import annotations
 

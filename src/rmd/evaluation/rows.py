@@ -105,7 +105,7 @@ class Report(Strict):
 
     @property
     def moving(self) -> bool:
-        """Whether the samples are clips."""
+        """True if the samples are clips."""
         return self.step_plan.frames > 1
 
     @property

@@ -122,11 +122,11 @@ class Backbone(ABC):
     ComfyUI reads the layout of diffusers for families that do not list it here.
     """
     moving: ClassVar[bool] = False
-    """Whether the family generates videos, whose latents have a time dimension."""
+    """True if the family generates videos, whose latents have a time dimension."""
     fps: ClassVar[int] = 16
     """Frames per second at which the family's videos play, for model cards."""
     rescales_positions: ClassVar[bool] = False
-    """Whether the family implements `Conditioning.pos_rescale`."""
+    """True if the family implements `Conditioning.pos_rescale`."""
     shard_classes: ClassVar[tuple[str, ...]] = ()
     """Class names of the blocks that `shard_units` returns; if empty, the network is gathered as a whole."""
     architectures: ClassVar[Mapping[str, Architecture]] = {}

@@ -202,7 +202,7 @@ class CrossingConfig(Strict):
     """With `upsample` taps: the filter along one dimension, for a ratio of two neighbouring stages' sides that is a
     whole number; `rmd probe` fits one."""
     rule: NoiseRule = "plain"
-    """How predicted and fresh noise are mixed. `plain`: Eq. 10. `corrected`: the same, divided by its standard
+    """Mixture of predicted and fresh noise. `plain`: Eq. 10. `corrected`: the same, divided by its standard
     deviation. `block`: predicted noise sets the low-resolution part of white noise."""
     beta: Share = 1.0
     """Weight of the predicted noise when sampling, 0 to 1."""

@@ -40,7 +40,7 @@ class MethodConfig(Strict):
 
     @property
     def needs_images(self) -> bool:
-        """Whether the method needs real images, `data.images`."""
+        """True if the method needs real images, `data.images`."""
         return False
 
     @property
@@ -96,7 +96,7 @@ class CascadeConfig(MatchingConfig):
     warmup_steps: Whole = 0
     """Iterations at the start that train the first stage only (Sec. 3.4)."""
     stage_draws: Annotated[tuple[Few, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
-    """How often each stage is drawn in a round of iterations, such as [1, 2]; empty: each once."""
+    """Number of times that each stage is drawn in a round of iterations, such as [1, 2]; empty: each once."""
     matching: Literal["teacher", "own", "mixed"] = "teacher"
     """Resolution at which the scores read the samples of low-resolution steps. `teacher`: the last one, the paper's
     cross-resolution matching. `own`: the step's own. `mixed`: either, by iteration."""
@@ -132,12 +132,12 @@ class DMD2Config(MatchingConfig):
 
     @property
     def needs_images(self) -> bool:
-        """Whether the adversarial loss is on."""
+        """True if the adversarial loss is on."""
         return self.adversarial > 0
 
 
 class MethodClass(Protocol):
-    """What recipes know of a method's class; `rmd.methods.Method` is the whole interface."""
+    """The part of a method's class that recipes know; `rmd.methods.Method` is the whole interface."""
 
     Config: type[MethodConfig]
 

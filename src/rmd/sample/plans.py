@@ -61,7 +61,7 @@ class VideoPlan(Strict):
     version: int = 1
     benchmark: Literal["vbench", "compbench"]
     layout: str
-    """What the paths consist of."""
+    """The form of the paths, in words."""
     prompts: PromptSet
     """The prompts that the model is given, in the order of the benchmark's list."""
     sources: dict[str, str]

@@ -1,4 +1,4 @@
-"""How work reports its progress: a name, how much is done, and how much there is."""
+"""Reports of the progress of work: a name, how much is done, and how much there is."""
 
 from __future__ import annotations
 

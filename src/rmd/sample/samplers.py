@@ -49,7 +49,7 @@ class Sampler(Protocol):
 
     @property
     def moving(self) -> bool:
-        """Whether the samples are clips."""
+        """True if the samples are clips."""
 
     @property
     def stage_count(self) -> int:
@@ -84,7 +84,7 @@ class StudentSampler:
 
     @property
     def moving(self) -> bool:
-        """Whether the student generates clips."""
+        """True if the student generates clips."""
         return self.pipe.backbone.moving
 
     @property
@@ -165,7 +165,7 @@ class PipelineSampler:
 
     @property
     def moving(self) -> bool:
-        """Whether the pipeline generates clips."""
+        """True if the pipeline generates clips."""
         return "num_frames" in _parameters(self.pipe)
 
     @property

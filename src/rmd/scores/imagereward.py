@@ -55,7 +55,7 @@ _IN_BLOCK = {
 
 
 class TextEncoder(Strict):
-    """What the text encoder's tensors do not tell, from the authors' file, whose other keys are not needed."""
+    """The settings of the text encoder that its tensors do not tell, from the authors' file, which has others, too."""
 
     model_config = ConfigDict(extra="ignore")
 

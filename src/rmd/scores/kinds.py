@@ -1,4 +1,4 @@
-"""What is scored: pictures, or clips, each with its way of being read and the shape that all of a result share."""
+"""The kinds of samples that are scored, pictures and clips: how they are read, and the shape that a result's share."""
 
 from __future__ import annotations
 

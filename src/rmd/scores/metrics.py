@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -29,6 +29,7 @@ from rmd.scores.weights import Source
 
 CPU = torch.device("cpu")
 Chosen = TypeVar("Chosen")
+Scores = TypeVar("Scores")
 OPENAI = "openai/clip-vit-large-patch14"
 """OpenAI's network, whose tokenizer all others share."""
 _GITHUB = "https://raw.githubusercontent.com/{repository}/main"
@@ -73,22 +74,26 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ImageMetric:
-    """A metric that gives every picture a value.
+class Metric(Generic[Scores]):
+    """A metric that gives every picture, or every clip, a value.
 
     Attributes:
         name: what the command line calls it.
         title: its title in tables.
         load: loads its networks from a place.
         digits: number of decimals that papers print.
-        together: whether a value depends on all pictures of the prompt, which are then scored together.
+        together: whether a value depends on all samples of the prompt, which are then scored together.
     """
 
     name: str
     title: str
-    load: Callable[[Place], Scorer]
+    load: Callable[[Place], Scores]
     digits: int = 2
     together: bool = False
+
+
+ImageMetric = Metric[Scorer]
+"""A metric of pictures."""
 
 
 @dataclass(frozen=True)

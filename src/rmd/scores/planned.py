@@ -21,7 +21,7 @@ from rmd.scores.weights import sha256
 
 @dataclass(frozen=True)
 class Check:
-    """What a folder has and lacks of a plan, by the paths below it.
+    """The difference between a folder and a plan, by the paths below the folder.
 
     Attributes:
         total: number of videos of the plan.
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def exact(self) -> bool:
-        """Whether the folder has the plan's videos and no others."""
+        """True if the folder has the plan's videos and no others."""
         return not (self.missing or self.different or self.superfluous)
 
 

@@ -25,7 +25,7 @@ from rmd.scores.suites import Suite, by_style, group_scores, has_styles, read_su
 from rmd.scores.video import VideoMetric, VideoScorer
 from rmd.scores.weights import sha256
 
-Metric = ImageMetric | VideoMetric
+AnyMetric = ImageMetric | VideoMetric
 """A metric of pictures or of clips."""
 Progress = Callable[[str, int, int], None]
 """Called with a piece of work, how much of it is done, and its total."""
@@ -98,7 +98,7 @@ def in_folders(place: str, suite: Suite) -> Expected:
 
 
 def score_pictures(
-    expected: Expected, metrics: Sequence[Metric], place: Place, out: Path, *, making: Making,
+    expected: Expected, metrics: Sequence[AnyMetric], place: Place, out: Path, *, making: Making,
     prompt_set: str, licence: str | None = None, batch_size: int = 32, allow_missing: bool = False,
     worker: Worker = ALONE, progress: Progress | None = None,
 ) -> tuple[Result, Table] | None:  # fmt: skip
@@ -147,7 +147,7 @@ def score_pictures(
 
 
 def score_table(
-    expected: Expected, metrics: Sequence[Metric], place: Place, out: Path, *, batch_size: int = 32,
+    expected: Expected, metrics: Sequence[AnyMetric], place: Place, out: Path, *, batch_size: int = 32,
     allow_missing: bool = False, worker: Worker = ALONE, progress: Progress | None = None,
 ) -> tuple[Table, dict[str, Preparation]] | None:  # fmt: skip
     """Score a worker's share of pictures of any sizes; for the arguments and errors, see `score_pictures`.
@@ -197,7 +197,7 @@ class _Row:
     digest: str
 
 
-def _check(expected: Expected, metrics: Sequence[Metric], *, allow_missing: bool) -> None:
+def _check(expected: Expected, metrics: Sequence[AnyMetric], *, allow_missing: bool) -> None:
     total = len(expected.prompts) * expected.each
     if expected.missing and not allow_missing:
         raise RMDError(
@@ -212,7 +212,7 @@ def _check(expected: Expected, metrics: Sequence[Metric], *, allow_missing: bool
             )
 
 
-def _keys(metric: Metric, scorer: Scorer | VideoScorer, rows: Sequence[_Row], dtype: str) -> list[str | None]:
+def _keys(metric: AnyMetric, scorer: Scorer | VideoScorer, rows: Sequence[_Row], dtype: str) -> list[str | None]:
     """Return the key of every picture's value; None for a picture alone, of a metric that compares pictures."""
     if not metric.together:
         return [key_of(scorer.preparation, dtype, row.prompt, row.digest) for row in rows]
@@ -228,7 +228,7 @@ def _keys(metric: Metric, scorer: Scorer | VideoScorer, rows: Sequence[_Row], dt
 
 
 def _score(
-    metric: Metric, scorer: Scorer | VideoScorer, journal: Journal, rows: Sequence[_Row], keys: Sequence[str | None],
+    metric: AnyMetric, scorer: Scorer | VideoScorer, journal: Journal, rows: Sequence[_Row], keys: Sequence[str | None],
     kind: Kind, worker: Worker, batch_size: int, progress: Progress | None,
 ) -> None:  # fmt: skip
     """Compute a worker's values of one metric that are in no journal."""

@@ -37,7 +37,7 @@ _TAIL = 65536
 
 
 class Record(Strict):
-    """What a folder of results is of; the folder takes no results of anything else."""
+    """The plan and the videos to which a folder of results belongs; it takes no results of any others."""
 
     version: int = 1
     benchmark: str

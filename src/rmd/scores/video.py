@@ -23,7 +23,7 @@ from torch import Tensor
 from rmd.common.clips import Clip
 from rmd.common.errors import RMDError
 from rmd.scores.distances import DISTANCES
-from rmd.scores.metrics import METRICS, Place
+from rmd.scores.metrics import METRICS, Metric, Place
 from rmd.scores.result import Preparation, Settings
 
 PREFIX = "vbench-lite-"
@@ -47,23 +47,8 @@ class VideoScorer(Protocol):
         """Return the scores (n,) in float32 of n clips for their prompts."""
 
 
-@dataclass(frozen=True)
-class VideoMetric:
-    """A metric of single clips.
-
-    Attributes:
-        name: what the command line calls it.
-        title: its title in tables.
-        load: loads its networks from a place.
-        digits: number of decimals in tables.
-        together: whether a value depends on all clips of the prompt, which is never so.
-    """
-
-    name: str
-    title: str
-    load: Callable[[Place], VideoScorer]
-    digits: int = 4
-    together: bool = False
+VideoMetric = Metric[VideoScorer]
+"""A metric of clips."""
 
 
 @dataclass(frozen=True)
@@ -184,14 +169,14 @@ VIDEO_METRICS = {
     metric.name: metric
     for metric in (
         VideoMetric(f"{PREFIX}subject-consistency", "VBench-lite: subject consistency",
-                    _consistent("fd-dinov2", _COSINES)),
+                    _consistent("fd-dinov2", _COSINES), digits=4),
         VideoMetric(f"{PREFIX}background-consistency", "VBench-lite: background consistency",
-                    _consistent("cmmd", _COSINES)),
+                    _consistent("cmmd", _COSINES), digits=4),
         VideoMetric(f"{PREFIX}temporal-flickering", "VBench-lite: temporal flickering",
-                    _by_pixels(steadiness, "mean absolute difference of adjacent frames")),
+                    _by_pixels(steadiness, "mean absolute difference of adjacent frames"), digits=4),
         VideoMetric(f"{PREFIX}dynamic-degree", "VBench-lite: dynamic degree",
-                    _by_pixels(motion, "largest 5 % of differences in luminance, 8 frames per second")),
-        VideoMetric(f"{PREFIX}aesthetic", "VBench-lite: aesthetic quality", _aesthetic),
+                    _by_pixels(motion, "largest 5 % of differences in luminance, 8 frames per second"), digits=4),
+        VideoMetric(f"{PREFIX}aesthetic", "VBench-lite: aesthetic quality", _aesthetic, digits=4),
     )
 }  # fmt: skip
 """All metrics of clips by name."""

@@ -39,7 +39,7 @@ class Iteration:
     rollout: Rollout
     """The student's samples of the last micro-batch."""
     last: bool
-    """Whether the training ends with this iteration."""
+    """True if the training ends with this iteration."""
 
     def is_due(self, every: int | None) -> bool:
         """Return whether something is due that happens every `every` iterations (None: never) and at the end."""

@@ -46,7 +46,7 @@ class Parallel:
 
     @property
     def main(self) -> bool:
-        """Whether this is the first process, which prints and writes what only one process may."""
+        """True in the first process, which prints and writes what only one process may."""
         return self.rank == 0
 
     @property

@@ -196,7 +196,7 @@ class World(Protocol):
 
     @property
     def moving(self) -> bool:
-        """Whether the world's samples are clips."""
+        """True if the world's samples are clips."""
 
     @property
     def side(self) -> int:
