@@ -120,6 +120,28 @@ def train_teacher(
     typer.echo(f"teacher: {folder}")
 
 
+@app.command("refine-teacher")
+def refine_teacher(
+    teacher: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the teacher's pipeline.")],
+    out: Out = OUT,
+    seed: Seed = 0,
+    iterations: Iterations = None,
+    world: Annotated[str, typer.Option(help="World of the teacher: vistas.")] = "vistas",
+    cache: Cache = CACHE,
+    threads: Threads = None,
+) -> None:
+    """Train a teacher further, with most of the loss on the objects."""
+    start(threads=threads)
+    from research.scenes.build import refine_teacher
+    from research.scenes.kits import KITS
+
+    kit = KITS[one_of("world", world, tuple(name for name, each in KITS.items() if each.refinement))]
+    folder = refine_teacher(
+        out, teacher=teacher, cache=cache, kit=kit, seed=seed, iterations=iterations, log=_log
+    )  # fmt: skip
+    typer.echo(f"teacher: {folder}")
+
+
 @app.command("train-judge")
 def train_judge(
     out: Out = OUT,

@@ -140,16 +140,58 @@ def build_teacher(
     encoder = given if given is not None else _cached_vae(out, cache, kit, log)
     curriculum = curriculum_of(iterations, seed=seed, usual=kit.curriculum if family == "sdxl" else TRANSFORMERS)
     imitated_key = None if imitated is None else weights_key(imitated.denoiser)
-    encoder_key = weights_key(nn.ModuleList([encoder.encoder, encoder.quant_conv]))  # independent of the decoder
+    encoder_key = _encoder_key(encoder)
     settings = (family, curriculum, kit.clean, kit.poor, encoder_key, imitated_key)
     checkpoint = checkpoint_path(cache, "teacher", kit.renderer_key, *settings)
     with seeded(seed):
         backbone = FAMILIES[family](encoder, kit.words)
-    latents = checkpoint_path(cache, "latents", kit.renderer_key, seed, kit.clean, kit.poor, encoder_key)
-    data = replace(kept_latents(latents, lambda: kit_latents(kit, encoder, cache, seed, log)), stages=kit.stages)
+    data = _encoded(kit, encoder, encoder_key, cache, seed, log)
     seconds = train_teacher(backbone, data, curriculum, imitated=imitated, checkpoint=checkpoint, log=log)
     folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
     record(out, "teacher", Part(seed, curriculum.iterations, (kit.clean, kit.poor), seconds, imitated=imitated_key))
+    checkpoint.unlink(missing_ok=True)
+    return folder
+
+
+def refine_teacher(
+    out: Path, *, teacher: Path, cache: Path, kit: Kit, seed: int = 0, iterations: int | None = None, log: Log = print
+) -> Path:
+    """Train a teacher further, as the kit's refinement says, and save it in half precision as `<out>/teacher`.
+
+    Args:
+        out: folder for the result.
+        teacher: folder of the teacher's pipeline, which is not changed unless it is `<out>/teacher` itself.
+        cache: folder for renders and checkpoints.
+        kit: the world's settings.
+        seed: seed of the training.
+        iterations: optimiser steps; by default the kit's.
+        log: receives progress messages.
+
+    Returns:
+        The folder `<out>/teacher`.
+
+    Raises:
+        RMDError: the kit has no refinement; there is no such teacher; a file cannot be written, or a checkpoint cannot
+            be read.
+    """
+    if kit.refinement is None:
+        raise RMDError(f"the teacher of {kit.world.name} has no further training: leave the command out")
+    backbone = load_imitated(teacher)
+    check_writable(out)
+    began_with = weights_key(backbone.denoiser)
+    curriculum = curriculum_of(iterations, seed=seed, usual=kit.refinement)
+    encoder_key = _encoder_key(backbone.pipe.vae)
+    checkpoint = checkpoint_path(
+        cache, "refinement", kit.renderer_key, curriculum, kit.clean, kit.poor, encoder_key, began_with
+    )
+    data = _encoded(kit, backbone.pipe.vae, encoder_key, cache, seed, log)
+    for module in (backbone.denoiser, *backbone.text_encoders):
+        module.requires_grad_(True)
+    seconds = train_teacher(backbone, data, curriculum, checkpoint=checkpoint, log=log)
+    folder = save_halved(out, "teacher", backbone.pipe, backbone.pipe.components.values())
+    record(
+        out, "refinement", Part(seed, curriculum.iterations, (kit.clean, kit.poor), seconds, refined=began_with)
+    )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
     return folder
 
@@ -265,8 +307,19 @@ def curriculum_of(iterations: int | None, *, seed: int, usual: Curriculum) -> Cu
     usual = replace(usual, seed=seed)
     if iterations is None:
         return usual
-    low = max(1, round(iterations * usual.low_iterations / usual.iterations))
+    low = max(min(1, usual.low_iterations), round(iterations * usual.low_iterations / usual.iterations))
     return replace(usual, low_iterations=low, high_iterations=iterations - low)
+
+
+def _encoder_key(vae: AutoencoderKL) -> str:
+    """Return the key of a VAE's encoder, which does not depend on the decoder."""
+    return weights_key(nn.ModuleList([vae.encoder, vae.quant_conv]))
+
+
+def _encoded(kit: Kit, vae: AutoencoderKL, encoder_key: str, cache: Path, seed: int, log: Log) -> LatentSets:
+    """Return the latents of the teacher's pictures, which are encoded once per cache."""
+    path = checkpoint_path(cache, "latents", kit.renderer_key, seed, kit.clean, kit.poor, encoder_key)
+    return replace(kept_latents(path, lambda: kit_latents(kit, vae, cache, seed, log)), stages=kit.stages)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:

@@ -27,6 +27,7 @@ class Kit:
         vae: settings of the VAE and its trainings, on `vae_data`.
         clean, poor: the teacher's pictures for the high and the low resolution.
         curriculum: settings of the teacher's training.
+        refinement: settings of a further training of that teacher, if the packaged one had it.
         judge_data: pictures on which the judge is trained for `judge_iterations` steps, and `judge_test` unseen ones.
         judge_blurred: share of these that are shown to it as samples of half the size are.
         references: renders whose features are stored, and seed and number of the teacher's samples.
@@ -45,6 +46,7 @@ class Kit:
     judge_test: tuple[Data, ...]
     references: Data
     judge_blurred: float = 0.0
+    refinement: Curriculum | None = None
 
     @property
     def renderer_key(self) -> str:
@@ -86,6 +88,9 @@ VISTAS = Kit(
     judge_test=(_vistas(2048, 122, training=False),),
     references=_vistas(1024, 131, training=False),
     judge_blurred=0.25,
+    refinement=Curriculum(
+        low_iterations=0, high_iterations=5000, low_share=0.02, objects=0.6, decay=0.7, precision="bfloat16"
+    ),
 )
 KITS: dict[str, Kit] = {"scenes": SCENES, "vistas": VISTAS}
 """The kits by world."""

@@ -21,7 +21,7 @@ from rmd.common.typed import Strict
 from rmd.worlds.dataset import SceneSet
 
 RECORD_NAME = "build.json"
-PartName = Literal["vae", "decoder", "teacher", "judge", "references"]
+PartName = Literal["vae", "decoder", "teacher", "refinement", "judge", "references"]
 
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -69,6 +69,7 @@ class Part:
         results: measurements of the result.
         torch_version, threads: the software and the number of CPU threads.
         imitated: `weights_key` of the denoiser that a teacher imitated; None if it learned from pictures.
+        refined: `weights_key` of the denoiser with which a further training began; None for other trainings.
     """
 
     __pydantic_config__ = _STRICT
@@ -81,6 +82,7 @@ class Part:
     torch_version: str = field(default_factory=lambda: torch.__version__)
     threads: int = field(default_factory=torch.get_num_threads)
     imitated: str | None = None
+    refined: str | None = None
 
 
 class Record(Strict):
@@ -89,6 +91,7 @@ class Record(Strict):
     vae: Part | None = None
     decoder: Part | None = None
     teacher: Part | None = None
+    refinement: Part | None = None
     judge: Part | None = None
     references: Part | None = None
 
@@ -166,7 +169,7 @@ def save_halved(out: Path, name: str, model: Savable, networks: Iterable[object]
     with new_folder(out / name) as partial:
         to_half(*networks)
         model.save_pretrained(partial)
-        for path in partial.rglob("config.json"):
+        for path in (*partial.rglob("config.json"), *partial.glob("model_index.json")):
             config = json.loads(path.read_text(encoding="utf-8"))
             original = config.copy()
             config.pop("_name_or_path", None)

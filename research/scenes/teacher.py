@@ -34,6 +34,7 @@ from rmd.core.randomness import generator
 from rmd.models.base import Backbone
 from rmd.worlds.dataset import SceneSet
 from rmd.worlds.still.render import object_masks
+from rmd.worlds.vistas.canvas import CANVAS as VISTA_CANVAS
 
 LOW = Stage(1, 32, 32)
 HIGH = Stage(2, 64, 64)
@@ -176,7 +177,8 @@ def still_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
 def vista_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: int) -> LatentSets:
     """Encode clean vistas at 128 px and poor ones, which are wrong in their structure, at 64 px.
 
-    Half of the poor ones are blurred, recoloured or noisy, too.
+    Half of the poor ones are blurred, recoloured or noisy, too. Only the clean ones have masks of their objects: a poor
+    one may show its object twice.
     """
     g = generator(seed, "degrade")
     high, low = [], []
@@ -187,9 +189,12 @@ def vista_latents(vae: AutoencoderKL, clean: SceneSet, poor: SceneSet, *, seed: 
         spoilt = torch.rand((len(index), 1, 1, 1), generator=g) < 0.5
         low.append(encode(vae, torch.where(spoilt, degrade(small, g), small)).half())
     return LatentSets(
-        Latents(torch.cat(high), clean.captions, pairs=pairs_of(clean)),
+        Latents(
+            torch.cat(high), clean.captions, object_masks(clean.places, high[0].shape[-1], canvas=VISTA_CANVAS),
+            pairs=pairs_of(clean),
+        ),
         Latents(torch.cat(low), poor.captions, pairs=pairs_of(poor)),
-    )
+    )  # fmt: skip
 
 
 def pairs_of(scenes: SceneSet) -> Tensor:

@@ -21,6 +21,7 @@ from research.scenes.build import (
     curriculum_of,
     load_imitated,
     load_vae,
+    refine_teacher,
 )
 from research.scenes.judge import save_judge
 from research.scenes.kits import SCENES, VISTAS
@@ -115,6 +116,29 @@ def test_a_world_of_another_size_is_built_by_its_kit(tmp_path: Path, monkeypatch
     parts = read_record(out)
     assert parts.teacher is not None and parts.teacher.data == (few, poor)
     assert parts.judge is not None and parts.judge.results.keys() >= {"all_right", "kind_a", "form"}
+    assert parts.refinement is None
+    check_refinement(tmp_path / "refined", folder, quiet | {"kit": replace(kit, refinement=kit.curriculum)})
+
+
+def check_refinement(out: Path, teacher: Path, options: dict[str, Any]) -> None:
+    """Train a teacher further, and check that it began with the given one and left its VAE alone."""
+    before, after = (load_imitated(each) for each in (teacher, refine_teacher(out, teacher=teacher, **options)))
+    made = read_record(out).refinement
+    assert made is not None and made.iterations == 2 and made.refined == weights_key(before.denoiser)
+    assert made.refined != weights_key(after.denoiser)
+    moved = [
+        float((new.float() - old.float()).abs().max())
+        for old, new in zip(before.denoiser.parameters(), after.denoiser.parameters(), strict=True)
+    ]
+    assert 0 < max(moved) < 0.1
+    assert weights_key(before.pipe.vae) == weights_key(after.pipe.vae)
+    assert not [path for path in out.rglob("*.json") if str(teacher) in path.read_text(encoding="utf-8")]
+
+
+def test_a_teacher_without_a_refinement_is_not_refined(built: tuple[Path, list[str]], tmp_path: Path) -> None:
+    with pytest.raises(RMDError, match="the teacher of scenes has no further training: leave the command out"):
+        refine_teacher(tmp_path / "out", teacher=built[0] / "out" / "teacher", cache=tmp_path, kit=TINY)
+    assert not (tmp_path / "out").exists()
 
 
 def test_log_messages_end_with_the_seconds(built: tuple[Path, list[str]]) -> None:
@@ -264,6 +288,8 @@ def test_a_shorter_curriculum_keeps_the_proportions() -> None:
     assert (half.low_iterations, half.high_iterations) == (usual.low_iterations // 2, usual.high_iterations // 2)
     shortest = curriculum_of(2, seed=0, usual=usual)
     assert (shortest.low_iterations, shortest.high_iterations) == (1, 1)
+    refined = curriculum_of(4, seed=0, usual=replace(usual, low_iterations=0))
+    assert (refined.low_iterations, refined.high_iterations) == (0, 4)
 
 
 def test_errors_leave_no_files(tmp_path: Path, built: tuple[Path, list[str]]) -> None:

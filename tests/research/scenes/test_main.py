@@ -67,6 +67,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ["references", "--out", "new", "--world", "moving-scenes"],
             "no judge of moving scenes in new: build one ",
         ),
+        (["refine-teacher", "--teacher", "t", "--world", "scenes"], "unknown world 'scenes': use vistas"),
+        (["refine-teacher", "--teacher", "t"], "there is no teacher t: build one with `"),
         (["train-teacher", "--vae", "mine"], "mine holds no VAE: give the folder that `"),
         (["references", "--out", "new"], "no judge in new: build one with `"),
         (["train-vae", "--out", "mine/file"], "cannot write to mine/file: File exists; put that right and run"),
@@ -112,6 +114,15 @@ def test_train_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> Non
     assert builder.calls == [((Path("o"),), expected)]
     run(["train-teacher", "--family", "sd3", "--imitate", "t"])
     assert (builder.calls[1][1]["family"], builder.calls[1][1]["imitate"]) == ("sd3", Path("t"))
+
+
+def test_refine_teacher(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    builder = Builder(Path("o/teacher"))
+    monkeypatch.setattr(build, "refine_teacher", builder)
+    run(["refine-teacher", "--teacher", "t", "--out", "o", "--cache", "c", "--iterations", "80"])
+    assert capsys.readouterr().out == "teacher: o/teacher\n"
+    expected = {"teacher": Path("t"), "cache": Path("c"), "kit": VISTAS, "seed": 0, "iterations": 80}
+    assert builder.calls == [((Path("o"),), expected)]
 
 
 def test_train_judge(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -37,6 +37,7 @@ from research.scenes.teacher import (
     prediction_target,
     still_latents,
     train_teacher,
+    vista_latents,
 )
 from research.scenes.vae import LATENT_CHANNELS, build_vae
 from rmd.common.errors import RMDError
@@ -46,6 +47,7 @@ from rmd.worlds.dataset import SceneSet
 from rmd.worlds.still.dataset import make_scenes
 from rmd.worlds.still.grammar import ATTRIBUTE_NAMES, NONE
 from rmd.worlds.still.render import object_masks
+from rmd.worlds.vistas.dataset import make_vistas
 
 pytestmark = pytest.mark.usefixtures("quick_muon")
 
@@ -253,6 +255,19 @@ def test_first_frames_appear_in_the_second_phase() -> None:
     assert all(BatchSchedule(data, without).batch(step).latents.shape[2] == 5 for step in range(50))
     with pytest.raises(ValueError, match="first frames, but there are none"):
         BatchSchedule(replace(data, still=None), curriculum)
+
+
+def test_the_masks_of_vistas_cover_their_objects(untrained: Backbone) -> None:
+    clean, poor = (make_vistas(8, seed=1, training=True, poor=each) for each in (False, True))
+    data = vista_latents(untrained.pipe.vae, clean, poor, seed=0)
+    assert data.low.objects is None and data.high.objects is not None
+    side = data.high.values.shape[-1]
+    assert data.high.objects.shape == (8, 1, side, side)
+    for mask, places in zip(data.high.objects[:, 0], clean.places, strict=True):
+        row, column = (mask.nonzero().double().mean(0) + 0.5) * 128 / side
+        shown = places[places[:, 2] > 0]
+        middle = (shown * shown[:, 2:].square()).sum(0) / shown[:, 2].square().sum()
+        assert abs(float(column - middle[0])) < 3 and abs(float(row - middle[1])) < 3
 
 
 def test_a_batch_pairs_pictures_with_their_captions(untrained: Backbone) -> None:

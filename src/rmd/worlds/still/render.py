@@ -178,9 +178,15 @@ def object_places(scenes: Batch) -> Tensor:
     return places
 
 
-def object_masks(places: Tensor, side: int) -> Tensor:
-    """Return (n, 1, side, side) bool: discs around the objects, wide enough for every shape and its shadow's edge."""
-    axis = _axis(side)
+def object_masks(places: Tensor, side: int, *, canvas: float = CANVAS) -> Tensor:
+    """Return (n, 1, side, side) bool: discs around the objects, wide enough for every shape and its shadow's edge.
+
+    Args:
+        places: centre x, centre y and radius of every object, (n, objects, 3); the radius is 0 if there is none.
+        side: height and width of the masks.
+        canvas: height and width of the picture in the units of the places.
+    """
+    axis = _axis(side) * (canvas / CANVAS)
     x, y, radius = (part[..., None, None] for part in places.unbind(-1))
     distance = torch.hypot(axis - x, axis[:, None] - y)
     return ((distance < 1.2 * radius + 1) & (radius > 0)).any(1, keepdim=True)
