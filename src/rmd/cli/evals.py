@@ -120,11 +120,11 @@ def images(
 
 @evals.command("compare")
 def compare(
-    ours: Annotated[Path, typer.Argument(metavar="OURS", help="The folder of a result of `rmd eval images`.")],
+    ours: Annotated[Path, typer.Argument(metavar="OURS", help="The folder of a result of `rmd eval`.")],
     theirs: Annotated[Path, typer.Argument(metavar="THEIRS", help="Another one, scored in the same way.")],
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Compare two results picture by picture; results of different protocols are refused."""
+    """Compare two results sample by sample; results of different protocols are refused."""
     from rmd.cli.console import table_console
     from rmd.scores.result import compare as compared
     from rmd.scores.result import read_result

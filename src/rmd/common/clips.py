@@ -93,9 +93,9 @@ def read_clip(path: Path) -> Clip:
             return _read_mp4(path)
         with Image.open(path, formats=("WEBP", "GIF")) as image:
             frames, lengths = [], []
-            for frame in ImageSequence.Iterator(image):
+            for frame, length in _walk(image):
                 frames.append(frame.convert("RGB"))
-                lengths.append(_milliseconds(frame))
+                lengths.append(length)
             return Clip(frames, _fps(lengths))
 
 
@@ -110,10 +110,7 @@ def clip_shape(path: Path) -> ClipShape:
         if path.suffix.lower() == ".mp4":
             return _mp4_shape(path)
         with Image.open(path, formats=("WEBP", "GIF")) as image:
-            lengths = []
-            for frame in ImageSequence.Iterator(image):
-                frame.load()
-                lengths.append(_milliseconds(frame))
+            lengths = [length for _, length in _walk(image)]
             return ClipShape(*image.size, len(lengths), _fps(lengths))
 
 
@@ -171,9 +168,11 @@ def _fps(lengths: Sequence[float]) -> float:
     return 1000 / max(fmean(lengths), 1)
 
 
-def _milliseconds(frame: Image.Image) -> float:
-    """Return how long a frame is shown, which only a frame that is loaded tells."""
-    return float(frame.info.get("duration", 100))
+def _walk(image: Image.Image) -> Iterator[tuple[Image.Image, float]]:
+    """Yield the frames of an animated picture, and the milliseconds that each is shown."""
+    for frame in ImageSequence.Iterator(image):
+        frame.load()  # which sets the duration
+        yield frame, float(frame.info.get("duration", 100))
 
 
 def _mp4(frames: Sequence[Image.Image], *, fps: int) -> bytes:

@@ -18,10 +18,10 @@ from transformers import CLIPModel
 from rmd.common.errors import RMDError
 from rmd.common.typed import Strict
 from rmd.core.metrics import frechet_distance, kernel_distance
-from rmd.data.images import SUFFIXES, as_seen, opened
 from rmd.sample.found import find_samples
 from rmd.scores.clip import embed_images
 from rmd.scores.dino import DINO, Features, dino_features
+from rmd.scores.kinds import PICTURES
 from rmd.scores.metrics import Place, image_side
 from rmd.scores.pixels import squashed_pixels
 from rmd.scores.result import Preparation, Settings
@@ -95,7 +95,7 @@ def measure_distances(
     Raises:
         RMDError: a set has too few or too many pictures, one is damaged, or a network cannot be loaded.
     """
-    sets = [find_samples(each, suffixes=SUFFIXES) for each in (place, reference)]
+    sets = [find_samples(each, suffixes=PICTURES.suffixes) for each in (place, reference)]
     for each, paths in zip((place, reference), sets, strict=True):
         if not 3 <= len(paths) <= MOST:
             raise RMDError(f"{each} has {len(paths)} pictures: a distance needs 3 to {MOST}")
@@ -123,11 +123,7 @@ def _read(
     for start in range(0, len(paths), batch_size):
         if progress is not None:
             progress(title, start, len(paths))
-        images = []
-        for path in paths[start : start + batch_size]:
-            with opened(path, "pictures") as image:
-                images.append(as_seen(image))
-        parts.append(features.of(images))
+        parts.append(features.of([PICTURES.read(path) for path in paths[start : start + batch_size]]))
     if progress is not None:
         progress(title, len(paths), len(paths))
     return torch.cat(parts)
