@@ -121,7 +121,7 @@ def test_a_students_pictures_there_are_those_of_the_cpu(family: str, mode: str, 
     student = make_student(tmp_path, family, mode)
 
     def picture(pipe: RMDPipeline) -> Tensor:
-        pipe.pipe.set_progress_bar_config(disable=True)
+        pipe.set_progress_bar_config(disable=True)
         made: Tensor = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(1), output_type="pt").images
         return made
 

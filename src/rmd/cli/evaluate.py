@@ -178,7 +178,7 @@ def _load(
     if holds_student(model):
         check_options(model, True, {}, {"--steps": steps is not None, "--guidance": guidance is not None})
         sampler = student_sampler(model, dtype=torch.float32, device=where, teacher=base, variant=variant)
-        pipe, own = sampler.pipe.pipe, sampler.pipe.config.teacher
+        pipe, own = sampler.pipe, sampler.pipe.student.teacher
         own = own if own in teachers else None
     else:
         check_options(model, False, {"--base": base is not None}, {})

@@ -28,11 +28,16 @@ LatentShape = Callable[[Stage], tuple[int, ...]]
 """stage -> shape of its latents, (B, C, H, W) or (B, C, T, H, W)."""
 OnStep = Callable[[Step, Tensor, Tensor], Tensor | None]
 """(step, x0_hat, x_t) -> a tensor that replaces x0_hat, or None."""
+Move = Callable[[Tensor], Tensor]
+"""x0_hat -> the state of the next step; after the last step, x0_hat itself."""
+OnMove = Callable[[Step, Tensor, Move], Tensor]
+"""(step, x0_hat, move) -> the state of the next step. Its noise is drawn already, so move may be called again."""
 
 
 def run_cascade(
     predict: Predict, plan: StepPlan, schedule: NoiseSchedule, latent_shape: LatentShape, noise: NoiseSource, *,
-    crossing: Crossing | None = None, until: int | None = None, on_step: OnStep | None = None, x: Tensor | None = None,
+    crossing: Crossing | None = None, until: int | None = None, on_step: OnStep | None = None,
+    on_move: OnMove | None = None, x: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Run a plan from pure noise (Alg. 2).
 
@@ -46,6 +51,7 @@ def run_cascade(
         crossing: replaces `plan.crossing`; roll-outs of training pass `plan.training_crossing`.
         until: number of a step, from 1. If given, the run stops before this step.
         on_step: called after each evaluated step; a tensor that it returns replaces x0_hat.
+        on_move: called after that; what it returns is the state of the next step, or the result after the last.
         x: initial noise at the first stage's resolution; drawn from `noise` by default.
 
     Returns:
@@ -65,9 +71,9 @@ def run_cascade(
         if on_step is not None:
             replaced = on_step(step, x0_hat, x_t)
             x0_hat = x0_hat if replaced is None else replaced
-        if step.index < len(plan.steps):
-            x_t = _next_state(step, x0_hat, eps_hat, plan, schedule, latent_shape, noise, rule)
-    return x0_hat
+        move = _mover(step, eps_hat, plan, schedule, latent_shape, noise, rule)
+        x_t = move(x0_hat) if on_move is None else on_move(step, x0_hat, move)
+    return x_t
 
 
 def sample_cascade(
@@ -78,6 +84,7 @@ def sample_cascade(
     noise: NoiseSource,
     *,
     on_step: OnStep | None = None,
+    on_move: OnMove | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
     """Run a whole plan as `run_cascade` does, and check that the clean prediction of every step is finite.
@@ -94,7 +101,7 @@ def sample_cascade(
         flags.append(is_finite(x0_hat if replaced is None else replaced))
         return replaced
 
-    x0 = run_cascade(predict, plan, schedule, latent_shape, noise, on_step=check, x=x)
+    x0 = run_cascade(predict, plan, schedule, latent_shape, noise, on_step=check, on_move=on_move, x=x)
     finite = torch.stack(flags).tolist()
     if not all(finite):
         step = plan.steps[finite.index(False)]
@@ -136,23 +143,19 @@ def _start(shape: Sequence[int], noise: NoiseSource, x: Tensor | None) -> Tensor
     return x
 
 
-def _next_state(
-    step: Step,
-    x0_hat: Tensor,
-    eps_hat: Tensor,
-    plan: StepPlan,
-    schedule: NoiseSchedule,
-    latent_shape: LatentShape,
-    noise: NoiseSource,
-    crossing: Crossing,
-) -> Tensor:
-    """Return the state x_t of the step that follows `step`."""
+def _mover(
+    step: Step, eps_hat: Tensor, plan: StepPlan, schedule: NoiseSchedule, latent_shape: LatentShape,
+    noise: NoiseSource, crossing: Crossing,
+) -> Move:  # fmt: skip
+    """Draw the noise of the step that follows `step`, and return how its state x_t follows from x0_hat."""
+    if step.index == len(plan.steps):
+        return lambda x0_hat: x0_hat
     following = plan.steps[step.index]
     if following.stage == step.stage:
         eps = eps_hat
         if crossing.within == "fresh" or crossing.eta < 1.0:
-            eps = step_noise(eps_hat, noise.normal(x0_hat.shape, f"within-{following.index}"), crossing)
-        return schedule.add_noise(x0_hat, eps, following.model_time)
-    eps = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
+            eps = step_noise(eps_hat, noise.normal(eps_hat.shape, f"within-{following.index}"), crossing)
+        return lambda x0_hat: schedule.add_noise(x0_hat, eps, following.model_time)
+    fresh = noise.normal(latent_shape(plan.stage_of(following)), f"crossing-{following.index}")
     alpha, sigma = schedule.alpha(following.model_time), schedule.sigma(following.model_time)
-    return cross(x0_hat, eps_hat, eps, alpha=alpha, sigma=sigma, crossing=crossing)
+    return lambda x0_hat: cross(x0_hat, eps_hat, fresh, alpha=alpha, sigma=sigma, crossing=crossing)

@@ -23,6 +23,8 @@ from rmd.worlds.registry import packaged_teachers
 
 ADAPTERS = ("diffusers-lora", "kohya", "comfyui")
 """Formats that hold only an adapter, which needs its teacher."""
+LAYOUTS = ("kohya", "comfyui")
+"""Formats whose tensors have other programs' names."""
 HERE, TEACHER_HERE = "PATH-OR-REPOSITORY", "PATH-OR-REPOSITORY-OF-THE-TEACHER"
 UNNAMED = (
     "Its teacher has no name here, because it was a folder of the machine that exported this student: export it again "
@@ -66,8 +68,9 @@ def model_card(
         guidance=f"{config.guidance:g}",
         prompts=markdown_code(shared_prompts(str(values["prompts"]))),
         plan=markdown_lines(("step", "size", "model time"), steps, left=2),
-        note=ONE_SIZE if to in ("kohya", "comfyui") else "",
+        note=ONE_SIZE if to in LAYOUTS else "",
         code=markdown_block(_code(backbone, plan, _loading(teacher, adapter=adapter)), "python"),
+        alone=_alone(config, to, teacher),
         measures=measures,
     )
     return str(card).rstrip() + "\n"
@@ -122,6 +125,17 @@ def _code(backbone: type[Backbone], plan: StepPlan, loading: str) -> str:
         sample = [f'image = pipe("a red ball on the beach", {size}).images[0]', 'image.save("sample.png")']
     load = [f"pipe = RMDPipeline.from_pretrained({loading})", 'pipe.to("cuda")']
     return "\n".join(["import torch", *imports, "", "from rmd import RMDPipeline", "", *load, *sample])
+
+
+def _alone(config: StudentConfig, to: str, teacher: str | None) -> str:
+    """Return code that runs the student without RMD; none if there is no `pipeline.py`, or if RMD has its teacher."""
+    adapter = to in ADAPTERS
+    if to in LAYOUTS or not config.runs_alone or (adapter and teacher in packaged_teachers()):
+        return ""
+    base = literal(teacher or TEACHER_HERE) if adapter else literal(HERE)
+    load = f"pipe = DiffusionPipeline.from_pretrained({base}, custom_pipeline={literal(HERE)}, trust_remote_code=True)"
+    student = [f"pipe.load_student({literal(HERE)})"] if adapter else []
+    return markdown_block("\n".join(["from diffusers import DiffusionPipeline", "", load, *student]), "python")
 
 
 def _license(base: Path | None) -> str:

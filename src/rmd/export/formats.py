@@ -20,7 +20,7 @@ from rmd.common.errors import RMDError, one_of
 from rmd.common.files import check_place
 from rmd.core.plan import StepPlan
 from rmd.core.randomness import CounterNoise
-from rmd.export.card import model_card
+from rmd.export.card import LAYOUTS, model_card
 from rmd.models.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
 from rmd.models.base import Backbone
 from rmd.models.generate import sample_latents
@@ -28,7 +28,7 @@ from rmd.models.hub import check_hub_id
 from rmd.models.registry import load_backbone
 from rmd.models.resolve import is_packaged
 from rmd.models.share import shared_teacher, shared_values, without_paths
-from rmd.models.student import Student, base_of, load_student, student_folder
+from rmd.models.student import Student, base_of, load_student, student_folder, write_standalone
 from rmd.models.student_config import CONFIG_NAME, StudentConfig
 
 FORMATS = ("diffusers-lora", "diffusers-full", "kohya", "comfyui", "fused")
@@ -76,6 +76,8 @@ def export_student(
         partial.mkdir(parents=True)
         write = _write_pipeline if to in PIPELINES else _write_adapter
         write(student, to, partial)
+        if to not in LAYOUTS:
+            write_standalone(backbone, config, partial)
         without_paths(partial)
         mode = {"mode": "full"} if to in PIPELINES else {}
         values = shared_values(config.values | mode, name)

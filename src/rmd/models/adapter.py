@@ -1,14 +1,14 @@
 """A LoRA student's adapter: writes its file, and loads it onto a pipeline, alone or beside other adapters.
 
-The pipeline may already carry style adapters, be compiled, or be quantised. The student becomes active together with
-the adapters that were active before; `check_active` notices if something has switched it off since.
+The pipeline may already carry other students and style adapters, be compiled, or be quantised. The student becomes
+active together with the styles that were active before; `check_active` notices if something has switched it off since.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ from rmd.models.hub import check_weights, first_line
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER = "rmd"
-"""Name of a loaded LoRA student among a network's adapters."""
+"""Name of a loaded LoRA student among a network's adapters, if it is not given another one."""
 _HEADER_KEY = "lora_adapter_metadata"
 """Key in the file's header under which diffusers looks for PEFT's settings."""
 
@@ -63,66 +63,83 @@ def write_lora(backbone: Backbone, state: dict[str, Tensor], metadata: dict[str,
     save_file(tensors, folder / LORA_NAME, metadata=header)
 
 
-def apply_lora_file(backbone: Backbone, source: str | Path) -> None:
-    """Load the adapter of a folder or repository onto a pipeline under the name `ADAPTER`.
+def apply_lora_file(
+    backbone: Backbone, source: str | Path, name: str = ADAPTER, *, others: Collection[str] = ()
+) -> None:
+    """Load the adapter of a folder or repository onto a pipeline.
 
     Adapters that are active there stay active, with their weights. The same student may be loaded again.
 
+    Args:
+        name: the adapter's name on the pipeline.
+        others: names of other students, which become inactive.
+
     Raises:
         RMDError: the adapter was made for another network, its file is not a student's, or it holds values that are not
-            finite; or the pipeline carries another student, or adapters that are fused.
+            finite; or the pipeline carries another student of this name, or adapters that are fused.
     """
     network = _network(backbone)
     try:
         path = lora_file(str(source))
         header = _read_header(path, f"{backbone.denoiser_name}.")
         _check_file(backbone, path, header)
-        _check_not_fused(network)
-        before = [name for name in _active(network) if name != ADAPTER]
-        if ADAPTER not in getattr(network, "peft_config", {}):
-            _load(backbone, str(source), header)
-            _check_all_layers(network, path)
-        elif not _is_same(backbone, path):
+        _check_not_fused(network, name)
+        if name not in getattr(network, "peft_config", {}):
+            before = _active(network)
+            _load(backbone, str(source), header, name)
+            _check_all_layers(network, path, name)
+            _activate(network, [each for each in before if each not in others], name)
+        elif not _is_same(backbone, path, name):
             raise RMDError(
-                f"the pipeline carries another student already: put {source} on a pipeline that is loaded afresh"
+                f"the pipeline carries another student of the name {name!r} already: give {source} another name, or "
+                "remove that one by unload_student"
             )
+        else:
+            activate(backbone, name, others=others)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RMDError(f"the LoRA of {source} does not fit this base: {first_line(error)}") from error
-    _activate(network, [*before, ADAPTER])
 
 
-def check_active(backbone: Backbone, source: str) -> None:
+def activate(backbone: Backbone, name: str, *, others: Collection[str] = ()) -> None:
+    """Make a student's adapter active beside those that are active, but for other students."""
+    network = _network(backbone)
+    _activate(network, [each for each in _active(network) if each not in (name, *others)], name)
+
+
+def remove_adapter(backbone: Backbone, name: str) -> None:
+    """Remove a student's adapter from the network; nothing happens if it is not there."""
+    _take_off(_network(backbone), name)
+
+
+def check_active(backbone: Backbone, name: str = ADAPTER) -> None:
     """Check that the adapter of a LoRA student is active in every layer that it was put on; warn if it is scaled.
 
     Raises:
         RMDError: it was deleted, disabled, or left out when other adapters were activated or fused.
     """
     layers = [layer for layer in _tuned(_network(backbone)) if isinstance(layer, LoraLayer)]
-    ours = [layer for layer in layers if ADAPTER in layer.scaling]
-    again = f"put it on again with RMDPipeline.from_pipe(pipe.pipe, {source!r})"
+    ours = [layer for layer in layers if name in layer.scaling]
     if not ours:
         raise RMDError(
-            f"the student's adapter {ADAPTER!r} is not on the pipeline any more: {again}, or fuse it for good with "
-            "`rmd export --to fused`"
+            f"the student's adapter {name!r} is not on the pipeline any more: put it on again with load_student, or "
+            "fuse it for good with `rmd export --to fused`"
         )
     for layer in ours:  # checked first: no activation helps in layers that other adapters are fused into
-        if layer.merged and ADAPTER not in layer.merged_adapters:
+        if layer.merged and name not in layer.merged_adapters:
             raise RMDError(
                 f"the adapters {', '.join(layer.merged_adapters)} were fused without the student's, which is therefore "
-                "off: call pipe.pipe.unfuse_lora(), or fuse the student's with them"
+                "off: call unfuse_lora(), or fuse the student's with them"
             )
     for layer in ours:
         if not layer.merged and layer.disable_adapters:
+            raise RMDError("the pipeline's adapters are disabled, and the student with them: call enable_lora()")
+        if not layer.merged and name not in layer.active_adapters:
+            active = f", but {', '.join(layer.active_adapters)} is" if layer.active_adapters else ""
             raise RMDError(
-                "the pipeline's adapters are disabled, and the student with them: call pipe.pipe.enable_lora()"
+                f"the student's adapter {name!r} is not active{active}: activate it beside the others with "
+                f"set_student({name!r})"
             )
-        if not layer.merged and ADAPTER not in layer.active_adapters:
-            names = [ADAPTER, *layer.active_adapters]
-            if hasattr(backbone.pipe, "set_adapters"):
-                again = f"activate both with pipe.pipe.set_adapters({json.dumps(names)})"
-            others = f", but {', '.join(names[1:])} is" if names[1:] else ""
-            raise RMDError(f"the student's adapter {ADAPTER!r} is not active{others}: {again}")
-    scales = [layer.scaling[ADAPTER] * layer.r[ADAPTER] / layer.lora_alpha[ADAPTER] for layer in ours]
+    scales = [layer.scaling[name] * layer.r[name] / layer.lora_alpha[name] for layer in ours]
     worst = max(scales, key=lambda scale: abs(scale - 1))
     if abs(worst - 1) > 1e-6:
         warnings.warn(
@@ -149,24 +166,23 @@ def _active(network: nn.Module) -> list[str]:
     )
 
 
-def _activate(network: nn.Module, names: list[str]) -> None:
-    """Activate these adapters and no others; the weights that the user gave them stay."""
+def _activate(network: nn.Module, others: list[str], name: str) -> None:
+    """Activate a student's adapter and these others, and no more; the weights that the user gave them stay."""
     for layer in _tuned(network):
         layer.enable_adapters(True)
-        layer.set_adapter(names)  # also makes their weights trainable
-    for name, parameter in network.named_parameters():
-        if f".{ADAPTER}." in name:
+        layer.set_adapter([*others, name])  # also makes their weights trainable
+    for path, parameter in network.named_parameters():
+        if f".{name}." in path:
             parameter.requires_grad_(False)
 
 
-def _check_not_fused(network: nn.Module) -> None:
+def _check_not_fused(network: nn.Module, name: str) -> None:
     """Raise RMDError if other adapters are fused into the network."""
     for layer in _tuned(network):
-        if layer.merged and ADAPTER not in layer.merged_adapters:
+        if layer.merged and name not in layer.merged_adapters:
             raise RMDError(
                 f"the adapters {', '.join(layer.merged_adapters)} are fused into this pipeline, which switches others "
-                "off: call pipe.unload_lora_weights() to keep their effect, or pipe.unfuse_lora(), before the "
-                "student is put on"
+                "off: call unload_lora_weights() to keep their effect, or unfuse_lora(), before the student is put on"
             )
 
 
@@ -242,45 +258,45 @@ def _shown(shape: Sequence[int]) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def _load(backbone: Backbone, source: str, header: LoraHeader | None) -> None:
+def _load(backbone: Backbone, source: str, header: LoraHeader | None, name: str) -> None:
     """Put the adapter on the pipeline, with diffusers' own loader if the pipeline has one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # a style adapter stays
         if hasattr(backbone.pipe, "load_lora_weights"):
-            backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=ADAPTER, use_safetensors=True)
+            backbone.pipe.load_lora_weights(source, weight_name=LORA_NAME, adapter_name=name, use_safetensors=True)
         elif header is not None:
-            _inject(backbone, source, header)
+            _inject(backbone, source, header, name)
         else:
             raise ValueError(f"its header has no {_HEADER_KEY}")
 
 
-def _inject(backbone: Backbone, source: str, header: LoraHeader) -> None:
+def _inject(backbone: Backbone, source: str, header: LoraHeader, name: str) -> None:
     """Load an adapter as `load_lora_weights` does, for pipelines whose LoRAs diffusers does not support."""
     network = _network(backbone)
     config = LoraConfig(r=header.r, lora_alpha=header.lora_alpha, target_modules=list(header.target_modules))  # type: ignore[arg-type]  # annotated int, but PEFT only divides by it
-    inject_adapter_in_model(config, network, adapter_name=ADAPTER)
-    outcome: Any = set_peft_model_state_dict(network, _tensors(backbone, lora_file(source)), adapter_name=ADAPTER)
+    inject_adapter_in_model(config, network, adapter_name=name)
+    outcome: Any = set_peft_model_state_dict(network, _tensors(backbone, lora_file(source)), adapter_name=name)
     if outcome.unexpected_keys:
-        _take_off(network)
+        _take_off(network, name)
         raise ValueError(f"{outcome.unexpected_keys[0]} is not in the network")
 
 
-def _check_all_layers(network: nn.Module, path: Path) -> None:
+def _check_all_layers(network: nn.Module, path: Path, name: str) -> None:
     """Remove the adapter and raise ValueError if fewer layers carry it than the file has matrices for."""
     with safe_open(path, "pt") as file:
         count = sum(".lora_A." in key or ".lora_down." in key for key in file.keys())  # noqa: SIM118
-    carrying = [layer for layer in _tuned(network) if isinstance(layer, LoraLayer) and ADAPTER in layer.scaling]
+    carrying = [layer for layer in _tuned(network) if isinstance(layer, LoraLayer) and name in layer.scaling]
     if len(carrying) != count:
-        _take_off(network)
+        _take_off(network, name)
         raise ValueError(f"{len(carrying)} of the layers that its header names are here, but it has {count}")
 
 
-def _take_off(network: nn.Module) -> None:
+def _take_off(network: nn.Module, name: str) -> None:
     """Remove the adapter again, which leaves the pipeline as it was before."""
     for layer in _tuned(network):
-        layer.delete_adapter(ADAPTER)
+        layer.delete_adapter(name)
     configs: Any = getattr(network, "peft_config", {})
-    configs.pop(ADAPTER, None)
+    configs.pop(name, None)
 
 
 def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:
@@ -290,10 +306,10 @@ def _tensors(backbone: Backbone, path: Path) -> dict[str, Tensor]:
         return {name.removeprefix(f"{backbone.denoiser_name}."): file.get_tensor(name) for name in names}
 
 
-def _is_same(backbone: Backbone, path: Path) -> bool:
+def _is_same(backbone: Backbone, path: Path, name: str) -> bool:
     """Return whether the adapter on the pipeline has exactly the tensors of the file."""
-    there = get_peft_model_state_dict(_network(backbone), adapter_name=ADAPTER)
+    there = get_peft_model_state_dict(_network(backbone), adapter_name=name)
     ours = _tensors(backbone, path)
     return there.keys() == ours.keys() and all(
-        bool((tensor.cpu() == ours[name].to(tensor.dtype)).all()) for name, tensor in there.items()
+        bool((tensor.cpu() == ours[key].to(tensor.dtype)).all()) for key, tensor in there.items()
     )

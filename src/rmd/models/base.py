@@ -117,14 +117,13 @@ class Backbone(ABC):
     lora_around: ClassVar[tuple[str, ...]] = ()
     """Name suffixes of the layers outside the transformer blocks that receive adapters."""
     lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {}
-    """Layouts of adapter files for other programs: "kohya", "comfyui".
-
-    ComfyUI reads the layout of diffusers for families that do not list it here.
-    """
+    """Layouts of adapter files for other programs, "kohya" and "comfyui"; without one, ComfyUI reads diffusers' own."""
     moving: ClassVar[bool] = False
     """True if the family generates videos, whose latents have a time dimension."""
     fps: ClassVar[int] = 16
     """Frames per second at which the family's videos play, for model cards."""
+    runs_alone: ClassVar[bool] = False
+    """True if `rmd.models.standalone` runs the family's students: its official pipeline takes latents of any size."""
     rescales_positions: ClassVar[bool] = False
     """True if the family implements `Conditioning.pos_rescale`."""
     shard_classes: ClassVar[tuple[str, ...]] = ()

@@ -39,6 +39,7 @@ class PixArtBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "prompt_attention_mask": "mask"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     shard_classes = ("BasicTransformerBlock",)
+    runs_alone = True
     architectures: ClassVar[Mapping[str, Architecture]] = {
         "PixArt-alpha/PixArt-XL-2-1024-MS": Architecture(_CONFIG, text_length=120),
         "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": Architecture(

@@ -101,7 +101,7 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
 
 def class_of_pipeline(folder: Path) -> type[Backbone]:
     """Return the backbone class for a pipeline's folder; raise RMDError if it is no pipeline or of no known family."""
-    return _family_of(model_index(folder)["_class_name"])
+    return family_of(model_index(folder)["_class_name"])
 
 
 def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> Backbone:
@@ -110,7 +110,7 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
     Raises:
         RMDError: no family is registered for it, or its networks are of a kind that the family cannot use.
     """
-    family = _family_of(type(pipe).__name__)
+    family = family_of(type(pipe).__name__)
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     for part, kinds in family.part_classes.items():
         if part in networks:
@@ -162,7 +162,7 @@ def _owner(class_name: str) -> type[Backbone] | None:
     return next((family for family in families if class_name in family.pipeline_classes), None)
 
 
-def _family_of(class_name: str) -> type[Backbone]:
+def family_of(class_name: str) -> type[Backbone]:
     """Return the family of pipelines of a class; raise RMDError if there is none."""
     family = _owner(class_name)
     if family is None:

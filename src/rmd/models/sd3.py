@@ -42,6 +42,7 @@ class SD3Backbone(Backbone):
         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
     rescales_positions = True
+    runs_alone = True
     shard_classes = ("JointTransformerBlock",)
     architectures: ClassVar[Mapping[str, Architecture]] = {
         "stabilityai/stable-diffusion-3.5-medium": Architecture(

@@ -44,6 +44,7 @@ class SDXLBackbone(Backbone):
     lora_around = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
     lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"kohya": _kohya, "comfyui": _kohya}
     shard_classes = ("BasicTransformerBlock", "ResnetBlock2D")
+    runs_alone = True
     architectures: ClassVar[Mapping[str, Architecture]] = {
         "stabilityai/stable-diffusion-xl-base-1.0": Architecture(
             {

@@ -6,7 +6,7 @@ pipeline. Either folder also contains `rmd_config.json`: the plan with its final
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from rmd.common.errors import RMDError, located
 from rmd.common.files import locked, reason, replacing, user_path
 from rmd.core.finite import check_module, check_tensors
 from rmd.core.plan import StepPlan
-from rmd.models.adapter import LORA_NAME, apply_lora_file, write_lora
+from rmd.models.adapter import ADAPTER, LORA_NAME, apply_lora_file, write_lora
 from rmd.models.base import Backbone
 from rmd.models.hub import shared_prompts
 from rmd.models.registry import load_backbone
@@ -34,8 +34,10 @@ from rmd.recipes.schema import Recipe
 __all__ = [
     "CONFIG_NAME", "LORA_NAME", "UNNAMED", "Student", "StudentConfig", "apply_lora_file", "apply_student", "base_of",
     "check_fits", "holds_student", "load_student", "read_student", "save_student", "student_config", "student_folder",
-    "write_config",
+    "write_config", "write_standalone",
 ]  # fmt: skip
+STANDALONE = "pipeline.py"
+"""Name of the file by which diffusers runs a student without RMD, as diffusers expects it."""
 UNNAMED = "a pipeline in memory"
 """Name of a teacher that was given as a pipeline which does not say where it was loaded from."""
 
@@ -70,7 +72,9 @@ def save_student(backbone: Backbone, state: dict[str, Tensor], recipe: Recipe, f
             _save_pipeline(backbone, state, partial)
         else:
             _save_lora(backbone, state, recipe, partial)
-        write_config(student_config(backbone, recipe), partial)
+        config = student_config(backbone, recipe)
+        write_config(config, partial)
+        write_standalone(backbone, config, partial)
     return folder
 
 
@@ -88,6 +92,15 @@ def student_config(backbone: Backbone, recipe: Recipe) -> StudentConfig:
         conditioning=backbone.conditioning,
         plan=recipe.build_plan(),
     )
+
+
+def write_standalone(backbone: Backbone, config: StudentConfig, folder: Path) -> None:
+    """Write `pipeline.py`, by which diffusers runs the student without RMD, if it can be run so."""
+    if config.runs_alone:
+        code = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
+        base = type(backbone.pipe).__name__
+        text = code.replace("StableDiffusionXLPipeline as Base", f"{base} as Base")
+        (folder / STANDALONE).write_text(text, encoding="utf-8")
 
 
 def stored_teacher(name: str) -> str:
@@ -201,8 +214,14 @@ def check_fits(backbone: Backbone, config: StudentConfig) -> None:
         raise RMDError(f"{where}: models of the family {config.family} do not support conditioning.pos_rescale")
 
 
-def apply_student(backbone: Backbone, config: StudentConfig) -> None:
-    """Load a LoRA student's adapter onto its teacher's pipeline, under the name `rmd`.
+def apply_student(
+    backbone: Backbone, config: StudentConfig, name: str = ADAPTER, *, others: Collection[str] = ()
+) -> None:  # fmt: skip
+    """Load a LoRA student's adapter onto its teacher's pipeline.
+
+    Args:
+        name: the adapter's name on the pipeline.
+        others: names of other students, which become inactive.
 
     Raises:
         RMDError: the student is a full one, of another family, or made for another network.
@@ -210,7 +229,7 @@ def apply_student(backbone: Backbone, config: StudentConfig) -> None:
     if config.mode == "full":
         raise RMDError(f"{config.source} is a full student, not an adapter: load it with RMDPipeline.from_pretrained")
     check_fits(backbone, config)
-    apply_lora_file(backbone, config.source)
+    apply_lora_file(backbone, config.source, name, others=others)
 
 
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:

@@ -48,6 +48,11 @@ class StudentConfig(Strict):
         return self._source
 
     @property
+    def runs_alone(self) -> bool:
+        """Return whether `rmd.models.standalone` can run the student."""
+        return family_class(self.family).runs_alone and not self.conditioning.pos_rescale
+
+    @property
     def values(self) -> dict[str, Any]:
         """Return the file's content as JSON values."""
         return self.model_dump(mode="json")

@@ -71,6 +71,7 @@ class WanBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     moving = True
+    runs_alone = True
     lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"comfyui": _comfyui}
     shard_classes = ("WanTransformerBlock",)
     architectures: ClassVar[Mapping[str, Architecture]] = {

@@ -155,7 +155,7 @@ def make(request: Request, sampler: Sampler, pictures: Sequence[Picture], counte
 
 def _teacher_sampler(student: StudentSampler, request: Request, steps: int) -> PipelineSampler:
     """Return a sampler of the teacher's samples at the student's size, with the guidance distilled into the student."""
-    config, plan = student.pipe.config, student.pipe.plan
+    config, plan = student.pipe.student, student.pipe.plan
     source = str(base_of(config, request.teacher))
     teacher: Backbone = load_backbone(source, dtype=request.dtype, variant=request.variant)
     teacher.pipe.to(request.device)

@@ -1,35 +1,35 @@
-"""RMDPipeline: a distilled student in an official diffusers pipeline, called the way diffusers pipelines are.
+"""RMDPipeline: a distilled student as a pipeline of diffusers.
 
 A student needs only a few steps, at more than one resolution. No pipeline of diffusers changes its resolution while it
-samples, so this class takes the parts of the official one (text encoders, denoiser, VAE) and runs the student's own
-plan with them: encode the prompts, sample the cascade (Alg. 2), decode.
+samples, so the pipelines here are subclasses of the official ones, whose call runs the student's own plan: encode the
+prompts, sample the cascade (Alg. 2), decode. All else is inherited: offloading, tiling, adapters, saving.
 """
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from rmd.common.errors import RMDError, integer, one_of, shown
+from rmd.common.errors import RMDError, integer, one_of
 from rmd.core.finite import check_pictures
-from rmd.core.plan import Step, StepPlan
+from rmd.core.plan import StepPlan
 from rmd.core.randomness import GeneratorNoise
-from rmd.core.sampling import sample_cascade
-from rmd.data.captions import check_prompts
-from rmd.models.adapter import LORA_NAME, check_active, lora_file
-from rmd.models.base import Backbone, Cond
-from rmd.models.generate import predictor
+from rmd.models.adapter import ADAPTER, LORA_NAME, activate, check_active, lora_file, remove_adapter
+from rmd.models.base import Backbone
 from rmd.models.hub import check_hub_id
-from rmd.models.registry import wrap
+from rmd.models.registry import family_of, wrap
 from rmd.models.share import required_teacher, upload
 from rmd.models.student import (
     StudentConfig,
@@ -38,34 +38,39 @@ from rmd.models.student import (
     read_student,
     student_folder,
     write_config,
+    write_standalone,
 )
-
-StepCallback = Callable[["RMDPipeline", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
-OUTPUTS = ("pil", "np", "pt", "latent")
-MAX_PICTURES = 4096
-"""Largest number of pictures in one call, which are all in memory at the same time."""
+from rmd.sample.call import Call, StepCallback
+from rmd.sample.inputs import OUTPUTS, check_options, check_steps, encoded, generators, warn_of_guidance
 
 
-@dataclass(frozen=True)
-class RMDOutput:
+@dataclass
+class ImageOutput(BaseOutput):
     """The result of a call.
 
     Attributes:
-        images: the pictures, in the form that `output_type` asks for. Each is a list or an array of frames if the model
-            generates videos.
+        images: the pictures, in the form that `output_type` asks for.
         stages: with `return_stages`, what every stage ended with, in the same form.
     """
 
     images: Any
-    stages: tuple[Any, ...] = ()
-
-    @property
-    def frames(self) -> Any:
-        """The same as `images`, under the name that video pipelines of diffusers use."""
-        return self.images
+    stages: Any = None
 
 
-class RMDPipeline:
+@dataclass
+class VideoOutput(BaseOutput):
+    """The result of a call, if the model generates videos.
+
+    Attributes:
+        frames: the videos, in the form that `output_type` asks for.
+        stages: with `return_stages`, what every stage ended with, in the same form.
+    """
+
+    frames: Any
+    stages: Any = None
+
+
+class RMDPipeline(DiffusionPipeline):
     """Generates pictures or videos from prompts with a distilled student.
 
     Example:
@@ -73,35 +78,23 @@ class RMDPipeline:
         >>> pipe = RMDPipeline.from_pretrained("runs/demo/student")
         >>> pipe("a big red striped ball on the left, at sunset").images[0].save("ball.png")
 
-    The official pipeline is the attribute `pipe`. Offloading, VAE tiling and slicing, attention backends, quantisation
-    and compilation are set there, as for any diffusers pipeline: `pipe.pipe.vae.enable_tiling()`.
+    An object of this class is also one of the model's own class, such as StableDiffusionXLPipeline: everything but the
+    call is diffusers' own.
 
     Attributes:
-        backbone: the official pipeline as RMD sees it.
-        config: contents of the student's `rmd_config.json`.
-        plan: the steps and resolutions that the student was distilled for.
+        files: keeps the temporary folder of a student that was made in this process.
     """
 
-    def __init__(self, backbone: Backbone, config: StudentConfig) -> None:
-        self.backbone, self.config, self.plan = backbone, config, config.plan
-        self.files: object = None
-        """Keeps the temporary folder of a student that was made in this process."""
-
-    @property
-    def pipe(self) -> DiffusionPipeline:
-        """The official pipeline."""
-        return self.backbone.pipe
+    files: object = None
+    _students: Mapping[str, StudentConfig] = MappingProxyType({})
+    _student: str | None = None
+    _interrupt = False
 
     @classmethod
     def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
-        teacher: str | Path | None = None,
-        **options: Any,
-    ) -> RMDPipeline:
+        cls, source: str | Path, *, dtype: torch.dtype | None = None, torch_dtype: torch.dtype | None = None,
+        teacher: str | Path | None = None, **options: Any,
+    ) -> RMDPipeline:  # fmt: skip
         """Load a student from a folder or from a repository on the Hub.
 
         Args:
@@ -110,7 +103,7 @@ class RMDPipeline:
             torch_dtype: the earlier diffusers name of `dtype`.
             teacher: location of a LoRA student's base model, if it has moved since the student was distilled.
             options: further arguments of `DiffusionPipeline.from_pretrained`, such as `quantization_config`,
-                `device_map` or `revision`.
+                `device_map`, `variant` or `revision`.
 
         Raises:
             RMDError: there is no student, it does not match its teacher, or its weights are not finite.
@@ -118,38 +111,120 @@ class RMDPipeline:
         if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
             raise RMDError(f"dtype is {dtype} and torch_dtype is {torch_dtype}, which mean the same: give one of them")
         student = load_student(source, dtype=dtype or torch_dtype or torch.float32, teacher=teacher, **options)
-        return cls(student.backbone, student.config)
+        return cls.of(student.backbone.pipe, student.config)
 
     @classmethod
-    def from_pipe(cls, pipe: DiffusionPipeline, student: str | Path) -> RMDPipeline:
-        """Add a LoRA student to a pipeline of its teacher that is already loaded.
-
-        The pipeline itself is changed. Adapters that are active on it stay active, with their weights. If the student
-        is on it already, it is activated again.
+    def from_pipe(
+        cls, pipeline: DiffusionPipeline, student: str | Path | None = None, *, name: str = ADAPTER, **options: Any
+    ) -> RMDPipeline:
+        """Return a pipeline for students that shares all parts with a loaded pipeline of their teacher.
 
         Args:
-            pipe: the teacher's pipeline.
-            student: folder of the student, or its repository on the Hub.
+            pipeline: the teacher's pipeline. A student's adapter is put on its network; adapters that are active there
+                stay active, with their weights.
+            student: folder of a LoRA student, or its repository on the Hub; `load_student` adds one later.
+            name: the student's name on the pipeline.
+            options: `torch_dtype`, or parts that take the place of the pipeline's own.
 
         Raises:
             RMDError: the student is a full one (use `from_pretrained`), does not match the pipeline, or cannot be
-                combined with what the pipeline carries: another student, or fused adapters.
+                combined with what the pipeline carries: another student of this name, or fused adapters.
         """
-        config = read_student(student)
-        backbone = wrap(pipe, config.conditioning)
-        apply_student(backbone, config)
-        return cls(backbone, config)
+        dtype = options.pop("torch_dtype", None)
+        unknown = sorted(options.keys() - pipeline.components.keys())
+        if unknown:
+            raise RMDError(f"from_pipe takes no {unknown[0]}: give parts of the pipeline, such as its scheduler")
+        result = cls.of(pipeline)
+        result.register_modules(**options)
+        if dtype is not None:
+            result.to(dtype)
+        return result if student is None else result.load_student(student, name)
 
-    def to(self, *args: Any, **kwargs: Any) -> RMDPipeline:
-        """Move or cast the parts of the pipeline, as `DiffusionPipeline.to` does."""
-        self.pipe.to(*args, **kwargs)
-        return self
+    @classmethod
+    def of(cls, pipeline: DiffusionPipeline, student: StudentConfig | None = None) -> RMDPipeline:
+        """Return a pipeline that shares all parts with a loaded one whose network is a student's, or will be one's."""
+        result: RMDPipeline = object.__new__(pipeline_class(official_class(pipeline)))
+        result.__dict__.update(pipeline.__dict__)
+        if student is not None:
+            result._students, result._student = {ADAPTER: student}, ADAPTER
+        return result
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Save the student so that `from_pretrained` can load it: a whole pipeline, or a LoRA student's adapter.
+    @property
+    def student(self) -> StudentConfig:
+        """Contents of the active student's `rmd_config.json`; raises RMDError if there is no student."""
+        if self._student is None:
+            raise RMDError("this pipeline has no student: put one on it with load_student")
+        return self._students[self._student]
+
+    @property
+    def plan(self) -> StepPlan:
+        """The steps and resolutions that the active student was distilled for."""
+        return self.student.plan
+
+    @property
+    def backbone(self) -> Backbone:
+        """The pipeline as RMD's training and sampling see it."""
+        return wrap(self, self.student.conditioning)
+
+    @property
+    def interrupt(self) -> bool:
+        """True if the call is to end after the present step."""
+        return self._interrupt
+
+    def load_student(self, source: str | Path, name: str = ADAPTER) -> RMDPipeline:
+        """Put a LoRA student on the pipeline of its teacher, and make it the active one.
 
         Args:
-            folder: a new folder, or one with a student to replace.
+            source: folder of the student, or its repository on the Hub.
+            name: its name here, by which `set_student` finds it.
+
+        Returns:
+            This pipeline.
+
+        Raises:
+            RMDError: as for `from_pipe`.
+        """
+        if not name.isidentifier():
+            raise RMDError(f"a student's name is made of letters, digits and underscores, and {name!r} is not")
+        full = [each for each, config in self._students.items() if config.mode == "full"]
+        if full:
+            raise RMDError(f"this pipeline's network is that of a full student ({full[0]}): load another pipeline")
+        config = read_student(source)
+        apply_student(wrap(self, config.conditioning), config, name, others=self._students)
+        self._students, self._student = {**self._students, name: config}, name
+        return self
+
+    def set_student(self, name: str = ADAPTER) -> None:
+        """Make one of the pipeline's students the active one; style adapters stay as they are.
+
+        Raises:
+            RMDError: there is no student of this name.
+        """
+        one_of("student", name, tuple(self._students))
+        if self._students[name].mode == "lora":
+            activate(wrap(self), name, others=self._students)
+        self._student = name
+
+    def unload_student(self, name: str = ADAPTER) -> None:
+        """Take a LoRA student off the pipeline; no student is active then, if it was the active one.
+
+        Raises:
+            RMDError: there is no student of this name, or it is a full one, which is the network itself.
+        """
+        one_of("student", name, tuple(self._students))
+        if self._students[name].mode == "full":
+            raise RMDError("a full student is the pipeline's own network: load the teacher's pipeline instead")
+        remove_adapter(wrap(self), name)
+        self._students = {each: config for each, config in self._students.items() if each != name}
+        self._student = None if self._student == name else self._student
+
+    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True, **options: Any) -> Path:
+        """Save the active student so that `from_pretrained` can load it: a whole pipeline, or a LoRA student's adapter.
+
+        Args:
+            save_directory: a new folder, or one with a student to replace.
+            safe_serialization: always true: weights are written as safetensors.
+            options: further arguments of `DiffusionPipeline.save_pretrained`, such as `variant`, for a whole pipeline.
 
         Returns:
             The folder.
@@ -157,19 +232,23 @@ class RMDPipeline:
         Raises:
             RMDError: the folder contains something other than a student, or cannot be written.
         """
-        with student_folder(Path(folder)) as partial:
-            if self.config.mode == "full":
-                self.pipe.save_pretrained(partial)
+        if not safe_serialization:
+            raise RMDError("students are saved as safetensors only: leave safe_serialization out")
+        student = self.student
+        with student_folder(Path(save_directory)) as partial:
+            if student.mode == "full":
+                super().save_pretrained(partial, **options)
             else:
                 partial.mkdir(parents=True)
-                shutil.copyfile(lora_file(self.config.source), partial / LORA_NAME)
-            write_config(self.config, partial)
-        return Path(folder)
+                shutil.copyfile(lora_file(student.source), partial / LORA_NAME)
+            write_config(student, partial)
+            write_standalone(self.backbone, student, partial)
+        return Path(save_directory)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
     ) -> str:
-        """Upload the student to a repository on the Hub, which is created if necessary.
+        """Upload the active student to a repository on the Hub, which is created if necessary.
 
         Args:
             repo_id: the repository, OWNER/NAME.
@@ -185,7 +264,7 @@ class RMDPipeline:
                 upload.
         """
         check_hub_id("the repository", repo_id)
-        required_teacher(self.config.teacher, base_model)
+        required_teacher(self.student.teacher, base_model)
         with tempfile.TemporaryDirectory() as folder:
             student = self.save_pretrained(Path(folder) / "student")
             return upload(student, repo_id, private=private, token=token, base_model=base_model)
@@ -193,161 +272,116 @@ class RMDPipeline:
     @torch.no_grad()
     def __call__(
         self, prompt: str | Sequence[str] | None = None, *, height: int | None = None, width: int | None = None,
-        num_frames: int | None = None, num_images_per_prompt: int = 1,
+        num_frames: int | None = None, num_inference_steps: int | None = None, num_images_per_prompt: int = 1,
+        num_videos_per_prompt: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None, latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None, pooled_prompt_embeds: Tensor | None = None,
-        prompt_attention_mask: Tensor | None = None, output_type: str = "pil", return_stages: bool = False,
-        callback_on_step_end: StepCallback | None = None, negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
-    ) -> RMDOutput:  # fmt: skip
+        output_type: str = "pil", return_dict: bool = True, return_stages: bool = False,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        negative_prompt: str | Sequence[str] | None = None, guidance_scale: float | None = None, **embeddings: Any,
+    ) -> Any:  # fmt: skip
         """Generate pictures or videos.
 
         Args:
             prompt: one or several prompts; or give their embeddings (`prompt_embeds` and the family's other tensors).
             height, width: size in pixels; the plan's by default. All stages keep their proportion to it.
             num_frames: number of frames of a video; the plan's by default.
-            num_images_per_prompt: pictures per prompt; those of one prompt are adjacent in the result.
-            generator: one for all pictures in turn, or one per picture, which makes the pictures independent.
+            num_inference_steps: the plan's number of steps, or nothing.
+            num_images_per_prompt, num_videos_per_prompt: samples per prompt, which are adjacent in the result.
+            generator: one for all samples in turn, or one per sample, which makes the samples independent.
             latents: initial noise at the first stage's resolution.
-            output_type: "pil", "np" (n, H, W, 3) or "pt" (n, 3, H, W) in [0, 1]; or "latent". Videos have a dimension
-                of frames after n.
-            return_stages: also decode the result of every stage.
-            callback_on_step_end: called with (self, step index from 0, model time, {"x0", "latents"}); a tensor that it
-                returns under "x0" replaces the step's clean prediction.
+            output_type: "pil", "np" (n, H, W, 3) or "pt" (n, 3, H, W) in [0, 1], with frames after n; or "latent".
+            return_dict, return_stages: whether to return a dictionary or a tuple, and the result of every stage.
+            callback_on_step_end: called with (self, step index from 0, model time, tensors); what it returns under
+                "latents" replaces the state of the next step, under "x0" the step's clean prediction, and under the
+                name of an embedding this one. It may set `self._interrupt` to end the call.
+            callback_on_step_end_tensor_inputs: names of the tensors that it is called with.
             negative_prompt, guidance_scale: ignored with a warning, because guidance is distilled into the student.
+            embeddings: embeddings of the prompts, by diffusers' names.
 
         Raises:
-            RMDError: the arguments contradict each other or do not suit the model, the student's adapter is not active,
-                or a step or the VAE returned values that are not finite.
+            RMDError: arguments contradict each other or do not suit the model, or values are not finite.
         """
+        plan, backbone, names = self.plan, self.backbone, callback_on_step_end_tensor_inputs
+        self._check(backbone, output_type, names, embeddings)
+        warn_of_guidance(negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+        check_steps(plan, num_inference_steps)
+        plan = _resized(plan, backbone, height, width, num_frames)
+        each = num_images_per_prompt if num_videos_per_prompt is None else num_videos_per_prompt
+        cond = encoded(backbone, prompt, embeddings, each)
+        noise = GeneratorNoise(generators(generator, len(cond)), self._execution_device)
+        self._interrupt, self._guidance_scale, self._num_timesteps = False, 1.0, len(plan.steps)
+        run = Call(self, plan, cond.to(noise.device), callback_on_step_end, names)
+        result = self._decoded(backbone, run.sample(noise, latents), output_type)
+        stages = [self._decoded(backbone, end, output_type) for end in run.ends] if return_stages else None
+        self.maybe_free_model_hooks()
+        output = (VideoOutput if backbone.moving else ImageOutput)(result, stages)
+        return output if return_dict else output.to_tuple()
+
+    def _check(
+        self, backbone: Backbone, output_type: str, names: Sequence[str], embeddings: Mapping[str, Any]
+    ) -> None:  # fmt: skip
+        """Check arguments of a call, and that the student's adapter is active."""
         one_of("output_type", output_type, OUTPUTS)
-        if self.config.mode == "lora":
-            check_active(self.backbone, self.config.source)
-        _warn_of_guidance(negative_prompt, guidance_scale)
-        plan = self._plan(height, width, num_frames)
-        embeddings = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
-        embeddings["prompt_attention_mask"] = prompt_attention_mask
-        cond = self._cond(prompt, embeddings, num_images_per_prompt)
-        noise = GeneratorNoise(_generators(generator, len(cond)), self.pipe._execution_device)
-        ends: list[Tensor] | None = [] if return_stages else None
-        x0 = self._sample(plan, cond, noise, latents, callback_on_step_end, ends)
-        images = self._decoded(x0, output_type)
-        stages = tuple(self._decoded(end, output_type) for end in ends or ())
-        self.pipe.maybe_free_model_hooks()
-        return RMDOutput(images, stages)
+        for name in names:
+            one_of("tensor", name, tuple(self._callback_tensor_inputs))
+        check_options(embeddings, backbone.cond_names)
+        if self.student.mode == "lora":
+            check_active(backbone, str(self._student))
 
-    def _sample(
-        self, plan: StepPlan, cond: Cond, noise: GeneratorNoise, latents: Tensor | None, callback: StepCallback | None,
-        ends: list[Tensor] | None,
-    ) -> Tensor:  # fmt: skip
-        """Run the plan and return clean latents; append the clean latents of every stage to `ends`, if it is given."""
-        device = noise.device
-        with self.pipe.progress_bar(total=len(plan.steps)) as bar:
-
-            def on_step(step: Step, x0: Tensor, x_t: Tensor) -> Tensor | None:
-                bar.update()
-                replaced = None if callback is None else self._call_back(callback, step, x0, x_t)
-                if ends is not None and plan.ends_stage(step):
-                    ends.append(x0 if replaced is None else replaced)
-                return replaced
-
-            return sample_cascade(
-                predictor(self.backbone, self.backbone.denoiser, plan, cond.to(device)),
-                plan,
-                self.backbone.schedule,
-                lambda stage: self.backbone.latent_shape(len(cond), stage.height, stage.width, plan.frames),
-                noise,
-                x=None if latents is None else latents.to(device, torch.float32),
-                on_step=on_step,
-            )
-
-    def _call_back(self, callback: StepCallback, step: Step, x0: Tensor, x_t: Tensor) -> Tensor | None:
-        """Call the user's callback and return the tensor that replaces x0, if there is one."""
-        answer = callback(self, step.index - 1, step.model_time, {"x0": x0, "latents": x_t})
-        replaced = None if answer is None else answer.get("x0")
-        if replaced is not None and replaced.shape != x0.shape:
-            raise RMDError(
-                f"callback_on_step_end returned an x0 of shape {tuple(replaced.shape)} at step {step.index}, "
-                f"which needs {tuple(x0.shape)}"
-            )
-        return replaced
-
-    def _plan(self, height: int | None, width: int | None, frames: int | None) -> StepPlan:
-        """Return the student's plan for the requested size and number of frames."""
-        plan, final = self.plan, self.plan.stages[-1]
-        if frames is not None:
-            self.backbone.check_frames(integer("num_frames", frames))
-            plan = replace(plan, frames=frames)
-        size = (final.height if height is None else height, final.width if width is None else width)
-        return plan if size == (final.height, final.width) else plan.resized(*size, self.backbone.size_multiple)
-
-    def _cond(self, prompt: str | Sequence[str] | None, embeddings: Mapping[str, Tensor | None], each: int) -> Cond:
-        """Return the encoded prompts, or the given embeddings, repeated for `each` pictures per prompt."""
-        if prompt is None:
-            cond = self._given_cond(embeddings)
-            _check_count(len(cond), each)
-        elif any(value is not None for value in embeddings.values()):
-            raise RMDError("give a prompt or its embeddings, not both")
-        else:
-            prompts = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, str) else [prompt]
-            check_prompts(prompts)
-            _check_count(len(prompts), each)
-            cond = self.backbone.encode(prompts)
-        return cond.map(lambda tensor: tensor.repeat_interleave(each, dim=0))
-
-    def _given_cond(self, embeddings: Mapping[str, Tensor | None]) -> Cond:
-        """Return the embeddings under the backbone's names; raise RMDError if one is missing or has another length."""
-        names = self.backbone.cond_names
-        tensors = {names[name]: value for name, value in embeddings.items() if value is not None and name in names}
-        missing = [name for name in names if embeddings[name] is None]
-        if missing:
-            needed = f"all of {', '.join(names)}" if len(names) > 1 else missing[0]
-            raise RMDError(f"give a prompt, or {needed}: {missing[0]} is missing")
-        counts = {name: len(tensors[ours]) for name, ours in names.items()}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise RMDError(f"the embeddings belong to different numbers of prompts: {listed}")
-        return Cond(tensors)
-
-    def _decoded(self, x0: Tensor, output_type: str) -> Any:
+    def _decoded(self, backbone: Backbone, x0: Tensor, output_type: str) -> Any:
         """Return latents as pictures or videos of the requested type."""
         if output_type == "latent":
             return x0
-        pictures = self.backbone.decode(x0)
+        pictures = backbone.decode(x0)
         check_pictures(pictures)
         if pictures.ndim == 5:
-            return self.pipe.video_processor.postprocess_video(pictures, output_type=output_type)
-        return self.pipe.image_processor.postprocess(pictures, output_type=output_type)
+            return self.video_processor.postprocess_video(pictures, output_type=output_type)
+        return self.image_processor.postprocess(pictures, output_type=output_type)
 
 
-def _check_count(prompts: int, each: int) -> None:
-    if integer("num_images_per_prompt", each) < 1:
-        raise RMDError(f"num_images_per_prompt must be at least 1, got {each}")
-    if prompts * each > MAX_PICTURES:
-        raise RMDError(
-            f"{shown(prompts * each)} pictures are too many for one call: generate at most {MAX_PICTURES} at once"
-        )
+def official_class(pipeline: DiffusionPipeline) -> Any:
+    """Return diffusers' own class of a pipeline."""
+    return next(kind for kind in type(pipeline).__mro__ if not issubclass(kind, RMDPipeline))
 
 
-def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, count: int) -> list[torch.Generator]:
-    if generator is None:
-        fresh = torch.Generator()
-        fresh.seed()
-        return [fresh] * count
-    if isinstance(generator, torch.Generator):
-        return [generator] * count
-    if len(generator) != count:
-        raise RMDError(f"{count} pictures need one generator or {count} of them, got {len(generator)}")
-    return list(generator)
+@cache
+def pipeline_class(official: Any) -> type[RMDPipeline]:
+    """Return the class of students' pipelines of an official class, of which it is a subclass.
+
+    It has the official class's name, by which diffusers saves and finds pipelines.
+
+    Raises:
+        RMDError: no family is registered for the class.
+    """
+    names = family_of(official.__name__).cond_names
+
+    @wraps(RMDPipeline.__call__)
+    def call(self: RMDPipeline, *arguments: Any, **options: Any) -> Any:
+        return RMDPipeline.__call__(self, *arguments, **options)
+
+    call.__dict__["__signature__"] = _with_embeddings(inspect.signature(RMDPipeline.__call__), names)
+    own = {
+        "__module__": official.__module__, "__doc__": official.__doc__, "__call__": call,
+        "_callback_tensor_inputs": ["latents", "x0", *names],
+    }  # fmt: skip
+    return type(official.__name__, (RMDPipeline, official), own)
 
 
-def _warn_of_guidance(negative_prompt: object, guidance_scale: float | None) -> None:
-    ignored = ["negative_prompt"] if negative_prompt else []
-    if guidance_scale not in (None, 0.0, 1.0):
-        ignored.append("guidance_scale")
-    if ignored:
-        warnings.warn(
-            f"{' and '.join(ignored)} changed nothing: the teacher's guidance is distilled into the student, "
-            "which runs without guidance",
-            stacklevel=3,
-        )
+def _with_embeddings(signature: inspect.Signature, names: Iterable[str]) -> inspect.Signature:
+    """Return the signature of a call with the names of a family's embeddings in place of its last argument."""
+    *known, _ = signature.parameters.values()
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    return signature.replace(parameters=[*known, *more])
+
+
+def _resized(
+    plan: StepPlan, backbone: Backbone, height: int | None, width: int | None, frames: int | None
+) -> StepPlan:  # fmt: skip
+    """Return a plan for the requested size and number of frames."""
+    final = plan.stages[-1]
+    if frames is not None:
+        backbone.check_frames(integer("num_frames", frames))
+        plan = replace(plan, frames=frames)
+    size = (final.height if height is None else height, final.width if width is None else width)
+    return plan if size == (final.height, final.width) else plan.resized(*size, backbone.size_multiple)

@@ -103,7 +103,7 @@ class StudentSampler:
         }
         if self.moving:
             size |= {"frames": plan.frames if self.frames is None else self.frames, "fps": self.fps}
-        return {"version": __version__, "model": self.pipe.config.source, "steps": len(plan.steps), **size}
+        return {"version": __version__, "model": self.pipe.student.source, "steps": len(plan.steps), **size}
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
         """Return one sample per prompt and seed."""
@@ -116,7 +116,7 @@ class StudentSampler:
             num_frames=self.frames,
         )
         return [
-            Sample(media, tuple(stage[index] for stage in output.stages)) for index, media in enumerate(output.images)
+            Sample(media, tuple(stage[index] for stage in output.stages or ())) for index, media in enumerate(output[0])
         ]
 
 
@@ -218,7 +218,7 @@ def student_sampler(
 ) -> StudentSampler:
     """Load a student silently and return its sampler; `options` are further arguments of `StudentSampler`."""
     pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher, variant=variant).to(device)
-    pipe.pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=True)
     return StudentSampler(pipe, **options)
 
 

@@ -72,7 +72,7 @@ class Distillation:
         backbone = wrap(pipe, run.backbone.conditioning)
         if run.recipe.roles.mode == "full":
             _replace_weights(backbone.denoiser, state)
-            return RMDPipeline(backbone, student_config(backbone, run.recipe))
+            return RMDPipeline.of(pipe, student_config(backbone, run.recipe))
         files = TemporaryDirectory()
         folder = save_student(backbone, state, run.recipe, Path(files.name) / "student")
         student = RMDPipeline.from_pipe(pipe, folder)

@@ -22,7 +22,7 @@ from rmd.core.plan import StepPlan
 from rmd.evaluation.rows import Report
 from rmd.export.card import HERE, TEACHER_HERE, literal, model_card
 from rmd.export.formats import export_student
-from rmd.models.student import StudentConfig, read_student
+from rmd.models.student import STANDALONE, StudentConfig, read_student
 from rmd.report.tables import measures_beside
 
 BASE = "someone/their-teacher"
@@ -51,7 +51,7 @@ def named(config: StudentConfig, **values: str) -> Any:
     """Return the config with other texts in its file."""
 
     class Named:
-        family, plan, guidance = config.family, config.plan, config.guidance
+        family, plan, guidance, runs_alone = config.family, config.plan, config.guidance, True
 
     Named.values = config.values | values  # type: ignore[attr-defined]
     return Named()
@@ -63,10 +63,15 @@ def front_and_text(card: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(front), text
 
 
+def codes_of(card: str) -> list[str]:
+    """Return the code that runs the student by RMD, and the code that does without it, if there is any."""
+    blocks = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(card) if token.type == "fence"]
+    assert 1 <= len(blocks) <= 2 and all(block.info == "python" for block in blocks)
+    return [block.content for block in blocks]
+
+
 def code_of(card: str) -> str:
-    (block,) = [token for token in MarkdownIt("gfm-like", {"linkify": False}).parse(card) if token.type == "fence"]
-    assert block.info == "python"
-    return block.content
+    return codes_of(card)[0]
 
 
 def shape(text: str, *, html: bool) -> list[tuple[str, str]]:
@@ -88,7 +93,7 @@ def check_card(card: str, plain: str) -> None:
     assert front == plain_front
     for html in (False, True):
         assert shape(text, html=html) == shape(plain_text, html=html)
-    assert code_of(card) == code_of(plain)
+    assert codes_of(card) == codes_of(plain)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -215,6 +220,7 @@ def test_a_literal_is_one_constant_on_one_line(text: str) -> None:
 def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config: StudentConfig) -> None:
     """`model_card` receives only names of the Hub as teachers, but does not rely on it."""
     card = model_card(config, "diffusers-lora", teacher=text)
+    check_code_alone(codes_of(card)[1], text)
     tree = ast.parse(code_of(card))
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert sorted(ast.unparse(call) for call in calls) == [
@@ -227,6 +233,15 @@ def test_the_code_loads_what_it_is_told_and_calls_nothing_else(text: str, config
     assert front_and_text(card)[0]["base_model"] == text
     plain = model_card(config, "diffusers-lora", teacher=BASE)
     assert shape(front_and_text(card)[1], html=True) == shape(front_and_text(plain)[1], html=True)
+
+
+def check_code_alone(code: str, teacher: str) -> None:
+    """Check that the code for diffusers alone loads a teacher and puts the student on it."""
+    tree = ast.parse(code)
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert calls == ["DiffusionPipeline.from_pretrained", "pipe.load_student"]
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    assert texts == [teacher, HERE, HERE]
 
 
 SLOW = [("sdxl", "fused"), ("sd3", "comfyui"), ("sd3", "fused"), ("wan", "comfyui")]
@@ -250,12 +265,18 @@ def test_the_code_of_a_card_runs(
     holding = [path for path in out.rglob("*") if path.is_file() and str(tmp_path).encode() in path.read_bytes()]
     assert holding == []
     card = (out / "README.md").read_text(encoding="utf-8")
-    code = code_of(card).replace(BASE, str(tmp_path / "teacher")).replace(TEACHER_HERE, str(tmp_path / "teacher"))
-    code = code.replace(HERE, str(out)).replace('"cuda"', '"cpu"')
+    here = {BASE: str(tmp_path / "teacher"), TEACHER_HERE: str(tmp_path / "teacher"), HERE: str(out), '"cuda"': '"cpu"'}
+    code, *alone = (_replaced(code, here) for code in codes_of(card))
+    assert len(alone) == (out / STANDALONE).exists() == (to not in ("comfyui", "kohya"))
     (tmp_path / "made").mkdir()
     monkeypatch.chdir(tmp_path / "made")
     namespace: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), namespace)
+    for more in alone:
+        monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+        loaded: dict[str, Any] = {}
+        exec(compile(more, "README.md", "exec"), loaded)
+        assert len(loaded["pipe"]("a red ball")[0]) == 1
     front, _ = front_and_text(card)
     assert namespace["pipe"].backbone.denoiser.dtype == torch.bfloat16
     if family == "wan":
@@ -270,13 +291,19 @@ def test_the_code_of_a_card_runs(
     assert "widget" not in front
 
 
+def _replaced(text: str, values: dict[str, str]) -> str:
+    for old, new in values.items():
+        text = text.replace(old, new)
+    return text
+
+
 def test_frames_and_sizes_are_those_of_the_plan(config: StudentConfig) -> None:
     plan = config.plan.to_dict()
     plan["stages"] = [{"index": 1, "height": 480, "width": 832}, {"index": 2, "height": 960, "width": 1664}]
     plan["frames"] = 81
 
     class Other:
-        family, values, guidance = "wan", config.values, config.guidance
+        family, values, guidance, runs_alone = "wan", config.values, config.guidance, True
 
     Other.plan = StepPlan.from_dict(plan)  # type: ignore[attr-defined]
     card = model_card(Other(), "fused", teacher=BASE)  # type: ignore[arg-type]

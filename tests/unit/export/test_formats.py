@@ -40,8 +40,8 @@ SLOW = [("sd3", "lora", "comfyui"), ("sd3", "lora", "fused"), ("sd3", "full", "d
 
 
 def samples(pipe: RMDPipeline) -> Tensor:
-    pipe.pipe.set_progress_bar_config(disable=True)
-    latents: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent").images
+    pipe.set_progress_bar_config(disable=True)
+    latents: Tensor = pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(0), output_type="latent")[0]
     return latents / latents.abs().max()
 
 

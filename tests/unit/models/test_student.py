@@ -28,6 +28,7 @@ from rmd.models import student as module
 from rmd.models.roles import Roles, build_roles
 from rmd.models.student import (
     CONFIG_NAME,
+    STANDALONE,
     load_student,
     read_student,
     save_student,
@@ -122,7 +123,8 @@ def test_a_lora_file_holds_the_student_alone_under_its_usual_names(recipes: dict
     backbone = tiny_sdxl()
     roles = distilled(backbone, recipes["lora"])
     folder = save_student(backbone, roles.state("student"), recipes["lora"], tmp_path / "student")
-    assert sorted(path.name for path in folder.iterdir()) == ["pytorch_lora_weights.safetensors", CONFIG_NAME]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [STANDALONE, "pytorch_lora_weights.safetensors", CONFIG_NAME]
     with safe_open(folder / "pytorch_lora_weights.safetensors", "pt") as file:
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(file.metadata()["lora_adapter_metadata"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FRAMES, make_student
+from families import FRAMES, TINY, make_student
 from helpers import PROMPTS, tiny_sdxl
 from numpy.typing import NDArray
 from PIL import Image
@@ -35,7 +35,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pipe(student: Path) -> RMDPipeline:
     loaded = RMDPipeline.from_pretrained(student)
-    loaded.pipe.set_progress_bar_config(disable=True)
+    loaded.set_progress_bar_config(disable=True)
     return loaded
 
 
@@ -147,7 +147,7 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clips_have_their_settings_beside_them(moving: Path, tmp_path: Path) -> None:
     pipe = RMDPipeline.from_pretrained(moving)
-    pipe.pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=True)
     pictures = plan_album(PROMPTS[:2], tmp_path, count=1, seed=4, suffix=".webp")
     assert make_album(StudentSampler(pipe, stages=True, fps=8), pictures) == 2
     names = [path.name for path in sorted(tmp_path.iterdir()) if path.name.startswith("00001")]
@@ -206,7 +206,7 @@ def test_an_album_that_was_interrupted_ends_with_the_same_bytes(
 ) -> None:
     """Files are written atomically, so an interruption leaves some of them, and partial ones."""
     loaded = RMDPipeline.from_pretrained(student if family == "sdxl" else moving)
-    loaded.pipe.set_progress_bar_config(disable=True)
+    loaded.set_progress_bar_config(disable=True)
     sampler = StudentSampler(loaded, stages=True)
     suffix = ".png" if family == "sdxl" else ".webp"
     pictures = plan_album(PROMPTS, tmp_path, count=1, seed=3, suffix=suffix)
@@ -344,7 +344,7 @@ def test_settings_are_read_as_they_were_written(pipe: RMDPipeline, moving: Path,
         StudentSampler(pipe),
         StudentSampler(clips),
         PipelineSampler(tiny_sdxl().pipe, "x", steps=2, guidance=3, width=24),
-        PipelineSampler(clips.pipe, "y", frames=5),
+        PipelineSampler(TINY["wan"]().pipe, "y", frames=5),
     ):
         settings = {**sampler.settings, "prompt": "a", "seed": 2**64 - 1}
         path = tmp_path / "settings.mp4"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionXLPipeline
 from families import FRAMES, TINY, distilled, make_student
 from helpers import PROMPTS
 from PIL import Image
@@ -21,7 +22,7 @@ from rmd.core.plan import Step
 from rmd.core.randomness import GeneratorNoise
 from rmd.core.sampling import run_cascade
 from rmd.models.generate import predictor
-from rmd.sample.pipeline import RMDPipeline
+from rmd.sample.pipeline import RMDPipeline, pipeline_class
 
 families = pytest.mark.parametrize("family", sorted(TINY))
 Make = Callable[..., tuple[Path, Path]]
@@ -58,7 +59,7 @@ def seeds(count: int, first: int = 0) -> list[torch.Generator]:
 
 def quiet(source: Path, **options: Any) -> RMDPipeline:
     pipe = RMDPipeline.from_pretrained(source, **options)
-    pipe.pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
@@ -80,7 +81,7 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str
             lambda stage: backbone.latent_shape(4, stage.height, stage.width, pipe.plan.frames),
             GeneratorNoise(seeds(4)),
         )
-    result = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    result = pipe(PROMPTS, generator=seeds(4), output_type="latent")[0]
     scale = float(expected.abs().max())
     torch.testing.assert_close(result / scale, expected / scale, rtol=0, atol=1e-5)
 
@@ -89,10 +90,10 @@ def test_the_pipeline_is_the_training_roll_out(family: str, mode: str, plan: str
 @families
 def test_a_picture_does_not_depend_on_its_neighbours(family: str, plan: str, shared: Shared) -> None:
     pipe = shared(family, "full", plan)
-    together = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
-    again = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
+    together = pipe(PROMPTS, generator=seeds(4), output_type="latent")[0]
+    again = pipe(PROMPTS, generator=seeds(4), output_type="latent")[0]
     assert torch.equal(together, again)
-    alone = pipe(PROMPTS[2], generator=seeds(1, first=2), output_type="latent").images
+    alone = pipe(PROMPTS[2], generator=seeds(1, first=2), output_type="latent")[0]
     scale = float(together.abs().max())
     torch.testing.assert_close(alone[0] / scale, together[2] / scale, rtol=0, atol=1e-5)
 
@@ -105,7 +106,7 @@ def test_the_size_is_the_requested_one(family: str, size: tuple[int, int], plan:
     frames = ()
     if pipe.backbone.moving:  # its sides are multiples of 16
         size, frames = ((size[0] + 8) // 16 * 32, (size[1] + 8) // 16 * 32), (FRAMES,)
-    images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt").images
+    images = pipe(PROMPTS[:1], height=size[0], width=size[1], generator=seeds(1), output_type="pt")[0]
     assert images.shape == (1, *frames, 3, *size)
     assert float(images.min()) >= 0 and float(images.max()) <= 1
 
@@ -150,7 +151,7 @@ def test_stages_are_returned_on_request(shared: Shared) -> None:
     output = pipe(PROMPTS[:2], generator=seeds(2), output_type="pt", return_stages=True)
     assert [tuple(stage.shape) for stage in output.stages] == [(2, 3, 16, 16), (2, 3, 32, 32)]
     assert torch.equal(output.stages[-1], output.images)
-    assert pipe(PROMPTS[0], generator=seeds(1)).stages == ()
+    assert pipe(PROMPTS[0], generator=seeds(1)).stages is None
 
 
 def test_several_pictures_of_a_prompt_are_adjacent(shared: Shared) -> None:
@@ -168,8 +169,8 @@ def test_embeddings_replace_prompts(family: str, shared: Shared) -> None:
     with torch.no_grad():
         cond = pipe.backbone.encode(PROMPTS[:2])
     given: dict[str, Any] = {name: cond.tensors[ours] for name, ours in pipe.backbone.cond_names.items()}
-    result = pipe(**given, generator=seeds(2), output_type="latent").images
-    assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+    result = pipe(**given, generator=seeds(2), output_type="latent")[0]
+    assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent")[0])
     with pytest.raises(RMDError, match=r"^give a prompt or its embeddings, not both$"):
         pipe(PROMPTS[:2], **given)
     last = list(given)[-1]
@@ -206,15 +207,100 @@ def test_a_callback_is_called_at_every_step_and_can_replace_x0(shared: Shared) -
         assert it is pipe
         seen.append((index, time, set(tensors)))
 
-    plain = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=look).images
+    asked = ("x0", "latents", "prompt_embeds")
+    call = partial(pipe, PROMPTS[:1], output_type="latent", callback_on_step_end_tensor_inputs=asked)
+    plain = call(generator=seeds(1), callback_on_step_end=look).images
     steps: tuple[Step, ...] = pipe.plan.steps
-    assert seen == [(i, step.model_time, {"x0", "latents"}) for i, step in enumerate(steps)]
-
-    def blank(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"x0": torch.zeros_like(tensors["x0"])} if index == len(steps) - 1 else {}
-
+    assert seen == [(i, step.model_time, set(asked)) for i, step in enumerate(steps)]
     assert plain.any()
-    assert not pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=blank).images.any()
+
+    def changing(name: str, at: int, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what comes out if the callback changes a tensor after one step."""
+
+        def change(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value(tensors[name])} if index == at else {}
+
+        result: Tensor = call(generator=seeds(1), callback_on_step_end=change).images
+        return result
+
+    last = len(steps) - 1
+    for name in ("x0", "latents"):
+        assert not changing(name, last, torch.zeros_like).any()
+        assert torch.equal(changing(name, 0, torch.clone), plain)
+        assert not torch.equal(changing(name, 0, torch.zeros_like), plain)
+    assert torch.equal(changing("prompt_embeds", last, torch.zeros_like), plain)  # no step follows
+    assert not torch.equal(changing("prompt_embeds", 0, torch.zeros_like), plain)
+    crossing = next(step for step in steps if pipe.plan.ends_stage(step)).index - 1
+    x0, state = after_step(pipe, crossing)
+    assert state.shape[-1] == 2 * x0.shape[-1]
+
+
+def after_step(pipe: RMDPipeline, step: int) -> tuple[Tensor, Tensor]:
+    """Return x0 and the state after a step, counted from 0."""
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(it: RMDPipeline, index: int, time: float, tensors: dict[str, Tensor]) -> None:
+        kept.append((tensors["x0"], tensors["latents"]))
+
+    names = ["x0", "latents"]
+    pipe(PROMPTS[:1], generator=seeds(1), callback_on_step_end=keep, callback_on_step_end_tensor_inputs=names)
+    return kept[step]
+
+
+@families
+def test_a_call_can_be_interrupted(family: str, shared: Shared) -> None:
+    pipe = shared(family, "full")
+    for stop in range(len(pipe.plan.steps)):
+
+        def end(it: Any, index: int, time: float, tensors: dict[str, Tensor], stop: int = stop) -> None:
+            assert index <= stop
+            it._interrupt = index == stop
+
+        result = pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=end)[0]
+        assert torch.equal(result, after_step(pipe, stop)[1])
+    assert torch.isfinite(pipe(PROMPTS[:1], generator=seeds(1), output_type="latent")[0]).all()
+
+
+@families
+def test_it_is_a_pipeline_of_diffusers(family: str, shared: Shared, tmp_path: Path) -> None:
+    pipe = shared(family, "full")
+    official = type(TINY[family]().pipe)
+    assert isinstance(pipe, RMDPipeline) and isinstance(pipe, official)
+    assert type(pipe).__name__ == official.__name__ and pipeline_class(official) is type(pipe)
+    assert set(pipe.components) == set(TINY[family]().pipe.components)
+    again = type(pipe)(**pipe.components)  # as diffusers makes pipelines of their parts
+    with pytest.raises(RMDError, match=r"^this pipeline has no student: put one on it with load_student$"):
+        again("a")
+    stock = DiffusionPipeline.from_pretrained(pipe.save_pretrained(tmp_path / "saved"))
+    assert type(stock) is official
+    result = pipe(PROMPTS[0], generator=seeds(1), output_type="np", return_dict=False, num_inference_steps=4)
+    assert isinstance(result, tuple) and len(result) == 1
+    output = pipe(PROMPTS[0], generator=seeds(1), output_type="np")
+    assert np.array_equal(output[0], result[0]) and list(output) == ["frames" if family == "wan" else "images"]
+    assert len(pipe(PROMPTS[0], generator=seeds(2), num_videos_per_prompt=2, output_type="np")[0]) == 2
+
+
+def test_a_second_pipeline_shares_the_parts_of_the_first(make: Make) -> None:
+    student, _ = make("sdxl", "lora")
+    stock = TINY["sdxl"]().pipe
+    scheduler = DDIMScheduler.from_config(stock.scheduler.config)
+    pipe = RMDPipeline.from_pipe(stock, scheduler=scheduler)
+    assert pipe.unet is stock.unet and pipe.scheduler is scheduler and stock.scheduler is not scheduler
+    assert type(stock) is StableDiffusionXLPipeline
+    assert RMDPipeline.from_pipe(pipe, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+    stock.to(torch.float32)
+    assert pipe.load_student(student) is pipe and pipe.student.source == str(student)
+    with pytest.raises(RMDError, match=r"^from_pipe takes no device: give parts of the pipeline, such as"):
+        RMDPipeline.from_pipe(stock, device="cpu")
+
+
+def test_a_full_student_stays(shared: Shared, make: Make) -> None:
+    pipe = shared("sdxl", "full")
+    pipe.set_student()
+    with pytest.raises(RMDError, match=r"^a full student is the pipeline's own network: "):
+        pipe.unload_student()
+    with pytest.raises(RMDError, match=r"^this pipeline's network is that of a full student \(rmd\): "):
+        pipe.load_student(make("sdxl", "lora")[0], "second")
 
 
 def test_guidance_is_ignored_with_a_warning(shared: Shared) -> None:
@@ -242,7 +328,7 @@ def test_a_saved_pipeline_loads_as_the_same_student(mode: str, make: Make, tmp_p
 def test_videos_are_lists_of_frames_of_any_valid_length(shared: Shared) -> None:
     pipe = shared("wan", "lora")
     output = pipe(PROMPTS[:2], generator=seeds(2), return_stages=True)
-    assert output.frames is output.images and [len(video) for video in output.frames] == [FRAMES] * 2
+    assert output.frames is output[0] and [len(video) for video in output.frames] == [FRAMES] * 2
     assert {type(frame) for video in output.frames for frame in video} == {Image.Image}
     assert [(len(stage[1]), stage[1][0].size) for stage in output.stages] == [(FRAMES, (16, 16)), (FRAMES, (32, 32))]
     array = pipe(PROMPTS[:1], generator=seeds(1), num_frames=3, output_type="np").frames
@@ -281,14 +367,14 @@ SET = [pytest.param("sdxl", what, marks=[pytest.mark.slow] if what == "compile" 
 def test_settings_of_the_official_pipeline_stay_in_effect(family: str, what: str, make: Make) -> None:
     pipe = quiet(make(family, "full")[0])
     expected = pipe(PROMPTS, generator=seeds(4), output_type="pt").images
-    OF_THE_PIPELINE[what](pipe.pipe)
+    OF_THE_PIPELINE[what](pipe)
     torch.testing.assert_close(pipe(PROMPTS, generator=seeds(4), output_type="pt").images, expected, rtol=0, atol=1e-4)
 
 
 def test_a_base_model_in_half_precision_works(make: Make) -> None:
     student, teacher = make("sdxl", "lora")
     pipe = quiet(student, dtype=torch.bfloat16, teacher=teacher)
-    assert pipe.pipe.unet.dtype == torch.bfloat16
+    assert pipe.unet.dtype == torch.bfloat16
     expected = quiet(student)(PROMPTS, generator=seeds(4), output_type="latent").images
     result = pipe(PROMPTS, generator=seeds(4), output_type="latent").images
     assert result.dtype == torch.float32
@@ -297,8 +383,8 @@ def test_a_base_model_in_half_precision_works(make: Make) -> None:
 
 def test_torch_dtype_is_an_alias_of_dtype(make: Make) -> None:
     student, _ = make("sdxl", "lora")
-    assert quiet(student, torch_dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
-    assert quiet(student, torch_dtype=torch.bfloat16, dtype=torch.bfloat16).pipe.unet.dtype == torch.bfloat16
+    assert quiet(student, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+    assert quiet(student, torch_dtype=torch.bfloat16, dtype=torch.bfloat16).unet.dtype == torch.bfloat16
     with pytest.raises(RMDError, match=r"^dtype is torch\.float32 and torch_dtype is torch\.bfloat16, which mean"):
         quiet(student, dtype=torch.float32, torch_dtype=torch.bfloat16)
 
@@ -306,17 +392,17 @@ def test_torch_dtype_is_an_alias_of_dtype(make: Make) -> None:
 @families
 def test_values_that_are_not_finite_are_errors(family: str, make: Make) -> None:
     pipe = quiet(make(family, "full")[0])
-    first = next(iter(denoiser(pipe.pipe).parameters()))
+    first = next(iter(denoiser(pipe).parameters()))
     before = first.detach().clone()
     first.data[0] = float("nan")
     with pytest.raises(RMDError, match=r"^step 1 of 4 \(16x16, time 1000\) returned values that are not finite: "):
         pipe(PROMPTS[:2], generator=seeds(2))
     first.data.copy_(before)
-    for parameter in pipe.pipe.vae.decoder.conv_out.parameters():
+    for parameter in pipe.vae.decoder.conv_out.parameters():
         parameter.data.fill_(float("inf"))
     with pytest.raises(RMDError, match=r"^the VAE returned values that are not finite: "):
         pipe(PROMPTS[:1], generator=seeds(1))
-    assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent").images.isfinite().all()
+    assert pipe(PROMPTS[:1], generator=seeds(1), output_type="latent")[0].isfinite().all()
 
 
 def test_invalid_arguments_are_refused(shared: Shared) -> None:
@@ -338,8 +424,11 @@ def test_invalid_arguments_are_refused(shared: Shared) -> None:
         ({"prompt": "a", "output_type": None}, r"^unknown output_type None: use one of pil"),
         (
             {"prompt": "a", "callback_on_step_end": lambda *_: {"x0": torch.zeros(1)}},
-            r"^callback_on_step_end returned an x0 of shape \(1,\) at step 1, which needs \(1, 4, 8, 8\)$",
+            r"^callback_on_step_end returned x0 of shape \(1,\) at step 1, which needs \(1, 4, 8, 8\)$",
         ),
+        ({"prompt": "a", "callback_on_step_end_tensor_inputs": ["noise"]}, r"^unknown tensor 'noise': use one of"),
+        ({"prompt": "a", "num_inference_steps": 25}, r"^this student has 4 steps, not 25: leave num_inf"),
+        ({"prompt": "a", "clip_skip": 1}, r"^a student takes no clip_skip: leave it out \(embeddings"),
     ):  # fmt: skip
         with pytest.raises(RMDError, match=sentence):
             pipe(**arguments)

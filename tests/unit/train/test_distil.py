@@ -80,7 +80,7 @@ def test_the_student_samples_saves_and_loads(mode: str, tmp_path: Path) -> None:
     student.save_pretrained(tmp_path / "out")
     loaded = rmd.RMDPipeline.from_pretrained(tmp_path / "out", teacher=teacher if mode == "lora" else None)
     torch.testing.assert_close(pictures(loaded), images)
-    assert student.config.teacher is None  # the pipeline in memory does not say where it is from
+    assert student.student.teacher is None  # the pipeline in memory does not say where it is from
 
 
 def test_a_loop_that_was_left_continues_and_earlier_students_do_not_change(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_folder_and_a_packaged_recipe(tmp_path: Path) -> None:
     run = distil("scenes", "scenes", recipe="scenes", steps=2, overrides=small, folder=tmp_path / "run", device="cpu")
     assert len(run.trainer.plan.steps) == 2 and run.trainer.recipe.data.prompts == "scenes"
     assert [step.done for step in run] == [1, 2]
-    assert run.pipeline().config.teacher == "scenes"
+    assert run.pipeline().student.teacher == "scenes"
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
