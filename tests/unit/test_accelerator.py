@@ -122,7 +122,7 @@ def test_a_students_pictures_there_are_those_of_the_cpu(family: str, mode: str, 
 
     def picture(pipe: RMDPipeline) -> Tensor:
         pipe.set_progress_bar_config(disable=True)
-        made: Tensor = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(1), output_type="pt").images
+        made: Tensor = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(1), output_type="pt")[0]
         return made
 
     expected = picture(RMDPipeline.from_pretrained(student))

@@ -114,6 +114,17 @@ def middle_block(transformer: Any) -> tuple[nn.Module, int]:
     return blocks[len(blocks) // 2], int(config.num_attention_heads * config.attention_head_dim)
 
 
+def working_dtype(network: Any, weight: Tensor) -> torch.dtype:
+    """Return the precision in which a network computes.
+
+    It is that of a weight that every family's network has outside of its blocks, unless weights are stored in a type
+    without arithmetic, as diffusers' layerwise casting does; then the network is asked, which visits all its modules.
+    """
+    computes = weight.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    dtype: torch.dtype = weight.dtype if computes else getattr(network, "_orig_mod", network).dtype
+    return dtype
+
+
 def number(config: Mapping[str, Any], key: str) -> int | None:
     """Return an integer of a configuration, or None if it is absent or null; raise RMDError if it is anything else."""
     value = config.get(key)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, text_to
-from rmd.models.parts import check_channels, middle_block
+from rmd.models.parts import check_channels, middle_block, working_dtype
 
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 """Tokens of an encoded prompt, as in the official pipelines; the padding of shorter prompts is masked."""
@@ -95,7 +95,7 @@ class PixArtBackbone(Backbone):
         return middle_block(network)
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
+        dtype = working_dtype(module, self.pipe.transformer.pos_embed.proj.weight)
         given = text_to(kwargs, dtype)
         output: Tensor = module(x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output[:, : x.shape[1]]  # the other channels, if any, are the learned variance

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, text_to
-from rmd.models.parts import check_channels, middle_block
+from rmd.models.parts import check_channels, middle_block, working_dtype
 
 MAX_TOKENS = 256
 """Tokens of a prompt that T5 reads, as in the official pipeline; without T5, zeros take their place."""
@@ -112,7 +112,7 @@ class SD3Backbone(Backbone):
         return middle_block(network)
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        dtype = self.pipe.transformer.pos_embed.proj.weight.dtype
+        dtype = working_dtype(module, self.pipe.transformer.pos_embed.proj.weight)
         given = text_to({name: value for name, value in kwargs.items() if name != "positions"}, dtype)
         with _spread_positions(module, kwargs["positions"]) if "positions" in kwargs else nullcontext():
             output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]

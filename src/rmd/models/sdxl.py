@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, LoraLayout, text_to
-from rmd.models.parts import check_channels, number
+from rmd.models.parts import check_channels, number, working_dtype
 
 _OTHER_INPUTS = {
     8: "an InstructPix2Pix model, which is given a picture to edit",
@@ -134,7 +134,7 @@ class SDXLBackbone(Backbone):
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
         # Between steps the state stays in float32, even if the network computes in half precision.
-        dtype = self.pipe.unet.conv_in.weight.dtype  # `unet.dtype` would visit all modules at every call
+        dtype = working_dtype(module, self.pipe.unet.conv_in.weight)
         given = text_to(kwargs, dtype)
         output: Tensor = module(x.to(dtype), timestep, return_dict=False, **given)[0]
         return output

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, StepPlan
 from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout, text_to
-from rmd.models.parts import check_channels
+from rmd.models.parts import check_channels, working_dtype
 
 MAX_TOKENS = 512
 """Tokens of an encoded prompt, as in the official pipeline; shorter prompts are padded with zeros, as in training."""
@@ -147,7 +147,8 @@ class WanBackbone(Backbone):
         return {"encoder_hidden_states": cond.tensors["embeds"]}
 
     def forward(self, module: nn.Module, x: Tensor, timestep: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        dtype = self.pipe.transformer.patch_embedding.weight.dtype  # its norms and time embeddings stay in float32
+        # its norms and time embeddings stay in float32
+        dtype = working_dtype(module, self.pipe.transformer.patch_embedding.weight)
         given = text_to(kwargs, dtype)
         output: Tensor = module(hidden_states=x.to(dtype), timestep=timestep, return_dict=False, **given)[0]
         return output

@@ -88,7 +88,7 @@ class RMDPipeline(DiffusionPipeline):
     files: object = None
     _students: Mapping[str, StudentConfig] = MappingProxyType({})
     _student: str | None = None
-    _interrupt = False
+    _interrupt, _num_timesteps = False, 0
 
     @classmethod
     def from_pretrained(
@@ -165,6 +165,16 @@ class RMDPipeline(DiffusionPipeline):
     def backbone(self) -> Backbone:
         """The pipeline as RMD's training and sampling see it."""
         return wrap(self, self.student.conditioning)
+
+    @property
+    def guidance_scale(self) -> float:
+        """1: guidance is distilled into the student."""
+        return 1.0
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the last call."""
+        return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
@@ -310,7 +320,7 @@ class RMDPipeline(DiffusionPipeline):
         each = num_images_per_prompt if num_videos_per_prompt is None else num_videos_per_prompt
         cond = encoded(backbone, prompt, embeddings, each)
         noise = GeneratorNoise(generators(generator, len(cond)), self._execution_device)
-        self._interrupt, self._guidance_scale, self._num_timesteps = False, 1.0, len(plan.steps)
+        self._interrupt, self._num_timesteps = False, len(plan.steps)
         run = Call(self, plan, cond.to(noise.device), callback_on_step_end, names)
         result = self._decoded(backbone, run.sample(noise, latents), output_type)
         stages = [self._decoded(backbone, end, output_type) for end in run.ends] if return_stages else None

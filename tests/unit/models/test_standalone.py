@@ -186,6 +186,16 @@ torch.save(latents, {str(tmp_path / "latents.pt")!r})
     assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
 
+def test_rmd_neither_runs_nor_copies_the_file(tmp_path: Path) -> None:
+    student = make_student(tmp_path, "sdxl", "full")
+    written = (student / STANDALONE).read_text(encoding="utf-8")
+    (student / STANDALONE).write_text("raise SystemExit('this code was run')")
+    pipe = quiet(student)
+    pipe(ASKED[0], generator=seeds()[0], output_type="latent")
+    copy = pipe.save_pretrained(tmp_path / "copy")
+    assert (copy / STANDALONE).read_text(encoding="utf-8") == written
+
+
 @families
 def test_the_file_names_the_models_own_pipeline(family: str, make: Make) -> None:
     text = (make(family, "lora") / STANDALONE).read_text(encoding="utf-8")

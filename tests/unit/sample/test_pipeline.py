@@ -277,6 +277,7 @@ def test_it_is_a_pipeline_of_diffusers(family: str, shared: Shared, tmp_path: Pa
     assert isinstance(result, tuple) and len(result) == 1
     output = pipe(PROMPTS[0], generator=seeds(1), output_type="np")
     assert np.array_equal(output[0], result[0]) and list(output) == ["frames" if family == "wan" else "images"]
+    assert (pipe.guidance_scale, pipe.num_timesteps, pipe.interrupt) == (1.0, 4, False)
     assert len(pipe(PROMPTS[0], generator=seeds(2), num_videos_per_prompt=2, output_type="np")[0]) == 2
 
 
@@ -381,6 +382,17 @@ def test_a_base_model_in_half_precision_works(make: Make) -> None:
     assert float((result - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.1
 
 
+@families
+def test_layerwise_casting_leaves_samples_nearly_as_they_are(family: str, make: Make) -> None:
+    student, _ = make(family, "full")
+    pipe = quiet(student, dtype=torch.bfloat16)
+    expected = pipe(PROMPTS, generator=seeds(4), output_type="latent")[0]
+    denoiser(pipe).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    result = pipe(PROMPTS, generator=seeds(4), output_type="latent")[0]
+    assert torch.float8_e4m3fn in {parameter.dtype for parameter in denoiser(pipe).parameters()}
+    assert 0 < float((result - expected).square().mean().sqrt() / expected.square().mean().sqrt()) < 0.3
+
+
 def test_torch_dtype_is_an_alias_of_dtype(make: Make) -> None:
     student, _ = make("sdxl", "lora")
     assert quiet(student, torch_dtype=torch.bfloat16).unet.dtype == torch.bfloat16
@@ -416,6 +428,7 @@ def test_invalid_arguments_are_refused(shared: Shared) -> None:
         ({"prompt": "a\0"}, r"cannot be used: the caption contains the control character U.0000"),
         ({"prompt": "a" * 10**6}, r"cannot be used: the caption has 1000000 characters, but at most 100000"),
         ({"prompt": "a", "num_images_per_prompt": 10**9}, r"^1000000000 pictures are too many for one call: "),
+        ({"prompt": "a", "num_videos_per_prompt": 0}, r"^num_images_per_prompt must be at least 1, got 0$"),
         ({"prompt": "a", "num_images_per_prompt": 1.5}, r"^num_images_per_prompt must be an integer, got 1\.5$"),
         ({"prompt": "a", "height": 0}, r"^the final size is 0x32: sides must be positive$"),
         ({"prompt": "a", "width": 10**6}, r"^the final size has a side of 1000000 pixels: use at most 16384$"),
