@@ -144,7 +144,7 @@ def _note(results: Sequence[Result]) -> str:
     missing = max(score.missing for result in results for score in result.scores.values())
     gaps = f"; up to {missing} pictures of a row are missing" if missing else ""
     return (
-        f"{protocol.prompts.name}: {protocol.prompts.count} prompts, {protocol.each} of each, "
+        f"{protocol.prompts.count} prompts ({protocol.prompts.name}), {protocol.each} of each, "
         f"{protocol.width} x {protocol.height} {protocol.image_format.upper()}{gaps}."
     )
 

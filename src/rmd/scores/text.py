@@ -21,7 +21,7 @@ from rmd.scores.video import VIDEO_METRICS
 def scores_text(result: Result) -> Table:
     """Return the scores of one result as a table."""
     protocol = result.protocol
-    prompts = f"{protocol.prompts.name}: {protocol.prompts.count} prompts"
+    prompts = f"{protocol.prompts.count} prompts ({protocol.prompts.name})"
     table = _table(
         f"{result.making.model}, {prompts}, {protocol.width} x {protocol.height} {protocol.image_format.upper()}",
         ("mean", "95 % interval", _noun(result), "missing"),

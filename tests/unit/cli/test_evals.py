@@ -53,7 +53,7 @@ def test_two_models_are_scored_and_compared(capsys: Captured) -> None:
     albums()
     assert main(["eval", "images", "one", "--metrics", "red"]) == 0
     out = capsys.readouterr().out
-    assert "one, the pictures' own: 3 prompts, 16 x 16 PNG" in out and "redness" in out and "25.0" in out
+    assert "one, 3 prompts (the pictures' own), 16 x 16 PNG" in out and "redness" in out and "25.0" in out
     assert out.endswith(f"result: {Path('runs/scores/one')}\n")
     assert main(["eval", "images", "two", "--metrics", "red", "--out", "b", "--name", "second"]) == 0
     result, table = read_result(Path("b"))

@@ -37,7 +37,7 @@ def test_clips_are_scored_and_compared(capsys: Captured) -> None:
     for name in ("one", "two"):
         assert main(["eval", "videos", name, "--metrics", PIXELS, "--prompts", "p.txt"]) == 0
     out = capsys.readouterr().out
-    assert "two, p.txt: 3 prompts, 16 x 16 GIF" in out and "clips" in out
+    assert "two, 3 prompts (p.txt), 16 x 16 GIF" in out and "clips" in out
     assert "VBench-lite: dynamic degree" in out and f"result: {Path('runs/scores/two')}" in out
     result, table = read_result(Path("runs/scores/two"))
     assert result.protocol.frames == 4 and table.file == ["0.gif", "1.gif", "2.gif"]

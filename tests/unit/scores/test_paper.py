@@ -59,7 +59,7 @@ def test_the_layout_is_that_of_table_1(folders: list[Path]) -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (teacher, student)]
     assert cells[0] == ["teacher", "25x2", "1.0x", "30.00", "**28.00**", "29.00", "**35.50**"]
     assert cells[1] == ["student", "2+2", "20.0x", "**31.23**", "**28.00**", "**29.62**", "35.10"]
-    assert note.startswith("suite: 4 prompts, 1 of each, 8 x 8 PNG")
+    assert note.startswith("4 prompts (suite), 1 of each, 8 x 8 PNG")
 
 
 def test_every_form_has_every_number(folders: list[Path]) -> None:
