@@ -6,6 +6,7 @@ pipeline. Either folder also contains `rmd_config.json`: the plan with its final
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ __all__ = [
     "check_fits", "holds_student", "load_student", "read_student", "save_student", "student_config", "student_folder",
     "write_config", "write_standalone",
 ]  # fmt: skip
-STANDALONE = "pipeline.py"
-"""Name of the file by which diffusers runs a student without RMD, as diffusers expects it."""
+STANDALONE, BLOCK, BLOCK_CONFIG = "pipeline.py", "block.py", "modular_config.json"
+"""Names of the files by which diffusers runs a student without RMD, as diffusers expects them: code of a pipeline, of a
+block of modular diffusers, and where that block is."""
 UNNAMED = "a pipeline in memory"
 """Name of a teacher that was given as a pipeline which does not say where it was loaded from."""
 
@@ -95,12 +97,15 @@ def student_config(backbone: Backbone, recipe: Recipe) -> StudentConfig:
 
 
 def write_standalone(backbone: Backbone, config: StudentConfig, folder: Path) -> None:
-    """Write `pipeline.py`, by which diffusers runs the student without RMD, if it can be run so."""
+    """Write the code by which diffusers runs the student without RMD, if it can be run so."""
     if config.runs_alone:
-        code = Path(__file__).with_name("standalone.py").read_text(encoding="utf-8")
-        base = type(backbone.pipe).__name__
-        text = code.replace("StableDiffusionXLPipeline as Base", f"{base} as Base")
-        (folder / STANDALONE).write_text(text, encoding="utf-8")
+        here, base = Path(__file__), type(backbone.pipe).__name__
+        code = here.with_name("standalone.py").read_text(encoding="utf-8")
+        block = here.with_name("standalone_block.py").read_text(encoding="utf-8").replace(".standalone", ".pipeline")
+        pipeline = code.replace("StableDiffusionXLPipeline as Base", f"{base} as Base")
+        place = {"_class_name": "RMDBlock", "auto_map": {"ModularPipelineBlocks": "block.RMDBlock"}}
+        for name, text in ((STANDALONE, pipeline), (BLOCK, block), (BLOCK_CONFIG, json.dumps(place, indent=1) + "\n")):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def stored_teacher(name: str) -> str:

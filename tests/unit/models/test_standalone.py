@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.modular_pipelines import ModularPipelineBlocks
 from families import FRAMES, TINY, make_student, tiny_pixart
 from torch import Tensor
 
@@ -175,6 +176,7 @@ import sys
 sys.modules["rmd"] = None  # importing it fails
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.modular_pipelines import ModularPipelineBlocks
 pipe = DiffusionPipeline.from_pretrained({str(student)!r}, custom_pipeline={str(student)!r}, trust_remote_code=True)
 generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
 latents = pipe({ASKED!r}, generator=generators, output_type="latent").images
@@ -183,6 +185,23 @@ torch.save(latents, {str(tmp_path / "latents.pt")!r})
     subprocess.run([sys.executable, "-c", script], check=True, env={"HF_HOME": str(tmp_path), "PATH": ""})
     found = torch.load(tmp_path / "latents.pt", weights_only=True)
     expected = quiet(student)(ASKED, generator=seeds(), output_type="latent").images
+    assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+
+
+@families
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_block_of_modular_diffusers(family: str, mode: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("diffusers_modules.local")]:
+        monkeypatch.delitem(sys.modules, name)  # local folders share one name: a process reads the code of one of them
+    student = make(family, mode)
+    blocks = ModularPipelineBlocks.from_pretrained(str(student), trust_remote_code=True)
+    pipe = blocks.init_pipeline(str(student if mode == "full" else student.parent / "teacher"))
+    pipe.load_components()
+    pipe.set_progress_bar_config(disable=True)
+    options = {"output_type": "latent"} | ({} if mode == "full" else {"student": str(student)})
+    for _ in range(2):  # the second call finds the adapter on the network
+        found = pipe(prompt=ASKED, generator=seeds(), output="images", **options)
+    expected = quiet(student)(ASKED, generator=seeds(), output_type="latent")[0]
     assert float((found - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
 
 

@@ -27,6 +27,8 @@ from rmd.models import Backbone
 from rmd.models import student as module
 from rmd.models.roles import Roles, build_roles
 from rmd.models.student import (
+    BLOCK,
+    BLOCK_CONFIG,
     CONFIG_NAME,
     STANDALONE,
     load_student,
@@ -124,7 +126,7 @@ def test_a_lora_file_holds_the_student_alone_under_its_usual_names(recipes: dict
     roles = distilled(backbone, recipes["lora"])
     folder = save_student(backbone, roles.state("student"), recipes["lora"], tmp_path / "student")
     names = sorted(path.name for path in folder.iterdir())
-    assert names == [STANDALONE, "pytorch_lora_weights.safetensors", CONFIG_NAME]
+    assert names == [BLOCK, BLOCK_CONFIG, STANDALONE, "pytorch_lora_weights.safetensors", CONFIG_NAME]
     with safe_open(folder / "pytorch_lora_weights.safetensors", "pt") as file:
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = json.loads(file.metadata()["lora_adapter_metadata"])
