@@ -5,9 +5,8 @@
 
 For a LoRA student, load its teacher's pipeline in this way, and then call pipe.load_student(STUDENT). The class is
 diffusers' own pipeline of the model. During a call, another scheduler takes the place of the official one: it follows
-the plan in `rmd_config.json`, and changes the size of the latents between two steps where the plan says so.
-
-Source: RMD: Cross-Resolution Distribution Matching Distillation, Sec. 3 (Alg. 2, Eq. 4 and 10).
+the plan in `rmd_config.json`, and changes the size of the latents between two steps where the plan says so. Source:
+"RMD: Cross-Resolution Distribution Matching Distillation", Sec. 3 (Alg. 2, Eq. 4 and 10).
 """
 
 import inspect
@@ -32,10 +31,13 @@ class RMDPipeline(Base):
     student: Any = None  # the content of its `rmd_config.json`
 
     def load_student(self, source: str) -> "RMDPipeline":
-        """Read the student in a folder or a repository, put it onto this pipeline if it is a LoRA, and return self."""
-        self.student = json.loads(_file(source, "rmd_config.json").read_text(encoding="utf-8"))
-        if self.student["mode"] == "lora":
+        """Put the LoRA student in a folder or a repository onto this pipeline, and return the pipeline."""
+        student = json.loads(_file(source, "rmd_config.json").read_text(encoding="utf-8"))
+        if student["mode"] == "lora":
             _adapt(*self._network(), _file(source, "pytorch_lora_weights.safetensors"))
+        elif str(source) != self.config.get("_name_or_path"):
+            raise ValueError(f"{source} is a whole pipeline: load it by from_pretrained")
+        self.student = student
         return self
 
     @torch.no_grad()
@@ -91,7 +93,6 @@ class RMDPipeline(Base):
         else:
             patch = network.config.patch_size
             multiple = factor * patch if isinstance(patch, int) else math.lcm(16, factor * patch[1])
-
         sides = [(stage["height"], stage["width"]) for stage in plan["stages"]]
 
         def sized(old: Any) -> list[int]:
@@ -99,11 +100,10 @@ class RMDPipeline(Base):
             return [max(1, round((a * b / c) / multiple + 1e-9)) * multiple for a, b, c in sizes]
 
         sizes = [sized(side) for side in sides]
-        told = sized(plan["match_side"] or sides[-1])
         time = getattr(self, "vae_scale_factor_temporal", None)
         depth = ((frames - 1) // time + 1,) if time else ()
         shapes = [(network.config.in_channels, *depth, *(side // factor for side in size)) for size in sizes]
-        return Cascade(self.scheduler.config, student, sizes, told, shapes)
+        return Cascade(self.scheduler.config, student, sizes, sized(plan["match_side"] or sides[-1]), shapes)
 
 
 class Cascade(SchedulerMixin, ConfigMixin):

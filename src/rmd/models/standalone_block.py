@@ -47,6 +47,7 @@ class RMDBlock(ModularPipelineBlocks):
         """Sample the student that the call names, or else the one in the folder of the parts."""
         block = self.get_block_state(state)
         pipe = RMDPipeline(**{spec.name: getattr(components, spec.name, None) for spec in self.expected_components})
+        pipe.register_to_config(_name_or_path=components._pretrained_model_name_or_path)
         pipe.load_student(block.student or components._pretrained_model_name_or_path)
         options = {name: getattr(block, name) for name in (*_INPUTS[2:], "output_type")}
         block.images = block.videos = pipe(block.prompt, **{k: v for k, v in options.items() if v is not None})[0]

@@ -167,6 +167,8 @@ def test_refusals(both: Callable[[str, str], Both], make: Make, tmp_path: Path) 
     with pytest.raises(ValueError, match="this student rescales positions, for which RMD itself is needed"):
         ours("")
     assert type(ours.scheduler).__name__ == "DDIMScheduler"  # the official one is back after an error
+    with pytest.raises(ValueError, match="is a whole pipeline: load it by from_pretrained"):
+        both("sdxl", "lora")[0].load_student(str(make("sdxl", "full")))
 
 
 def test_it_runs_without_rmd(make: Make, both: Callable[[str, str], Both], tmp_path: Path) -> None:
