@@ -89,6 +89,34 @@ def kernel_distance(x: Tensor, y: Tensor, *, per_prompt: tuple[int, int] = (1, 1
     return Interval(KERNEL_SCALE * value, KERNEL_SCALE * (value - half), KERNEL_SCALE * (value + half))
 
 
+def kernel_distance_gap(x: Tensor, z: Tensor, y: Tensor) -> Interval:
+    """Return how much farther x is from y than z is: the difference of two kernel distances, times 1000.
+
+    The interval is that of `kernel_distance`, for the difference: row i of x and of z is left out together, because
+    they are samples of one prompt and often of the same noise. What they have in common, and the error of y, cancel.
+
+    Args:
+        x, z: features (n, d) of two sets of samples of the same prompts, in the same order.
+        y: features (m, d) with which both are compared.
+
+    Raises:
+        RMDError: the shapes do not match, a value is not finite, or a set has fewer than three samples.
+    """
+    x, y = _checked(x, y, fewest=3)
+    z, _ = _checked(z, y, fewest=3)
+    if len(x) != len(z):
+        raise RMDError(f"samples of the same prompts are compared, but there are {len(x)} and {len(z)}")
+    n, m = len(x), len(y)
+    within = (_all(x, x, 1) - _own(x, x, 1)) - (_all(z, z, 1) - _own(z, z, 1))
+    cross, from_y = _all(x, y, 1) - _all(z, y, 1), _all(y, x, 1) - _all(y, z, 1)
+    both, between = within.sum(), cross.sum()
+    without_pair = (both - 2 * within) / ((n - 1) * (n - 2)) - 2 * (between - cross) / ((n - 1) * m)
+    without_y = both / (n * (n - 1)) - 2 * (between - from_y) / (n * (m - 1))
+    value = float(both / (n * (n - 1)) - 2 * between / (n * m))
+    half = Z95 * math.sqrt(_jackknife(without_pair) + _jackknife(without_y))
+    return Interval(KERNEL_SCALE * value, KERNEL_SCALE * (value - half), KERNEL_SCALE * (value + half))
+
+
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     """Return the Frechet distance between two feature sets, each taken as a Gaussian.
 

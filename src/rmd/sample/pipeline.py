@@ -244,6 +244,8 @@ class RMDPipeline(DiffusionPipeline):
         """
         if not safe_serialization:
             raise RMDError("students are saved as safetensors only: leave safe_serialization out")
+        if options.pop("push_to_hub", False):
+            raise RMDError("saving uploads nothing: call push_to_hub of the pipeline, which checks what it uploads")
         student = self.student
         with student_folder(Path(save_directory)) as partial:
             if student.mode == "full":
@@ -312,7 +314,8 @@ class RMDPipeline(DiffusionPipeline):
         Raises:
             RMDError: arguments contradict each other or do not suit the model, or values are not finite.
         """
-        plan, backbone, names = self.plan, self.backbone, callback_on_step_end_tensor_inputs
+        plan, backbone = self.plan, self.backbone
+        names = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         self._check(backbone, output_type, names, embeddings)
         warn_of_guidance(negative_prompt=negative_prompt, guidance_scale=guidance_scale)
         check_steps(plan, num_inference_steps)

@@ -20,6 +20,7 @@ from rmd.core.metrics import (
     frechet_distance,
     high_frequency,
     kernel_distance,
+    kernel_distance_gap,
     standardise,
     wilson,
 )
@@ -165,6 +166,42 @@ def test_the_distance_grows_with_a_shift() -> None:
     x, y = normal(100, 8), normal(100, 8, seed=1)
     near, far = kernel_distance(x, y + 0.5), kernel_distance(x, y + 1.0)
     assert 0 < near.low < near.high < far.low
+
+
+def test_the_gap_of_two_distances_is_the_naive_jackknife() -> None:
+    z, y = normal(7, 4, seed=1), normal(9, 4, seed=2)
+    x = z + 0.5 * normal(7, 4, seed=3)
+
+    def gap(x: Tensor, z: Tensor, y: Tensor) -> float:
+        return kernel_distance(x, y).value - kernel_distance(z, y).value
+
+    variance = jackknife_variance([gap(leave_out(x, i), leave_out(z, i), y) for i in range(7)])
+    variance += jackknife_variance([gap(x, z, leave_out(y, i)) for i in range(9)])
+    result, half = kernel_distance_gap(x, z, y), Z95 * math.sqrt(variance)
+    value = gap(x, z, y)
+    assert [result.value, result.low, result.high] == pytest.approx([value, value - half, value + half])
+    assert kernel_distance_gap(x, x, y) == Interval(0.0, 0.0, 0.0)
+    reverse = kernel_distance_gap(z, x, y)
+    assert (reverse.value, reverse.low) == pytest.approx((-result.value, -result.high))
+
+
+def test_the_gap_is_surer_than_its_two_distances_and_covers_the_truth() -> None:
+    """Of two sets with the same noise, one is moved; the difference of the distances is then nearly known."""
+    hits, widths = 0, []
+    moved = torch.full((6,), 0.4, dtype=torch.float64)
+    truth = kernel_distance(normal(4000, 6, seed=1) + moved, normal(4000, 6, seed=2)).value
+    for seed in range(200):
+        z, y = normal(60, 6, seed=10 + 2 * seed), normal(60, 6, seed=11 + 2 * seed)
+        gap, far, near = kernel_distance_gap(z + moved, z, y), kernel_distance(z + moved, y), kernel_distance(z, y)
+        hits += covers(gap, truth)
+        widths.append((gap.high - gap.low) / (far.high - far.low + near.high - near.low))
+    assert 180 <= hits <= 200
+    assert sum(widths) / len(widths) < 0.75 and max(widths) < 1.0
+
+
+def test_the_gap_needs_samples_of_the_same_prompts() -> None:
+    with pytest.raises(RMDError, match=r"^samples of the same prompts are compared, but there are 4 and 5$"):
+        kernel_distance_gap(normal(4, 3), normal(5, 3), normal(6, 3))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.callbacks import PipelineCallback
 from families import FRAMES, TINY, distilled, make_student
 from helpers import PROMPTS
 from PIL import Image
@@ -324,6 +325,33 @@ def test_a_saved_pipeline_loads_as_the_same_student(mode: str, make: Make, tmp_p
     assert copy.plan == pipe.plan
     result = copy(PROMPTS[:2], generator=seeds(2), output_type="latent").images
     assert torch.equal(result, pipe(PROMPTS[:2], generator=seeds(2), output_type="latent").images)
+
+
+def test_variants_are_saved_and_loaded(shared: Shared, tmp_path: Path) -> None:
+    pipe = shared("sdxl", "full")
+    folder = pipe.save_pretrained(tmp_path / "half", variant="fp16")
+    assert (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    copy = quiet(folder, variant="fp16")
+    result = copy(PROMPTS[:1], generator=seeds(1), output_type="latent")[0]
+    assert torch.equal(result, pipe(PROMPTS[:1], generator=seeds(1), output_type="latent")[0])
+    with pytest.raises(RMDError, match=r"^students are saved as safetensors only: leave safe_serialization out$"):
+        pipe.save_pretrained(tmp_path / "other", safe_serialization=False)
+    with pytest.raises(RMDError, match=r"^saving uploads nothing: call push_to_hub of the pipeline, which checks"):
+        pipe.save_pretrained(tmp_path / "other", push_to_hub=True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_callback_of_diffusers_names_its_own_tensors(shared: Shared) -> None:
+    class Blank(PipelineCallback):
+        tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds"]
+
+        def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, callback_kwargs: Any) -> Any:
+            assert set(callback_kwargs) == set(self.tensor_inputs)
+            return {"latents": torch.zeros_like(callback_kwargs["latents"])} if step_index == 3 else callback_kwargs
+
+    pipe = shared("sdxl", "full")
+    blank = Blank(cutoff_step_ratio=1.0)
+    assert not pipe(PROMPTS[:1], generator=seeds(1), output_type="latent", callback_on_step_end=blank).images.any()
 
 
 def test_videos_are_lists_of_frames_of_any_valid_length(shared: Shared) -> None:
