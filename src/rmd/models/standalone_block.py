@@ -24,7 +24,7 @@ class RMDBlock(ModularPipelineBlocks):
 
     @property
     def description(self) -> str:
-        """What the block does."""
+        """The block in one sentence."""
         return "Samples a distilled student, whose first steps run at a lower resolution."
 
     @property
