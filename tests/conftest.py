@@ -39,7 +39,7 @@ LONGEST = (
     "tests/unit/train/test_loop.py", "tests/unit/sample/test_pipeline.py", "tests/unit/cli/test_train.py",
     "tests/unit/compare/", "tests/unit/train/", "tests/research/", "tests/unit/evaluation/", "tests/learning/",
 )  # fmt: skip
-"""What takes longest comes first: a processor that is given a long file at the end leaves the others without work."""
+"""The longest tests come first: a processor that is given a long file at the end leaves the others without work."""
 HEAVY = (
     "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/", "tests/research/",
     "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
@@ -54,7 +54,7 @@ HEAVY = (
     "tests/unit/scores/test_upstream.py", "tests/unit/scores/test_vbench_run.py",
     "tests/unit/study/test_server.py", "tests/unit/study/test_store.py", "tests/unit/train/",
 )  # fmt: skip
-"""What `make check` leaves out: files whose tests train, save and load whole pipelines, or start processes.
+"""The files that `make check` leaves out, whose tests train, save and load whole pipelines, or start processes.
 
 Their tests are marked `heavy`; in other files, tests that train are marked one by one.
 """

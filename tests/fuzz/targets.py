@@ -90,9 +90,9 @@ _PROMPTS = {
 }
 _OURS = {**JSON, **OURS}
 _FOREIGN = {**lenient(JSON), **{name: FILE[name] for name in ("removed", "noise", "lfs-pointer", "web-page")}}
-"""Of a file of another program, of which RMD reads a part."""
+"""Changes of a file of another program, of which RMD reads a part."""
 _LIST = {name: change for name, change in _FOREIGN.items() if name not in ("unknown-key", "word-for-number")}
-"""Of a list of texts."""
+"""Changes of a list of texts."""
 _ENDINGS = [ending for category in CATEGORIES for ending in category.results]
 _CONFIG = {**JSON, "swapped": Mutation(FILE["swapped"].change)}
 _TEACHER = (

@@ -1,4 +1,4 @@
-"""What each step's gradient vanishes at, exactly, on Gaussian data and for students that are affine.
+"""The students at which each step's gradient vanishes, exactly, on Gaussian data and for students that are affine.
 
 Everything is then affine in the noise that is drawn, so a batch whose rows are the unit vectors of that noise gives the
 joint distribution of all states without sampling (`Law`). The fake score is the best affine prediction of its target,

@@ -1,4 +1,4 @@
-"""What TDM's importance weights do to its students, in closed form on independent Gaussian pixels."""
+"""The effect of TDM's importance weights on its students, in closed form on independent Gaussian pixels."""
 
 from __future__ import annotations
 

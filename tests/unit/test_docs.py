@@ -1,4 +1,4 @@
-"""What the documentation names exists, its code compiles, and its commands are accepted."""
+"""Everything that the documentation names exists, its code compiles, and its commands are accepted."""
 
 from __future__ import annotations
 

@@ -12,11 +12,12 @@ import rmd
 
 PACKAGE = Path(rmd.__file__).parent
 FACTORY = Path(__file__).parents[2] / "research"
+TESTS = Path(__file__).parents[1]
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 400, 50
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
-HANGING = re.compile(r'^\s*"""(What|Which|How|Whether|Where|Why|When) ', re.MULTILINE)
+HANGING = re.compile(r'^\s*"""(What|Which|How|Whether|Where|Why|When|Of|As|By) ', re.MULTILINE)
 """The beginning of a docstring that continues the name above it instead of being a sentence or a noun of its own."""
 
 
@@ -42,7 +43,7 @@ def test_files_and_functions_stay_short() -> None:
 def test_no_docstring_hangs_on_the_name_above_it() -> None:
     found = [
         f"{path}: {start.group().strip()}"
-        for path, text in sources(PACKAGE, FACTORY)
+        for path, text in sources(PACKAGE, FACTORY, TESTS)
         for start in HANGING.finditer(text)
     ]
     assert not found, "\n".join(found)

@@ -117,7 +117,7 @@ class CellResult(Strict):
 
     row: Row
     right: tuple[bool, ...]
-    """For every sample, whether it shows everything that its caption names."""
+    """True for each sample that shows everything that its caption names."""
     prompts: tuple[str, ...]
     """Captions of the pictures that are stored beside this file."""
     training: Training | None

@@ -52,7 +52,7 @@ class Line(Strict):
     evaluations: float | None
     """Network evaluations in training per sample of a batch; mean over seeds."""
     numbers: dict[str, Number]
-    """By the name of the metric, in the order of the columns."""
+    """The values by the name of the metric, in the order of the columns."""
     parts: dict[str, Number]
     """The share of samples with each attribute alone right."""
     paper: dict[str, str]

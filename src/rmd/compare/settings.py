@@ -114,6 +114,8 @@ DMD2_IMAGES = replace(
     changes=(*DMD2.changes, "method.adversarial=0.005", "method.adversarial_fake=0.01", "data.images=scenes"),
 )  # fmt: skip
 NAIVE = Setting("naive", "naive cascade, 2+2 (UP without RM)", changes=("method.matching=own",))
+PAPERS_RMD = replace(RMD, label="RMD with the paper's times and matching, 2+2")
+PAPERS_NAIVE = replace(NAIVE, label="naive cascade at the paper's times, 2+2")
 MIXED = Setting("mixed", "matched at either resolution, 2+2", changes=("method.matching=mixed",))
 CROSSING = ("plan.steps=4", "plan.split=[2, 2]", "plan.cross_at={sigma: [0.84]}")
 """Two steps in each of two stages, and an earlier crossing than the paper's."""

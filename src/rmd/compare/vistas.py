@@ -17,6 +17,8 @@ from rmd.compare.settings import (
     MATCHED,
     MIXED,
     NAIVE,
+    PAPERS_NAIVE,
+    PAPERS_RMD,
     RMD,
     SHIPPED,
     TDM,
@@ -33,8 +35,6 @@ PRIMARY = "attributes"
 SEEDS = 6
 """Number of seeds of the tables that answer the primary question."""
 
-_PAPERS = replace(RMD, label="RMD, the paper's times and matching, 2+2")
-_NAIVE = replace(NAIVE, label="naive cascade at the paper's times, 2+2")
 _EARLY = replace(SHIPPED, name="own-early", label="own matching, crossing at a sigma of 0.84, 2+2")
 _THREE = (3, 1)
 
@@ -54,8 +54,8 @@ VISTAS = (
     Table(
         "vistas", "Methods where the low resolution is wrong", "Tab. 1, Tab. 3",
         "Does matching across resolutions keep the structure that the teacher's low resolution lacks?",
-        (TEACHER_4, UNDISTILLED, TDM, DMD2, _NAIVE, replace(MIXED, label="matched at either resolution, 2+2"), _PAPERS,
-         _EARLY),
+        (TEACHER_4, UNDISTILLED, TDM, DMD2, PAPERS_NAIVE, replace(MIXED, label="matched at either resolution, 2+2"),
+         PAPERS_RMD, _EARLY),
         against="naive", backbones=("vistas",), seeds=SEEDS,
     ),
     Table(

@@ -27,7 +27,7 @@ from rmd.worlds.base import Measured
 
 Matching = Literal["own", "mixed", "teacher"]
 TRUST: tuple[Matching, ...] = ("own", "mixed", "teacher")
-"""From trusted to wrong."""
+"""The matchings that suit a low resolution, from one that can be trusted to one that is wrong."""
 
 SIGMAS = tuple(step / 20 for step in range(10, 19))
 """Crossings that are weighed, as sigma of a rectified flow, from clean to noisy."""

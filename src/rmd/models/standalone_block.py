@@ -20,7 +20,7 @@ _INPUTS = ("prompt", "student", "height", "width", "num_frames", "generator", "l
 
 
 class RMDBlock(ModularPipelineBlocks):
-    """From prompts to pictures or videos."""
+    """Makes pictures or videos from prompts."""
 
     @property
     def description(self) -> str:

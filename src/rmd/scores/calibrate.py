@@ -52,7 +52,7 @@ class Line:
 
     @property
     def difference(self) -> float:
-        """By how much our score is higher."""
+        """Our score less the published one."""
         return self.ours.mean - self.published
 
 

@@ -60,7 +60,7 @@ def test_a_name_that_is_taken_is_refused(name: str, installed: list[EntryPoint])
 
 
 def test_a_class_that_is_defined_again_replaces_the_earlier_one(installed: list[EntryPoint]) -> None:
-    """As when a notebook's cell with the decorator runs twice."""
+    """A notebook's cell with the decorator may run twice."""
 
     def defined(name: str) -> type:
         return type(name, (), {"__module__": "__main__", "__qualname__": name})

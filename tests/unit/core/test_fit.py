@@ -1,4 +1,4 @@
-"""What a plan loses: spectra, missing bits and the steps' error in closed form, and the thresholds of splits."""
+"""The losses of a plan: spectra, missing bits and the steps' error in closed form, and the thresholds of splits."""
 
 from __future__ import annotations
 

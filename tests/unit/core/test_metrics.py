@@ -186,7 +186,7 @@ def test_the_gap_of_two_distances_is_the_naive_jackknife() -> None:
 
 
 def test_the_gap_is_surer_than_its_two_distances_and_covers_the_truth() -> None:
-    """Of two sets with the same noise, one is moved; the difference of the distances is then nearly known."""
+    """Two sets have the same noise, and one of them is moved, so the difference of their distances is nearly known."""
     hits, widths = 0, []
     moved = torch.full((6,), 0.4, dtype=torch.float64)
     truth = kernel_distance(normal(4000, 6, seed=1) + moved, normal(4000, 6, seed=2)).value

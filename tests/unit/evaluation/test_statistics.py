@@ -40,7 +40,7 @@ def test_paired_differences_are_tested_by_students_t() -> None:
 
 
 def test_a_detectable_difference_is_found_in_four_of_five_tables() -> None:
-    """By simulation: differences of that size, with the scatter from which it was computed."""
+    """A simulation draws differences of that size, with the scatter from which it was computed."""
     generator = np.random.default_rng(0)
     rows = generator.normal(5.0, 2.0, size=(999, 3)).tolist()
     least = detectable([*rows, [-1e6, 0.0, 1e6]])  # one wild row does not matter

@@ -1,4 +1,4 @@
-"""What every family must do, and what only one of them does."""
+"""The duties of every family, and the abilities of single ones."""
 
 from __future__ import annotations
 

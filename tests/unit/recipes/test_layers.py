@@ -1,4 +1,4 @@
-"""How recipe files are found, extend one another, and are overridden."""
+"""Recipe files are found, extend one another, and are overridden."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_the_plan_of_both_versions(each: int, version: int, tmp_path: Path) -> N
 
 
 def test_a_prompt_may_occur_twice(tmp_path: Path) -> None:
-    """As one of the first version's does; the videos are numbered by the lines."""
+    """A folder in the layout of the first version gives the plan; the lines number the videos."""
     prompts = write_prompts(tmp_path / "prompts")
     lines = ["the same"] * 2 + [f"line {number}" for number in range(98)]
     (prompts / "4_motion_binding.txt").write_text("\n".join(lines), encoding="utf-8")

@@ -102,7 +102,7 @@ def test_all_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_arguments_and_folders_of_a_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of motion: the number of frames and their rate, and each script finds what the one before it wrote."""
+    """The scripts of motion get the number of frames and their rate, and each finds what the one before it wrote."""
     home = Home(tmp_path, ("motion_binding", "spatial_relationships"), monkeypatch)
     home.run("motion_binding", "spatial_relationships", more={"run_depth.py": ["--encoder", "vits"]})
     notes = {str(note["script"]): note for note in home.noted()}

@@ -17,7 +17,7 @@ from rmd.scores.pixels import squashed_pixels
 
 
 def test_distances_in_closed_form() -> None:
-    """Of three directions of the axes: 1 from each other, whatever their lengths; of opposite ones, 2; of equal, 0."""
+    """Directions of the axes are 1 from each other, whatever their lengths; opposite ones are 2, and equal ones 0."""
     axes = torch.diag(torch.tensor([1.0, 5.0, 0.1]))
     torch.testing.assert_close(mean_distances(axes), torch.ones(3, dtype=torch.float64))
     pair = torch.tensor([[1.0, 1.0], [-2.0, -2.0]])

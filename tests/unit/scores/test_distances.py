@@ -30,7 +30,7 @@ def normalised(count: int, shift: float = 0.0, seed: int = 0) -> Tensor:
 
 
 def test_cmmd_in_closed_form() -> None:
-    """Of two single points at a distance d: 2 - 2 exp(-d^2 / 200), times 1000."""
+    """Two single points at a distance d have 2 - 2 exp(-d^2 / 200), times 1000."""
     x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert cmmd(x, y) == pytest.approx(1000 * (2 - 2 * math.exp(-2 / 200)))
     same = normalised(20)

@@ -1,4 +1,4 @@
-"""What pictures say of their making: the model, its steps and its guidance."""
+"""Pictures tell how they were made: the model, its steps and its guidance."""
 
 from __future__ import annotations
 

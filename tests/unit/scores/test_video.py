@@ -38,7 +38,7 @@ def grey(*levels: float, side: int = 10, fps: float = 8) -> Clip:
 
 
 def test_consistency_in_closed_form() -> None:
-    """Of unit features at angles 0, a and 2a: the mean of (cos a + cos a) / 2 and (cos a + cos 2a) / 2."""
+    """Unit features at angles 0, a and 2a give the mean of (cos a + cos a) / 2 and (cos a + cos 2a) / 2."""
     for a in (0.0, 0.3, 1.2):
         turned = torch.tensor([[np.cos(k * a), np.sin(k * a)] for k in range(3)]) * torch.tensor([[1.0], [2.0], [7.0]])
         expected = (np.cos(a) + (np.cos(a) + max(0.0, np.cos(2 * a))) / 2) / 2
@@ -53,7 +53,7 @@ def test_steadiness_in_closed_form() -> None:
 
 
 def test_motion_in_closed_form() -> None:
-    """Of a white square that appears in black: the changed share of the pixels over 5 %, at most 1."""
+    """A white square that appears in black gives the changed share of the pixels over 5 %, at most 1."""
     assert motion(grey(7, 7, 7)) == 0 and motion(grey(0, 255)) == 1
     assert motion(grey(0, 51, 0)) == pytest.approx(0.2)
     for side in (1, 2, 3):

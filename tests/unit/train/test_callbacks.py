@@ -1,4 +1,4 @@
-"""What a run does beside its updates: averages, pictures, judging, metrics, guard and checkpoints, in their order."""
+"""The work of a run beside its updates: averages, pictures, judging, metrics, guard and checkpoints, in their order."""
 
 from __future__ import annotations
 

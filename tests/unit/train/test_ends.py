@@ -1,4 +1,4 @@
-"""How a run ends and is resumed: signals at odd moments, full disks, and a folder that another run holds."""
+"""The end of a run and its resumption: signals at odd moments, full disks, and a folder that another run holds."""
 
 from __future__ import annotations
 

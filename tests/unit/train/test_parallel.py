@@ -1,4 +1,4 @@
-"""How a batch is divided, and what a single process does; tests/distributed has two processes."""
+"""The division of a batch, and a process that is alone; tests/distributed has two processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe is built into: its data, its networks, and the errors that come before weights are loaded."""
+"""A recipe is built into a run: its data, its networks, and the errors that come before weights are loaded."""
 
 from __future__ import annotations
 

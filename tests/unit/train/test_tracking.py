@@ -1,4 +1,4 @@
-"""What a run records about itself, where a resumed run continues, and trackers of other packages."""
+"""The records of a run, the place at which a resumed run continues, and trackers of other packages."""
 
 from __future__ import annotations
 
