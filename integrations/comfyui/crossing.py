@@ -12,12 +12,20 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from .plan import Crossing, PlanError
+
+INTERPOLATIONS = {"bilinear": "bilinear", "nearest": "nearest-exact", "bicubic": "bicubic"}
+"""PyTorch's names of its own interpolations."""
 
 
 def enlarged(x: Tensor, size: tuple[int, int], crossing: Crossing) -> Tensor:
     """Return latents of a larger height and width (Eq. 4)."""
+    if crossing.upsample in INTERPOLATIONS:
+        frames = x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
+        larger = interpolate(frames, size=size, mode=INTERPOLATIONS[crossing.upsample])
+        return larger if x.ndim == 4 else larger.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
     rows, columns = (
         enlarging(low, high, crossing.upsample, crossing.taps).to(x)
         for low, high in zip(x.shape[-2:], size, strict=True)
@@ -67,8 +75,7 @@ def enlarging(low: int, high: int, mode: str, taps: tuple[float, ...]) -> Tensor
     if mode == "taps":
         return _filter(low, high, taps)
     unit = torch.eye(low, dtype=torch.float64).view(low, 1, low, 1)
-    kind = {"nearest": "nearest-exact"}.get(mode, mode)
-    return torch.nn.functional.interpolate(unit, size=(high, 1), mode=kind).view(low, high).T.contiguous()
+    return interpolate(unit, size=(high, 1), mode=INTERPOLATIONS[mode]).view(low, high).T.contiguous()
 
 
 @lru_cache(maxsize=64)

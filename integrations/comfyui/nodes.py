@@ -9,7 +9,7 @@ from .plan import RULES, TOLD, UPSAMPLES, Crossing, Plan, plan_of_numbers
 
 PLAN = "RMD_PLAN"
 FROM_PLAN = "from plan"
-BETA = ("FLOAT", {"default": 0.5, "min": 0.0, "max": 1.0, "step": 0.05, "tooltip": "Weight of the predicted noise."})
+BETA = ("FLOAT", {"default": 0.2, "min": 0.0, "max": 1.0, "step": 0.05, "tooltip": "Weight of the predicted noise."})
 
 
 class Student:
@@ -55,7 +55,9 @@ class PlanOfNumbers:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Return the inputs in ComfyUI's form."""
+        rule = "How predicted and fresh noise are mixed between stages."
         scales = "Sides of the stages, relative to the final size."
+        target = "SDXL only: the target size that the model is told."
         eta = "Weight of the predicted noise within a stage; the rest is fresh."
         upsamples = [name for name in UPSAMPLES if name != "taps"]
         return {
@@ -63,12 +65,15 @@ class PlanOfNumbers:
                 "scales": ("STRING", {"default": "0.5, 1", "tooltip": scales}),
                 "steps": ("STRING", {"default": "2, 2", "tooltip": "Number of steps of each stage."}),
                 "times": ("STRING", {"default": "1000, 773.8, 745, 372.5", "tooltip": "Times of all steps."}),
-                "noise_rule": (list(RULES), {"tooltip": "How predicted and fresh noise are mixed between stages."}),
+                "noise_rule": (list(RULES), {"default": "block", "tooltip": rule}),
                 "beta": BETA,
                 "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.05, "tooltip": eta}),
                 "upsample": (upsamples, {"tooltip": "Interpolation to the next stage."}),
                 "original_size": (list(TOLD), {"tooltip": "SDXL only: the original size that the model is told."}),
-                "target_size": (list(reversed(TOLD)), {"tooltip": "SDXL only: the target size that it is told."}),
+                "target_size": (
+                    list(TOLD),
+                    {"default": "stage", "tooltip": target},
+                ),
             }
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Plan:
 
     stages: tuple[tuple[float, float], ...]
     steps: tuple[tuple[int, float], ...]
-    crossing: Crossing = Crossing()
+    crossing: Crossing = field(default_factory=Crossing)
     original: str = "final"
     target: str = "stage"
     match: tuple[float, float] | None = None
@@ -128,7 +128,7 @@ class Plan:
         stages = tuple(map(sized, self.stages))
         if len(set(stages)) < len(stages):
             raise PlanError(
-                f"{width}x{height} is too small for this plan, two stages would be equal: use a larger size"
+                f"{width}x{height} is too small for this plan, whose stages would be equal: use a larger size"
             )
         return replace(self, stages=stages, match=None if self.match is None else sized(self.match))
 
@@ -182,9 +182,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise PlanError(f"{path.name} is not a student's config: it holds no object")
     if values.get("version") != 1:
-        raise PlanError(
-            f"{path.name} has version {values.get('version')!r}, but these nodes read version 1: update them"
-        )
+        raise PlanError(f"{path.name} has version {values.get('version')!r}, not 1: update the nodes")
     return values
 
 

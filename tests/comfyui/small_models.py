@@ -23,7 +23,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
-from families import distilled, recipe_of, t5_encoder, t5_tokenizer
+from families import distilled, recipe_of, t5_tokenizer
 from helpers import TOKENIZER, WIDTH, text_encoder
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, UMT5Config, UMT5EncoderModel
@@ -34,14 +34,13 @@ from rmd.models.sdxl import SDXLBackbone
 from rmd.models.student import save_student
 from rmd.models.wan import WanBackbone
 
-CONTEXT, POOLED = 32, 24
 TIME_CHANNELS = 256
 SDXL_CONFIG = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "channel_mult": [1, 2],
     "num_res_blocks": [1, 1], "transformer_depth": [0, 1], "transformer_depth_output": [0, 0, 1, 1],
-    "transformer_depth_middle": 1, "context_dim": CONTEXT, "num_heads": -1, "num_head_channels": 64,
+    "transformer_depth_middle": 1, "context_dim": WIDTH, "num_heads": -1, "num_head_channels": 64,
     "use_spatial_transformer": True, "use_linear_in_transformer": True, "use_temporal_attention": False,
-    "num_classes": "sequential", "adm_in_channels": POOLED + 6 * TIME_CHANNELS,
+    "num_classes": "sequential", "adm_in_channels": WIDTH + 6 * TIME_CHANNELS,
 }  # fmt: skip
 """The configuration of `sdxl`, as ComfyUI writes it."""
 
@@ -50,7 +49,8 @@ def vae(channels: int, **rules: float) -> AutoencoderKL:
     """Downsamples by eight."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4,) * 4, latent_channels=channels, norm_num_groups=4, mid_block_add_attention=False, **rules,
+        block_out_channels=(4,) * 4, latent_channels=channels, norm_num_groups=4, mid_block_add_attention=False,
+        **rules,
     ).eval()  # fmt: skip
 
 
@@ -59,9 +59,9 @@ def sdxl(*, velocity: bool = False) -> Backbone:
     unet = UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=CONTEXT, attention_head_dim=(1, 2), use_linear_projection=True,
+        cross_attention_dim=WIDTH, attention_head_dim=(1, 2), use_linear_projection=True,
         transformer_layers_per_block=1, addition_embed_type="text_time", addition_time_embed_dim=TIME_CHANNELS,
-        projection_class_embeddings_input_dim=POOLED + 6 * TIME_CHANNELS,
+        projection_class_embeddings_input_dim=WIDTH + 6 * TIME_CHANNELS,
     ).eval()  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
@@ -80,15 +80,15 @@ def sd3() -> Backbone:
     """SD3.5 with two blocks, the first with a second attention."""
     transformer = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64,
-        num_attention_heads=2, joint_attention_dim=CONTEXT, caption_projection_dim=128, pooled_projection_dim=POOLED,
-        pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
+        num_attention_heads=2, joint_attention_dim=2 * WIDTH, caption_projection_dim=128,
+        pooled_projection_dim=2 * WIDTH, pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
     ).eval()  # fmt: skip
     encoders = [text_encoder(CLIPTextModelWithProjection) for _ in range(2)]
     return SD3Backbone(
         StableDiffusion3Pipeline(
             transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=vae(16, scaling_factor=1.5305, shift_factor=0.0609), text_encoder=encoders[0], tokenizer=TOKENIZER,
-            text_encoder_2=encoders[1], tokenizer_2=TOKENIZER, text_encoder_3=t5_encoder(), tokenizer_3=t5_tokenizer(),
+            text_encoder_2=encoders[1], tokenizer_2=TOKENIZER, text_encoder_3=None, tokenizer_3=None,
         )
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def wan() -> Backbone:
         base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
         scale_factor_temporal=4, scale_factor_spatial=8,
     ).eval()  # fmt: skip
-    config = UMT5Config(vocab_size=32, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    config = UMT5Config(vocab_size=32, d_model=4096, d_kv=8, d_ff=8, num_layers=1, num_heads=2)
     return WanBackbone(
         WanPipeline(
             tokenizer=t5_tokenizer(), text_encoder=UMT5EncoderModel(config).eval(), vae=video, transformer=transformer,
@@ -114,8 +114,8 @@ def wan() -> Backbone:
 
 TEACHERS: dict[str, Callable[..., Backbone]] = {"sdxl": sdxl, "sd3": sd3, "wan": wan}
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    "sdxl": {"embeds": (77, CONTEXT), "pooled": (POOLED,)},
-    "sd3": {"embeds": (154, CONTEXT), "pooled": (POOLED,)},
+    "sdxl": {"embeds": (77, WIDTH), "pooled": (WIDTH,)},
+    "sd3": {"embeds": (154, 2 * WIDTH), "pooled": (2 * WIDTH,)},
     "wan": {"embeds": (512, 4096)},
 }
 """Shapes of one encoded prompt."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NODES, Refused, Server
+from comfyui_server import NODES, Refused, Server
 from safetensors.torch import load_file, save_file
 from small_models import SDXL_CONFIG, encoded, student
 from torch import Tensor
@@ -123,14 +123,15 @@ def case(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 def expected(pipe: RMDPipeline, *, batch: int = 2, **sizes: int) -> Tensor:
     """Return RMDPipeline's latents, with one generator for each sample."""
     names = {"embeds": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
-    given: Any = {names[name]: tensor.repeat(batch, *(1,) * (tensor.ndim - 1)) for name, tensor in prompts(pipe).items()}
+    given: Any = {names[name]: tensor for name, tensor in prompts(pipe, batch).items()}
     generators = [torch.Generator().manual_seed(SEED + index) for index in range(batch)]
     x0 = pipe(generator=generators, output_type="latent", return_dict=False, **given, **sizes)[0]
     return own_latents(pipe, x0)
 
 
-def prompts(pipe: RMDPipeline) -> dict[str, Tensor]:
-    return encoded(pipe.student.family)
+def prompts(pipe: RMDPipeline, batch: int) -> dict[str, Tensor]:
+    """Return an encoded prompt, repeated for a batch."""
+    return {name: tensor.repeat_interleave(batch, 0) for name, tensor in encoded(pipe.student.family).items()}
 
 
 def with_crossing(pipe: RMDPipeline, **values: Any) -> RMDPipeline:
@@ -240,8 +241,8 @@ def test_keyed_noise(case: Callable[..., Case], server: Server) -> None:
     pipe, prompt = case("wan")
     prompt["5"]["inputs"]["noise"] = "rmd keyed"
     backbone = pipe.backbone
-    cond = Cond({name: tensor.repeat(2, *(1,) * (tensor.ndim - 1)) for name, tensor in prompts(pipe).items()})
-    x0 = sample_latents(backbone, backbone.denoiser, pipe.plan, cond, CounterNoise(SEED, range(2)))
+    cond, noise = Cond(prompts(pipe, 2)), CounterNoise(SEED, range(2))
+    x0 = sample_latents(backbone, backbone.denoiser, pipe.plan, cond, noise)
     assert_close(server.latents(prompt, "5"), own_latents(pipe, x0))
 
 

@@ -1,4 +1,4 @@
-"""Nodes that the tests need in ComfyUI: encoded prompts from a file, and an SDXL model that is smaller than any real one.
+"""Nodes that the tests need in ComfyUI: prompts that are encoded already, and an SDXL model smaller than any real one.
 
 ComfyUI finds the configuration of SD3 and Wan in their weights, whatever their size; SDXL it knows by its 320 channels.
 """
