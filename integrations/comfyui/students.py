@@ -165,8 +165,8 @@ def _with_adapter(model: Any, tensors: dict[str, Any], where: str) -> Any:
     layers = comfy.lora.model_lora_keys_unet(model.model, {})
     weights = model.model.state_dict()
     for name, tensor in tensors.items():
-        layer, _, part = name.rpartition(".lora_")
-        if not part:
+        layer, mark, part = name.rpartition(".lora_")
+        if not mark:  # the layer's alpha
             continue
         if layer not in layers:
             raise PlanError(f"{where} belongs to another model: this one has no layer {layer}")
