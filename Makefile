@@ -39,6 +39,7 @@ test-browser: $(STAMP) ## the pages in a real browser; needs Chromium on the pat
 	@$(BIN)/python -m pytest -q tests/browser -o testpaths=tests/browser
 
 test-comfyui: $(STAMP) ## the nodes in ComfyUI itself; needs COMFYUI=FOLDER, and COMFYUI_PYTHON=... if that has its own
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'websockets>=13'
 	@COMFYUI="$(COMFYUI)" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -q tests/comfyui -o testpaths=tests/comfyui
 

@@ -50,7 +50,14 @@ class Server:
 
     def run(self, prompt: dict[str, Any]) -> list[dict[str, Any]]:
         """Run a workflow in the API's format, and return the files that its nodes saved."""
-        number = json.loads(self.ask("/prompt", {"prompt": prompt}))["prompt_id"]
+        return self.wait(self.submit(prompt))
+
+    def submit(self, prompt: dict[str, Any], client: str = "") -> str:
+        """Queue a workflow, and return its number; the client, if any, is told of its progress."""
+        return str(json.loads(self.ask("/prompt", {"prompt": prompt, "client_id": client}))["prompt_id"])
+
+    def wait(self, number: str) -> list[dict[str, Any]]:
+        """Return the files that a workflow's nodes saved; raise Refused if it did not end well."""
         end = time.monotonic() + RUN
         while time.monotonic() < end:
             history = json.loads(self.ask(f"/history/{number}")).get(number)
@@ -92,7 +99,7 @@ def running(comfyui: Path, folder: Path) -> Iterator[Server]:
     command = [
         os.environ.get("COMFYUI_PYTHON") or sys.executable, "main.py", "--cpu", "--fp32-unet", "--port", str(port),
         "--base-directory", str(folder), "--front-end-root", str(folder / "frontend"), "--disable-api-nodes",
-        "--database-url", "sqlite:///:memory:",
+        "--database-url", "sqlite:///:memory:", "--preview-method", "latent2rgb",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:

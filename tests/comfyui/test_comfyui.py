@@ -16,6 +16,7 @@ from comfyui_server import NODES, Refused, Server
 from safetensors.torch import load_file, save_file
 from small_models import SDXL_CONFIG, encoded, student
 from torch import Tensor
+from websockets.sync.client import connect
 
 from rmd.core.plan import Crossing, StepPlan
 from rmd.core.randomness import CounterNoise
@@ -165,7 +166,7 @@ def test_the_adapter_changes_the_samples(case: Callable[..., Case], server: Serv
     bare = json.loads(json.dumps(prompt))
     bare["5"]["inputs"]["model"] = ["1", 0]
     found, teacher = server.latents(prompt, "5"), server.latents(bare, "5")
-    assert float((found - teacher).abs().max()) > 0.01 * float(teacher.abs().max())
+    assert float((found - teacher).abs().max()) > 30 * TOLERANCE * float(teacher.abs().max())
 
 
 def test_zero_terminal_snr(case: Callable[..., Case], server: Server) -> None:
@@ -244,6 +245,41 @@ def test_keyed_noise(case: Callable[..., Case], server: Server) -> None:
     cond, noise = Cond(prompts(pipe, 2)), CounterNoise(SEED, range(2))
     x0 = sample_latents(backbone, backbone.denoiser, pipe.plan, cond, noise)
     assert_close(server.latents(prompt, "5"), own_latents(pipe, x0))
+
+
+def test_progress_and_previews_of_all_stages(case: Callable[..., Case], server: Server) -> None:
+    _, prompt = case("sdxl", batch=1)
+    prompt["5"]["inputs"]["seed"] += 1  # not in the server's cache
+    prompt["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["5", 0], "filename_prefix": "progress"}}
+    with connect(f"{server.url.replace('http', 'ws')}/ws?clientId=tests") as socket:
+        server.wait(server.submit(prompt, "tests"))
+        steps, pictures = list[tuple[int, int]](), 0
+        while True:
+            message = socket.recv(timeout=10)
+            values = json.loads(message) if isinstance(message, str) else {"type": "preview"}
+            pictures += values["type"] == "preview"
+            if values["type"] == "progress":
+                steps.append((values["data"]["value"], values["data"]["max"]))
+            if values["type"] == "execution_success":
+                break
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)] and pictures > 0
+
+
+def test_a_long_cascade_can_be_interrupted(case: Callable[..., Case], server: Server) -> None:
+    _, prompt = case("sdxl", batch=8)
+    times = ", ".join(str(1000 - index) for index in range(900))
+    values = {"scales": "1", "steps": "900", "times": times, "noise_rule": "plain", "upsample": "bilinear"}
+    sizes = {"original_size": "final", "target_size": "final"}
+    prompt["plan"] = {"class_type": "RMDPlan", "inputs": {**values, **sizes, "beta": 0.0, "eta": 1.0}}
+    prompt["5"]["inputs"]["plan"] = ["plan", 0]
+    prompt["save"] = {"class_type": "SaveLatent", "inputs": {"samples": ["5", 0], "filename_prefix": "never"}}
+    with connect(f"{server.url.replace('http', 'ws')}/ws?clientId=tests") as socket:
+        number = server.submit(prompt, "tests")
+        while '"progress"' not in str(socket.recv(timeout=60)):
+            pass
+        server.ask("/interrupt", {})
+        with pytest.raises(Refused, match=r"execution_interrupted"):
+            server.wait(number)
 
 
 def test_errors_say_what_to_do(case: Callable[..., Case], server: Server) -> None:

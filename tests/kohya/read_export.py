@@ -27,8 +27,5 @@ with torch.no_grad():
     outcome = network.load_state_dict(weights, False)
     after = unet(given["x"], given["time"], given["context"], given["y"])
 save_file({"before": before, "after": after, **{f"lora.{k}": v for k, v in network.state_dict().items()}}, result)
-print(
-    json.dumps(
-        {"missing": outcome.missing_keys, "unexpected": outcome.unexpected_keys, "layers": len(network.unet_loras)}
-    )
-)
+layers = len(network.unet_loras)
+print(json.dumps({"missing": outcome.missing_keys, "unexpected": outcome.unexpected_keys, "layers": layers}))
