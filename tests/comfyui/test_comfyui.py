@@ -192,6 +192,21 @@ def test_exports_beside_other_loras(family: str, case: Callable[..., Case], serv
     assert_close(server.latents(prompt, "5"), expected(pipe))
 
 
+def test_style_loras_before_and_after_the_student(case: Callable[..., Case], server: Server, tmp_path: Path) -> None:
+    pipe, prompt = case("sd3")
+    export = export_student(pipe.student.source, "comfyui", tmp_path / "export")
+    shutil.copy(export / "pytorch_lora_weights.safetensors", server.folder / "models" / "loras" / "style.safetensors")
+    bare, before, after = (json.loads(json.dumps(prompt)) for _ in range(3))
+    values = {"lora_name": "style.safetensors", "strength_model": 0.5}
+    before["style"] = {"class_type": "LoraLoaderModelOnly", "inputs": {**values, "model": ["1", 0]}}
+    before["2"]["inputs"]["model"] = ["style", 0]
+    after["style"] = {"class_type": "LoraLoaderModelOnly", "inputs": {**values, "model": ["2", 0]}}
+    after["5"]["inputs"]["model"] = ["style", 0]
+    first, second = server.latents(before, "5"), server.latents(after, "5")
+    assert_close(first, second)
+    assert float((first - server.latents(bare, "5")).abs().max()) > 30 * TOLERANCE * float(first.abs().max())
+
+
 @pytest.mark.parametrize("rule", ["plain", "corrected", "block"])
 def test_noise_rules_from_widgets(rule: str, case: Callable[..., Case], server: Server) -> None:
     pipe, prompt = case("sdxl")

@@ -1,4 +1,4 @@
-"""Where the tests of sd-scripts find what tests share, which importlib mode would not."""
+"""The path to what tests share without fixtures, which importlib mode would not find."""
 
 from __future__ import annotations
 
