@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test pytest test-quick test-slow test-browser coverage lint format typecheck floors bench clean
+.PHONY: help demo check test pytest test-quick test-slow test-browser test-comfyui test-kohya coverage lint format typecheck floors bench clean
 # Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what they
 # share is made once; files in the order that tests/conftest.py gives them.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -37,6 +37,15 @@ test-quick: $(STAMP) ## the tests that need no training, alone
 test-browser: $(STAMP) ## the pages in a real browser; needs Chromium on the path
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'playwright>=1.49'
 	@$(BIN)/python -m pytest -q tests/browser -o testpaths=tests/browser
+
+test-comfyui: $(STAMP) ## the nodes in ComfyUI itself; needs COMFYUI=FOLDER, and COMFYUI_PYTHON=... if that has its own
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'websockets>=13'
+	@COMFYUI="$(COMFYUI)" COMFYUI_PYTHON="$(COMFYUI_PYTHON)" OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q tests/comfyui -o testpaths=tests/comfyui
+
+test-kohya: $(STAMP) ## the kohya export in sd-scripts itself; needs SD_SCRIPTS=FOLDER, and SD_SCRIPTS_PYTHON=... likewise
+	@SD_SCRIPTS="$(SD_SCRIPTS)" SD_SCRIPTS_PYTHON="$(SD_SCRIPTS_PYTHON)" OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q tests/kohya -o testpaths=tests/kohya
 
 test-slow: $(STAMP) ## long trainings, 3,000 damaged inputs, kill storms, and the whole demo
 	@$(BIN)/python -m pytest -q -m slow

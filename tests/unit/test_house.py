@@ -12,6 +12,7 @@ import rmd
 
 PACKAGE = Path(rmd.__file__).parent
 FACTORY = Path(__file__).parents[2] / "research"
+NODES = Path(__file__).parents[2] / "integrations"
 TESTS = Path(__file__).parents[1]
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 400, 50
 
@@ -29,7 +30,7 @@ def sources(*folders: Path) -> Iterator[tuple[Path, str]]:
 
 def test_files_and_functions_stay_short() -> None:
     too_long = []
-    for path, text in sources(PACKAGE, FACTORY):
+    for path, text in sources(PACKAGE, FACTORY, NODES):
         if len(text.splitlines()) > MOST_LINES_OF_A_FILE:
             too_long.append(f"{path}: {len(text.splitlines())} lines")
         for node in ast.walk(ast.parse(text)):
@@ -43,7 +44,7 @@ def test_files_and_functions_stay_short() -> None:
 def test_no_docstring_hangs_on_the_name_above_it() -> None:
     found = [
         f"{path}: {start.group().strip()}"
-        for path, text in sources(PACKAGE, FACTORY, TESTS)
+        for path, text in sources(PACKAGE, FACTORY, NODES, TESTS)
         for start in HANGING.finditer(text)
     ]
     assert not found, "\n".join(found)
@@ -51,7 +52,7 @@ def test_no_docstring_hangs_on_the_name_above_it() -> None:
 
 def test_what_is_public_has_a_docstring() -> None:
     missing = []
-    for path, text in sources(PACKAGE):
+    for path, text in sources(PACKAGE, NODES):
         tree = ast.parse(text)
         if not ast.get_docstring(tree):
             missing.append(str(path))

@@ -21,7 +21,8 @@ from rmd.models.student import LORA_NAME, apply_lora_file
 from rmd.recipes.layers import read_layers
 from rmd.recipes.schema import DataConfig
 
-SOURCES = sorted(Path(rmd.__file__).parent.rglob("*.py"))
+NODES = Path(__file__).parents[2] / "integrations" / "comfyui"
+SOURCES = sorted([*Path(rmd.__file__).parent.rglob("*.py"), *NODES.glob("*.py")])
 FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_CALLS = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open", "joblib.load",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-FOLDER = Path(__file__).parents[2] / "integrations" / "vbench"
+FOLDER = Path(__file__).parents[3] / "integrations" / "vbench"
 
 
 def pins() -> dict[str, str]:
