@@ -49,11 +49,11 @@ class CompareTab:
         pair = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="pair")
         with gr.Row():
             buttons = [
-                gr.Button(label, interactive=False, min_width=80, elem_id=f"vote-{choice}") for label, choice in BUTTONS
+                gr.Button(label, visible=False, min_width=80, elem_id=f"vote-{choice}") for label, choice in BUTTONS
             ]
-        tally = gr.Button("Show the results so far", size="sm", elem_id="tally")
+        tally = gr.Button("Show the results so far", size="sm", visible=False, elem_id="tally")
         results = gr.HTML("", elem_classes="rmd", elem_id="results")
-        shown = [code, mine, pair, *buttons, results]
+        shown = [code, mine, pair, *buttons, tally, results]
         if make is not None:
             make.click(
                 self.make, fields, [comparison, *shown], show_progress="minimal", show_progress_on=[pair], **ON_DEVICE
@@ -117,13 +117,14 @@ class CompareTab:
             return results_html(None if name is None else self._comparisons.results(name))
 
     def _shown(self, name: str, code: str, task: dict[str, Any]) -> tuple[Any, ...]:
-        """Return the code, its field, the pair, the buttons, and the results if all pairs have been judged."""
+        """Return the code, its field, the pair, the buttons, and the results once all pairs have been judged."""
         if task["finished"]:
-            buttons, pair, results = [gr.Button(interactive=False)] * 3, note_html(DONE), self.results(name)
+            pair, results = note_html(DONE), self.results(name)
         else:
             question = self._comparisons.desk(name).study.design.questions[task["question"]].text
-            pair = pair_html(task, question, f"{ANSWERS}/{name}")
-            buttons, results = [gr.Button(interactive=True)] * 3, ""
+            pair = pair_html(task, question, f"{ANSWERS}/{name}", small=self._comparisons.is_small(name))
+            results = ""
+        buttons = [gr.Button(visible=not task["finished"])] * (len(BUTTONS) + 1)
         return code, code, pair, *buttons, results
 
     def _new(self) -> tuple[list[Any], Any]:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from rmd.common.errors import RMDError, one_of
 from rmd.common.files import disk_errors
 from rmd.data.captions import check_prompts
@@ -24,6 +26,7 @@ from rmd.study.design import QUESTIONS
 from rmd.study.folder import DESIGN, open_study
 from rmd.study.server import Desk
 from rmd.study.store import FILE_NAME, Store
+from rmd.ui.shelf import is_small
 from rmd.worlds.base import Measured
 
 STUDY, SAMPLES = "study", "samples"
@@ -60,6 +63,12 @@ class Comparisons:
                 study = open_study(self.folder / name / STUDY)
                 self._desks[name] = Desk(study, Store(study.folder / FILE_NAME, study.hash))
             return self._desks[name]
+
+    def is_small(self, name: str) -> bool:
+        """Return whether the samples of a comparison are so small that they are enlarged without smoothing."""
+        desk = self.desk(name)
+        with Image.open(desk.study.media / desk.study.design.files[0][0], formats=("PNG", "WEBP")) as image:
+            return is_small(image)
 
     def make(
         self, samplers: Mapping[str, Sampler], prompts: Sequence[str], *, seed: int, questions: Sequence[str],

@@ -14,7 +14,7 @@ from rmd.report.tables import duration, fixed, significant
 from rmd.study.analysis import Analysis
 from rmd.train.panels import PANEL_ROWS
 from rmd.ui.comparing import results_tables
-from rmd.ui.shelf import Shelf
+from rmd.ui.shelf import Shelf, is_small
 from rmd.ui.trying import Tried
 from rmd.ui.watching import Records, RunView
 
@@ -36,6 +36,7 @@ class Side:
         title: name of the model.
         seconds, network, evaluations: as in `Tried`.
         views: for every view, its text and the addresses of its pictures.
+        small: whether the pictures are so small that they are enlarged without smoothing.
     """
 
     title: str
@@ -43,12 +44,14 @@ class Side:
     network: float
     evaluations: float
     views: tuple[tuple[str, tuple[str, ...]], ...]
+    small: bool = False
 
 
 def side(title: str, tried: Tried, shelf: Shelf, *, fps: int) -> Side:
     """Put what a model made on the shelf, and return its column."""
     views = tuple((view.text, tuple(shelf.show(each, fps=fps) for each in view.media)) for view in tried.views)
-    return Side(title, tried.seconds, tried.network, tried.evaluations, views)
+    small = is_small(tried.views[-1].media[0])
+    return Side(title, tried.seconds, tried.network, tried.evaluations, views, small)
 
 
 def tried_html(prompt: str, sides: Sequence[Side], step: int) -> str:
@@ -61,26 +64,34 @@ def tried_html(prompt: str, sides: Sequence[Side], step: int) -> str:
             "evaluations": f"{each.evaluations:g}", "network": significant(each.network),
         })  # fmt: skip
     faster = None if len(sides) < 2 else significant(sides[1].seconds / sides[0].seconds, 2)
-    return _render("tried.html.j2", prompt=prompt, columns=columns, faster=faster)
+    return _render("tried.html.j2", prompt=prompt, columns=columns, faster=faster, small=sides[0].small)
 
 
-def pair_html(task: Mapping[str, Any], question: str, prefix: str) -> str:
+def pair_html(task: Mapping[str, Any], question: str, prefix: str, *, small: bool) -> str:
     """Return a pair that is to be judged.
 
     Args:
         task: the answer of `rmd.study.server.Desk.next`.
         question: the question as raters read it.
         prefix: the beginning of the addresses of the study's files.
+        small: whether the pictures are so small that they are enlarged without smoothing.
     """
     left, right = (f"{prefix}/{task[side].rpartition('/')[2]}" for side in ("left", "right"))
     number = f"{task['done'] + 1} of {task['tasks']}"
-    return _render("pair.html.j2", prompt=task["prompt"], question=question, left=left, right=right, number=number)
+    return _render(
+        "pair.html.j2", prompt=task["prompt"], question=question, left=left, right=right, number=number, small=small
+    )
 
 
 def results_html(analysis: Analysis | None) -> str:
     """Return the tallies of a comparison; None: there are no votes yet."""
     tables = [] if analysis is None else results_tables(analysis)
     return _render("results.html.j2", tables=tables, analysis=analysis)
+
+
+def missing_html(text: str) -> str:
+    """Return a whole page that says what is not there, for a frame."""
+    return _render("missing.html.j2", title="RMD", text=text)
 
 
 def note_html(text: str) -> str:
@@ -93,23 +104,24 @@ def frame_html(address: str, title: str) -> str:
     return _render("frame.html.j2", address=address, title=title)
 
 
-def run_html(view: RunView, drawn: Sequence[Mapping[str, str]], shelf: Shelf, iteration: int | None) -> str:
-    """Return the state of a run with its curves and the pictures of one iteration (None: the newest).
+def run_html(view: RunView, drawn: Sequence[Mapping[str, str]], shelf: Shelf) -> str:
+    """Return the state of a run, its curves and its marks.
 
     Args:
         view: the run.
         drawn: its curves, from `drawn_curves`.
-        shelf: keeps the pictures.
-        iteration: one of `view.pictures`.
+        shelf: keeps the chart of the marks.
     """
-    chosen = iteration if iteration in view.pictures else next(reversed(list(view.pictures)), None)
-    pictures = {
-        kind: _kept(path, shelf) for kind, path in (view.pictures[chosen] if chosen is not None else {}).items()
-    }  # fmt: skip
-    return _render(
-        "run.html.j2", view=view, state=STATES[view.state], facts=_facts(view), drawn=drawn, chosen=chosen,
-        pictures=pictures, rows=PANEL_ROWS, marks=None if view.marks is None else _kept(view.marks, shelf),
-    )  # fmt: skip
+    marks = None if view.marks is None else _kept(view.marks, shelf)
+    return _render("run.html.j2", view=view, state=STATES[view.state], facts=_facts(view), drawn=drawn, marks=marks)
+
+
+def pictures_html(view: RunView, shelf: Shelf, iteration: int | None) -> str:
+    """Return the pictures of one iteration of a run; None, or an iteration without any: the newest."""
+    chosen = iteration if iteration in view.pictures else max(view.pictures, default=None)
+    files = {} if chosen is None else view.pictures[chosen]
+    pictures = {kind: _kept(path, shelf) for kind, path in files.items()}
+    return _render("pictures.html.j2", chosen=chosen, pictures=pictures, rows=PANEL_ROWS)
 
 
 def drawn_curves(history: Records, shelf: Shelf) -> list[dict[str, str]]:

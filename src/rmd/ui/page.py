@@ -37,6 +37,12 @@ _COLOURS = {
     "button_secondary_text_color": "ink", "button_secondary_border_color": "line",
 }  # fmt: skip
 """The colours of gradio's components as names of the palette that the reports use."""
+_LINES = {
+    "block_border_width": "0", "block_padding": "0", "input_border_width": "1px", "input_padding": "8px 10px",
+    "block_shadow": "none", "input_shadow": "none", "layout_gap": "14px", "form_gap_width": "0",
+    "button_large_padding": "9px 18px", "button_large_text_size": "1rem", "block_title_text_weight": "500",
+}  # fmt: skip
+"""Lines and spaces: fields have a border, and groups of fields have none."""
 
 
 def theme() -> Any:
@@ -44,12 +50,17 @@ def theme() -> Any:
     base = gr.themes.Base(font=FONT, font_mono=MONO, radius_size="sm", spacing_size="md", text_size="md")
     known = inspect.signature(base.set).parameters  # some colours have no other value for dark screens
     names = {f"{name}{kind}": colour for name, colour in _COLOURS.items() for kind in ("", "_dark")}
-    return base.set(**{name: f"var(--{colour})" for name, colour in names.items() if name in known})
+    colours = {name: f"var(--{colour})" for name, colour in names.items() if name in known}
+    return base.set(**colours, **_LINES)
 
 
 def style() -> str:
-    """Return the style of the page: the palette of the reports, and the rules of `page.css`."""
-    return (TEMPLATES / "palette.css").read_text(encoding="utf-8") + (HERE / "page.css").read_text(encoding="utf-8")
+    """Return the style of the page for its head: the palette of the reports, and the rules of `page.css`.
+
+    gradio's own option for styles changes the rules that depend on the screen.
+    """
+    files = (TEMPLATES / "palette.css", HERE / "page.css")
+    return f"<style>{''.join(file.read_text(encoding='utf-8') for file in files)}</style>"
 
 
 def script() -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from rmd.common.errors import RMDError
 from rmd.ui.contents import ANSWERS, PAGES, Contents
+from rmd.ui.fragments import missing_html
 from rmd.ui.pages import POLICY, read_page
 from rmd.ui.shelf import PLACE
 
@@ -60,4 +61,4 @@ class Files:
                 raise RMDError("there is no such page")
             return Response(read_page(paths[number]), media_type="text/html", headers=headers)
         except RMDError as error:
-            return PlainTextResponse(str(error), 404, headers)
+            return HTMLResponse(missing_html(str(error)), 404, headers)

@@ -28,5 +28,5 @@ def make_app(contents: Contents, *, password: str = "", local: bool = True) -> A
     )
     return gr.mount_gradio_app(
         app, build_page(contents), path="/", allowed_paths=[], max_file_size=0, footer_links=[], run_history=False,
-        ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, theme=theme(), css=style(), js=script(),
+        ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, theme=theme(), head=style(), js=script(),
     )  # fmt: skip

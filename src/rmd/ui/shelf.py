@@ -22,8 +22,15 @@ TYPES = {"png": "image/png", "svg": "image/svg+xml", "webp": "image/webp", "mp4"
 """Media types by the suffix of an address."""
 LIMIT = 256 * 2**20
 """Bytes that a shelf holds; beyond them, what was not asked for longest is dropped."""
+SMALL = 256
+"""Longest side of pictures that are enlarged without smoothing."""
 _LARGE = 8 * 2**20
 """Pixels of all frames above which a clip is an MP4 file, if one can be written: lossless WebP would take minutes."""
+
+
+def is_small(media: Media) -> bool:
+    """Return whether pixels should be seen as they are when a picture or a clip is enlarged."""
+    return max((media if isinstance(media, Image.Image) else media[0]).size) <= SMALL
 
 
 class Shelf:

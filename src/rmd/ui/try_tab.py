@@ -38,12 +38,12 @@ class TryTab:
             gr.HTML(note_html("There is no student: start the page with one, as in “rmd ui runs/demo/student”."),
                     elem_classes="rmd")  # fmt: skip
             return
-        with gr.Row():
+        with gr.Row(elem_classes="rmd-wide"):
             with gr.Column(scale=2, min_width=280):
                 inputs, button = self._inputs()
             with gr.Column(scale=5, min_width=280):
                 steps = gr.Slider(
-                    1, 2, step=1, value=2, visible=False, label="Step", info="The prediction after each of its steps"
+                    1, 2, step=1, value=2, visible=False, label="Step", info="What the student predicts after each of its steps"
                 )
                 shown = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="tried")
         results = gr.State(None)

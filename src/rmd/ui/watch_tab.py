@@ -9,7 +9,7 @@ import gradio as gr
 
 from rmd.ui.contents import Contents
 from rmd.ui.events import AT_ONCE, shown_errors
-from rmd.ui.fragments import drawn_curves, note_html, run_html
+from rmd.ui.fragments import drawn_curves, note_html, pictures_html, run_html
 from rmd.ui.watching import Records, RunView, RunWatch
 
 EVERY = 5.0
@@ -38,21 +38,23 @@ class WatchTab:
         iteration = gr.Dropdown(
             [NEWEST], value=NEWEST, label="Pictures of iteration", visible=False, elem_id="iteration"
         )
+        pictures = gr.HTML("", elem_classes="rmd", elem_id="pictures")
         before, timer = gr.State(""), gr.Timer(EVERY)
-        outputs = [before, shown, iteration]
+        outputs = [before, shown, iteration, pictures]
         page.load(self.look, [before, iteration], outputs, **AT_ONCE)
         timer.tick(self.look, [before, iteration], outputs, **AT_ONCE)
         iteration.input(self.look, [before, iteration], outputs, **AT_ONCE)
 
-    def look(self, before: str, chosen: str) -> tuple[Any, Any, Any]:
+    def look(self, before: str, chosen: str) -> tuple[Any, ...]:
         """Read the run, and return what is shown; nothing changes on the page if it is what was shown before."""
         with shown_errors():
             view = self._run.view()
-            html = run_html(view, self._curves(view), self._shelf, None if chosen == NEWEST else int(chosen))
-        if html == before:
-            return gr.skip(), gr.skip(), gr.skip()
-        choices = [NEWEST, *(str(iteration) for iteration in reversed(list(view.pictures)))]
-        return html, html, gr.Dropdown(choices, visible=len(choices) > 2)
+            run = run_html(view, self._curves(view), self._shelf)
+            pictures = pictures_html(view, self._shelf, None if chosen == NEWEST else int(chosen))
+        if run + pictures == before:
+            return (gr.skip(),) * 4
+        choices = [NEWEST, *(str(iteration) for iteration in sorted(view.pictures, reverse=True))]
+        return run + pictures, run, gr.Dropdown(choices, visible=len(choices) > 2), pictures
 
     def _curves(self, view: RunView) -> list[dict[str, str]]:
         """Draw the curves if there are new records."""
