@@ -44,7 +44,7 @@ class CompareTab:
                 label="Your code", info="With it you can continue later", max_lines=1, scale=2, min_width=220,
                 elem_id="code",
             )  # fmt: skip
-        with gr.Accordion("New comparison", open=not names, elem_id="new-comparison"):
+        with gr.Accordion("New comparison", open=not names, elem_id="new-comparison") as new:
             fields, make = self._new()
         pair = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="pair")
         with gr.Row():
@@ -56,7 +56,12 @@ class CompareTab:
         shown = [code, mine, pair, *buttons, tally, results]
         if make is not None:
             make.click(
-                self.make, fields, [comparison, *shown], show_progress="minimal", show_progress_on=[pair], **ON_DEVICE
+                self.make,
+                fields,
+                [new, comparison, *shown],
+                show_progress="minimal",
+                show_progress_on=[pair],
+                **ON_DEVICE,
             )
         comparison.input(self.open, [comparison], shown, **AT_ONCE)
         mine.submit(self.resume, [comparison, mine], shown, **AT_ONCE)
@@ -80,7 +85,7 @@ class CompareTab:
                 samplers, prompts, seed=whole("seed", seed), questions=questions,
                 progress=lambda what, done, total: progress((done, total), desc=what),
             )  # fmt: skip
-            return gr.Dropdown(self._comparisons.names, value=name), *self.open(name)
+            return gr.Accordion(open=False), gr.Dropdown(self._comparisons.names, value=name), *self.open(name)
 
     def open(self, name: str) -> tuple[Any, ...]:
         """Show the first pair of a comparison to a new person."""

@@ -59,7 +59,7 @@ class Comparisons:
         """
         with self._lock:
             if name not in self._desks:
-                one_of("comparison", name, self.names)
+                one_of("comparison", name, tuple(self.names))
                 study = open_study(self.folder / name / STUDY)
                 self._desks[name] = Desk(study, Store(study.folder / FILE_NAME, study.hash))
             return self._desks[name]
@@ -128,14 +128,17 @@ class Comparisons:
         return place
 
 
-def results_tables(analysis: Analysis) -> list[tuple[str, HtmlTable]]:
-    """Return the tallies of every question, and the strengths of the models, as tables with their headings."""
-    tables = []
-    for ranking in analysis.rankings:
-        pairs = [pair for pair in analysis.pairs if pair.question == ranking.question]
-        tables.append((ranking.question, _tallies(pairs)))
-        tables.append((f"{ranking.question}: strength", _strengths(ranking)))
-    return tables
+def results_tables(analysis: Analysis) -> list[tuple[str, HtmlTable, HtmlTable]]:
+    """Return every question with the tallies of its pairs, and the strengths of the models, as tables."""
+    texts = {question.name: question.text for question in QUESTIONS}
+    return [
+        (
+            texts.get(ranking.question, ranking.question),
+            _tallies([pair for pair in analysis.pairs if pair.question == ranking.question]),
+            _strengths(ranking),
+        )
+        for ranking in analysis.rankings
+    ]
 
 
 def _tallies(pairs: Sequence[PairResult]) -> HtmlTable:

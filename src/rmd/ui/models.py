@@ -59,7 +59,8 @@ class Models:
         """
         configs = [read_student(source) for source in sources]
         self.students: dict[str, StudentConfig] = dict(zip(short_names(sources), configs, strict=True))
-        self.teacher, self.missing, self._base = None, "there is no student", ""
+        self.teacher: str | None = None
+        self.missing, self._base = "there is no student", ""
         self._given = teacher
         self._device, self._dtype, self._variant = device, dtype, variant
         self._loaded: dict[str, StudentSampler] = {}

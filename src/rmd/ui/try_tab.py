@@ -43,7 +43,13 @@ class TryTab:
                 inputs, button = self._inputs()
             with gr.Column(scale=5, min_width=280):
                 steps = gr.Slider(
-                    1, 2, step=1, value=2, visible=False, label="Step", info="What the student predicts after each of its steps"
+                    1,
+                    2,
+                    step=1,
+                    value=2,
+                    visible=False,
+                    label="Step",
+                    info="What the student predicts after each of its steps",
                 )
                 shown = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="tried")
         results = gr.State(None)
