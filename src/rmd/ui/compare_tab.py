@@ -55,14 +55,8 @@ class CompareTab:
         results = gr.HTML("", elem_classes="rmd", elem_id="results")
         shown = [code, mine, pair, *buttons, tally, results]
         if make is not None:
-            make.click(
-                self.make,
-                fields,
-                [new, comparison, *shown],
-                show_progress="minimal",
-                show_progress_on=[pair],
-                **ON_DEVICE,
-            )
+            opened = [new, comparison, *shown]
+            make.click(self.make, fields, opened, show_progress="minimal", show_progress_on=[pair], **ON_DEVICE)
         comparison.input(self.open, [comparison], shown, **AT_ONCE)
         mine.submit(self.resume, [comparison, mine], shown, **AT_ONCE)
         for button, (_, choice) in zip(buttons, BUTTONS, strict=True):

@@ -16,6 +16,7 @@ from rmd.ui.trying import MAX_COUNT, check_request, try_student, try_teacher
 
 CAPTIONS = 50
 """Number of captions that are proposed in turn."""
+STEP_INFO = "What the student predicts after each of its steps"
 EMPTY = "Choose a prompt and press “Generate”. The same prompt, seed and size give the same picture again."
 
 
@@ -42,15 +43,7 @@ class TryTab:
             with gr.Column(scale=2, min_width=280):
                 inputs, button = self._inputs()
             with gr.Column(scale=5, min_width=280):
-                steps = gr.Slider(
-                    1,
-                    2,
-                    step=1,
-                    value=2,
-                    visible=False,
-                    label="Step",
-                    info="What the student predicts after each of its steps",
-                )
+                steps = gr.Slider(1, 2, step=1, value=2, visible=False, label="Step", info=STEP_INFO)
                 shown = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="tried")
         results = gr.State(None)
         button.click(
