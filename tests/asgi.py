@@ -29,7 +29,13 @@ def ask(app: ASGIApp, path: str, *, method: str = "GET", **headers: str) -> Answ
         "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 7860),
     }  # fmt: skip
 
+    asked = False
+
     async def receive() -> Message:
+        nonlocal asked
+        if asked:  # nobody hangs up before the answer has been sent
+            await asyncio.Event().wait()
+        asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:

@@ -20,7 +20,7 @@ from rmd.report.tables import MISSING, bounds, fixed, p_text, percent
 from rmd.sample.album import make_album, plan_album, writing
 from rmd.sample.progress import Progress, running_total
 from rmd.sample.samplers import Sampler
-from rmd.study.analysis import Analysis, PairResult, Ranking, analyse
+from rmd.study.analysis import DRAWS, Analysis, PairResult, Ranking, analyse
 from rmd.study.build import build_study
 from rmd.study.design import QUESTIONS
 from rmd.study.folder import DESIGN, open_study
@@ -111,11 +111,11 @@ class Comparisons:
         )  # fmt: skip
         return place.name
 
-    def results(self, name: str) -> Analysis | None:
-        """Analyse the votes of a comparison so far; None if there are none."""
+    def results(self, name: str, *, draws: int = DRAWS) -> Analysis | None:
+        """Analyse the votes of a comparison so far, with some draws of the bootstrap; None if there are none."""
         desk = self.desk(name)
         votes = desk.store.votes()
-        return analyse(desk.study, desk.study.key(), votes) if votes else None
+        return analyse(desk.study, desk.study.key(), votes, draws=draws) if votes else None
 
     def _new(self) -> Path:
         """Create the folder of the next comparison."""

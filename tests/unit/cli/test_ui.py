@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["empty"], "empty holds no student: it has no rmd_config.json"),
         (
             ["--run", "empty"],
-            "empty holds no run: it has no recipe.yaml; give the folder of a run, such as runs/scenes",
+            "empty holds no run: it has no recipe.yaml; give the folder of a run",
         ),
         (["--run", "none"], "there is no folder none: give the folder of a run (--out of rmd train)"),
         (
@@ -66,9 +67,8 @@ def test_a_taken_port(capsys: Captured) -> None:
 
 def test_missing_packages_are_named(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in [
-        name for name in sys.modules if name.startswith("rmd.ui.") and name.endswith(("serving", "page", "tab"))
-    ]:
+    loaded = [name for name in sys.modules if re.fullmatch(r"rmd\.ui\.(serving|page|events|\w+_tab)", name)]
+    for name in loaded:
         monkeypatch.delitem(sys.modules, name)
     assert main(["ui", "--compare", "table.html", "--port", "0", "--no-browser"]) == 1
     assert capsys.readouterr() == ("", "rmd: the page needs more packages: pip install 'rmd[ui]'\n")

@@ -30,8 +30,9 @@ def test_clips_are_webp_or_mp4_by_their_size(monkeypatch: pytest.MonkeyPatch) ->
     shelf, frames = Shelf(), [noise(16, 16, seed) for seed in range(3)]
     small = shelf.show(frames, fps=8)
     content, kind = shelf.get(small.removeprefix("/shelf/")) or (b"", "")
-    clip = Image.open(io.BytesIO(content))
-    assert (kind, clip.n_frames, clip.info["duration"]) == ("image/webp", 3, 125)
+    with Image.open(io.BytesIO(content)) as clip:
+        clip.load()  # it knows how long a frame is shown once it has been read
+        assert (kind, clip.n_frames, clip.info["duration"]) == ("image/webp", 3, 125)
     monkeypatch.setattr(module, "_LARGE", 1)
     large = shelf.show(frames, fps=8)
     assert large.endswith(".mp4") and (shelf.get(large.removeprefix("/shelf/")) or (b"", ""))[1] == "video/mp4"

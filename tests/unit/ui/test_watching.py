@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from helpers import make_recipe
 from PIL import Image
 
 from rmd.common.errors import RMDError
-from rmd.common.files import LOCK, locked
+from rmd.common.files import LOCK
 from rmd.recipes.schema import to_yaml
 from rmd.train.checkpoint import META
 from rmd.train.marks import MarkBook, Marks
@@ -43,23 +44,21 @@ def write_checkpoint(folder: Path, name: str) -> None:
     (folder / "checkpoints" / name / META).write_text("{}", encoding="utf-8")
 
 
-def hold(folder: str, ready: object, go: object) -> None:
-    """Hold the lock of a folder as a run does, until it is told to end."""
-    with locked(Path(folder)):
-        ready.set()  # type: ignore[attr-defined]
-        go.wait(60)  # type: ignore[attr-defined]
+HOLD = (
+    "import sys; from pathlib import Path; from rmd.common.files import locked; "
+    "held = locked(Path(sys.argv[1])); held.__enter__(); print('held', flush=True); sys.stdin.read()"
+)
+"""A program that holds the lock of a folder, as a run does, until its standard input is closed."""
 
 
 def test_a_run_goes_on_and_then_stops(tmp_path: Path) -> None:
     write_run(tmp_path, done=4)
     write_checkpoint(tmp_path, "step-000003")
     watch = RunWatch(tmp_path)
-    context = multiprocessing.get_context("fork")
-    ready, go = context.Event(), context.Event()
-    process = context.Process(target=hold, args=(str(tmp_path), ready, go))
-    process.start()
-    try:
-        assert ready.wait(60)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
         view = watch.view()
         assert (view.state, view.done, view.total, view.seconds, view.left) == ("running", 4, 10, 2.0, 12.0)
         assert view.checkpoint is not None and view.checkpoint[0] == 3 and view.checkpoint[1] < 600
@@ -67,9 +66,6 @@ def test_a_run_goes_on_and_then_stops(tmp_path: Path) -> None:
         assert "The run goes on." in html and "about 12 s" in html and 'max="10" value="4"' in html
         write_run(tmp_path, done=6)
         assert watch.view().done == 6
-    finally:
-        go.set()
-        process.join()
     view = watch.view()
     assert (view.state, view.left) == ("stopped", None)
     assert "can be continued with --resume" in run_html(view, [], Shelf())
