@@ -53,6 +53,7 @@ HEAVY = (
     "tests/unit/scores/test_compbench_run.py", "tests/unit/scores/test_shares.py",
     "tests/unit/scores/test_upstream.py", "tests/unit/scores/test_vbench_run.py",
     "tests/unit/study/test_server.py", "tests/unit/study/test_store.py", "tests/unit/train/",
+    "tests/unit/ui/test_comparing.py", "tests/unit/ui/test_models.py", "tests/unit/ui/test_trying.py",
 )  # fmt: skip
 """The files that `make check` leaves out, whose tests train, save and load whole pipelines, or start processes.
 

@@ -23,6 +23,8 @@ SYSTEMS = ("full/student", "teacher teacher")
 def make(models: Models, folder: Path, *systems: str, prompts: list[str] | None = None) -> tuple[Comparisons, str]:
     comparisons = Comparisons(folder)
     samplers = {name: models.system(name) for name in systems or SYSTEMS}
+    first = models.student(next(iter(models.students)))
+    samplers[str(models.teacher)] = models.beside(first, steps=2)
     name = comparisons.make(
         samplers, PROMPTS[:3] if prompts is None else prompts, seed=5, questions=["quality"], progress=lambda *_: None
     )
