@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from processes import serving
 
 from rmd.cli.app import main
@@ -118,6 +118,20 @@ def test_two_visitors_are_served_one_after_the_other(context: BrowserContext, ur
         expect(page.locator("#tried figure")).to_have_count(2, timeout=WAIT)
 
 
+def code_of(page: Page) -> Locator:
+    return page.locator("#code input, #code textarea").first
+
+
+def reopen(page: Page, comparison: str, code: str) -> None:
+    """Open a comparison, and continue with a code."""
+    page.locator("#comparison input").click()
+    page.get_by_role("option", name=comparison).click()
+    expect(page.locator("#pair")).to_contain_text("1 of 2")
+    code_of(page).fill(code)
+    code_of(page).press("Enter")
+    expect(page.locator("#pair")).to_contain_text("2 of 2")
+
+
 def test_a_blind_comparison_by_buttons_and_keys(
     context: BrowserContext, url: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,23 +142,16 @@ def test_a_blind_comparison_by_buttons_and_keys(
     expect(pair).to_contain_text("1 of 2", timeout=WAIT)
     expect(pair).not_to_contain_text("student")
     assert width_of(page, "#pair img") == 64
-    code = page.locator("#code input, #code textarea").first.input_value()
     page.wait_for_timeout(1100)  # a pair must be looked at for a second
     page.click("#vote-left")
     expect(pair).to_contain_text("2 of 2")
-    page = visit(context, url, "Compare")  # another tab continues with the code
-    pair = page.locator("#pair")
-    page.locator("#comparison input").click()
-    page.get_by_role("option", name="comparison-001").click()
-    expect(pair).to_contain_text("1 of 2")
-    field = page.locator("#code input, #code textarea").first
-    field.fill(code)
-    field.press("Enter")
-    expect(pair).to_contain_text("2 of 2")
+    code = code_of(page).input_value()
+    page = visit(context, url, "Compare")
+    reopen(page, "comparison-001", code)
     page.wait_for_timeout(1100)
-    pair.click()
+    page.locator("#pair").click()
     page.keyboard.press("0")
-    expect(pair).to_contain_text("That was the last pair")
+    expect(page.locator("#pair")).to_contain_text("That was the last pair")
     expect(page.locator("#results")).to_contain_text("2 votes of 1 person.", timeout=WAIT)
     expect(page.locator("#results")).to_contain_text("a/student")
     study = root / "answers" / "comparison-001" / "study"
