@@ -72,7 +72,9 @@ def generate(page: Page) -> None:
     """Sample the student and its teacher."""
     page.fill("#prompt textarea", PROMPTS[0])
     page.click("#generate")
+    expect(page.locator("#tried figure")).to_have_count(1, timeout=WAIT)
     expect(page.locator("#tried figure")).to_have_count(2, timeout=WAIT)
+    page.wait_for_timeout(500)  # the button does nothing while the last job ends
 
 
 def width_of(page: Page, selector: str) -> int:

@@ -31,8 +31,13 @@ DONE = "That was the last pair. Thank you!"
 class CompareTab:
     """Draws the tab inside the current Blocks, and answers its events."""
 
-    def __init__(self, contents: Contents) -> None:
-        """Draw the tab."""
+    def __init__(self, contents: Contents, page: Any) -> None:
+        """Draw the tab.
+
+        Args:
+            contents: the contents of the page.
+            page: the Blocks, whose loading lists the comparisons that there are by then.
+        """
         self._contents, self._models, self._comparisons = contents, contents.models, contents.comparisons
         code, names = gr.State(""), self._comparisons.names
         with gr.Row(equal_height=True):
@@ -57,6 +62,7 @@ class CompareTab:
         if make is not None:
             opened = [new, comparison, *shown]
             make.click(self.make, fields, opened, show_progress="minimal", show_progress_on=[pair], **ON_DEVICE)
+        page.load(lambda: gr.Dropdown(self._comparisons.names), None, [comparison], **AT_ONCE)
         comparison.input(self.open, [comparison], shown, **AT_ONCE)
         mine.submit(self.resume, [comparison, mine], shown, **AT_ONCE)
         for button, (_, choice) in zip(buttons, BUTTONS, strict=True):

@@ -79,7 +79,7 @@ def build_page(contents: Contents) -> Any:
         with gr.Tab("Try", id="try"):
             TryTab(contents)
         with gr.Tab("Compare", id="compare"):
-            CompareTab(contents)
+            CompareTab(contents, page)
         with gr.Tab("Watch", id="watch"):
             WatchTab(contents, page)
         with gr.Tab("Tables", id="tables"):
