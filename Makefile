@@ -35,7 +35,7 @@ test-quick: $(STAMP) ## the tests that need no training, alone
 	@$(PYTEST) -m 'not slow and not heavy'
 
 test-browser: $(STAMP) ## the pages in a real browser; needs Chromium on the path
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'playwright>=1.49'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt 'playwright>=1.49' -e '.[ui]'
 	@$(BIN)/python -m pytest -q tests/browser -o testpaths=tests/browser
 
 test-comfyui: $(STAMP) ## the nodes in ComfyUI itself; needs COMFYUI=FOLDER, and COMFYUI_PYTHON=... if that has its own

@@ -41,8 +41,8 @@ LONGEST = (
 )  # fmt: skip
 """The longest tests come first: a processor that is given a long file at the end leaves the others without work."""
 HEAVY = (
-    "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/", "tests/research/",
-    "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
+    "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/",
+    "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
     *(f"tests/unit/cli/test_{verb}.py" for verb in (
         "compare", "dry_run", "ending", "evaluate", "generate", "probe", "quiet", "scenes", "suite", "train", "variant",
         "vbench",
@@ -53,6 +53,7 @@ HEAVY = (
     "tests/unit/scores/test_compbench_run.py", "tests/unit/scores/test_shares.py",
     "tests/unit/scores/test_upstream.py", "tests/unit/scores/test_vbench_run.py",
     "tests/unit/study/test_server.py", "tests/unit/study/test_store.py", "tests/unit/train/",
+    "tests/unit/ui/test_comparing.py", "tests/unit/ui/test_models.py", "tests/unit/ui/test_trying.py",
 )  # fmt: skip
 """The files that `make check` leaves out, whose tests train, save and load whole pipelines, or start processes.
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import re
 import runpy
 import socket
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -39,6 +43,24 @@ def start(*arguments: str, out: Path, **variables: str) -> BaseProcess:
     process = SERVER.Process(target=_run, args=(arguments, out, variables))
     process.start()
     return process
+
+
+@contextmanager
+def serving(*arguments: str, out: Path, **variables: str) -> Iterator[tuple[str, BaseProcess]]:
+    """Start a server as `start` does; yield the address that it prints and the process, which is ended at last."""
+    process = start(*arguments, out=out, **variables)
+    said, told = out.with_suffix(".out"), out.with_suffix(".err")
+    try:
+        for _ in range(20 * TIMEOUT):
+            text = said.read_text(encoding="utf-8") if said.exists() else ""
+            if found := re.search(r"http://\S+(?=\s)", text):
+                break
+            assert process.is_alive(), told.read_text(encoding="utf-8")
+            time.sleep(0.05)
+        yield found[0] if found else "", process
+    finally:
+        process.kill()
+        process.join()
 
 
 def run_ranks(*arguments: str) -> CompletedProcess[str]:

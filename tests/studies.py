@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from processes import start
+from processes import serving
 
 from rmd.study.build import build_study
 from rmd.study.design import Task, tasks_of
@@ -55,18 +53,6 @@ def votes_by(study: Study, raters: int, choose: Callable[[int, Task], Choice]) -
     ]
 
 
-@contextmanager
-def served(study: Study, out: Path) -> Iterator[tuple[str, BaseProcess]]:
-    """Serve a study in a process of its own; yield its address and the process, which is ended at last."""
-    process = start("-m", "rmd", "study", "serve", str(study.folder), "--port", "0", out=out)
-    try:
-        for _ in range(600):
-            text = out.with_suffix(".out").read_text(encoding="utf-8") if out.with_suffix(".out").exists() else ""
-            if found := re.search(r"http://\S+(?=\s)", text):
-                break
-            assert process.is_alive(), out.with_suffix(".err").read_text(encoding="utf-8")
-            time.sleep(0.05)
-        yield found[0] if found else "", process
-    finally:
-        process.kill()
-        process.join()
+def served(study: Study, out: Path) -> AbstractContextManager[tuple[str, BaseProcess]]:
+    """Serve a study in a process of its own; the block gets its address and the process, which is ended at last."""
+    return serving("-m", "rmd", "study", "serve", str(study.folder), "--port", "0", out=out)

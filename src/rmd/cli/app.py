@@ -33,6 +33,7 @@ try:
     from rmd.cli.scenes import scenes
     from rmd.cli.study import study
     from rmd.cli.train import train
+    from rmd.cli.ui import ui
     from rmd.cli.vbench import vbench
     from rmd.cli.videos import videos
     from rmd.common.errors import RMDError
@@ -64,6 +65,7 @@ app.command("generate")(generate)
 app.command("plan")(plan)
 app.command("probe")(probe)
 app.command("train")(train)
+app.command("ui")(ui)
 app.add_typer(scenes, name="scenes")
 app.add_typer(study, name="study")
 

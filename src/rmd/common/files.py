@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,6 +93,26 @@ def locked(folder: Path, name: str = LOCK, *, wait: float = 0.0) -> Iterator[Non
         yield
     finally:
         lock.release()
+
+
+def is_locked(folder: Path, name: str = LOCK) -> bool:
+    """Return whether a process holds the lock of a folder (`locked`); nothing is created or written.
+
+    A process that locks the folder in the very moment of this question would be refused, so ask seldom. On Windows,
+    where no run can write either, the answer is no.
+    """
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        with (folder / name).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or the file system knows no locks
+        return False
+    return False
 
 
 def user_path(name: str) -> Path:

@@ -13,12 +13,12 @@ import torch
 from rmd.common.clips import SUFFIXES, check_fps
 from rmd.common.errors import RMDError
 from rmd.common.workers import ALONE, Worker, own_errors
-from rmd.models import Backbone, load_backbone
+from rmd.models import load_backbone
 from rmd.models.registry import family_class, load_pipeline
 from rmd.models.student import base_of, read_student
 from rmd.sample.album import Album, Picture, make_album, plan_album, planned_album, share, writing
 from rmd.sample.plans import SUFFIX, VideoPlan
-from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler, student_sampler
+from rmd.sample.samplers import PipelineSampler, Sampler, StudentSampler, student_sampler, teacher_sampler
 
 Counter = Callable[[str, int], Callable[[int], None]]
 """Starts to count finished items, given a name and their total; returns a function to call with each new number."""
@@ -154,14 +154,8 @@ def make(request: Request, sampler: Sampler, pictures: Sequence[Picture], counte
 
 
 def _teacher_sampler(student: StudentSampler, request: Request, steps: int) -> PipelineSampler:
-    """Return a sampler of the teacher's samples at the student's size, with the guidance distilled into the student."""
-    config, plan = student.pipe.student, student.pipe.plan
-    source = str(base_of(config, request.teacher))
-    teacher: Backbone = load_backbone(source, dtype=request.dtype, variant=request.variant)
+    """Load the teacher of a student, and return the sampler of its samples."""
+    source = str(base_of(student.pipe.student, request.teacher))
+    teacher = load_backbone(source, dtype=request.dtype, variant=request.variant)
     teacher.pipe.to(request.device)
-    final, length = plan.stages[-1], student.frames or plan.frames
-    return PipelineSampler(
-        teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
-        height=student.height or final.height, width=student.width or final.width,
-        frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),
-    )  # fmt: skip
+    return teacher_sampler(student, teacher, source=source, steps=steps)

@@ -23,6 +23,7 @@ from rmd.common.version import __version__
 from rmd.core.plan import MAX_FRAMES, MAX_SIDE
 from rmd.core.randomness import seeded
 from rmd.data.captions import check_prompts
+from rmd.models.base import Backbone
 from rmd.sample.pipeline import RMDPipeline
 
 MAX_STEPS = 10_000
@@ -220,6 +221,27 @@ def student_sampler(
     pipe = RMDPipeline.from_pretrained(model, dtype=dtype, teacher=teacher, variant=variant).to(device)
     pipe.set_progress_bar_config(disable=True)
     return StudentSampler(pipe, **options)
+
+
+def teacher_sampler(student: StudentSampler, teacher: Backbone, *, source: str, steps: int) -> PipelineSampler:
+    """Return a sampler of the teacher's samples at the student's size, with the guidance distilled into the student.
+
+    Args:
+        student: the student's sampler.
+        teacher: its loaded teacher.
+        source: where the teacher comes from, if the student's config does not name it.
+        steps: number of the teacher's sampling steps.
+
+    Raises:
+        RMDError: as `PipelineSampler`.
+    """
+    config, plan = student.pipe.student, student.pipe.plan
+    final, length = plan.stages[-1], student.frames or plan.frames
+    return PipelineSampler(
+        teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
+        height=student.height or final.height, width=student.width or final.width,
+        frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),
+    )  # fmt: skip
 
 
 def _parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:

@@ -31,8 +31,16 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def run(app: Starlette, listener: socket.socket) -> None:
-    """Serve an application until somebody presses Ctrl-C or ends the process; requests under way are finished."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+def run(app: Starlette, listener: socket.socket, *, grace: int | None = None) -> None:
+    """Serve an application until somebody presses Ctrl-C or ends the process.
+
+    Args:
+        app: the application.
+        listener: the socket at which it listens.
+        grace: seconds for which requests under way may go on after that; None: until they are finished.
+    """
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=grace
+    )
     with suppress(KeyboardInterrupt):  # the server raises it again after it has ended in order
         uvicorn.Server(config).run(sockets=[listener])

@@ -86,13 +86,18 @@ class MarkBook:
 
     def series(self, name: str) -> Series:
         """Return the marks of one name, without those of other prompts or noise than the last ones."""
-        marked = [record for record in self.records if name in record.samples]
-        return [(record.iteration, record.samples[name]) for record in marked if record.sampled == marked[-1].sampled]
+        return series_of(self.records, name)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the marks of the last evaluation."""
         return tuple(self.records[-1].samples) if self.records else ()
+
+
+def series_of(records: Sequence[Record], name: str) -> Series:
+    """Return the marks of one name, without those of other prompts or noise than the last ones."""
+    marked = [record for record in records if name in record.samples]
+    return [(record.iteration, record.samples[name]) for record in marked if record.sampled == marked[-1].sampled]
 
 
 def read_marks(path: Path) -> list[Record]:

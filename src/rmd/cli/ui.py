@@ -1,0 +1,129 @@
+"""`rmd ui`: a page in the browser to try students, to compare them blind, to watch a run, and to open tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rmd.cli.options import Variant
+from rmd.common.errors import RMDError
+
+if TYPE_CHECKING:
+    from rmd.ui.contents import Contents
+
+DEMO = Path("runs/demo")
+"""The folder whose student and run the page shows if nothing is given."""
+GRACE = 2
+"""Seconds for which requests under way may go on after Ctrl-C; an open page never ends its own."""
+
+
+def ui(
+    student: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDENT]...",
+            help="Students to try and to compare, given as folders or as repositories on the Hub. By default, those of "
+            "rmd demo, if nothing else is given.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The teacher of the students. By default, the one that the first names."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of a run to watch, while it goes on or afterwards.")
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder of rmd compare, or an .html file such as those of rmd eval table, to open. Can be given "
+            "more than once.",
+        ),
+    ] = None,
+    answers: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for the samples and votes of blind comparisons.")
+    ] = Path("runs/ui"),
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one.",
+        ),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Compute in bfloat16 instead of float32.")] = False,
+    variant: Variant = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 7860,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen at. All but this machine's own need a password, which is taken from the "
+            "environment variable RMD_UI_PASSWORD."
+        ),
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve a page to try students, compare them blind, watch a run and open tables, until you press Ctrl-C."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    contents = _contents(student or [], teacher, run, compare or [], answers, device, half, variant)
+    try:
+        from rmd.study.serving import bind
+        from rmd.study.serving import run as serve
+        from rmd.ui.guard import PASSWORD, check_host, is_loopback
+
+        password = os.environ.get(PASSWORD, "")
+        check_host(host, password)
+        with bind(host, port) as listener:
+            from rmd.ui.serving import make_app
+
+            app = make_app(contents, password=password, local=is_loopback(host))
+            name = f"[{host}]" if ":" in host else host
+            address = f"http://{name}:{listener.getsockname()[1]}"
+            typer.echo(f"page: {address}   (Ctrl-C ends it)")
+            if browser and is_loopback(host) and _has_screen():
+                webbrowser.open(address)
+            serve(app, listener, grace=GRACE)
+    except ImportError as error:
+        raise RMDError("the page needs more packages: pip install 'rmd[ui]'") from error
+    typer.echo("stopped")
+
+
+def _contents(
+    students: list[str], teacher: str | None, run: Path | None, compare: list[str], answers: Path, device: str | None,
+    half: bool, variant: str | None,
+) -> Contents:  # fmt: skip
+    """Check everything that was given, and return the contents of the page; no weights are loaded yet."""
+    from rmd.cli.start import start
+
+    where = start(device, kinds=("cpu", "cuda", "mps"))
+    import torch
+
+    from rmd.ui.comparing import Comparisons
+    from rmd.ui.contents import Contents
+    from rmd.ui.models import Models
+    from rmd.ui.pages import find_pages
+    from rmd.ui.watching import RunWatch
+
+    if not students and run is None and not compare:
+        if not (DEMO / "student").is_dir():
+            raise RMDError(
+                "there is nothing to show: give a student, --run DIR or --compare DIR; or make a student with rmd demo"
+            )
+        students, run = [str(DEMO / "student")], DEMO / "run"
+    if teacher is not None and not students:
+        raise RMDError("--teacher is for students: give one, or leave it out")
+    models = Models(
+        students, teacher=teacher, device=where, dtype=torch.bfloat16 if half else torch.float32, variant=variant
+    )
+    watch = None if run is None else RunWatch(run)
+    return Contents(models, Comparisons(answers), watch, find_pages(compare))
+
+
+def _has_screen() -> bool:
+    """Return whether a browser has a screen to appear on; without one, some systems would start one in the terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
