@@ -132,7 +132,8 @@ class Scheduler:
             self.metrics.failures.labels("out_of_memory").inc()
             middle = (len(batch) + 1) // 2
             for half in (batch[:middle], batch[middle:]):
-                self._fail(half, await self._attempt(half))
+                if any(not item.reply.done() for item in half):
+                    self._fail(half, await self._attempt(half))
         else:
             self._fail(batch, error)
         self._busy = ()
