@@ -229,9 +229,7 @@ async def _video_body(request: Request) -> VideoBody:
         form = await request.form(max_files=1, max_fields=20)
         values: Any = dict(form)
         if not all(isinstance(value, str) for value in values.values()):
-            raise problems.wrong(
-                "this server makes videos from prompts only: leave input_reference out", "input_reference"
-            )
+            raise problems.wrong("videos are made from prompts only: leave input_reference out", "input_reference")
         with suppress(ValueError):
             values |= {"seed": int(values["seed"])} if "seed" in values else {}
     else:

@@ -88,14 +88,19 @@ class Scheduler:
         Raises:
             Problem: 504 if they are not there after `seconds`, 500 if their batch failed.
         """
+        replies = [item.reply for item in items]
         try:
-            return list(await asyncio.wait_for(asyncio.gather(*(item.reply for item in items)), seconds))
-        except asyncio.TimeoutError:
-            self.metrics.dropped.labels("timeout").inc()
-            raise Problem(504, f"the request took longer than {seconds:g} s", "timeout") from None
+            done, _ = await asyncio.wait(replies, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            for reply in done:
+                reply.result()  # raises the problem of a batch that failed
+            if len(done) < len(replies):
+                self.metrics.dropped.labels("timeout").inc()
+                raise Problem(504, f"the request took longer than {seconds:g} s", "timeout")
+            return [reply.result() for reply in replies]
         finally:
-            for item in items:
-                item.reply.cancel()
+            for reply in replies:
+                if not reply.cancel() and not reply.cancelled():
+                    reply.exception()  # or else asyncio would log one that nobody has asked for
             self._wake.set()
 
     async def run(self) -> None:

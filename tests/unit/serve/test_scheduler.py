@@ -44,7 +44,9 @@ class Device:
         return [Image.new("RGB", (1, 1), (seed, 0, 0)) for seed in seeds]
 
 
-def run(work: Callable[[Scheduler, Device], Awaitable[None]], device: Device | None = None, **limits: object) -> Metrics:
+def run(
+    work: Callable[[Scheduler, Device], Awaitable[None]], device: Device | None = None, **limits: object
+) -> Metrics:
     """Run a scheduler of a device as long as a coroutine, and return its metrics."""
     chosen, metrics = device or Device(), Metrics()
 

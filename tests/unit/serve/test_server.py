@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from rmd.sample.pipeline import RMDPipeline
 from rmd.serve.files import encode
 
 KEY = "a-long-secret-key"
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API")  # said by OpenAI's client of its own service
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ WRONG: list[tuple[object, int, str, str | None]] = [
     (b"", 400, "the request should be a JSON object", None),
     (b"{", 400, "the request is not valid JSON", None),
     (b"\xff", 400, "the request cannot be read", None),
-    (b"[" * 60000, 400, "the request ", None),
+    (b"[" * 20000, 400, "the request ", None),
     (b'{"prompt": NaN}', 400, "prompt should be text", "prompt"),
     (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", 400, "the request ", None),
     ([], 400, "the request should be a JSON object", None),
@@ -158,7 +160,12 @@ WRONG: list[tuple[object, int, str, str | None]] = [
     ({"prompt": "a", "seed": 2**64 - 1, "n": 2}, 400, "seeds are numbers from 0 to", "seed"),
     ({"prompt": "a", "quality": "hd"}, 400, "quality should be 'auto' or 'standard', but is 'hd'", "quality"),
     ({"prompt": "a", "background": "transparent"}, 400, "background should be 'auto' or 'opaque'", "background"),
-    ({"prompt": "a", "response_format": "gif"}, 400, "response_format should be 'b64_json' or 'url'", "response_format"),
+    (
+        {"prompt": "a", "response_format": "gif"},
+        400,
+        "response_format should be 'b64_json' or 'url'",
+        "response_format",
+    ),
     ({"prompt": "a", "output_format": "gif"}, 400, "output_format should be 'png', 'jpeg' or 'webp'", "output_format"),
     ({"prompt": "a", "output_compression": 50}, 400, "output_compression is for jpeg and webp", "output_compression"),
     ({"prompt": "a", "stream": True}, 400, "stream should be", "stream"),
@@ -168,6 +175,8 @@ WRONG: list[tuple[object, int, str, str | None]] = [
     ({"prompt": "a", "user": "x" * 30000}, 413, "the request is too large: send at most 22384 bytes", None),
     (b"x" * 3 * 10**6, 413, "the request is too large: send at most 22384 bytes", None),
 ]
+
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize(("body", "status", "sentence", "param"), WRONG, ids=range(len(WRONG)))
@@ -181,19 +190,15 @@ def test_a_wrong_request(body: object, status: int, sentence: str, param: str | 
     assert error["type"] == "invalid_request_error"
 
 
-JSON = {"Content-Type": "application/json"}
-
-
 def _raw(body: object) -> bytes:
-    import json
-
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [("GET", "/v1/nothing", 404, "not_found"), ("GET", "/v1/images/generations", 405, "method_not_allowed"),
-     ("GET", "/", 404, "not_found"), ("GET", "/docs", 404, "not_found"), ("POST", "/v1/images/edits", 404, "not_found")],
+     ("GET", "/", 404, "not_found"), ("GET", "/docs", 404, "not_found"),
+     ("POST", "/v1/images/edits", 404, "not_found")],
 )  # fmt: skip
 def test_there_is_nothing_else(method: str, path: str, status: int, code: str, server: Served) -> None:
     answered, headers, content = server.ask(method, path, headers={"Authorization": f"Bearer {KEY}"})
@@ -203,7 +208,8 @@ def test_there_is_nothing_else(method: str, path: str, status: int, code: str, s
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer ", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer \xe9"]
+    "header",
+    [None, "", KEY, f"Basic {KEY}", "Bearer", "Bearer ", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer \xe9"],
 )
 def test_the_key_is_needed(header: str | None, server: Served) -> None:
     headers = {} if header is None else {"Authorization": header}
@@ -249,8 +255,8 @@ def test_a_full_queue_a_deadline_and_a_client_that_leaves(student: Path, tmp_pat
 
 def _send(server: Served, body: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return connection
 
 
