@@ -1,7 +1,8 @@
 """Many clients at a server at once, of which some send nonsense and some leave, while the server is killed once.
 
-Every request must be answered as it deserves, or be refused with a reason. A connection may break only because the
-server was killed under it; the client then sends the request again. The same prompt, seed and size must always give the
+Every request must be answered as it deserves. It may be refused because the queue is full; the client then waits as
+long as it was told, and sends it again. A connection may break only because the server was killed under it; then, too,
+the request is sent again. The same prompt, seed and size must always give the
 same bytes: in any batch, and before and after the restart.
 """
 
@@ -30,7 +31,7 @@ KINDS = {"picture": 60, "leaves": 14, "bad JSON": 9, "huge size": 9, "huge body"
 """Kinds of requests and their weights."""
 DESERVED = {"picture": {200, 429, 504}, "bad JSON": {400}, "huge size": {400}, "huge body": {413}}
 """The statuses that a request of each kind may get."""
-OPTIONS = ("--fixed-batch", "--max-batch", "4", "--max-queue", "16", "--max-n", "4", "--size", "48x64")
+OPTIONS = ("--fixed-batch", "--max-batch", "4", "--max-queue", "12", "--max-n", "4", "--size", "48x64")
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Figures:
 
     Attributes:
         answers: number of requests by kind and status; those of clients that left have the status 0.
-        again: number of requests that were sent again because the server was killed.
+        refused: number of times that a request was refused because the queue was full, and sent again.
+        again: number of times that a request was sent again because the server was killed.
         lost: one sentence for each request that was not answered as it deserved.
         memory: resident memory in bytes of the second server, from time to time.
         pictures, distinct: number of pictures, and of different ones.
@@ -49,6 +51,7 @@ class Figures:
     """
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    refused: int = 0
     again: int = 0
     lost: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Figures:
         memory = ", ".join(f"{value / 2**20:.0f}" for value in self.memory)
         return (
             f"{sum(self.answers.values())} requests in {self.seconds:.0f} s, {len(self.lost)} lost; "
-            f"{self.again} sent again after the kill\n{kinds}\n"
+            f"{self.refused} times the queue was full, {self.again} times a killed server broke a connection\n{kinds}\n"
             f"{self.pictures} pictures, {self.distinct} distinct, equal ones byte for byte\n"
             f"memory of the second server in MB: {memory}\nits answers: {self.after}; exit status {self.status}"
         )
@@ -112,10 +115,15 @@ class Storm:
         except (OSError, HTTPException) as error:
             return self.broken(life, f"{kind}: {type(error).__name__}: {error}")
         with self.lock:
-            self.figures.answers[kind, status] += 1
             self.ours["left" if status == 0 else str(status)] += 1
             self.judge(kind, status, body, content)
-        return True
+            if status == 429:
+                self.figures.refused += 1
+            else:
+                self.figures.answers[kind, status] += 1
+        if status == 429:
+            time.sleep(int(reply.headers["Retry-After"]))
+        return status != 429
 
     def broken(self, life: int, what: str) -> bool:
         """Note a connection that broke; return whether the request is lost, and not only to be sent again."""

@@ -87,9 +87,12 @@ StoreFolder = Annotated[
         "it is a temporary one that goes with the server.",
     ),
 ]
-Keep = Annotated[float, typer.Option(metavar="S", min=1, help="Seconds for which files in the store are kept.")]
+Keep = Annotated[
+    float, typer.Option(metavar="S", min=1, max=10**9, help="Seconds for which files in the store are kept.")
+]
 StoreGB = Annotated[
-    float, typer.Option("--store-gb", metavar="GB", min=0.001, help="The size beyond which the oldest files go.")
+    float,
+    typer.Option("--store-gb", metavar="GB", min=0.001, max=10**6, help="The size beyond which the oldest files go."),
 ]
 AnyDevice = Annotated[
     str | None,
@@ -144,15 +147,15 @@ def serve(
         max_batch=max_batch, max_wait=max_wait / 1000, max_queue=max_queue, timeout=timeout,
         video_timeout=video_timeout, max_n=max_n, max_prompt=max_prompt, keep=keep, fixed_batch=fixed_batch,
     )  # fmt: skip
-    with bind(host, port) as listener, _folder(store) as folder, Store(
-        folder, keep=keep, most=int(store_gb * 1e9)
-    ).opened() as opened:  # fmt: skip
+    with bind(host, port) as listener, _folder(store) as folder:
+        results = Store(folder, keep=keep, most=int(store_gb * 1e9))
+        results.check()
         engine = _engine(
             student, device=device, threads=threads, half=half, teacher=teacher, variant=variant, sizes=size or (),
             frames=frames, fps=fps,
         )  # fmt: skip
         engine.warm_up(max_batch if fixed_batch else 1)
-        service = Service(engine, opened, limits, url=public_url)
+        service = Service(engine, results, limits, url=public_url)
         typer.echo(_greeting(address(host, listener), engine.students, key, local=host in LOCAL))
         run(make_app(service, key=key), service, listener, _say_draining)
     typer.echo("stopped")

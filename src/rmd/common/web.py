@@ -11,7 +11,7 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, check_text
 from rmd.common.files import reason
 
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -25,13 +25,16 @@ def bind(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         RMDError: the address is not one of this machine, or the port is taken.
     """
+    check_text("--host", host)
+    if not host:
+        raise RMDError("--host is empty: use 127.0.0.1, or 0.0.0.0 for every address of this machine")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
             listener.listen(128)  # who comes before the server has started waits for it
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise RMDError(f"cannot listen at {host}, port {port}: {reason(error)}; choose another --port") from error
         yield listener
 

@@ -54,14 +54,15 @@ class Service:
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """Make batches and remove old files during the block; unfinished videos of earlier servers come first."""
-        tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._prune())]
-        await self.videos.resume()
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.to_thread(self.scheduler.close)
+        with self.store.opened():
+            tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._prune())]
+            await self.videos.resume()
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.to_thread(self.scheduler.close)
 
     async def drained(self) -> None:
         """Refuse new samples, and return when all that were accepted are done."""

@@ -6,11 +6,12 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
+from rmd.common.clips import check_suffix
 from rmd.common.errors import RMDError, located, one_of, shown
 from rmd.common.memory import is_out_of_memory
 from rmd.core.plan import StepPlan
@@ -159,8 +160,8 @@ def load_engine(
     Raises:
         RMDError: a student cannot be loaded or does not make such samples, or they have different bases.
     """
-    configs = {name: read_student(source) for name, source in sources.items()}
     wanted = [parse_size(size) for size in sizes]
+    configs = {name: read_student(source) for name, source in sources.items()}
     _check_one_base(configs, teacher)
     (first, config), *others = configs.items()
     pipe = RMDPipeline.from_pretrained(config.source, dtype=dtype, teacher=teacher, variant=variant).to(device)
@@ -172,6 +173,8 @@ def load_engine(
     for name, config in configs.items():
         pipe.set_student(adapters[name])
         shapes, moving = _shapes(pipe, name, wanted, frames), pipe.backbone.moving
+        if moving:
+            check_suffix(Path("video.mp4"))  # are the packages there that write it?
         students[name] = Served(name, adapters[name], config, shapes, moving, fps)
     return Engine(pipe, students)
 

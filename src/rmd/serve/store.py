@@ -72,8 +72,13 @@ class Store:
         self.folder, self.keep, self.most = folder, keep, most
         self.server = secrets.token_hex(16)
 
+    def check(self) -> None:
+        """Raise RMDError if the folder cannot be written to."""
+        with self.opened():
+            pass
+
     @contextmanager
-    def opened(self) -> Iterator[Store]:
+    def opened(self) -> Iterator[None]:
         """Own the folder's part of this server during the block; others see by a lock that it is alive.
 
         Raises:
@@ -81,7 +86,7 @@ class Store:
         """
         with locked(self.folder / _SERVERS, f"{self.server}.lock"):
             try:
-                yield self
+                yield
             finally:
                 (self.folder / _SERVERS / f"{self.server}.lock").unlink(missing_ok=True)
 
