@@ -19,7 +19,11 @@ from rmd.cli.options import Teacher, Threads, Variant
 from rmd.common.errors import RMDError, check_text
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from rmd.serve.engine import Engine, Served
+    from rmd.serve.limits import Limits
+    from rmd.serve.store import Store
 
 KEY = "RMD_API_KEY"
 _GOOD_KEY = re.compile(r"[!-~]{8,500}")
@@ -133,14 +137,11 @@ def serve(
 
     If the environment variable RMD_API_KEY is set, requests need it as their API key.
     """
-    for text in (*student, teacher or "", str(store or "")):
-        check_text("the command line", text)
-    key = _key()
+    _check_words(*student, teacher or "", str(store or ""))
     _check_packages()
-    from rmd.common.web import address, bind
-    from rmd.serve.app import Service, make_app
+    key = _key()
+    from rmd.common.web import bind
     from rmd.serve.limits import Limits
-    from rmd.serve.server import run
     from rmd.serve.store import Store
 
     limits = Limits(
@@ -155,10 +156,27 @@ def serve(
             frames=frames, fps=fps,
         )  # fmt: skip
         engine.warm_up(max_batch if fixed_batch else 1)
-        service = Service(engine, results, limits, url=public_url)
-        typer.echo(_greeting(address(host, listener), engine.students, key, local=host in LOCAL))
-        run(make_app(service, key=key), service, listener, _say_draining)
+        _run(engine, results, limits, listener, host=host, key=key, url=public_url)
     typer.echo("stopped")
+
+
+def _run(
+    engine: Engine, store: Store, limits: Limits, listener: socket, *, host: str, key: str | None, url: str | None
+) -> None:  # fmt: skip
+    """Say where the server is, and serve until a signal ends it."""
+    from rmd.common.web import address
+    from rmd.serve.app import Service, make_app
+    from rmd.serve.server import run
+
+    service = Service(engine, store, limits, url=url)
+    typer.echo(_greeting(address(host, listener), engine.students, key, local=host in LOCAL))
+    run(make_app(service, key=key), service, listener, _say_draining)
+
+
+def _check_words(*words: str) -> None:
+    """Refuse texts that no file or message can hold."""
+    for word in words:
+        check_text("the command line", word)
 
 
 def _key() -> str | None:

@@ -1,4 +1,4 @@
-"""What RMD's servers share: listening at an address, running an application, and fixed headers of its answers."""
+"""Code that RMD's servers share: listening at an address, running an application, and fixed headers of its answers."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Reply(Protocol):
 
 @dataclass(frozen=True)
 class Shape:
-    """What samples of one batch have in common.
+    """The properties that all samples of one batch have in common.
 
     Attributes:
         student: name of the student.

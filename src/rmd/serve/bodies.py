@@ -1,4 +1,4 @@
-"""What requests may say: OpenAI's parameters as far as a student has them, and a seed."""
+"""The bodies of requests: OpenAI's parameters as far as a student has them, and a seed."""
 
 from __future__ import annotations
 
