@@ -319,7 +319,7 @@ _OPTIONS = [
            "--video-timeout": ("0", "x", "nan"), "--keep": ("0", "inf", "nan"), "--store-gb": ("0", "inf", "nan"),
            "--max-wait": ("-1", "x", "", "nan", "inf"), "--frames": (*_WRONG_COUNTS, "5"), "--device": _WRONG_DEVICES,
            "--size": ("x", "", "0x0", "7x9", "-8", "1e3", "9" * 5000, "16", "17x16", "99999x99999"),
-           "--store": _WRONG_OUTS, "--teacher": _WORDS, "--host": ("", "x y", "x" * 300, "a..b", "203.0.113.1", "\ud800", "a\0b"),
+           "--store": _WRONG_OUTS, "--teacher": _WORDS, "--host": ("", "x y", "x" * 300, "a..b", "203.0.113.1", "a\0b"),
            "--port": ("-1", "65536", "x", "")}, weight=2),
     Words("export", "options", ("export", "{world}/lora", "--to", "diffusers-lora", *_OUT),
           {"--to": _WORDS, "--out": _WRONG_OUTS, "--teacher": _WORDS, "--device": _WRONG_DEVICES}, weight=3),

@@ -240,4 +240,4 @@ def _greeting(url: str, students: Mapping[str, Served], key: str | None, *, loca
 
 
 def _say_draining() -> None:
-    typer.echo("ending: finishing what was accepted (once more ends at once)")
+    typer.echo("ending: finishing what was accepted")

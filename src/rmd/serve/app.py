@@ -33,6 +33,8 @@ HEADERS = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none
 _PRUNED_EVERY = 10.0
 """Seconds between two searches for files whose time is over."""
 _POLL = 0.05
+_BROKEN = 10
+"""Batches that fail in a row, after which the device counts as broken."""
 Result = TypeVar("Result")
 
 
@@ -202,7 +204,9 @@ def _add_videos(app: FastAPI, service: Service) -> None:
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=None)
     async def health() -> JSONResponse:
-        """Answer as long as the server runs."""
+        """Answer as long as the server works."""
+        if service.scheduler.failures >= _BROKEN:
+            raise Problem(503, f"the last {service.scheduler.failures} batches have failed", "broken")
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/ready", response_model=None)

@@ -41,11 +41,12 @@ class Scheduler:
 
     Attributes:
         draining: whether new samples are refused, because the server is about to end.
+        failures: number of batches that have failed since one succeeded.
     """
 
     def __init__(self, maker: Maker, limits: Limits, metrics: Metrics) -> None:
         self.maker, self.limits, self.metrics = maker, limits, metrics
-        self.draining = False
+        self.draining, self.failures = False, 0
         self._batcher = Batcher(
             max_batch=limits.max_batch, max_wait=limits.max_wait, max_queue=limits.max_queue
         )  # fmt: skip
@@ -157,6 +158,7 @@ class Scheduler:
         self._average += _WEIGHT * (seconds - self._average)
         error = made.exception()
         if error is None:
+            self.failures = 0
             self.metrics.samples.labels(shape.student).inc(len(batch))
             for item, media in zip(batch, made.result(), strict=False):  # without those that fill the batch
                 if not item.reply.done():
@@ -170,6 +172,7 @@ class Scheduler:
         if isinstance(error, AbandonedError):
             self.metrics.failures.labels("abandoned").inc()
         else:
+            self.failures += 1
             self.metrics.failures.labels("out_of_memory" if is_out_of_memory(error) else "error").inc()
             LOG.error("a batch of %d failed: %s: %s", len(batch), type(error).__name__, error, exc_info=error)
         for item in batch:

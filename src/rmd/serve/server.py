@@ -17,7 +17,7 @@ from rmd.serve.app import Service
 
 
 class Draining(uvicorn.Server):
-    """A server that finishes accepted work after the first signal; a second one ends it after the open requests.
+    """A server that finishes accepted work after the first signal; after a second one, it waits for open requests only.
 
     Args:
         config: uvicorn's settings.

@@ -13,6 +13,10 @@ from families import make_student
 from serving import served
 
 from rmd.cli.app import main
+from rmd.cli.serve import _greeting
+from rmd.models.student import read_student
+from rmd.serve.batching import Shape
+from rmd.serve.engine import Served
 
 Captured = pytest.CaptureFixture[str]
 
@@ -101,12 +105,17 @@ def test_what_it_says_and_the_command_that_it_offers(student: Path, work: Path) 
         assert (work / "log.err").read_text(encoding="utf-8") == ""
 
 
-def test_it_says_whether_a_key_is_needed(student: Path, work: Path) -> None:
-    with served(student, "--host", "0.0.0.0", out=work / "open"):
-        assert "(no API key: everyone who reaches this address can use it; set RMD_API_KEY; Ctrl-C ends)" in (
-            work / "open.out"
-        ).read_text(encoding="utf-8")
-    with served(student, out=work / "locked", RMD_API_KEY="a-secret-key") as server:
-        text = (work / "locked.out").read_text(encoding="utf-8")
-        assert "(requests need the API key in RMD_API_KEY; Ctrl-C ends)" in text and "a-secret-key" not in text
-        assert '-H "Authorization: Bearer $RMD_API_KEY"' in text and server.ask("GET", "/v1/models")[0] == 401
+@pytest.mark.parametrize(
+    ("key", "local", "sentence"),
+    [
+        (None, True, "no API key; Ctrl-C ends"),
+        (None, False, "no API key: everyone who reaches this address can use it; set RMD_API_KEY; Ctrl-C ends"),
+        ("a-secret-key", False, "requests need the API key in RMD_API_KEY; Ctrl-C ends"),
+    ],
+)
+def test_it_says_whether_a_key_is_needed(key: str | None, local: bool, sentence: str, student: Path) -> None:
+    shape = Shape("demo", 32, 32)
+    students = {"demo": Served("demo", "rmd", read_student(student), (shape,), moving=True)}
+    text = _greeting("http://[::]:80", students, key, local=local)
+    assert text.startswith(f"serving at http://[::]:80/v1   ({sentence})") and "/v1/videos" in text
+    assert "a-secret-key" not in text and ('"Authorization: Bearer $RMD_API_KEY"' in text) == (key is not None)

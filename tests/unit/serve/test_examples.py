@@ -60,7 +60,7 @@ def test_the_arguments_are_those_of_the_command(pod: dict[str, Any]) -> None:
     assert values["host"] == "0.0.0.0" and values["half"] and values["timeout"] < pod["terminationGracePeriodSeconds"]
     mounted = {each["mountPath"] for each in container["volumeMounts"]}
     assert str(values["store"]) in mounted and "/cache" in mounted
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
 def test_ports_probes_and_volumes_fit(objects: dict[str, Any], pod: dict[str, Any]) -> None:

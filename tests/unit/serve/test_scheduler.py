@@ -98,8 +98,8 @@ def test_a_batch_that_fails_answers_its_requests_and_no_others(caplog: pytest.Lo
     async def work(scheduler: Scheduler, device: Device) -> None:
         with pytest.raises(Problem, match=r"the server's log says why") as caught:
             await make(scheduler, 1, 2, prompt="fail")
-        assert caught.value.status == 500
-        assert await make(scheduler, 3) == [3]
+        assert caught.value.status == 500 and scheduler.failures == 1
+        assert await make(scheduler, 3) == [3] and scheduler.failures == 0
 
     metrics = run(work)
     assert value(metrics, "rmd_failed_batches_total", reason="error") == 1
