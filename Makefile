@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test pytest test-quick test-slow test-browser test-comfyui test-kohya coverage lint format typecheck floors bench clean
+.PHONY: help demo check test pytest test-quick test-slow test-browser test-comfyui test-kohya load coverage lint format typecheck floors bench clean
 # Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what they
 # share is made once; files in the order that tests/conftest.py gives them.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -49,6 +49,9 @@ test-kohya: $(STAMP) ## the kohya export in sd-scripts itself; needs SD_SCRIPTS=
 
 test-slow: $(STAMP) ## long trainings, 3,000 damaged inputs, kill storms, and the whole demo
 	@$(BIN)/python -m pytest -q -m slow
+
+load: $(STAMP) ## 500 requests from 20 clients to a server, with faults: prints what came of them
+	@$(BIN)/python -m pytest -q -s -n 0 -m slow tests/load
 
 coverage: $(STAMP) ## lines and branches of src/rmd that the tests execute
 	@$(PYTEST) --cov=src/rmd --cov-branch --cov-report=term:skip-covered

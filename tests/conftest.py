@@ -41,17 +41,18 @@ LONGEST = (
 )  # fmt: skip
 """The longest tests come first: a processor that is given a long file at the end leaves the others without work."""
 HEAVY = (
-    "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/",
+    "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/load/", "tests/parity/",
     "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
     *(f"tests/unit/cli/test_{verb}.py" for verb in (
         "compare", "dry_run", "ending", "evaluate", "generate", "probe", "quiet", "scenes", "suite", "train", "variant",
-        "vbench",
+        "vbench", "serve",
     )),
     "tests/unit/bench/test_training.py", "tests/unit/compare/", "tests/unit/data/test_cache.py",
     "tests/unit/data/test_images.py", "tests/unit/evaluation/", "tests/unit/export/",
     "tests/unit/models/test_adapter.py", "tests/unit/models/test_share.py", "tests/unit/sample/test_pipeline.py",
     "tests/unit/scores/test_compbench_run.py", "tests/unit/scores/test_shares.py",
     "tests/unit/scores/test_upstream.py", "tests/unit/scores/test_vbench_run.py",
+    "tests/unit/serve/test_engine.py", "tests/unit/serve/test_server.py",
     "tests/unit/study/test_server.py", "tests/unit/study/test_store.py", "tests/unit/train/",
     "tests/unit/ui/test_comparing.py", "tests/unit/ui/test_models.py", "tests/unit/ui/test_trying.py",
 )  # fmt: skip

@@ -19,7 +19,9 @@ from subprocess import CompletedProcess
 
 WORLD, TIMEOUT = 2, 300
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["rmd.cli.app", "rmd.cli.train", "rmd.train.loop", "rmd.sample.pipeline"])
+SERVER.set_forkserver_preload(
+    ["rmd.cli.app", "rmd.cli.train", "rmd.train.loop", "rmd.sample.pipeline", "rmd.serve.server"]
+)
 
 
 def _run(arguments: tuple[str, ...], out: Path, variables: dict[str, str]) -> None:

@@ -31,6 +31,7 @@ try:
     from rmd.cli.plan import plan
     from rmd.cli.probe import probe
     from rmd.cli.scenes import scenes
+    from rmd.cli.serve import serve
     from rmd.cli.study import study
     from rmd.cli.train import train
     from rmd.cli.ui import ui
@@ -64,6 +65,7 @@ app.command("export")(export)
 app.command("generate")(generate)
 app.command("plan")(plan)
 app.command("probe")(probe)
+app.command("serve")(serve)
 app.command("train")(train)
 app.command("ui")(ui)
 app.add_typer(scenes, name="scenes")

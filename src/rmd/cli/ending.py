@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from rmd.common.errors import RMDError
+from rmd.common.memory import is_out_of_memory
 
 FAILED, BROKEN_PIPE = 1, 141
 """Exit statuses: for an error, and the one that shells report for a program whose output nobody reads any more."""
@@ -95,7 +96,7 @@ def _of(error: Exception, message: str) -> str:
             return _of_system(error, message)
         case MemoryError():
             return f"there is not enough memory: {_LESS}"
-        case RuntimeError() if _is_out_of_memory(error, message):
+        case RuntimeError() if is_out_of_memory(error):
             return f"there is not enough memory: {_LESS} ({message[:200].rstrip('. ')})"
         case RecursionError():
             return "a file or setting is nested too deeply: check those that were given"
@@ -124,11 +125,6 @@ def _of_system(error: OSError, message: str) -> str:
     if name:
         return f"cannot use {name}: {error.strerror or message}"
     return f"a file cannot be read or written: {error.strerror or message[:500] or type(error).__name__}"
-
-
-def _is_out_of_memory(error: Exception, message: str) -> bool:
-    """Return whether torch ran out of memory; torch may not be loaded, so the class is compared by name."""
-    return type(error).__name__ == "OutOfMemoryError" or "allocate memory" in message or "out of memory" in message
 
 
 def _cut(name: str) -> str:

@@ -91,8 +91,8 @@ def serve(
 ) -> None:
     """Serve the page of a study until you press Ctrl-C; votes are stored in the study's folder."""
     try:
+        from rmd.common.web import address, bind, run
         from rmd.study.server import make_app
-        from rmd.study.serving import bind, run
     except ImportError as error:
         raise RMDError("the server of a study needs more packages: pip install 'rmd[study]'") from error
     from rmd.study.folder import open_study
@@ -101,7 +101,7 @@ def serve(
     opened = open_study(folder)
     with bind(host, port) as listener:
         store = Store(folder / FILE_NAME, opened.hash)
-        typer.echo(f"study: http://{host}:{listener.getsockname()[1]}   votes: {folder / FILE_NAME}")
+        typer.echo(f"study: {address(host, listener)}   votes: {folder / FILE_NAME}")
         try:
             run(make_app(opened, store), listener)
         finally:

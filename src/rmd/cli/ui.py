@@ -72,8 +72,8 @@ def ui(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     contents = _contents(student or [], teacher, run, compare or [], answers, device, half, variant)
     try:
-        from rmd.study.serving import bind
-        from rmd.study.serving import run as serve
+        from rmd.common.web import address, bind
+        from rmd.common.web import run as serve
         from rmd.ui.guard import PASSWORD, check_host, is_loopback
 
         password = os.environ.get(PASSWORD, "")
@@ -82,11 +82,10 @@ def ui(
             from rmd.ui.serving import make_app
 
             app = make_app(contents, password=password, local=is_loopback(host))
-            name = f"[{host}]" if ":" in host else host
-            address = f"http://{name}:{listener.getsockname()[1]}"
-            typer.echo(f"page: {address}   (Ctrl-C ends it)")
+            url = address(host, listener)
+            typer.echo(f"page: {url}   (Ctrl-C ends it)")
             if browser and is_loopback(host) and _has_screen():
-                webbrowser.open(address)
+                webbrowser.open(url)
             serve(app, listener, grace=GRACE)
     except ImportError as error:
         raise RMDError("the page needs more packages: pip install 'rmd[ui]'") from error

@@ -11,11 +11,11 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from rmd.common.web import FixedHeaders
 from rmd.study.design import Task, files_of, tasks_of
 from rmd.study.folder import Study
 from rmd.study.store import CHOICES, Choice, Store
@@ -27,11 +27,8 @@ MAX_BODY = 4096
 """Longest request in bytes."""
 AHEAD = 2
 """Number of pairs whose files a page loads in advance."""
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+HEADERS = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"}
+"""A page is kept to itself by these."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +147,8 @@ def make_app(study: Study, store: Store) -> Starlette:
             Route("/api/next", site.next, methods=["POST"]),
             Route("/api/vote", site.vote, methods=["POST"]),
         ],
-        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guarded)],
+        middleware=[Middleware(FixedHeaders, headers=HEADERS, uncached=("/api/",))],
     )
-
-
-async def _guarded(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Add the headers that keep a page to itself; answers of the interface are never cached."""
-    response = await call_next(request)
-    response.headers.update(HEADERS)
-    if request.url.path.startswith("/api/"):
-        response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A server of students with OpenAI's interface: pictures and videos over HTTP."""
