@@ -135,12 +135,13 @@ def _build(recipe: Recipe, family: type[Backbone], architecture: Architecture, *
         backbone.pipe.register_modules(vae=vae)
     if recipe.train.gradient_checkpointing:
         backbone.enable_recompute()
-    roles = build_roles(
-        backbone.denoiser, mode=recipe.roles.mode, targets=backbone.adapted(recipe.roles.layers),
-        rank=recipe.roles.rank, alpha=recipe.roles.alpha,
-    )  # fmt: skip
+    with META:  # PEFT would make the adapters on the CPU
+        roles = build_roles(
+            backbone.denoiser, mode=recipe.roles.mode, targets=backbone.adapted(recipe.roles.layers),
+            rank=recipe.roles.rank, alpha=recipe.roles.alpha,
+        )  # fmt: skip
     for network, _ in roles.networks():
-        nn.Module.to(network, META, dtype)  # PEFT makes adapters on the CPU
+        nn.Module.to(network, META, dtype)
     roles.find_parameters()
     if sharded:  # adapters of sharded weights are not merged
         roles.fused = roles.use  # type: ignore[method-assign]
