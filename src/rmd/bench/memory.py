@@ -73,8 +73,8 @@ class Memory:
 
 
 @dataclass
-class _Networks:
-    """A run's networks on the meta device."""
+class Networks:
+    """The networks of a run on the meta device."""
 
     recipe: Recipe
     plan: StepPlan
@@ -106,9 +106,7 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
             "train.gradient_accumulation_steps, the keys of parallel, or the number of GPUs"
         )
     samples = recipe.train.batch_size // pieces
-    family = family_class(recipe.family)
-    architecture = architecture_of(teacher_source(recipe.teacher), family)
-    networks = _build(recipe, family, architecture, sharded=gpus > 1)
+    networks = meta_networks(recipe, sharded=gpus > 1)
     group = gpus // recipe.parallel.dp_replicate
     parts = [*_held(networks, group), *(_companions(networks) if loaded else ())]
     try:
@@ -123,8 +121,14 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
     return Memory(recipe.roles.mode, samples / shared, kept, tuple([*spread, *more]))
 
 
-def _build(recipe: Recipe, family: type[Backbone], architecture: Architecture, *, sharded: bool) -> _Networks:
-    """Make the backbone, the roles and the method of a recipe on the meta device."""
+def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
+    """Make the backbone, the roles and the method of a recipe, whose noise is spelt out, on the meta device.
+
+    Raises:
+        RMDError: the architecture of the teacher is unknown.
+    """
+    family = family_class(recipe.family)
+    architecture = architecture_of(teacher_source(recipe.teacher), family)
     dtype, plan = DTYPES[recipe.train.dtype], recipe.build_plan()
     backbone = untrained_backbone(
         family, architecture, scheduler=scheduler_of(recipe), dtype=dtype, conditioning=recipe.conditioning
@@ -146,10 +150,10 @@ def _build(recipe: Recipe, family: type[Backbone], architecture: Architecture, *
     if sharded:  # adapters of sharded weights are not merged
         roles.fused = roles.use  # type: ignore[method-assign]
     method = METHODS.get(recipe.method.name)(backbone, roles, plan, recipe.method, seed=recipe.train.seed)
-    return _Networks(recipe, plan, architecture, backbone, roles, method, sharded, LiveBytes())
+    return Networks(recipe, plan, architecture, backbone, roles, method, sharded, LiveBytes())
 
 
-def _held(networks: _Networks, group: int) -> list[Part]:
+def _held(networks: Networks, group: int) -> list[Part]:
     """Return the weights and the optimisers' states, of which each GPU of a group of `group` holds a share."""
     recipe, roles = networks.recipe, networks.roles
     trained = {role: roles.in_network(role) for role in TRAINED}
@@ -177,14 +181,14 @@ def _bytes_of(trained: dict[Literal["student", "fake"], dict[str, nn.Parameter]]
     return sum(_bytes(parameters.values()) for parameters in trained.values())
 
 
-def _gathered(networks: _Networks) -> int:
+def _gathered(networks: Networks) -> int:
     """Return the bytes of the blocks of sharded weights that are whole at the same time."""
     network, _ = networks.roles.networks()[0]
     sizes = [_bytes(unit.parameters()) for unit in networks.backbone.shard_units(network)]
     return GATHERED * max(sizes, default=_bytes(network.parameters()))
 
 
-def _companions(networks: _Networks) -> list[Part]:
+def _companions(networks: Networks) -> list[Part]:
     """Return the networks of the pipeline that stay on every GPU besides the denoiser."""
     vae = meta_part(networks.architecture, "vae", DTYPES[networks.recipe.train.dtype])
     parts = [] if vae is None else [Part("VAE", _bytes(vae.parameters()))]
@@ -192,14 +196,14 @@ def _companions(networks: _Networks) -> list[Part]:
     return parts if data.offload or data.cache is not None else [*parts, Part("text encoders", _encoders(networks))]
 
 
-def _encoders(networks: _Networks) -> int:
+def _encoders(networks: Networks) -> int:
     """Return the bytes of the text encoders, as far as their sizes are known."""
     names = [name for name in networks.architecture.parts if name.startswith("text_encoder")]
     parts = [meta_part(networks.architecture, name, DTYPES[networks.recipe.train.dtype]) for name in names]
     return sum(_bytes(part.parameters()) for part in parts if part is not None)
 
 
-def _phases(networks: _Networks, step: Step, samples: int) -> list[Part]:
+def _phases(networks: Networks, step: Step, samples: int) -> list[Part]:
     """Go through the two updates of an iteration for as many samples, and return what each needs."""
     live, roles, method = networks.live, networks.roles, networks.method
     accumulates = networks.recipe.train.gradient_accumulation_steps > 1
@@ -211,7 +215,7 @@ def _phases(networks: _Networks, step: Step, samples: int) -> list[Part]:
             for parameter in roles.trainable(role):
                 live.hold(parameter)
         base = live.now
-        batch = _batch(networks, samples)
+        batch = blank_batch(networks, samples)
         phases = []
         live.restart()
         _prepare(networks, "student", accumulates)
@@ -228,14 +232,14 @@ def _phases(networks: _Networks, step: Step, samples: int) -> list[Part]:
     return phases
 
 
-def _prepare(networks: _Networks, role: Literal["student", "fake"], accumulates: bool) -> None:
+def _prepare(networks: Networks, role: Literal["student", "fake"], accumulates: bool) -> None:
     """Give a role the gradients of an earlier micro-batch, if there is one; those of sharded weights are in `parts`."""
     if accumulates and not networks.sharded:
         for parameter in networks.roles.trainable(role):
             parameter.grad = torch.empty_like(parameter)
 
 
-def _backward(networks: _Networks, role: Literal["student", "fake"], loss: Tensor) -> None:
+def _backward(networks: Networks, role: Literal["student", "fake"], loss: Tensor) -> None:
     """Run a backward pass; the gradients of sharded weights leave the GPU as soon as they are complete."""
     if not networks.sharded:
         networks.roles.backward(role, loss)
@@ -252,8 +256,8 @@ def _backward(networks: _Networks, role: Literal["student", "fake"], loss: Tenso
         handle.remove()
 
 
-def _batch(networks: _Networks, samples: int) -> Batch:
-    """Return a batch in the shapes of a run's."""
+def blank_batch(networks: Networks, samples: int) -> Batch:
+    """Return a batch of as many samples in the shapes of a run's, without numbers."""
     dtype, shapes = DTYPES[networks.recipe.train.dtype], networks.backbone.cond_shapes(networks.architecture)
 
     def cond(count: int) -> Cond:
@@ -268,7 +272,7 @@ def _batch(networks: _Networks, samples: int) -> Batch:
     return Batch(after_warmup, cond(samples), cond(1).expand(samples), noise, real)
 
 
-def _pictures(networks: _Networks) -> list[Part]:
+def _pictures(networks: Networks) -> list[Part]:
     """Return what the pictures of a run need: one is decoded at a time, while the student's weights are held twice."""
     if "vae" not in networks.architecture.parts:
         return []
@@ -280,7 +284,7 @@ def _pictures(networks: _Networks) -> list[Part]:
     return [Part("pictures for the run's folder", live.most + copies)]
 
 
-def _encoding(networks: _Networks) -> list[Part]:
+def _encoding(networks: Networks) -> list[Part]:
     """Return the text encoders if they are on the GPU only while they encode; their activations are small."""
     data = networks.recipe.data
     offloads = data.offload and data.cache is None
