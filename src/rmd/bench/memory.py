@@ -32,6 +32,8 @@ MOMENTS = 8
 """Bytes of AdamW's two moments, in float32, for each trained weight."""
 SLACK = 2e9
 """Bytes for the CUDA context, the libraries, and what torch's allocator cannot use; an assumption, not measured."""
+ENCODERS, ENCODING = "text encoders", "encoding of prompts"
+"""Names of a part and of a phase, of which an estimate has at most one."""
 GATHERED = 2
 """Blocks whose weights are whole at the same time when they are sharded: the present one, and the next."""
 
@@ -108,7 +110,7 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
     samples = recipe.train.batch_size // pieces
     networks = meta_networks(recipe, sharded=gpus > 1)
     group = gpus // recipe.parallel.dp_replicate
-    parts = [*_held(networks, group), *(_companions(networks) if loaded else ())]
+    parts = [*held_parts(networks, group), *(_companions(networks) if loaded else ())]
     try:
         phases = _phases(networks, networks.plan.steps[-1] if step is None else step, samples)
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -153,7 +155,7 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
     return Networks(recipe, plan, architecture, backbone, roles, method, sharded, LiveBytes())
 
 
-def _held(networks: Networks, group: int) -> list[Part]:
+def held_parts(networks: Networks, group: int) -> list[Part]:
     """Return the weights and the optimisers' states, of which each GPU of a group of `group` holds a share."""
     recipe, roles = networks.recipe, networks.roles
     trained = {role: roles.in_network(role) for role in TRAINED}
@@ -193,7 +195,7 @@ def _companions(networks: Networks) -> list[Part]:
     vae = meta_part(networks.architecture, "vae", DTYPES[networks.recipe.train.dtype])
     parts = [] if vae is None else [Part("VAE", _bytes(vae.parameters()))]
     data = networks.recipe.data
-    return parts if data.offload or data.cache is not None else [*parts, Part("text encoders", _encoders(networks))]
+    return parts if data.offload or data.cache is not None else [*parts, Part(ENCODERS, _encoders(networks))]
 
 
 def _encoders(networks: Networks) -> int:
@@ -288,7 +290,7 @@ def _encoding(networks: Networks) -> list[Part]:
     """Return the text encoders if they are on the GPU only while they encode; their activations are small."""
     data = networks.recipe.data
     offloads = data.offload and data.cache is None
-    return [Part("encoding of prompts", _encoders(networks))] if offloads else []
+    return [Part(ENCODING, _encoders(networks))] if offloads else []
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -27,9 +27,11 @@ try:
     from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
+    from rmd.cli.init import init
     from rmd.cli.paper import table
     from rmd.cli.plan import plan
     from rmd.cli.probe import probe
+    from rmd.cli.recipes import recipes
     from rmd.cli.scenes import scenes
     from rmd.cli.study import study
     from rmd.cli.train import train
@@ -61,8 +63,10 @@ evals.add_typer(compbench, name="compbench")
 app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)
+app.command("init")(init)
 app.command("plan")(plan)
 app.command("probe")(probe)
+app.command("recipes")(recipes)
 app.command("train")(train)
 app.add_typer(scenes, name="scenes")
 app.add_typer(study, name="study")
