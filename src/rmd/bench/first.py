@@ -137,8 +137,10 @@ def reasons(first: FirstRecipe, choice: Choice, room: float | None) -> list[tupl
     """Return the settings that were decided on, each with its value and the reason for it."""
     recipe, facts = choice.recipe, first.facts
     start, _ = first.settings[recipe.roles.mode]
-    seen = f"the class {facts.pipeline}" if facts.pipeline else "known by its name; nothing was read"
-    predicts = f"its scheduler; the network predicts {facts.prediction}" if facts.prediction else f"recipe {start.name}"
+    seen = f"the pipeline is a {facts.pipeline}" if facts.pipeline else "known by its name; nothing was read"
+    predicts = f"as in recipe {start.name}"
+    if facts.prediction is not None:
+        predicts = f"read from its scheduler; the network predicts {facts.prediction}"
     rates = f"{recipe.optim.student_lr:g}, {recipe.optim.fake_lr:g}"
     rows = [
         ("family", recipe.family, seen),
@@ -148,7 +150,7 @@ def reasons(first: FirstRecipe, choice: Choice, room: float | None) -> list[tupl
         ("roles.mode", recipe.roles.mode, "; ".join(choice.passed_over) or f"as in recipe {start.name}"),
         ("optim learning rates", rates, f"as in recipe {start.name}, whose file says where they come from"),
         ("train.iterations", str(recipe.train.iterations), f"as in recipe {start.name} (docs/full-size.md)"),
-        ("train.batch_size", str(recipe.train.batch_size), first.why.get("train.batch_size", f"recipe {start.name}")),
+        ("train.batch_size", str(recipe.train.batch_size), first.why.get("train.batch_size", f"as in recipe {start.name}")),
     ]
     if room is None:
         return rows
@@ -201,7 +203,7 @@ def recipe_text(
     train = recipe.train
     groups: list[tuple[str, Any]] = [
         ("noise", None if isinstance(recipe.noise, str) else recipe.noise.model_dump()),
-        ("plan", {"sides": [_size(side) for side in recipe.plan.sides], "multiple": recipe.plan.multiple}),
+        ("plan", {"sides": [side[0] if side[0] == side[1] else _size(side) for side in recipe.plan.sides], "multiple": recipe.plan.multiple}),
         ("method", {"guidance": recipe.method.guidance}),
         ("roles", recipe.roles.model_dump()),
         ("optim", {"student_lr": recipe.optim.student_lr, "fake_lr": recipe.optim.fake_lr}),

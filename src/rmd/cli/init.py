@@ -106,6 +106,7 @@ def _report(out: Path, first: FirstRecipe, choice: Choice, card: str, room: floa
 
     console = table_console()
     table = ruled_table(f"{out}: {first.name} on {card}", {"setting": "left", "value": "left", "why": "left"})
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for row in reasons(first, choice, room):
         table.add_row(*row)
     console.print(table)
