@@ -44,8 +44,8 @@ HEAVY = (
     "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/parity/", "tests/research/",
     "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
     *(f"tests/unit/cli/test_{verb}.py" for verb in (
-        "compare", "dry_run", "ending", "evaluate", "generate", "probe", "quiet", "scenes", "suite", "train", "variant",
-        "vbench",
+        "compare", "dry_run", "ending", "evaluate", "generate", "init", "probe", "quiet", "scenes", "suite", "train",
+        "variant", "vbench",
     )),
     "tests/unit/bench/test_training.py", "tests/unit/compare/", "tests/unit/data/test_cache.py",
     "tests/unit/data/test_images.py", "tests/unit/evaluation/", "tests/unit/export/",

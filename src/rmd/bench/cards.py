@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 USABLE = 0.93
-"""Share of a card's memory that torch reports: the makers count in GiB, and the driver and error correction keep some."""
+"""Share of a card's memory in GiB that torch reports; the driver and error correction keep the rest."""
 SIZES = (12, 16, 24, 32, 40, 48, 80, 96, 141, 180)
 """Memory of the cards that are sold, in GB as the makers count."""
 

@@ -12,7 +12,7 @@ import yaml
 from rmd.bench.choice import Choice, Mode, choose
 from rmd.bench.memory import recipe_memory
 from rmd.common.errors import RMDError
-from rmd.common.files import replacing
+from rmd.common.files import disk_errors, replacing
 from rmd.models.describe import TeacherFacts, describe, known_facts
 from rmd.models.resolve import is_packaged
 from rmd.recipes.catalog import closest_recipe
@@ -141,6 +141,7 @@ def reasons(first: FirstRecipe, choice: Choice, room: float | None) -> list[tupl
     predicts = f"as in recipe {start.name}"
     if facts.prediction is not None:
         predicts = f"read from its scheduler; the network predicts {facts.prediction}"
+    batch = first.why.get("train.batch_size", f"as in recipe {start.name}")
     rates = f"{recipe.optim.student_lr:g}, {recipe.optim.fake_lr:g}"
     rows = [
         ("family", recipe.family, seen),
@@ -150,7 +151,7 @@ def reasons(first: FirstRecipe, choice: Choice, room: float | None) -> list[tupl
         ("roles.mode", recipe.roles.mode, "; ".join(choice.passed_over) or f"as in recipe {start.name}"),
         ("optim learning rates", rates, f"as in recipe {start.name}, whose file says where they come from"),
         ("train.iterations", str(recipe.train.iterations), f"as in recipe {start.name} (docs/full-size.md)"),
-        ("train.batch_size", str(recipe.train.batch_size), first.why.get("train.batch_size", f"as in recipe {start.name}")),
+        ("train.batch_size", str(recipe.train.batch_size), batch),
     ]
     if room is None:
         return rows
@@ -188,11 +189,13 @@ def write_recipe(path: Path, first: FirstRecipe, choice: Choice, card: str, room
     """
     start, _ = first.settings[choice.recipe.roles.mode]
     text = recipe_text(path.stem, start, choice.recipe, reasons(first, choice, room), card)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    read = load_recipe(str(path))
-    if read.model_dump(exclude={"name"}) != choice.recipe.model_dump(exclude={"name"}):
-        raise AssertionError(f"{path} does not say what was chosen")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            read = load_recipe(str(temporary.absolute()))
+            if read.model_dump(exclude={"name"}) != choice.recipe.model_dump(exclude={"name"}):
+                raise AssertionError(f"{path} would not say what was chosen")
 
 
 def recipe_text(
@@ -200,10 +203,10 @@ def recipe_text(
 ) -> str:  # fmt: skip
     """Return the YAML of a recipe that extends a packaged one, with the reason for each setting beside it."""
     why = {key: reason for key, _, reason in rows}
-    train = recipe.train
+    train, sides = recipe.train, recipe.plan.sides
     groups: list[tuple[str, Any]] = [
         ("noise", None if isinstance(recipe.noise, str) else recipe.noise.model_dump()),
-        ("plan", {"sides": [side[0] if side[0] == side[1] else _size(side) for side in recipe.plan.sides], "multiple": recipe.plan.multiple}),
+        ("plan", {"sides": [side[0] if side[0] == side[1] else _size(side) for side in sides], "multiple": recipe.plan.multiple}),
         ("method", {"guidance": recipe.method.guidance}),
         ("roles", recipe.roles.model_dump()),
         ("optim", {"student_lr": recipe.optim.student_lr, "fake_lr": recipe.optim.fake_lr}),

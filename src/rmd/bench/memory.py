@@ -120,7 +120,7 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
     spread = [Part(phase.name, phase.bytes / shared) for phase in phases]
     more = [*_pictures(networks), *_encoding(networks)] if loaded else []
     kept = tuple(part for part in parts if part.bytes)
-    return Memory(recipe.roles.mode, samples / shared, kept, tuple([*spread, *more]))
+    return Memory(recipe.roles.mode, samples / shared, kept, (*spread, *more))
 
 
 def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:

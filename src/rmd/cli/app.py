@@ -27,6 +27,7 @@ try:
     from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
+    from rmd.cli.hours import hours
     from rmd.cli.init import init
     from rmd.cli.paper import table
     from rmd.cli.plan import plan
@@ -51,6 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+bench.command("hours")(hours)
 app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("compare")(compare)

@@ -24,10 +24,13 @@ Pipeline = Annotated[
 Gpu = Annotated[
     float | None,
     typer.Option(
-        metavar="GB", min=1, max=4096, help="The memory of the card in GB, as in --gpu 24. By default, the GPU is asked."
+        metavar="GB",
+        min=1,
+        max=4096,
+        help="The memory of the card in GB, as in --gpu 24. By default, the GPU is asked.",
     ),
 ]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="The recipe to write, which must not exist.")]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="The recipe to write.")]
 PromptSource = Annotated[
     str | None, typer.Option(metavar="FILE", help="The prompts to train with, as in data.prompts of a recipe.")
 ]
@@ -37,7 +40,9 @@ Mode = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, max=65536, help="The prompts of an iteration. By default, as the family's recipe."),
+    typer.Option(
+        metavar="N", min=1, max=65536, help="The prompts of an iteration. By default, as the family's recipe."
+    ),
 ]
 StageSides = Annotated[
     str | None,
@@ -56,6 +61,9 @@ GuidanceScale = Annotated[
 ]
 
 
+Replace = Annotated[bool, typer.Option("--replace", help="Write the recipe even if the file exists.")]
+
+
 def init(
     pipeline: Pipeline,
     gpu: Gpu = None,
@@ -65,10 +73,11 @@ def init(
     batch: BatchSize = None,
     sides: StageSides = None,
     guidance: GuidanceScale = None,
+    replace: Replace = False,
 ) -> None:
     """Write a recipe for a teacher that fits a card; only configurations are read, and no weights."""
-    if out.exists():
-        raise RMDError(f"{out} exists: choose another --out, or delete it")
+    if out.exists() and not replace:
+        raise RMDError(f"{out} exists: choose another --out, or add --replace")
     if out.suffix not in (".yaml", ".yml"):
         raise RMDError(f"{out} should end in .yaml, as recipes do: choose another --out")
     from rmd.cli.quiet import quiet_libraries

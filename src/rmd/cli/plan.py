@@ -50,7 +50,10 @@ ShowMemory = Annotated[
     bool, typer.Option("--memory", help="Also print the memory that training needs; no weights are loaded for this.")
 ]
 Gpus = Annotated[
-    int, typer.Option(metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the batch and the weights.")
+    int,
+    typer.Option(
+        metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the batch and the weights."
+    ),
 ]
 Fit = Annotated[
     bool,

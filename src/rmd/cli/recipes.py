@@ -27,7 +27,6 @@ def recipes(as_json: Json = False) -> None:
     console = table_console()
     console.print(table)
     console.print(
-        "card: the smallest on which a run fits, by the estimate of rmd plan RECIPE --memory. Most need further settings "
-        "for it, such as train.gradient_accumulation_steps, which --json lists and the recipe's own file states.",
-        soft_wrap=False,
+        "card: the smallest on which a run fits, by the estimate of rmd plan RECIPE --memory. Most need further "
+        "settings for it, such as train.gradient_accumulation_steps, which --json lists and the recipe's file states.",
     )

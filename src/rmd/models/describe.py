@@ -98,8 +98,8 @@ def configuration_folder(teacher: str) -> Path:
 
 def default_guidance(pipeline: str) -> float | None:
     """Return the guidance scale that a pipeline of diffusers uses by default; None if it has none."""
-    call: Any = getattr(getattr(diffusers, pipeline, None), "__call__", None)
-    parameter = None if call is None else inspect.signature(call).parameters.get("guidance_scale")
+    kind: Any = getattr(diffusers, pipeline, None)
+    parameter = None if kind is None else inspect.signature(kind.__call__).parameters.get("guidance_scale")
     return float(parameter.default) if parameter is not None and isinstance(parameter.default, int | float) else None
 
 

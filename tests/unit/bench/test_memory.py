@@ -57,7 +57,9 @@ def parts(memory: Memory) -> dict[str, float]:
 def page_rows() -> list[tuple[float, float, float]]:
     """The seconds, the measured memory and the estimate in the rows of the page."""
     lines = RUNS.read_text(encoding="utf-8").splitlines()
-    table = lines[next(i for i, line in enumerate(lines) if line.startswith("| `rmd bench train ... --untrained")) + 2 :]
+    table = lines[
+        next(i for i, line in enumerate(lines) if line.startswith("| `rmd bench train ... --untrained")) + 2 :
+    ]
     cells = [line.split("|")[2:5] for line in table[: table.index("")]]
     return [tuple(float(re.search(r"[\d.]+", cell)[0]) for cell in row) for row in cells]  # type: ignore[index,misc]
 
