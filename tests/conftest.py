@@ -41,11 +41,11 @@ LONGEST = (
 )  # fmt: skip
 """The longest tests come first: a processor that is given a long file at the end leaves the others without work."""
 HEAVY = (
-    "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/load/", "tests/parity/",
-    "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
+    "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/load/",
+    "tests/parity/", "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
     *(f"tests/unit/cli/test_{verb}.py" for verb in (
-        "compare", "dry_run", "ending", "evaluate", "generate", "probe", "quiet", "scenes", "suite", "train", "variant",
-        "vbench", "serve",
+        "compare", "dry_run", "ending", "evaluate", "generate", "init", "probe", "quiet", "scenes", "serve", "suite",
+        "train", "variant", "vbench",
     )),
     "tests/unit/bench/test_training.py", "tests/unit/compare/", "tests/unit/data/test_cache.py",
     "tests/unit/data/test_images.py", "tests/unit/evaluation/", "tests/unit/export/",

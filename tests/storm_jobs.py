@@ -29,7 +29,7 @@ MACHINE = ("seconds", "images_per_second", "peak_memory_gb", "data_seconds")
 """Metrics that depend on the machine and its clock; all others are reproducible."""
 TIMES = ("seconds_per_image", "seconds_end_to_end", "speedup")
 Digest = dict[str, Any]
-VERBS = ("train", "cache", "generate", "export", "export-checkpoint", "compare", "eval-images")
+VERBS = ("train", "cache", "generate", "export", "export-checkpoint", "compare", "eval-images", "init")
 EVALUATIONS = ("vbench-run",)
 """Commands that run other programs, whose errors on a full disk are not ours."""
 HERE = Path(__file__).parent
@@ -126,6 +126,9 @@ def job_of(verb: str, home: Path) -> Job:
         case "export-checkpoint":
             run = str(home / "run")
             return Job(lambda out: [*rmd, "export", run, "--to", "diffusers-lora", "--out", str(out)], files)
+        case "init":
+            options = ["--gpu", "24", "--sides=16,32", "--replace"]
+            return Job(lambda out: [*rmd, "init", teacher, *options, "--out", str(out / "first.yaml")], files)
         case "eval-images":
             return Job(lambda out: [*rmd, *scoring.arguments(home, out)], scored)
         case "vbench-run":

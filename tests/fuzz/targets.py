@@ -202,6 +202,9 @@ def _teacher_files() -> Iterator[Target]:
         yield Target("train", f"teacher: {what}", part, path, dry, mutations, 0.8)
         made = (*_MAKE, "--model", "{case}/teacher", "--steps", "1", "--height", "32", "--width", "32")
         yield Target("generate", f"pipeline: {what}", part, path, made, mutations, 0.8)
+        if file in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"):
+            first = ("init", "{case}/teacher", "--gpu", "24", "--sides=16,32", "--out", "{case}/first.yaml")
+            yield Target("init", f"teacher: {what}", part, path, first, lenient(mutations), 0.8)
 
 
 def _prompt_files() -> Iterator[Target]:

@@ -163,12 +163,12 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
     architecture = architecture_of(teacher_source(recipe.teacher), family)
     conditioning = Conditioning(**recipe.conditioning.model_dump())
     backbone = untrained_backbone(
-        family, architecture, scheduler=_scheduler(recipe), device=device, dtype=dtype, conditioning=conditioning
+        family, architecture, scheduler=scheduler_of(recipe), device=device, dtype=dtype, conditioning=conditioning
     )
     return backbone, architecture
 
 
-def _scheduler(recipe: Recipe) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
+def scheduler_of(recipe: Recipe) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
     """Return diffusers' scheduler for the noise that a recipe spells out; raise RMDError if it does not."""
     if isinstance(recipe.noise, FlowNoise):
         return FlowMatchEulerDiscreteScheduler(**recipe.noise.model_dump(exclude={"kind"}))

@@ -27,9 +27,12 @@ try:
     from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
+    from rmd.cli.hours import hours
+    from rmd.cli.init import init
     from rmd.cli.paper import table
     from rmd.cli.plan import plan
     from rmd.cli.probe import probe
+    from rmd.cli.recipes import recipes
     from rmd.cli.scenes import scenes
     from rmd.cli.serve import serve
     from rmd.cli.study import study
@@ -51,6 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+bench.command("hours")(hours)
 app.add_typer(bench, name="bench")
 app.command("cache")(cache)
 app.command("compare")(compare)
@@ -63,8 +67,10 @@ evals.add_typer(compbench, name="compbench")
 app.add_typer(evals, name="eval")
 app.command("export")(export)
 app.command("generate")(generate)
+app.command("init")(init)
 app.command("plan")(plan)
 app.command("probe")(probe)
+app.command("recipes")(recipes)
 app.command("serve")(serve)
 app.command("train")(train)
 app.command("ui")(ui)

@@ -83,14 +83,13 @@ def batch_line(recipe: Recipe, parallel: Parallel) -> str:
 def memory_line(recipe: Recipe, parallel: Parallel) -> str:
     """Return how much memory each GPU needs, estimated as by `rmd plan --memory`."""
     try:
-        modes = recipe_memory(recipe, recipe.build_plan())
+        needed = recipe_memory(recipe, gpus=parallel.world)
     except RMDError as error:
         return f"memory: unknown ({error})"
-    (mode,) = (mode for mode in modes if mode.mode.startswith(recipe.roles.mode))
-    samples = recipe.train.batch_size / (parallel.world * recipe.train.gradient_accumulation_steps)
-    gpus = parallel.world // recipe.parallel.dp_replicate
-    needed = mode.per_gpu(gpus, recompute=recipe.train.gradient_checkpointing, samples=samples) / 1e9
-    return f"memory: about {needed:.1f} GB on a GPU in bfloat16, without the text encoders (see rmd plan --memory)"
+    return (
+        f"memory: about {needed.total / 1e9:.1f} GB on a GPU, of which the {needed.peak.name} takes "
+        f"{needed.peak.bytes / 1e9:.1f} (by part: rmd plan --memory)"
+    )
 
 
 def time_line(trainer: Trainer) -> str:

@@ -50,7 +50,10 @@ ShowMemory = Annotated[
     bool, typer.Option("--memory", help="Also print the memory that training needs; no weights are loaded for this.")
 ]
 Gpus = Annotated[
-    int, typer.Option(metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the weights.")
+    int,
+    typer.Option(
+        metavar="N", min=1, max=65536, help="With --memory: the number of GPUs that share the batch and the weights."
+    ),
 ]
 Fit = Annotated[
     bool,
@@ -85,7 +88,7 @@ def plan(
     as_json: PlanJson = False,
     plot: Plot = None,
     memory: ShowMemory = False,
-    gpus: Gpus = 8,
+    gpus: Gpus = 1,
     fit: Fit = False,
     samples: Samples = 32,
     images: PictureFolder = None,
@@ -118,7 +121,7 @@ def plan(
     else:
         _print_table(loaded.name, built, loaded.schedule())
     if memory:
-        _print_memory(loaded, built, gpus)
+        _print_memory(loaded, gpus)
 
 
 def _load(
@@ -238,20 +241,15 @@ def _title(name: str, plan: StepPlan) -> str:
     return f"{name}: time map {plan.time_map}, noise rule {sampled.rule}, {betas}"
 
 
-def _print_memory(recipe: Recipe, plan: StepPlan, gpus: int) -> None:
+def _print_memory(recipe: Recipe, gpus: int) -> None:
     from rmd.cli.quiet import quiet_libraries
 
     quiet_libraries()
     from rmd.bench.memory import recipe_memory
+    from rmd.cli.memory import at_once, memory_lines
 
-    what = plan.stages[-1].size + (f", {plan.frames} frames" if plan.frames > 1 else "")
-    for way in recipe_memory(recipe, plan):
-        typer.echo(f"\nMemory for training in mode {way.mode} (bfloat16, {what}, batch size 1), in GB:")
-        for part in way.parts:
-            typer.echo(f"  {part.bytes / 1e9:8.2f}  {part.name}" + ("" if part.shared else " (on each GPU)"))
-        typer.echo(f"  {way.activations.whole / 1e9:8.2f}  activations (on each GPU)")
-        typer.echo(f"  {way.activations.recomputed / 1e9:8.2f}  or activations with checkpointing (on each GPU)")
-        for recompute in (False, True):
-            one, many = (way.per_gpu(count, recompute=recompute) / 1e9 for count in (1, gpus))
-            how = ", with train.gradient_checkpointing=true" if recompute else ""
-            typer.echo(f"  {one:8.2f}  in total on one GPU, {many:.2f} on each of {gpus}{how}")
+    needed = recipe_memory(recipe, gpus=gpus)
+    where = "on one GPU" if gpus == 1 else f"on each of {gpus} GPUs"
+    typer.echo(f"\nMemory for training {where}, with {at_once(needed.samples)} in {recipe.train.dtype}:")
+    for line in memory_lines(needed):
+        typer.echo(line)

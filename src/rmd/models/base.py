@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
@@ -23,6 +23,7 @@ from rmd.core.noise import NoiseSchedule, Prediction, schedule_from_config, to_x
 from rmd.core.plan import Stage, StepPlan
 from rmd.core.sampling import guided
 from rmd.models.parts import latent_rules, upcast
+from rmd.models.published import Part
 from rmd.recipes.groups import ConditioningConfig
 
 Conditioning = ConditioningConfig
@@ -83,12 +84,14 @@ class Architecture:
         vae_factor: pixels per latent along each side.
         text_length: tokens of an encoded prompt.
         frame_factor: frames per latent frame; 1 for families of pictures.
+        parts: classes and configurations of the pipeline's other networks, by part; empty if they are unknown.
     """
 
     config: Mapping[str, Any]
     vae_factor: int = 8
     text_length: int = 77
     frame_factor: int = 1
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
 class Backbone(ABC):

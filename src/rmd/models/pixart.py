@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, text_to
 from rmd.models.parts import check_channels, middle_block, working_dtype
+from rmd.models.published import PICTURE_VAE, T5_XXL
 
 MAX_TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
 """Tokens of an encoded prompt, as in the official pipelines; the padding of shorter prompts is masked."""
@@ -18,6 +19,8 @@ _CONFIG = {
     "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
     "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "patch_size": 2, "interpolation_scale": 2,
 }  # fmt: skip
+
+_PARTS = {"text_encoder": T5_XXL, "vae": PICTURE_VAE}
 
 
 class PixArtBackbone(Backbone):
@@ -41,9 +44,9 @@ class PixArtBackbone(Backbone):
     shard_classes = ("BasicTransformerBlock",)
     runs_alone = True
     architectures: ClassVar[Mapping[str, Architecture]] = {
-        "PixArt-alpha/PixArt-XL-2-1024-MS": Architecture(_CONFIG, text_length=120),
+        "PixArt-alpha/PixArt-XL-2-1024-MS": Architecture(_CONFIG, text_length=120, parts=_PARTS),
         "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": Architecture(
-            _CONFIG | {"use_additional_conditions": False}, text_length=300
+            _CONFIG | {"use_additional_conditions": False}, text_length=300, parts=_PARTS
         ),
     }
 

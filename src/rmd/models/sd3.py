@@ -13,6 +13,7 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, text_to
 from rmd.models.parts import check_channels, middle_block, working_dtype
+from rmd.models.published import CLIP_G_POOLED, CLIP_L_POOLED, T5_XXL, WIDE_VAE
 
 MAX_TOKENS = 256
 """Tokens of a prompt that T5 reads, as in the official pipeline; without T5, zeros take their place."""
@@ -53,6 +54,10 @@ class SD3Backbone(Backbone):
                 "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
             },
             text_length=333,
+            parts={
+                "text_encoder": CLIP_L_POOLED, "text_encoder_2": CLIP_G_POOLED, "text_encoder_3": T5_XXL,
+                "vae": WIDE_VAE,
+            },
         ),
     }  # fmt: skip
 

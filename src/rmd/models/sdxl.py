@@ -13,6 +13,7 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, LoraLayout, text_to
 from rmd.models.parts import check_channels, number, working_dtype
+from rmd.models.published import CLIP_G_POOLED, CLIP_L, PICTURE_VAE
 
 _OTHER_INPUTS = {
     8: "an InstructPix2Pix model, which is given a picture to edit",
@@ -55,6 +56,7 @@ class SDXLBackbone(Backbone):
                 "cross_attention_dim": 2048, "use_linear_projection": True, "addition_embed_type": "text_time",
                 "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
             },
+            parts={"text_encoder": CLIP_L, "text_encoder_2": CLIP_G_POOLED, "vae": PICTURE_VAE},
         ),
     }  # fmt: skip
 

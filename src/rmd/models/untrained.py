@@ -7,11 +7,13 @@ activations.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
@@ -19,7 +21,9 @@ from rmd.common.errors import RMDError
 from rmd.common.files import user_path
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.folder import INDEX, model_index
 from rmd.models.hub import read_object
+from rmd.models.published import Part
 from rmd.models.registry import wrap
 
 META = torch.device("meta")
@@ -44,9 +48,44 @@ def architecture_of(teacher: str | Path, family: type[Backbone]) -> Architecture
     config = {key: value for key, value in read_object(path).items() if not key.startswith("_")}
     place = folder / "vae" / "config.json"
     try:
-        return family.architecture_from(config, read_object(place))
+        return replace(family.architecture_from(config, read_object(place)), parts=_other_parts(folder, family))
     except (KeyError, TypeError, ValueError) as error:
         raise RMDError(f"{place} does not say by what factor the VAE downsamples pictures ({error})") from error
+
+
+def _other_parts(folder: Path, family: type[Backbone]) -> dict[str, Part]:
+    """Return the classes and configurations of a folder's networks besides the denoiser; none if it has no index."""
+    if not (folder / INDEX).is_file():
+        return {}
+    entries = {name: entry for name, entry in model_index(folder).items() if isinstance(entry, list) and entry[1]}
+    return {
+        name: (entry[1], read_object(folder / name / "config.json"))
+        for name, entry in entries.items()
+        if name != family.denoiser_name and (folder / name / "config.json").is_file()
+    }
+
+
+def meta_part(architecture: Architecture, name: str, dtype: torch.dtype) -> nn.Module | None:
+    """Return a part of a teacher's pipeline on the meta device, such as its VAE; None if its size is unknown.
+
+    Raises:
+        RMDError: no network can be built from its configuration.
+    """
+    if name not in architecture.parts:
+        return None
+    class_name, config = architecture.parts[name]
+    kind: Any = getattr(diffusers, class_name, None) or getattr(transformers, class_name, None)
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    try:
+        with META:
+            network: nn.Module = (
+                kind(kind.config_class.from_dict(given))
+                if issubclass(kind, transformers.PreTrainedModel)
+                else kind.from_config(given)
+            )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RMDError(f"no {class_name} can be built from the configuration of the {name}: {error}") from error
+    return nn.Module.to(network, dtype)
 
 
 def untrained_backbone(

@@ -15,6 +15,7 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, StepPlan
 from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout, text_to
 from rmd.models.parts import check_channels, working_dtype
+from rmd.models.published import UMT5_XXL, WAN_VAE
 
 MAX_TOKENS = 512
 """Tokens of an encoded prompt, as in the official pipeline; shorter prompts are padded with zeros, as in training."""
@@ -50,7 +51,8 @@ def _published(*, heads: int, layers: int, ffn: int) -> Architecture:
         "text_dim": 4096, "freq_dim": 256, "ffn_dim": ffn, "num_layers": layers, "cross_attn_norm": True,
         "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024, "patch_size": (1, 2, 2),
     }  # fmt: skip
-    return Architecture(config, text_length=MAX_TOKENS, frame_factor=4)
+    parts = {"text_encoder": UMT5_XXL, "vae": WAN_VAE}
+    return Architecture(config, text_length=MAX_TOKENS, frame_factor=4, parts=parts)
 
 
 class WanBackbone(Backbone):

@@ -145,7 +145,8 @@ class Panels(Callback):
             return
         with run.averaged_student() as student:
             cond = run.encoder.encode(run.panel_prompts()).to(run.device)
-            samples = sample_panel(run.backbone, student, run.plan, cond, seed=run.recipe.train.seed)
+            seed = run.recipe.train.seed
+            samples = sample_panel(run.backbone, student, run.plan, cond, seed=seed, at_once=run.at_once)
 
         def log() -> None:
             self.tracking.log_picture("samples", iteration.done, samples)

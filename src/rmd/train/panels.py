@@ -6,6 +6,8 @@ going wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -21,7 +23,9 @@ PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")
 PANEL_SAMPLES = 8
 
 
-def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *, seed: int) -> Image.Image:
+def sample_panel(
+    backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Cond, *, seed: int, at_once: int
+) -> Image.Image:
     """Sample prompts with the student as it is now, and arrange the images in a grid of two rows.
 
     Args:
@@ -30,9 +34,14 @@ def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Co
         plan: the student's steps.
         cond: the encoded prompts, one per image.
         seed: keys the noise, so that the same prompts can be compared over a run.
+        at_once: the largest number of samples that are computed together, so that no more memory is needed than for
+            training.
     """
-    noise = CounterNoise(seed, range(len(cond)), device=backbone.device)
-    images = backbone.decode(sample_latents(backbone, module, plan, cond, noise)).clamp(-1, 1)
+    made = []
+    for numbers, part in groups(cond, at_once):
+        noise = CounterNoise(seed, numbers, device=backbone.device)
+        made.append(decoded(backbone, sample_latents(backbone, module, plan, part, noise)))
+    images = torch.cat(made).clamp(-1, 1)
     return grid_image(to_uint8(strips(images)), columns=len(cond) // 2 or 1)
 
 
@@ -42,9 +51,22 @@ def score_panel(backbone: Backbone, rollout: Rollout) -> Image.Image:
 
     The last row is four times f_real - f_fake, around grey.
     """
-    decoded = [backbone.decode(x[:PANEL_SAMPLES]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
-    difference = 4 * (decoded[2] - decoded[3])
-    return grid_image(to_uint8(strips(torch.cat([*decoded, difference]))), columns=len(decoded[0]))
+    latents = (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)
+    shown = [decoded(backbone, x[:PANEL_SAMPLES]) for x in latents]
+    difference = 4 * (shown[2] - shown[3])
+    return grid_image(to_uint8(strips(torch.cat([*shown, difference]))), columns=len(shown[0]))
+
+
+def decoded(backbone: Backbone, latents: Tensor) -> Tensor:
+    """Return decoded latents, one sample after another: a VAE needs more memory for a sample than the denoiser."""
+    return torch.cat([backbone.decode(sample[None]) for sample in latents])
+
+
+def groups(cond: Cond, at_once: int) -> Iterator[tuple[range, Cond]]:
+    """Divide encoded prompts into groups of at most `at_once`; yield the numbers of each group's samples with them."""
+    for first in range(0, len(cond), at_once):
+        numbers = range(first, min(first + at_once, len(cond)))
+        yield numbers, Cond({name: tensor[first : numbers.stop] for name, tensor in cond.tensors.items()})
 
 
 def strips(samples: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ def check_pictures(run: Run, rollout: Rollout) -> None:
             )
         with run.averaged_student() as student:
             cond = run.encoder.encode(run.panel_prompts()).to(run.device)
-            sample_panel(run.backbone, student, run.plan, cond, seed=run.recipe.train.seed)
+            seed = run.recipe.train.seed
+            sample_panel(run.backbone, student, run.plan, cond, seed=seed, at_once=run.at_once)
             if run.judge is not None:
                 run.judge(student)
     score_panel(run.backbone, rollout)

@@ -34,6 +34,7 @@ from rmd.train.folder import CHECKPOINTS
 from rmd.train.guard import Best, CollapseGuard
 from rmd.train.identity import Identity, images_key, network_key
 from rmd.train.marks import MarkBook, Marks
+from rmd.train.panels import groups
 from rmd.train.parallel import Parallel, full
 from rmd.train.tracking import check_trackers
 from rmd.train.weights import TeacherWeights, load_sharded_teacher
@@ -85,6 +86,12 @@ class Run:
         """Folder of the run's checkpoints."""
         return self.folder / CHECKPOINTS
 
+    @property
+    def at_once(self) -> int:
+        """Number of samples that this process computes together."""
+        train = self.recipe.train
+        return train.batch_size // (self.parallel.dp * train.gradient_accumulation_steps)
+
     def batches(self, iteration: int) -> list[Batch]:
         """Return this process's micro-batches of an iteration.
 
@@ -134,12 +141,18 @@ class Run:
             `held_out/gap/step-K`, the mean absolute difference between the teacher's and the fake score's predictions.
         """
         texts = self.panel_prompts()
-        noise = CounterNoise(self.recipe.train.seed, range(len(texts)), step=HELD_OUT, device=self.device)
         cond, null = (c.to(self.device) for c in self.encoded(texts))
         evaluations, values = Counter(self.method.evaluations), []
         for step in self.plan.steps:
-            _, rollout = self.method.student_loss(Batch(HELD_OUT, cond, null, noise), step)
-            values += [(rollout.f_fake - rollout.y).square().mean().sqrt(), score_gap(rollout)]
+            errors, gaps = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+            for numbers, part in groups(cond, self.at_once):
+                noise = CounterNoise(self.recipe.train.seed, numbers, step=HELD_OUT, device=self.device)
+                (_, nothing), *_ = groups(null, len(part))
+                batch = Batch(HELD_OUT, part, nothing, noise)
+                _, rollout = self.method.student_loss(batch, step)
+                errors += (rollout.f_fake - rollout.y).square().mean() * (len(part) / len(texts))
+                gaps += score_gap(rollout) * (len(part) / len(texts))
+            values += [errors.sqrt(), gaps]
         self.method.evaluations = evaluations
         names = [f"held_out/{kind}/step-{step.index}" for step in self.plan.steps for kind in ("fake_error", "gap")]
         return dict(zip(names, torch.stack(values).tolist(), strict=True))

@@ -98,10 +98,10 @@ def test_pictures_show_the_averaged_student(prompts: Path, tmp_path: Path, monke
     shown: list[dict[str, Tensor]] = []
     panel = callbacks.sample_panel
 
-    def spy(backbone: Backbone, module: Any, plan: Any, cond: Any, *, seed: int) -> Any:
+    def spy(backbone: Backbone, module: Any, plan: Any, cond: Any, *, seed: int, at_once: int) -> Any:
         shown.append({name: value.clone() for name, value in trainer.roles.state("student").items()})
         assert len(cond) == PANEL_PROMPTS
-        return panel(backbone, module, plan, cond, seed=seed)
+        return panel(backbone, module, plan, cond, seed=seed, at_once=at_once)
 
     monkeypatch.setattr(callbacks, "sample_panel", spy)
     trainer.train()

@@ -25,12 +25,15 @@ def cell(picture: Image.Image, row: int, column: int, side: int) -> Tensor:
 def test_the_sample_panel_shows_the_prompts_with_the_student() -> None:
     backbone = LinearBackbone()
     plan = cascade(backbone)
-    picture = sample_panel(backbone, backbone.denoiser, plan, backbone.encode(PROMPTS), seed=3)
+    picture = sample_panel(backbone, backbone.denoiser, plan, backbone.encode(PROMPTS), seed=3, at_once=8)
     images = to_uint8(sample_images(backbone, backbone.denoiser, plan, PROMPTS, seed=3))
     assert picture.size == (2 * 32 + GAP, 2 * 32 + GAP)
     for index in range(4):
         assert torch.equal(cell(picture, index // 2, index % 2, 32), images[index])
-    assert sample_panel(backbone, backbone.denoiser, plan, backbone.encode(PROMPTS[:1]), seed=3).size == (32, 32)
+    fewer = sample_panel(backbone, backbone.denoiser, plan, backbone.encode(PROMPTS), seed=3, at_once=3)
+    assert np.array_equal(np.asarray(fewer), np.asarray(picture))
+    one = sample_panel(backbone, backbone.denoiser, plan, backbone.encode(PROMPTS[:1]), seed=3, at_once=8)
+    assert one.size == (32, 32)
 
 
 def test_the_score_panel_has_a_row_for_each_thing_it_names() -> None:

@@ -123,6 +123,19 @@ def test_held_out_samples_change_nothing(prompts: Path, tmp_path: Path) -> None:
     assert all(worse[name] != value for name, value in scores.items())
 
 
+def test_held_out_samples_are_computed_as_many_at_once_as_training_computes(prompts: Path, tmp_path: Path) -> None:
+    together, apart = (
+        toy(make_recipe(prompts, train={"batch_size": 8, "gradient_accumulation_steps": count}), tmp_path / str(count))
+        for count in (1, 4)
+    )
+    assert (together.at_once, apart.at_once) == (8, 2)
+    sizes = []
+    usual = apart.method.student_loss
+    apart.method.student_loss = lambda batch, step: sizes.append(len(batch.cond)) or usual(batch, step)
+    assert apart.held_out() == pytest.approx(together.held_out(), rel=1e-4)
+    assert set(sizes) == {2}
+
+
 def test_a_run_loads_the_teacher_of_its_recipe(prompts: Path, tmp_path: Path) -> None:
     TINY["pixart"]().pipe.save_pretrained(tmp_path / "teacher")
     recipe = recipe_of("pixart", tmp_path / "teacher", "lora", data={"prompts": str(prompts)})
