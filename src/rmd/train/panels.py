@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmd.common.pictures import grid_image, to_uint8
+from rmd.common.pictures import grid_image, label_rows, to_uint8
 from rmd.core.plan import StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.methods.base import Rollout
@@ -38,13 +38,14 @@ def sample_panel(backbone: Backbone, module: nn.Module, plan: StepPlan, cond: Co
 
 @torch.no_grad()
 def score_panel(backbone: Backbone, rollout: Rollout) -> Image.Image:
-    """Draw the rows `PANEL_ROWS` for the first `PANEL_SAMPLES` samples of a roll-out.
+    """Draw the rows `PANEL_ROWS`, each with its name, for the first `PANEL_SAMPLES` samples of a roll-out.
 
     The last row is four times f_real - f_fake, around grey.
     """
     decoded = [backbone.decode(x[:PANEL_SAMPLES]) for x in (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)]
     difference = 4 * (decoded[2] - decoded[3])
-    return grid_image(to_uint8(strips(torch.cat([*decoded, difference]))), columns=len(decoded[0]))
+    grid = grid_image(to_uint8(strips(torch.cat([*decoded, difference]))), columns=len(decoded[0]))
+    return label_rows(grid, PANEL_ROWS)
 
 
 def strips(samples: Tensor) -> Tensor:
