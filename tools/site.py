@@ -1,8 +1,8 @@
 """Prepares the pages of the documentation site: `python tools/site.py`, which `make docs` runs before zensical.
 
-The pages are read on GitHub, too, so they are ordinary Markdown with links between files of the repository. Here they are
-copied into build/docs, together with the pages at the root of the repository. A link to any other file, such as source
-code or an example, leads to a page that shows it. The Python interface gets a reference, made from docstrings.
+The pages are read on GitHub, too, so they are ordinary Markdown with links between files of the repository. Here they
+are copied into build/docs, together with the pages at the root of the repository. A link to any other file, such as
+source code or an example, leads to a page that shows it. The Python interface gets a reference, made from docstrings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CSS = """
 
 
 def prepare(out: Path = OUT) -> dict[str, str]:
-    """Write all pages and what they link to, and return the pages' names on the site by their paths in the repository."""
+    """Write all pages and what they link to; return where the pages are on the site, by path in the repository."""
     shutil.rmtree(out, ignore_errors=True)
     names = pages()
     shown: set[str] = set()
