@@ -7,6 +7,8 @@ source code or an example, leads to a page that shows it. The Python interface g
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import posixpath
 import re
@@ -23,12 +25,15 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "project/contributing.md",
     "README.md": "project/readme.md",
     "SECURITY.md": "project/report.md",
+    "examples/quickstart.ipynb": "notebook.md",
     "research/README.md": "project/research.md",
 }
 """Pages outside docs/, and where they are on the site."""
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yaml": "yaml", ".md": "markdown"}
 LINK = re.compile(r"(!?\[)((?:[^\]\[`]|`[^`]*`)*)(\]\()([^)\s]+)(\))")
 FENCE = re.compile(r"^( *)```.*?^ *```$", re.DOTALL | re.MULTILINE)
+COMMENT = re.compile(r"<!--.*?-->\n?(?=```)|<!--.*?-->", re.DOTALL)
+"""Marks for the scripts that fill and test the pages. At the beginning of a line, one would end its paragraph."""
 REFERENCE = "<!-- reference -->"
 """Mark in docs/api.md where the reference begins."""
 CSS = """
@@ -45,6 +50,8 @@ def prepare(out: Path = OUT) -> dict[str, str]:
     shown: set[str] = set()
     for source, name in names.items():
         text = (ROOT / source).read_text(encoding="utf-8")
+        if source.endswith(".ipynb"):
+            text = notebook(text, out)
         write(out / name, rewritten(with_reference(text), source, names, shown))
     for path in sorted(shown):
         copy(path, out)
@@ -75,18 +82,45 @@ def rewritten(text: str, source: str, names: dict[str, str], shown: set[str]) ->
         if not target or "://" in target or target.startswith("mailto:"):
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if target.startswith("notebook-"):
+            return match[0]  # a picture that `notebook` wrote
         if path not in names:
             shown.add(path)
         place = names.get(path, place_of(path))
         link = posixpath.relpath(place, posixpath.dirname(names[source]) or ".")
-        label = title(path) if path in names and path.endswith(match[2]) else match[2]
+        label = title(path) if path.endswith(".md") and path in names and path.endswith(match[2]) else match[2]
         return match[1] + label + match[3] + link + (f"#{anchor}" if anchor else "") + match[5]
 
     parts, last = [], 0
     for fence in FENCE.finditer(text):
-        parts += [LINK.sub(replace, text[last : fence.start()]), fence[0]]
+        parts += [LINK.sub(replace, COMMENT.sub("", text[last : fence.start()])), fence[0]]
         last = fence.end()
-    return "".join([*parts, LINK.sub(replace, text[last:])])
+    return "".join([*parts, LINK.sub(replace, COMMENT.sub("", text[last:]))])
+
+
+def notebook(text: str, out: Path) -> str:
+    """Return a Jupyter notebook as a page, and write the pictures among its outputs."""
+    parts = []
+    for index, cell in enumerate(json.loads(text)["cells"]):
+        content = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(content)
+            continue
+        parts.append(f"```python\n{content}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                write_picture(out / f"notebook-{index}.png", data["image/png"])
+                parts.append(f"![The picture that the cell above displays](notebook-{index}.png)")
+            elif lines := output.get("text", data.get("text/plain")):
+                parts.append(f"```text\n{''.join(lines).rstrip()}\n```")
+    return "\n\n".join([*parts, ""])
+
+
+def write_picture(path: Path, encoded: str) -> None:
+    """Write a file from its base64 text, and the folder that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(encoded))
 
 
 def title(page: str) -> str:

@@ -94,7 +94,7 @@ def distil(
 ) -> Distillation:
     """Prepare the distillation of a pipeline into a few-step student; iterating over the result trains it.
 
-    Example:
+    Examples:
         >>> run = rmd.distil(pipe, prompts=["a red ball", "a blue cube"], recipe="sdxl", steps=4)
         >>> for step in run:
         ...     print(step.done, step.metrics["student_loss"])
