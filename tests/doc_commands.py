@@ -66,7 +66,7 @@ class Block:
 
     @property
     def reason(self) -> str | None:
-        """Why it is not run; None: it is."""
+        """The reason for not running it; None: it runs."""
         return self.mark.removeprefix("not run: ") if self.mark.startswith("not run: ") else None
 
     def commands(self) -> list[list[str]]:

@@ -27,6 +27,26 @@ System = Annotated[
         "`rmd generate` are matched by prompt and seed, and all others by file name.",
     ),
 ]
+Tasks = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, max=1000, help="Pairs for each rater in each question, at most one per prompt."),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=100, help="Pairs in each question that come back with exchanged sides."),
+]
+Checks = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=12, help="Attention checks in each question: pairs of which one is spoilt."),
+]
+MostMissed = Annotated[
+    float,
+    typer.Option(metavar="N", min=0, max=1, help="Leave out raters who miss a larger share of their attention checks."),
+]
+MinSeconds = Annotated[
+    float,
+    typer.Option(metavar="N", min=0, max=60, help="Seconds for which a pair must be looked at before a vote counts."),
+]
 FORMATS = ("csv", "label-studio")
 
 
@@ -42,34 +62,11 @@ def build(
         str | None, typer.Option(metavar="NAME", help="Compare this model with each other one, instead of all pairs.")
     ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the page.")] = "Which one do you prefer?",
-    tasks: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, max=1000, help="Pairs for each rater in each question, at most one per prompt."
-        ),
-    ] = 30,
-    repeats: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, max=100, help="Pairs in each question that come back with exchanged sides."),
-    ] = 2,
-    checks: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, max=12, help="Attention checks in each question: pairs of which one is spoilt."
-        ),
-    ] = 2,
-    most_missed: Annotated[
-        float,
-        typer.Option(
-            metavar="N", min=0, max=1, help="Leave out raters who miss a larger share of their attention checks."
-        ),
-    ] = 0.5,
-    min_seconds: Annotated[
-        float,
-        typer.Option(
-            metavar="N", min=0, max=60, help="Seconds for which a pair must be looked at before a vote counts."
-        ),
-    ] = 1.0,
+    tasks: Tasks = 30,
+    repeats: Repeats = 2,
+    checks: Checks = 2,
+    most_missed: MostMissed = 0.5,
+    min_seconds: MinSeconds = 1.0,
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of orders, sides and file names.")
     ] = 0,

@@ -117,7 +117,7 @@ def distil(
     loaded = _load(recipe, steps, overrides)
     place = Path("runs") / loaded.name if folder is None else Path(folder)
     if isinstance(pipe, DiffusionPipeline):
-        loaded = loaded.model_copy(update={"teacher": pipe.config.get("_name_or_path") or UNNAMED})
+        loaded = loaded.model_copy(update={"teacher": str(pipe.config.get("_name_or_path") or UNNAMED)})
         backbone = _backbone(pipe, loaded)
         where = pipe.device if device is None else torch.device(device)
     else:
