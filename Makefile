@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test pytest test-quick test-slow test-browser test-comfyui test-kohya load coverage lint format typecheck floors bench clean
+.PHONY: help demo docs notebook check test pytest test-quick test-slow test-browser test-comfyui test-kohya load coverage lint format typecheck floors bench clean
 # Many small tests: one thread for each of the processes is quickest. A file's tests stay together, so that what they
 # share is made once; files in the order that tests/conftest.py gives them.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -53,6 +53,13 @@ test-slow: $(STAMP) ## long trainings, 3,000 damaged inputs, kill storms, and th
 load: $(STAMP) ## 500 requests from 20 clients to a server, with faults: prints what came of them
 	@$(BIN)/python -m pytest -q -s -n 0 -m slow tests/load
 
+docs: $(VENV)/.docs ## build the documentation site into site/; a broken link or an unknown name is an error
+	@$(BIN)/python tools/site.py
+	@$(BIN)/zensical build --strict --clean
+
+notebook: $(VENV)/.docs ## run examples/quickstart.ipynb and keep its outputs: some minutes
+	@$(BIN)/python tools/notebook.py
+
 coverage: $(STAMP) ## lines and branches of src/rmd that the tests execute
 	@$(PYTEST) --cov=src/rmd --cov-branch --cov-report=term:skip-covered
 
@@ -72,8 +79,12 @@ floors: $(STAMP) ## which package may import which; silent when nothing is wrong
 bench: $(STAMP) ## time, FLOPs and memory of a cascade
 	@$(BIN)/rmd bench sample
 
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean: ## remove caches and build output; keeps .venv and runs
-	@rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	@rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 OLD_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 10))'

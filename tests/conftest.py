@@ -42,7 +42,8 @@ LONGEST = (
 """The longest tests come first: a processor that is given a long file at the end leaves the others without work."""
 HEAVY = (
     "tests/browser/", "tests/distributed/", "tests/e2e/", "tests/fuzz/", "tests/learning/", "tests/load/",
-    "tests/parity/", "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py", "tests/unit/test_examples.py",
+    "tests/parity/", "tests/research/", "tests/storm/", "tests/unit/test_accelerator.py",
+    "tests/unit/test_doc_commands.py", "tests/unit/test_examples.py",
     *(f"tests/unit/cli/test_{verb}.py" for verb in (
         "compare", "dry_run", "ending", "evaluate", "generate", "init", "probe", "quiet", "scenes", "serve", "suite",
         "train", "variant", "vbench",

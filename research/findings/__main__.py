@@ -34,7 +34,7 @@ if __name__ == "__main__":
     docs = root / "docs"
     gates = read_gates(docs / "findings" / "gates")
     measured, powers = read_results(docs / "findings"), {CHARTED: scenes_power(CHARTED)}
-    for page in (docs / "findings.md", docs / "probe.md", docs / "scenes.md", root / "README.md"):
+    for page in (*(docs / f"{name}.md" for name in ("findings", "index", "probe", "scenes")), root / "README.md"):
         filled = fill_splits(fill(page.read_text(encoding="utf-8"), measured), measured, powers)
         page.write_text(fill_gates(filled, gates), encoding="utf-8")
     draw_charts(measured, docs)

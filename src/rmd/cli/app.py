@@ -27,6 +27,7 @@ try:
     from rmd.cli.evals import evals
     from rmd.cli.export import export
     from rmd.cli.generate import generate
+    from rmd.cli.help import DISTIL, JUDGE, RESEARCH, START, USE, Verbs, tidy
     from rmd.cli.hours import hours
     from rmd.cli.init import init
     from rmd.cli.paper import table
@@ -48,6 +49,7 @@ except KeyboardInterrupt:  # `main`, which handles interruptions otherwise, does
 
 app = typer.Typer(
     name="rmd",
+    cls=Verbs,
     help="Distil a diffusion model into a few-step student whose first steps run at low resolution.",
     no_args_is_help=True,
     add_completion=False,
@@ -55,27 +57,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 bench.command("hours")(hours)
-app.add_typer(bench, name="bench")
-app.command("cache")(cache)
-app.command("compare")(compare)
-app.command("demo")(demo)
 evals.command("calibrate")(calibrate)
 evals.command("table")(table)
 evals.command("videos")(videos)
 evals.add_typer(vbench, name="vbench")
 evals.add_typer(compbench, name="compbench")
-app.add_typer(evals, name="eval")
-app.command("export")(export)
-app.command("generate")(generate)
-app.command("init")(init)
-app.command("plan")(plan)
-app.command("probe")(probe)
-app.command("recipes")(recipes)
-app.command("serve")(serve)
-app.command("train")(train)
-app.command("ui")(ui)
-app.add_typer(scenes, name="scenes")
-app.add_typer(study, name="study")
+app.command("demo", rich_help_panel=START)(demo)
+app.command("recipes", rich_help_panel=START)(recipes)
+app.command("init", rich_help_panel=START)(init)
+app.command("probe", rich_help_panel=DISTIL)(probe)
+app.command("plan", rich_help_panel=DISTIL)(plan)
+app.command("cache", rich_help_panel=DISTIL)(cache)
+app.command("train", rich_help_panel=DISTIL)(train)
+app.command("generate", rich_help_panel=USE)(generate)
+app.command("ui", rich_help_panel=USE)(ui)
+app.command("serve", rich_help_panel=USE)(serve)
+app.command("export", rich_help_panel=USE)(export)
+app.add_typer(evals, name="eval", rich_help_panel=JUDGE)
+app.add_typer(study, name="study", rich_help_panel=JUDGE)
+app.add_typer(bench, name="bench", rich_help_panel=JUDGE)
+app.command("compare", rich_help_panel=RESEARCH)(compare)
+app.add_typer(scenes, name="scenes", rich_help_panel=RESEARCH)
 
 
 @dataclass
@@ -120,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options()
     try:
         with complete_output():
-            app(args=arguments, prog_name="rmd", obj=options)
+            command = typer.main.get_command(app)
+            tidy(command)
+            command(args=arguments, prog_name="rmd", obj=options)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:

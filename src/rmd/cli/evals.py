@@ -60,7 +60,9 @@ Name = Annotated[
 ]
 Licence = Annotated[str | None, typer.Option(metavar="TEXT", help="The licence of the prompts.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Pictures per batch.")]
-Dtype = Annotated[str, typer.Option(help="Type in which the networks compute: float32, float16 or bfloat16.")]
+Dtype = Annotated[
+    str, typer.Option(metavar="TYPE", help="Type in which the networks compute: float32, float16 or bfloat16.")
+]
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Score what is there, and say how much is missing.")
 ]
@@ -122,7 +124,7 @@ def images(
 def compare(
     ours: Annotated[Path, typer.Argument(metavar="OURS", help="The folder of a result of `rmd eval`.")],
     theirs: Annotated[Path, typer.Argument(metavar="THEIRS", help="Another one, scored in the same way.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare two results sample by sample; results of different protocols are refused."""
     from rmd.cli.console import table_console

@@ -34,7 +34,11 @@ Sides = Annotated[
     ),
 ]
 Map = Annotated[
-    TimeMap | None, typer.Option(help="Change the map from teacher time to model time of the low-resolution steps.")
+    TimeMap | None,
+    typer.Option(
+        metavar="MAP",
+        help="Change the map from teacher time to model time of the low-resolution steps: raise, vp, lower or none.",
+    ),
 ]
 Size = Annotated[
     str | None,

@@ -42,7 +42,7 @@ def probe(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Find out how far a teacher's low resolution can be trusted, which matching and crossing that speaks for."""
+    """Measure how far a teacher's low resolution can be trusted, and recommend a matching and a crossing."""
     from rmd.common.files import check_new_folder, check_place
 
     loaded = resolved_recipe(recipe, overrides or ())

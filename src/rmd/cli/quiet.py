@@ -11,7 +11,7 @@ _ASKED = {name: name in os.environ for name in ("TRANSFORMERS_VERBOSITY", "DIFFU
 
 
 def quiet_libraries() -> None:
-    """Silence diffusers and transformers, unless their own environment variables set their verbosity.
+    """Silence diffusers, transformers and torch's profiler, unless their own environment variables set their verbosity.
 
     What they log as errors is silenced as well: an exception accompanies it, which the command reports in one sentence.
     Call this before either library is imported, since transformers logs during its import. Progress bars of downloads
@@ -19,6 +19,7 @@ def quiet_libraries() -> None:
     """
     for name in _ASKED:
         os.environ.setdefault(name, "critical")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # above all its levels; read when torch is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -13,17 +13,21 @@ scenes = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-World = Annotated[str, typer.Option(help="What to render: scenes, vistas, moving-scenes, or an installed world.")]
+World = Annotated[
+    str, typer.Option(metavar="NAME", help="What to render: scenes, vistas, moving-scenes, or an installed world.")
+]
 
 
 @scenes.command("render")
 def render(
-    count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of scenes.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the scenes.")] = 0,
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Number of scenes.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the scenes.")] = 0,
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")] = Path("runs/scenes-render"),
     size: Annotated[
         int | None,
-        typer.Option(min=8, max=1024, help="Side of the pictures in pixels. By default, it is that of the teachers."),
+        typer.Option(
+            metavar="N", min=8, max=1024, help="Side of the pictures in pixels. By default, it is that of the teachers."
+        ),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="CAPTION", help="Render only scenes of this caption.")] = None,
     world: World = "scenes",

@@ -27,6 +27,26 @@ System = Annotated[
         "`rmd generate` are matched by prompt and seed, and all others by file name.",
     ),
 ]
+Tasks = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, max=1000, help="Pairs for each rater in each question, at most one per prompt."),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=100, help="Pairs in each question that come back with exchanged sides."),
+]
+Checks = Annotated[
+    int,
+    typer.Option(metavar="N", min=0, max=12, help="Attention checks in each question: pairs of which one is spoilt."),
+]
+MostMissed = Annotated[
+    float,
+    typer.Option(metavar="N", min=0, max=1, help="Leave out raters who miss a larger share of their attention checks."),
+]
+MinSeconds = Annotated[
+    float,
+    typer.Option(metavar="N", min=0, max=60, help="Seconds for which a pair must be looked at before a vote counts."),
+]
 FORMATS = ("csv", "label-studio")
 
 
@@ -41,23 +61,15 @@ def build(
     against: Annotated[
         str | None, typer.Option(metavar="NAME", help="Compare this model with each other one, instead of all pairs.")
     ] = None,
-    title: Annotated[str, typer.Option(help="The title of the page.")] = "Which one do you prefer?",
-    tasks: Annotated[
-        int, typer.Option(min=1, max=1000, help="Pairs for each rater in each question, at most one per prompt.")
-    ] = 30,
-    repeats: Annotated[
-        int, typer.Option(min=0, max=100, help="Pairs in each question that come back with exchanged sides.")
-    ] = 2,
-    checks: Annotated[
-        int, typer.Option(min=0, max=12, help="Attention checks in each question: pairs of which one is spoilt.")
-    ] = 2,
-    most_missed: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out raters who miss a larger share of their attention checks.")
-    ] = 0.5,
-    min_seconds: Annotated[
-        float, typer.Option(min=0, max=60, help="Seconds for which a pair must be looked at before a vote counts.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of orders, sides and file names.")] = 0,
+    title: Annotated[str, typer.Option(metavar="TEXT", help="The title of the page.")] = "Which one do you prefer?",
+    tasks: Tasks = 30,
+    repeats: Repeats = 2,
+    checks: Checks = 2,
+    most_missed: MostMissed = 0.5,
+    min_seconds: MinSeconds = 1.0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of orders, sides and file names.")
+    ] = 0,
 ) -> None:
     """Write a study: files without names or metadata, the design, and the key that says what is what."""
     from rmd.cli.progress import progress_bar
@@ -84,10 +96,10 @@ def build(
 @study.command("serve")
 def serve(
     folder: Folder,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one of this machine.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to listen at; 0.0.0.0 is every one of this machine.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 is any free one.")] = 8000,
 ) -> None:
     """Serve the page of a study until you press Ctrl-C; votes are stored in the study's folder."""
     try:
@@ -112,8 +124,8 @@ def serve(
 @study.command("analyse")
 def analyse(
     folder: Folder,
-    draws: Annotated[int, typer.Option(min=100, max=100_000, help="Draws of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
+    draws: Annotated[int, typer.Option(metavar="N", min=100, max=100_000, help="Draws of the bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Print what raters preferred, and write it to analysis.json and analysis.md in the study's folder."""
     from rmd.common.files import disk_errors, write_text
@@ -138,7 +150,7 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="The file. By default: votes.csv or tasks.json in STUDY.")
     ] = None,
     url: Annotated[
-        str, typer.Option(help="Where Label Studio finds the study's folder.")
+        str, typer.Option(metavar="URL", help="Where Label Studio finds the study's folder.")
     ] = "/data/local-files/?d=study",
 ) -> None:
     """Write the votes as CSV, or the pairs as tasks of Label Studio."""

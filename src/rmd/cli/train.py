@@ -208,7 +208,7 @@ def _profile(trainer: Trainer, count: int, say: Say) -> None:
         trace.export_chrome_trace(str(path))
         order = "self_device_time_total" if gpu else "self_cpu_time_total"
         say(trace.key_averages().table(sort_by=order, row_limit=12, max_name_column_width=40))
-        say(f"trace of {count} iterations: {path} (open it in https://ui.perfetto.dev)")
+        say(f"trace of {count} iteration{'s' * (count > 1)}: {path} (open it in https://ui.perfetto.dev)")
 
 
 def plan_line(plan: StepPlan) -> str:

@@ -85,6 +85,24 @@ def comparison_picture(
     return canvas
 
 
+def label_rows(picture: Image.Image, labels: Sequence[str]) -> Image.Image:
+    """Write one label to the left of every row of a grid that `grid_image` drew without labels.
+
+    Args:
+        picture: the grid; its rows are as many as the labels.
+        labels: one line for each row, from top to bottom.
+    """
+    font, (width, height) = _font(), picture.size
+    margin = max(round(font.getlength(label)) for label in labels) + 2 * _PADDING
+    canvas = Image.new("RGB", (margin + width, height), _PAPER)
+    canvas.paste(picture, (margin, 0))
+    pitch = (height + _GAP) / len(labels)
+    for row, label in enumerate(labels):
+        middle = row * pitch + (pitch - _GAP) / 2
+        ImageDraw.Draw(canvas).text((margin - _PADDING, middle), label, fill=_INK, font=font, anchor="rm")
+    return canvas
+
+
 def to_uint8(images: Tensor, *, low: Literal[-1, 0] = -1) -> Tensor:
     """Convert images of any shape from the range [low, 1] to uint8, clamping and rounding to the nearest value.
 

@@ -73,7 +73,7 @@ class VideoOutput(BaseOutput):
 class RMDPipeline(DiffusionPipeline):
     """Generates pictures or videos from prompts with a distilled student.
 
-    Example:
+    Examples:
         >>> from rmd import RMDPipeline
         >>> pipe = RMDPipeline.from_pretrained("runs/demo/student")
         >>> pipe("a big red striped ball on the left, at sunset").images[0].save("ball.png")

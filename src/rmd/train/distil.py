@@ -94,7 +94,7 @@ def distil(
 ) -> Distillation:
     """Prepare the distillation of a pipeline into a few-step student; iterating over the result trains it.
 
-    Example:
+    Examples:
         >>> run = rmd.distil(pipe, prompts=["a red ball", "a blue cube"], recipe="sdxl", steps=4)
         >>> for step in run:
         ...     print(step.done, step.metrics["student_loss"])
@@ -117,7 +117,7 @@ def distil(
     loaded = _load(recipe, steps, overrides)
     place = Path("runs") / loaded.name if folder is None else Path(folder)
     if isinstance(pipe, DiffusionPipeline):
-        loaded = loaded.model_copy(update={"teacher": pipe.config.get("_name_or_path") or UNNAMED})
+        loaded = loaded.model_copy(update={"teacher": str(pipe.config.get("_name_or_path") or UNNAMED)})
         backbone = _backbone(pipe, loaded)
         where = pipe.device if device is None else torch.device(device)
     else:

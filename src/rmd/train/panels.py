@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmd.common.pictures import grid_image, to_uint8
+from rmd.common.pictures import grid_image, label_rows, to_uint8
 from rmd.core.plan import StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.methods.base import Rollout
@@ -47,14 +47,15 @@ def sample_panel(
 
 @torch.no_grad()
 def score_panel(backbone: Backbone, rollout: Rollout) -> Image.Image:
-    """Draw the rows `PANEL_ROWS` for the first `PANEL_SAMPLES` samples of a roll-out.
+    """Draw the rows `PANEL_ROWS`, each with its name, for the first `PANEL_SAMPLES` samples of a roll-out.
 
     The last row is four times f_real - f_fake, around grey.
     """
     latents = (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake)
     shown = [decoded(backbone, x[:PANEL_SAMPLES]) for x in latents]
     difference = 4 * (shown[2] - shown[3])
-    return grid_image(to_uint8(strips(torch.cat([*shown, difference]))), columns=len(shown[0]))
+    grid = grid_image(to_uint8(strips(torch.cat([*shown, difference]))), columns=len(shown[0]))
+    return label_rows(grid, PANEL_ROWS)
 
 
 def decoded(backbone: Backbone, latents: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def test_results_are_read_back_as_they_were_written(results: dict[str, TableResu
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("page", ["docs/findings.md", "docs/probe.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/findings.md", "docs/index.md", "docs/probe.md", "README.md"])
 def test_a_page_has_the_numbers_of_the_results(page: str) -> None:
     text = (DOCS.parent / page).read_text(encoding="utf-8")
     assert fill(text, read_results(DOCS / "findings")) == text

@@ -24,3 +24,12 @@ def test_what_they_log_as_errors_is_silent(run_python: Any) -> None:
 def test_their_own_variables_are_obeyed(run_python: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("DIFFUSERS_VERBOSITY", "error")
     assert run_python("-c", LOUD.format(first="")).stderr.count("loud") == 1
+
+
+def test_the_profiler_says_nothing(run_python: Any) -> None:
+    script = (
+        "from rmd.cli.quiet import quiet_libraries\nquiet_libraries()\nimport torch\n"
+        "with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):\n    torch.ones(2).sum()\n"
+    )
+    ended = run_python("-c", script)
+    assert (ended.returncode, ended.stderr) == (0, "")

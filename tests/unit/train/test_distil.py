@@ -49,6 +49,15 @@ def test_the_public_names_are_there() -> None:
         rmd.nothing  # noqa: B018
 
 
+def test_a_pipeline_that_was_loaded_from_a_path_names_it_as_text(tmp_path: Path) -> None:
+    """Otherwise pydantic warns when the recipe's YAML and the student's config are written."""
+    pipe = pipeline()
+    pipe.save_pretrained(tmp_path / "teacher")
+    pipe.register_to_config(_name_or_path=tmp_path / "teacher")
+    run = distil(pipe, PROMPTS, recipe=tiny_recipe(), folder=tmp_path / "mine")
+    assert run.trainer.recipe.teacher == str(tmp_path / "teacher")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_run_is_that_of_the_recipe_and_the_pipeline_stays_as_it_was(mode: str, tmp_path: Path) -> None:
     pipe = pipeline()

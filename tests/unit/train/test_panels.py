@@ -41,7 +41,12 @@ def test_the_score_panel_has_a_row_for_each_thing_it_names() -> None:
     method = make_method(backbone, cascade(backbone), guidance=4.0)
     _, rollout = method.student_loss(make_batch(backbone, count=3), method.plan.steps[2])
     picture = score_panel(backbone, rollout)
-    assert picture.size == (3 * (32 + GAP) - GAP, len(PANEL_ROWS) * (32 + GAP) - GAP)
+    size = (3 * (32 + GAP) - GAP, len(PANEL_ROWS) * (32 + GAP) - GAP)
+    margin = picture.width - size[0]
+    for row in range(len(PANEL_ROWS)):  # its name stands beside it
+        assert np.asarray(picture)[row * (32 + GAP) : row * (32 + GAP) + 32, :margin].min() < 64
+    picture = picture.crop((margin, 0, *picture.size))
+    assert picture.size == size
     gap = 4 * (rollout.f_real - rollout.f_fake)
     rows = dict(zip(PANEL_ROWS, (rollout.y, rollout.x_tau, rollout.f_real, rollout.f_fake, gap), strict=True))
     assert list(rows) == ["student x0", "noised", "teacher x0", "fake x0", "difference x4"]
