@@ -18,7 +18,7 @@ from rmd.core.noise import NoiseSchedule, per_sample, shift_time
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.sampling import run_cascade, step_noise
 from rmd.methods.base import Batch, Method, Sample
-from rmd.models.base import Cond
+from rmd.models.cond import Cond
 from rmd.models.generate import predictor
 from rmd.recipes.methods import CascadeConfig, MatchingConfig
 

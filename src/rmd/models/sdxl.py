@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, LoraLayout, text_to
+from rmd.models.base import Architecture, Backbone, LoraLayout
+from rmd.models.cond import Cond, text_to
 from rmd.models.parts import check_channels, number, working_dtype
 
 _OTHER_INPUTS = {
