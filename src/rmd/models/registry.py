@@ -24,6 +24,7 @@ MODELS: Registry[type[Backbone]] = Registry(
     "model family",
     {
         "sdxl": "rmd.models.sdxl:SDXLBackbone",
+        "sd": "rmd.models.sd:StableDiffusionBackbone",
         "pixart": "rmd.models.pixart:PixArtBackbone",
         "sd3": "rmd.models.sd3:SD3Backbone",
         "wan": "rmd.models.wan:WanBackbone",
