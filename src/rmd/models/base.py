@@ -79,6 +79,8 @@ class Backbone(ABC):
     """Layouts of adapter files for other programs, "kohya" and "comfyui"; without one, ComfyUI reads diffusers' own."""
     moving: ClassVar[bool] = False
     """True if the family generates videos, whose latents have a time dimension."""
+    token_frames: ClassVar[int] = 1
+    """Frames of a clip for each latent frame, for families whose flow shift depends on the number of tokens."""
     fps: ClassVar[int] = 16
     """Frames per second at which the family's videos play, for model cards."""
     runs_alone: ClassVar[bool] = False
@@ -95,7 +97,9 @@ class Backbone(ABC):
         self.conditioning = Conditioning() if conditioning is None else conditioning
         self._device: torch.device | None = None
         scheduler = dict(pipe.scheduler.config)
-        self.schedule: NoiseSchedule = schedule_from_config(scheduler)
+        self.schedule: NoiseSchedule = schedule_from_config(
+            scheduler, token_side=self.size_multiple, token_frames=self.token_frames
+        )
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
 
     # What a family must define.
