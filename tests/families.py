@@ -15,6 +15,8 @@ from diffusers import (
     AutoencoderKLWan,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -38,6 +40,7 @@ from transformers import (
 )
 
 from rmd.models import Backbone
+from rmd.models.flux import FluxBackbone
 from rmd.models.pixart import PixArtBackbone
 from rmd.models.roles import Roles, build_roles
 from rmd.models.sd import StableDiffusionBackbone
@@ -196,6 +199,24 @@ def tiny_auraflow() -> AuraFlowPipeline:
     return pipe
 
 
+def tiny_flux(*, embedded: bool = True, seed: int = 0) -> FluxBackbone:
+    """FLUX.1-dev or, without an `embedded` guidance scale, FLUX.1-schnell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, guidance_embeds=embedded,
+            axes_dims_rope=(4, 2, 2),
+        ).eval()  # fmt: skip
+        pipe = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=embedded),
+            vae=small_vae(scaling_factor=0.3611, shift_factor=0.1159), text_encoder=text_encoder(CLIPTextModel),
+            tokenizer=TOKENIZER, text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(), transformer=transformer,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return FluxBackbone(pipe)
+
+
 FRAMES = 5
 """Number of frames of the tests' videos; their VAE makes three latent frames of them."""
 
@@ -256,6 +277,7 @@ TINY: dict[str, Callable[[], Backbone]] = {
     "sd": tiny_sd,
     "pixart": tiny_pixart,
     "sd3": tiny_sd3,
+    "flux": tiny_flux,
     "wan": tiny_wan,
 }
 """One backbone a family, for tests that must hold in each."""

@@ -176,6 +176,18 @@ class Backbone(ABC):
         """Return the options, beyond prompt, size and steps, that make the official pipeline equal to this backbone."""
         return {}
 
+    def official_guidance(self, guidance: float) -> dict[str, Any]:
+        """Return the options by which the official pipeline applies classifier-free guidance of a scale."""
+        return {"guidance_scale": guidance}
+
+    def to_official(self, latents: Tensor) -> Tensor:
+        """Return latents in the form in which the official pipeline takes them."""
+        return latents
+
+    def from_official(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Return latents of a size in pixels from the form in which the official pipeline returns them."""
+        return latents
+
     @classmethod
     def unread(cls, network: nn.Module) -> tuple[str, ...]:
         """Return the names of a denoiser's layers that no gradient reaches, which are not trained.

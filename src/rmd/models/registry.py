@@ -27,6 +27,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "sd": "rmd.models.sd:StableDiffusionBackbone",
         "pixart": "rmd.models.pixart:PixArtBackbone",
         "sd3": "rmd.models.sd3:SD3Backbone",
+        "flux": "rmd.models.flux:FluxBackbone",
         "wan": "rmd.models.wan:WanBackbone",
     },
 )

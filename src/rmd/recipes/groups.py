@@ -246,6 +246,8 @@ class ConditioningConfig(Strict):
     """SDXL's `original_size`."""
     target: Literal["final", "stage"] = "stage"
     """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
+    embedded_guidance: Rate = 3.5
+    """Guidance scale that FLUX.1-dev is given as an input, as it was distilled from a guided model."""
     pos_rescale: bool = False
     """SD3 only, an experiment: stretch the positions of the final size over a low-resolution stage, instead of cutting
     the stage's positions out of the middle of the table."""

@@ -163,5 +163,6 @@ def _teacher_sampler(student: StudentSampler, request: Request, steps: int) -> P
     return PipelineSampler(
         teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
         height=student.height or final.height, width=student.width or final.width,
-        frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),
+        frames=length if teacher.moving else None, fps=student.fps,
+        options={**teacher.official_options(length), **teacher.official_guidance(config.guidance)},
     )  # fmt: skip
