@@ -29,6 +29,8 @@ PICTURES = {
     "PixArt-alpha/PixArt-XL-2-1024-MS": (0.611, 1.236, 6.510),
     "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": (0.611, 1.289, 6.634),
     "stabilityai/stable-diffusion-3.5-medium": (2.243, 2.443, 11.250),
+    # 57 blocks of 24 width^2 FLOPs a token, and their attention over pictures and 512 tokens of text
+    "black-forest-labs/FLUX.1-dev": (11.901, 21.50, 74.38),
 }
 # Billions of parameters, and TFLOPs of one pass at 480p and 720p with 81 frames.
 VIDEOS = {
