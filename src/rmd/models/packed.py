@@ -15,7 +15,8 @@ PIXELS = 4
 
 def pack(latents: Tensor) -> Tensor:
     """Return latents (B, C, h, w) as tokens (B, h w / 4, 4 C), each a square of 2 x 2, channel by channel."""
-    squares = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    batch, channels, height, width = latents.shape
+    squares = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
     return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
