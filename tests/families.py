@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     AutoencoderKLWan,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
@@ -36,8 +40,10 @@ from transformers import (
 )
 
 from rmd.models import Backbone
+from rmd.models.flux import FluxBackbone
 from rmd.models.pixart import PixArtBackbone
 from rmd.models.roles import Roles, build_roles
+from rmd.models.sd import StableDiffusionBackbone
 from rmd.models.sd3 import SD3Backbone
 from rmd.models.sdxl import SDXLBackbone
 from rmd.models.student import save_student
@@ -64,6 +70,11 @@ def t5_encoder() -> T5EncoderModel:
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return T5EncoderModel(config).eval()
+
+
+def umt5_encoder() -> UMT5EncoderModel:
+    config = UMT5Config(vocab_size=len(_LETTERS), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=2)
+    return UMT5EncoderModel(config).eval()
 
 
 def small_vae(**config: Any) -> AutoencoderKL:
@@ -149,10 +160,10 @@ def tiny_sd3(*, t5: bool = True, dual: bool = True, shift: float = 3.0, seed: in
     return SD3Backbone(pipe)
 
 
-def tiny_sd() -> StableDiffusionPipeline:
-    """A random Stable Diffusion pipeline, of a family that RMD itself does not have."""
+def tiny_sd(*, prediction: str = "epsilon", seed: int = 0) -> StableDiffusionBackbone:
+    """Stable Diffusion 1.5 or, with `prediction` v_prediction, 2.1."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=16, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -161,14 +172,49 @@ def tiny_sd() -> StableDiffusionPipeline:
         ).eval()  # fmt: skip
         scheduler = DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="trailing",
-            steps_offset=1, clip_sample=False,
+            steps_offset=1, clip_sample=False, prediction_type=prediction,
         )  # fmt: skip
         pipe = StableDiffusionPipeline(
             vae=small_vae(), text_encoder=text_encoder(CLIPTextModel), tokenizer=TOKENIZER, unet=unet,
             scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
+    return StableDiffusionBackbone(pipe)
+
+
+def tiny_auraflow() -> AuraFlowPipeline:
+    """A random AuraFlow pipeline, of a family that RMD itself does not have."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = AuraFlowTransformer2DModel(
+            sample_size=16, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
+            attention_head_dim=8, num_attention_heads=2, joint_attention_dim=WIDTH, caption_projection_dim=16,
+            out_channels=4, pos_embed_max_size=256,
+        ).eval()  # fmt: skip
+        pipe = AuraFlowPipeline(
+            tokenizer=t5_tokenizer(), text_encoder=umt5_encoder(), vae=small_vae(), transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def tiny_flux(*, embedded: bool = True, seed: int = 0) -> FluxBackbone:
+    """FLUX.1-dev or, without an `embedded` guidance scale, FLUX.1-schnell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, guidance_embeds=embedded,
+            axes_dims_rope=(4, 2, 2),
+        ).eval()  # fmt: skip
+        pipe = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=embedded),
+            vae=small_vae(scaling_factor=0.3611, shift_factor=0.1159), text_encoder=text_encoder(CLIPTextModel),
+            tokenizer=TOKENIZER, text_encoder_2=t5_encoder(), tokenizer_2=t5_tokenizer(), transformer=transformer,
+        )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return FluxBackbone(pipe)
 
 
 FRAMES = 5
@@ -205,10 +251,9 @@ def tiny_wan(*, shift: float = 3.0, seed: int = 0, **changes: Any) -> WanBackbon
             num_layers=2,
             rope_max_seq_len=64,
         ).eval()
-        config = UMT5Config(vocab_size=len(_LETTERS), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=2)
         parts: dict[str, Any] = {
             "tokenizer": t5_tokenizer(),
-            "text_encoder": UMT5EncoderModel(config).eval(),
+            "text_encoder": umt5_encoder(),
             "vae": wan_vae(),
             "transformer": transformer,
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=shift),
@@ -229,8 +274,10 @@ def tiny_sdxl_two() -> SDXLBackbone:
 
 TINY: dict[str, Callable[[], Backbone]] = {
     "sdxl": tiny_sdxl_two,
+    "sd": tiny_sd,
     "pixart": tiny_pixart,
     "sd3": tiny_sd3,
+    "flux": tiny_flux,
     "wan": tiny_wan,
 }
 """One backbone a family, for tests that must hold in each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 from families import frames_of
 from helpers import PROMPTS
 from torch import Tensor
@@ -27,23 +29,23 @@ def official(
 ) -> Tensor:
     """The stock pipeline on the noise that `sample_images` draws for `SEED`."""
     options = {"num_inference_steps": steps, **backbone.official_options(frames_of(backbone))}
-    if backbone.family == "sd3":
-        options["sigmas"] = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
-        backbone.pipe.scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
-    if backbone.family == "wan":  # whose pipeline takes no sigmas
-        scheduler = backbone.pipe.scheduler
+    scheduler = backbone.pipe.scheduler
+    if backbone.schedule.kind == "flow" and not scheduler.config.use_dynamic_shifting:
         sigmas = [step.teacher_time / 1000 for step in one_stage(backbone, size, steps).steps]
-        scheduler.set_shift(1.0)
-        scheduler.set_timesteps = lambda count, device: type(scheduler).set_timesteps(
-            scheduler, sigmas=sigmas, device=device
-        )
+        scheduler.set_shift(1.0)  # the sigmas are shifted already, and would be again
+        if "sigmas" in signature(backbone.pipe.__call__).parameters:
+            options["sigmas"] = sigmas
+        else:  # as Wan's
+            scheduler.set_timesteps = lambda count, device: type(scheduler).set_timesteps(
+                scheduler, sigmas=sigmas, device=device
+            )
     shape = backbone.latent_shape(len(PROMPTS), *size, frames_of(backbone))
     start = CounterNoise(SEED, range(len(PROMPTS))).normal(shape, "start")
     start = start.to(next(backbone.denoiser.parameters()).dtype)  # the stock pipelines take latents as they are
-    options |= {"height": size[0], "width": size[1], "guidance_scale": guidance, "output_type": output_type}
-    made = backbone.pipe(prompt=PROMPTS, latents=start, **options)
+    options |= {"height": size[0], "width": size[1], "output_type": output_type, **backbone.official_guidance(guidance)}
+    made = backbone.pipe(prompt=PROMPTS, latents=backbone.to_official(start), **options)
     result: Tensor = made.frames if backbone.moving else made.images
-    return result
+    return backbone.from_official(result, *size) if output_type == "latent" else result
 
 
 def ours(backbone: Backbone, size: tuple[int, int], guidance: float, *, steps: int = STEPS) -> Tensor:

@@ -20,7 +20,8 @@ from research.scenes.tokenizer import MAX_LENGTH
 from rmd.core.noise import NoiseSchedule, per_sample
 from rmd.core.plan import Stage
 from rmd.core.randomness import generator
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 
 
 @dataclass(frozen=True)

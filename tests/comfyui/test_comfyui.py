@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from rmd.core.plan import Crossing, StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.export.formats import export_student
-from rmd.models.base import Cond
+from rmd.models.cond import Cond
 from rmd.models.generate import sample_latents
 from rmd.sample.pipeline import RMDPipeline
 

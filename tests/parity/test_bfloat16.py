@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families import tiny_pixart, tiny_sd3, tiny_wan
+from families import tiny_pixart, tiny_sd, tiny_sd3, tiny_wan
 from helpers import tiny_sdxl
 from one_stage import official, ours
 from torch import Tensor, nn
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from rmd.models import Backbone
 
 Sampler = Callable[[Backbone, tuple[int, int], float], Tensor]
-# v-prediction for SDXL: a random network that predicts the noise has an x0 of thousands.
+# v-prediction for UNets: a random network that predicts the noise has an x0 of thousands.
 FAMILIES: dict[str, Callable[[], Backbone]] = {
-    "sdxl": lambda: tiny_sdxl(prediction="v_prediction"), "pixart": tiny_pixart, "sd3": tiny_sd3,
-    "wan": tiny_wan,
+    "sdxl": lambda: tiny_sdxl(prediction="v_prediction"), "sd": lambda: tiny_sd(prediction="v_prediction"),
+    "pixart": tiny_pixart, "sd3": tiny_sd3, "wan": tiny_wan,
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_every_kind_of_plug_in_has_an_example_and_a_page() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("models", "sd"), ("methods", "weighted"), ("metrics", "variety"), ("worlds", "beach-scenes"),
+    [("models", "auraflow"), ("methods", "weighted"), ("metrics", "variety"), ("worlds", "beach-scenes"),
      ("prompts", "template"), ("formats", "md"), ("trackers", "csv")],
 )  # fmt: skip
 def test_an_installed_package_is_found(kind: str, name: str, used: dict[str, Any]) -> None:
@@ -111,4 +111,4 @@ def test_the_format_is_read(used: dict[str, Any]) -> None:
 
 
 def test_the_family_loads_and_samples(used: dict[str, Any]) -> None:
-    assert used["family"] == "sd" and used["picture"] == [1, 3, 16, 16]
+    assert used["family"] == "auraflow" and used["picture"] == [1, 3, 16, 16]

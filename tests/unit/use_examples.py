@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from families import tiny_sd
+from families import tiny_auraflow
 from helpers import PROMPTS, make_recipe, tiny_sdxl
 
 from research.sampling import sample_images
@@ -75,8 +75,8 @@ def metric() -> dict[str, object]:
 
 
 def family() -> dict[str, object]:
-    """Wrap a tiny Stable Diffusion pipeline by the example's family, and sample with it."""
-    backbone = wrap(tiny_sd())
+    """Wrap a tiny AuraFlow pipeline by the example's family, and sample with it."""
+    backbone = wrap(tiny_auraflow())
     plan = build_plan(backbone.schedule, steps=2, sides=[(16, 16)], thresholds=[], multiple=backbone.size_multiple)
     pictures = sample_images(backbone, backbone.denoiser, plan, PROMPTS[:1], seed=0, guidance=1.0)
     return {"family": backbone.family, "picture": list(pictures.shape)}

@@ -20,7 +20,8 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.methods import METHODS, Batch, Method, Real
-from rmd.models.base import Architecture, Backbone, Cond
+from rmd.models.base import Architecture, Backbone
+from rmd.models.cond import Cond
 from rmd.models.registry import family_class
 from rmd.models.resolve import teacher_source
 from rmd.models.roles import TRAINED, Roles, build_roles

@@ -20,7 +20,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, Step
 from rmd.core.randomness import generator
-from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.base import Architecture, Backbone, Conditioning
+from rmd.models.cond import Cond
 from rmd.models.registry import family_class
 from rmd.models.resolve import teacher_source
 from rmd.models.roles import Role

@@ -50,7 +50,10 @@ class FlowLCMSampler(PipelineSampler):
             flow_lcm_pipeline(backbone, network, plan), backbone.family, guidance=1.0,
             height=first.height, width=first.width,
             # before the scheduler applies its shift
-            options={**backbone.official_options(1), "sigmas": [1 - step / count for step in range(count)]},
+            options={
+                **backbone.official_options(1), **backbone.official_guidance(1.0),
+                "sigmas": [1 - step / count for step in range(count)],
+            },
         )  # fmt: skip
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:

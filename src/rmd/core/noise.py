@@ -21,22 +21,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from rmd.common.errors import RMDError
 from rmd.core.betas import alphas_cumprod, flag, number, train_steps
+from rmd.core.shift import MAX_TIME, DynamicShift, TimeLike, shift_time
 
-MAX_TIME = 1000.0
-"""The time of pure noise."""
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 """The quantity that a network is trained to predict; see `to_x0_eps`."""
-TimeLike = TypeVar("TimeLike", float, Tensor)
-
-# Settings that make a scheduler's noise depend on more than the time.
-_UNSUPPORTED_FLOW = ("use_dynamic_shifting", "shift_terminal", "invert_sigmas")
 
 
 class NoiseSchedule(ABC):
@@ -51,6 +46,10 @@ class NoiseSchedule(ABC):
     kind: ClassVar[Literal["vp", "flow"]]
     shift: float = 1.0
     train_steps: int = 1000
+
+    def for_size(self, height: int, width: int, frames: int = 1) -> NoiseSchedule:
+        """Return the schedule of samples of a size in pixels: this one, unless the flow shift depends on the size."""
+        return self
 
     @abstractmethod
     def alpha(self, t: float | Tensor) -> Tensor:
@@ -193,40 +192,83 @@ class FlowSchedule(NoiseSchedule):
 
     kind = "flow"
 
-    def __init__(self, shift: float = 1.0, train_steps: int = 1000) -> None:
+    def __init__(
+        self,
+        shift: float = 1.0,
+        train_steps: int = 1000,
+        *,
+        dynamic: DynamicShift | None = None,
+        terminal: float | None = None,
+    ) -> None:
         """Create the schedule.
 
         Args:
             shift: the flow shift of the time grid, positive: 3 for SD3.5, 5 for Wan2.1 14B.
             train_steps: number of time steps that the network was trained with.
+            dynamic: the rule of a shift that depends on the size of the sample, in place of `shift`; only what
+                `for_size` returns then has a grid.
+            terminal: the last sigma of a grid, in (0, 1), to which its times are stretched (`shift_terminal`).
 
         Raises:
-            RMDError: the shift is not a positive number.
+            RMDError: the shift is not a positive number, or the last sigma is out of range.
         """
         if not (math.isfinite(shift) and shift > 0):
             raise RMDError(f"the flow shift must be a positive number, got {shift}")
+        if terminal is not None and not 0.0 < terminal < 1.0:
+            raise RMDError(f"the scheduler's shift_terminal must be above 0 and below 1, got {terminal}")
         self.shift = float(shift)
         self.train_steps = train_steps
+        self.dynamic = dynamic
+        self.terminal = terminal
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> FlowSchedule:
+    def from_config(
+        cls, config: Mapping[str, object], *, token_side: int | None = None, token_frames: int = 1
+    ) -> FlowSchedule:
         """Create the schedule of a diffusers scheduler's configuration.
 
         Args:
-            config: reads `shift` or `flow_shift`, and `num_train_timesteps`, with diffusers' defaults.
+            config: reads `shift` or `flow_shift`, `num_train_timesteps`, `shift_terminal` and, if
+                `use_dynamic_shifting` is set, what `DynamicShift` reads; with diffusers' defaults.
+            token_side, token_frames: the pixels and frames of a token, on which a dynamic shift depends.
 
         Raises:
-            RMDError: a value has the wrong type or is out of range, or a setting makes the noise depend on more than
-                the time.
+            RMDError: a value has the wrong type or is out of range, a setting makes the noise depend on more than the
+                time, or the shift is dynamic and the size of a token is not given.
         """
-        for key in _UNSUPPORTED_FLOW:
-            if config.get(key) not in (None, False):
+        if config.get("invert_sigmas") not in (None, False):
+            raise RMDError("the scheduler's invert_sigmas is not supported: turn it off")
+        terminal = number(config, "shift_terminal", 0.0) or None
+        if flag(config, "use_dynamic_shifting"):
+            if token_side is None:
                 raise RMDError(
-                    f"the scheduler's {key} is not supported, because it makes the noise depend on more than "
-                    f"the time: turn it off and give a fixed 'shift'"
+                    "the scheduler's shift depends on the size of the sample (use_dynamic_shifting), and the size of "
+                    "a token is not known here"
                 )
+            rule = DynamicShift.from_config(config, token_side, token_frames)
+            return cls(train_steps=train_steps(config), dynamic=rule, terminal=terminal)
         key = "flow_shift" if config.get("shift") is None else "shift"
-        return cls(number(config, key, 1.0), train_steps(config))
+        return cls(number(config, key, 1.0), train_steps(config), terminal=terminal)
+
+    def for_size(self, height: int, width: int, frames: int = 1) -> FlowSchedule:
+        """Return the schedule whose shift is that of samples of a size; see `NoiseSchedule.for_size`."""
+        if self.dynamic is None:
+            return self
+        return FlowSchedule(self.dynamic.at(height, width, frames), self.train_steps, terminal=self.terminal)
+
+    def grid(self, steps: int, end: float = 0.0) -> tuple[float, ...]:
+        """Return the teacher times; see `NoiseSchedule.grid`. A terminal sigma stretches them, as the scheduler does.
+
+        Raises:
+            ValueError: the shift depends on the size, and this is not what `for_size` returned: a programming error.
+        """
+        if self.dynamic is not None:
+            raise ValueError("a dynamic shift has no grid of times before for_size")
+        times = super().grid(steps, end)
+        if self.terminal is None or times[-1] == MAX_TIME:
+            return times
+        scale = (1.0 - self.terminal) * MAX_TIME / (MAX_TIME - times[-1])
+        return tuple(MAX_TIME - (MAX_TIME - t) * scale for t in times)
 
     def alpha(self, t: float | Tensor) -> Tensor:
         """Return 1 - sigma_t; see `NoiseSchedule.alpha`."""
@@ -250,8 +292,14 @@ class FlowSchedule(NoiseSchedule):
         return t * (self.train_steps / MAX_TIME)
 
 
-def schedule_from_config(config: Mapping[str, object]) -> NoiseSchedule:
+def schedule_from_config(
+    config: Mapping[str, object], *, token_side: int | None = None, token_frames: int = 1
+) -> NoiseSchedule:
     """Create the schedule that the configuration of a diffusers scheduler describes.
+
+    Args:
+        config: the configuration.
+        token_side, token_frames: the pixels and frames of a token, on which a dynamic flow shift depends.
 
     A scheduler is of the flow family if its `_class_name` starts with FlowMatch, if it sets `use_flow_sigmas`, or if it
     has a shift and no betas. (`flow_shift` alone does not decide: multistep solvers carry it unused.)
@@ -263,24 +311,13 @@ def schedule_from_config(config: Mapping[str, object]) -> NoiseSchedule:
     has_betas = config.get("beta_schedule") is not None or config.get("trained_betas") is not None
     has_shift = config.get("shift") is not None or config.get("flow_shift") is not None
     if is_flow or (has_shift and not has_betas):
-        return FlowSchedule.from_config(config)
+        return FlowSchedule.from_config(config, token_side=token_side, token_frames=token_frames)
     if has_betas:
         return VPSchedule.from_config(config)
     raise RMDError(
         f"cannot tell the noise schedule of the scheduler {config.get('_class_name', '(no _class_name)')}: "
         "its config needs 'beta_schedule' or 'trained_betas' (variance preserving), or 'shift' (flow)"
     )
-
-
-def shift_time(t: TimeLike, shift: float) -> TimeLike:
-    """Return a time after the flow shift: sigma <- shift sigma / (1 + (shift - 1) sigma), with sigma = t / 1000.
-
-    Args:
-        t: times in [0, 1000].
-        shift: positive; 1 changes nothing.
-    """
-    # In this form pure noise stays exactly pure noise, and a shift of 1 changes no bit.
-    return t * (shift * MAX_TIME / (shift * t + (MAX_TIME - t)))
 
 
 def to_x0_eps(

@@ -24,7 +24,8 @@ from pydantic_core import to_json
 
 from rmd.common.errors import RMDError, finite, integer, one_of, shown
 from rmd.common.typed import explain
-from rmd.core.noise import MAX_TIME, NoiseSchedule, shift_time
+from rmd.core.noise import NoiseSchedule
+from rmd.core.shift import MAX_TIME, shift_time
 from rmd.core.stages import (
     MAX_SIDE,
     STRICT,
@@ -248,6 +249,7 @@ def build_plan(
         RMDError: the settings do not make a cascade; for example, a stage gets no step.
     """
     stages = _stages(sides, multiple, match_side)
+    schedule = schedule.for_size(stages[-1].height, stages[-1].width, frames)
     chosen = _times(schedule, steps, times, grid_end, len(stages))
     limits = _limits(schedule, chosen, thresholds, split, len(stages))
     return StepPlan(

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from rmd.common.errors import RMDError, shown
 from rmd.core.fit import END_SNR, STEP_WEIGHT, Side, information, missing_bits, modes_within, plan_loss, step_snr
-from rmd.core.noise import MAX_TIME, NoiseSchedule
+from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import StepPlan, build_plan
+from rmd.core.shift import MAX_TIME
 
 MAX_SPLITS = 2000
 """Largest number of splits to evaluate; their number grows as a power of the number of steps."""

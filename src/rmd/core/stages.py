@@ -19,7 +19,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from rmd.common.errors import RMDError, finite, integer, one_of, shown
-from rmd.core.noise import MAX_TIME
+from rmd.core.shift import MAX_TIME
 
 Upsample = Literal["bilinear", "nearest", "bicubic", "dct", "taps"]
 NoiseRule = Literal["plain", "corrected", "block"]

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from rmd.common.errors import RMDError, finite, shown
-from rmd.core.noise import MAX_TIME, NoiseSchedule, shift_time
+from rmd.core.noise import NoiseSchedule
+from rmd.core.shift import MAX_TIME, shift_time
 
 FIRST_TIME = 990.0
 """Earliest time of a first step: it starts from pure noise, and must be told so."""

@@ -48,7 +48,8 @@ from rmd.data.cache_files import (
     writing,
 )
 from rmd.data.captions import check_prompts
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 
 SHARD_PROMPTS = 1024
 """Default number of prompts in a shard."""

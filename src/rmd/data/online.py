@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 
 
 class OnlineEncoder:

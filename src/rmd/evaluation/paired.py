@@ -18,9 +18,10 @@ from rmd.core.agreement import paired_kernel_distance
 from rmd.core.crossing import low_part, upsample
 from rmd.core.finite import check_pictures
 from rmd.core.metrics import Interval, standardise
-from rmd.core.noise import NoiseSchedule, shift_time
+from rmd.core.noise import NoiseSchedule
 from rmd.core.plan import Crossing, Stage, Step, StepPlan, build_plan
 from rmd.core.randomness import CounterNoise, NoiseSource
+from rmd.core.shift import shift_time
 from rmd.core.times import logsnr_at
 from rmd.data.prompts import load_prompts
 from rmd.evaluation.protocol import SAMPLES_PER_PROMPT, SAMPLING_SEED, evaluation_prompts
@@ -168,7 +169,7 @@ def finishing_plan(
         steps: the teacher's steps from pure noise; it finishes with a third of them.
         frames: number of frames of a video; 1 for pictures.
     """
-    schedule = backbone.schedule
+    schedule = backbone.schedule.for_size(final.height, final.width, frames)
     times = finishing_times(schedule, float(schedule.time(logsnr_at(sigma))), steps)
     return build_plan(
         schedule, sides=[(low.height, low.width), (final.height, final.width)], times=[1000.0, *times],

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.randomness import NoiseSource, choice_in_turn
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 from rmd.models.roles import Role, Roles
 from rmd.recipes.methods import CascadeConfig, MatchingConfig, MethodConfig
 

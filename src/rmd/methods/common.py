@@ -14,11 +14,12 @@ from torch import Tensor
 
 from rmd.core.crossing import renoise
 from rmd.core.losses import snr_weight
-from rmd.core.noise import NoiseSchedule, per_sample, shift_time
+from rmd.core.noise import NoiseSchedule, per_sample
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.sampling import run_cascade, step_noise
+from rmd.core.shift import shift_time
 from rmd.methods.base import Batch, Method, Sample
-from rmd.models.base import Cond
+from rmd.models.cond import Cond
 from rmd.models.generate import predictor
 from rmd.recipes.methods import CascadeConfig, MatchingConfig
 
@@ -51,8 +52,9 @@ def student_prediction(method: Method, batch: Batch, step: Step, x_t: Tensor) ->
 
 def draw_tau(method: Method, batch: Batch, step: Step, purpose: str) -> Tensor:
     """Return teacher times (B,) for the scores, uniform in the step's range (`tau_range`); float64 on the CPU."""
-    config, shift = matching_config(method), method.backbone.schedule.shift
-    low, high = tau_range(config, step, method.plan, shift=shift)
+    config, plan = matching_config(method), method.plan
+    shift = method.backbone.schedule.for_size(plan.match_stage.height, plan.match_stage.width, plan.frames).shift
+    low, high = tau_range(config, step, plan, shift=shift)
     uniform = batch.noise.uniform((len(batch.cond),), purpose).double()
     if config.tau_spacing == "time":
         return low + (high - low) * uniform

@@ -32,7 +32,8 @@ from rmd.methods.common import (
     student_prediction,
     teacher_prediction,
 )
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 from rmd.models.roles import Roles
 from rmd.recipes.methods import DMD2Config
 

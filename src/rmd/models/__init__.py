@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rmd.models.base import Backbone, Cond
+    from rmd.models.base import Backbone
+    from rmd.models.cond import Cond
     from rmd.models.registry import load_backbone, register
 
 __all__ = ["Backbone", "Cond", "load_backbone", "register"]
-_PLACES = {"Backbone": "base", "Cond": "base", "load_backbone": "registry", "register": "registry"}
+_PLACES = {"Backbone": "base", "Cond": "cond", "load_backbone": "registry", "register": "registry"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Backbone protocol: what training and sampling need to know of a model family, and `Cond`, its encoded prompts.
+"""The Backbone protocol: what training and sampling need to know of a model family.
 
 A backbone wraps an official diffusers pipeline and copies no code of it. Teacher, student and fake score have one
 architecture, so that one backbone serves all three: `forward` and `predict` take the network that plays the role.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
@@ -22,6 +22,7 @@ from rmd.common.errors import RMDError, one_of
 from rmd.core.noise import NoiseSchedule, Prediction, schedule_from_config, to_x0_eps, widen
 from rmd.core.plan import Stage, StepPlan
 from rmd.core.sampling import guided
+from rmd.models.cond import Cond
 from rmd.models.parts import latent_rules, upcast
 from rmd.models.published import Part
 from rmd.recipes.groups import ConditioningConfig
@@ -31,48 +32,6 @@ AdaptedLayers = Literal["all", "transformers"]
 """Choice of the layers that receive adapters: the recipe key `roles.layers`."""
 LoraLayout: TypeAlias = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Renames an adapter's tensors from their names in the denoiser to those in another program's file."""
-
-
-@dataclass(frozen=True)
-class Cond:
-    """Encoded prompts: named tensors whose first dimension is the batch.
-
-    A tensor named "mask" (B, tokens) is 1 where a token is read and 0 where it is padding.
-    """
-
-    tensors: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return next(iter(self.tensors.values())).shape[0]
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
-        """Apply a function to every tensor."""
-        return Cond({name: change(tensor) for name, tensor in self.tensors.items()})
-
-    def expand(self, count: int) -> Cond:
-        """Repeat a single sample `count` times along the batch, without copying it."""
-        return self.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cond:
-        """Move all tensors to a device, and cast those with floating-point values to a dtype if one is given."""
-        return self.map(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None))
-
-    @staticmethod
-    def cat(parts: Sequence[Cond]) -> Cond:
-        """Concatenate along the batch; all parts must have the same names, and the same shapes but for the batch."""
-        return Cond({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
-
-
-class Encoder(Protocol):
-    """Something that encodes prompts: a backbone, or a cache of prompts that were encoded earlier."""
-
-    def encode(self, prompts: Sequence[str]) -> Cond:
-        """Encode prompts; the batch of the result is their number."""
-        ...
-
-    def null(self, count: int) -> Cond:
-        """Return what the teacher's unconditional branch is given, `count` times."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,6 +82,8 @@ class Backbone(ABC):
     """Layouts of adapter files for other programs, "kohya" and "comfyui"; without one, ComfyUI reads diffusers' own."""
     moving: ClassVar[bool] = False
     """True if the family generates videos, whose latents have a time dimension."""
+    token_frames: ClassVar[int] = 1
+    """Frames of a clip for each latent frame, for families whose flow shift depends on the number of tokens."""
     fps: ClassVar[int] = 16
     """Frames per second at which the family's videos play, for model cards."""
     runs_alone: ClassVar[bool] = False
@@ -139,7 +100,9 @@ class Backbone(ABC):
         self.conditioning = Conditioning() if conditioning is None else conditioning
         self._device: torch.device | None = None
         scheduler = dict(pipe.scheduler.config)
-        self.schedule: NoiseSchedule = schedule_from_config(scheduler)
+        self.schedule: NoiseSchedule = schedule_from_config(
+            scheduler, token_side=self.size_multiple, token_frames=self.token_frames
+        )
         self.prediction: Prediction = "flow" if self.schedule.kind == "flow" else _prediction(scheduler)
 
     # What a family must define.
@@ -174,6 +137,18 @@ class Backbone(ABC):
 
     # What a family may define.
 
+    @classmethod
+    def takes(cls, index: Mapping[str, Any]) -> bool:
+        """Return whether the family works with a pipeline: by default, if its class is one of `pipeline_classes`.
+
+        Two families that share a class tell their pipelines apart here.
+
+        Args:
+            index: the content of the pipeline's model_index.json; of a pipeline that is not loaded, perhaps only its
+                `_class_name`.
+        """
+        return index.get("_class_name") in cls.pipeline_classes
+
     @classmethod  # noqa: B027  # a family may have nothing to check
     def check_network(cls, configs: Mapping[str, Mapping[str, Any]]) -> None:
         """Check that a pipeline's networks are those of a text-to-image or text-to-video model of the family.
@@ -203,6 +178,35 @@ class Backbone(ABC):
     def official_options(self, frames: int) -> dict[str, Any]:
         """Return the options, beyond prompt, size and steps, that make the official pipeline equal to this backbone."""
         return {}
+
+    def official_guidance(self, guidance: float) -> dict[str, Any]:
+        """Return the options by which the official pipeline applies classifier-free guidance of a scale."""
+        return {"guidance_scale": guidance}
+
+    def to_official(self, latents: Tensor) -> Tensor:
+        """Return latents in the form in which the official pipeline takes them."""
+        return latents
+
+    def from_official(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Return latents of a size in pixels from the form in which the official pipeline returns them."""
+        return latents
+
+    @classmethod
+    def unread(cls, network: nn.Module) -> tuple[str, ...]:
+        """Return the names of a denoiser's layers that no gradient reaches, which are not trained.
+
+        The last block of some transformers computes tokens of the text that nothing reads afterwards.
+        """
+        return ()
+
+    def combine(self, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+        """Return the guided output of the network: by default, classifier-free guidance (`core.sampling.guided`).
+
+        Args:
+            cond, uncond: its outputs with the prompt and with the null prompt, (B, ...) and at least float32.
+            guidance: the scale; at 1 the result is `cond`.
+        """
+        return guided(cond, uncond, guidance)
 
     def features(self, network: nn.Module) -> tuple[nn.Module, int]:
         """Return the hidden layer that an adversarial head reads, and the number of its output channels.
@@ -371,8 +375,8 @@ class Backbone(ABC):
             x: noisy latents.
             t: times in [0, 1000]: one for the batch, or one per sample (B,).
             kwargs: from `stage_cond`; with guidance, for the B prompts followed by the B null prompts.
-            guidance: scale of classifier-free guidance, applied to the network's output as the official pipelines do;
-                both branches run in the same call. None: no guidance.
+            guidance: scale of the guidance, which `combine` applies to the network's output as the official pipeline
+                does; both branches run in the same call. None: no guidance.
         """
         times = torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0])
         timestep = self.schedule.model_timestep(times).to(x.device, torch.float32)
@@ -381,19 +385,8 @@ class Backbone(ABC):
         else:
             both = self.forward(module, torch.cat([x, x]), timestep.repeat(2), kwargs)
             cond, uncond = widen(both).chunk(2)
-            output = guided(cond, uncond, guidance)
+            output = self.combine(cond, uncond, guidance)
         return to_x0_eps(output, widen(x), self.schedule.alpha(times), self.schedule.sigma(times), self.prediction)
-
-
-def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Return a network's keyword arguments with floating-point tensors cast to the network's precision.
-
-    Text encoders may use another precision. Integer masks and nested arguments are left as they are.
-    """
-    return {
-        name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in kwargs.items()
-    }
 
 
 def _prediction(scheduler: Mapping[str, object]) -> Prediction:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from rmd.core.plan import Stage, Step, StepPlan
 from rmd.core.randomness import CounterNoise, NoiseSource
 from rmd.core.sampling import OnStep, Predict, sample_cascade
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 
 
 def predictor(

@@ -75,6 +75,7 @@ def check_channels(
     others: Mapping[int, str],
     *,
     variance: bool = False,
+    packed: int = 1,
 ) -> None:
     """Check by its configuration that a denoiser maps latents to latents, without further input or output channels.
 
@@ -83,6 +84,7 @@ def check_channels(
         vae: the VAE's configuration; None if the pipeline has no VAE.
         others: the kinds of model that other numbers of input channels indicate.
         variance: whether the denoiser may also predict a variance, which doubles the output channels.
+        packed: latent pixels whose channels are put together for the denoiser.
 
     Raises:
         RMDError: the number of input or output channels is not that of the latents.
@@ -91,6 +93,7 @@ def check_channels(
     latents = None if vae is None else number(vae, "latent_channels") or number(vae, "z_dim")
     if taken is None:
         return
+    latents = None if latents is None else latents * packed
     if taken in others and taken != latents:
         raise RMDError(
             f"this {what} has {taken} input channels: it is {others[taken]}. RMD distils models that are given a "

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, text_to
+from rmd.models.base import Architecture, Backbone
+from rmd.models.cond import Cond, text_to
 from rmd.models.parts import check_channels, middle_block, working_dtype
 from rmd.models.published import PICTURE_VAE, T5_XXL
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,10 @@ MODELS: Registry[type[Backbone]] = Registry(
     "model family",
     {
         "sdxl": "rmd.models.sdxl:SDXLBackbone",
+        "sd": "rmd.models.sd:StableDiffusionBackbone",
         "pixart": "rmd.models.pixart:PixArtBackbone",
         "sd3": "rmd.models.sd3:SD3Backbone",
+        "flux": "rmd.models.flux:FluxBackbone",
         "wan": "rmd.models.wan:WanBackbone",
     },
 )
@@ -43,10 +45,10 @@ def register(backbone: BackboneType) -> BackboneType:
     place = f"{backbone.__module__}:{backbone.__qualname__}"
     if any(entry.name == backbone.family and entry.value == place for entry in entry_points(group=MODELS.group)):
         return backbone  # an entry point already provides this class
-    for name in backbone.pipeline_classes:
-        owner = _owner(name)
-        if owner is not None and owner.family != backbone.family:
-            raise RMDError(f"pipelines of the class {name} belong to the family {owner.family}: leave it out")
+    for name in backbone.pipeline_classes if _takes_all(backbone) else ():
+        for owner in _takers({"_class_name": name}):
+            if owner.family != backbone.family and _takes_all(owner):
+                raise RMDError(f"pipelines of the class {name} belong to the family {owner.family}: leave it out")
     MODELS.register(backbone.family, backbone)
     return backbone
 
@@ -101,7 +103,7 @@ def load_pipeline(source: str | Path, *, dtype: torch.dtype = torch.float32, **o
 
 def class_of_pipeline(folder: Path) -> type[Backbone]:
     """Return the backbone class for a pipeline's folder; raise RMDError if it is no pipeline or of no known family."""
-    return family_of(model_index(folder)["_class_name"])
+    return family_of(model_index(folder))
 
 
 def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> Backbone:
@@ -110,7 +112,7 @@ def wrap(pipe: DiffusionPipeline, conditioning: Conditioning | None = None) -> B
     Raises:
         RMDError: no family is registered for it, or its networks are of a kind that the family cannot use.
     """
-    family = family_of(type(pipe).__name__)
+    family = family_of({**pipe.config, "_class_name": type(pipe).__name__})
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     for part, kinds in family.part_classes.items():
         if part in networks:
@@ -130,9 +132,10 @@ def _check_family(folder: Path, index: Mapping[str, Any]) -> dict[str, None]:
     Raises:
         RMDError: a part or the denoiser is of a kind that the family cannot use.
     """
-    family = _owner(index["_class_name"])
-    if family is None:
+    takers = _takers(index)
+    if not takers:
         return {}
+    family = _only(takers, index)
     for part, kinds in family.part_classes.items():
         _check_class(family, part, (index.get(part) or [None, None])[1], kinds, str(folder))
     paths = {part: folder / part / "config.json" for part in index if not part.startswith("_")}
@@ -156,19 +159,53 @@ def _plain(config: Any) -> dict[str, Any]:
     return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 
-def _owner(class_name: str) -> type[Backbone] | None:
-    """Return the first family, RMD's own before others, that pipelines of a class belong to."""
-    families = (family_class(name) for name in MODELS.names())
-    return next((family for family in families if class_name in family.pipeline_classes), None)
+def family_of(index: Mapping[str, Any]) -> type[Backbone]:
+    """Return the family that works with a pipeline.
+
+    Args:
+        index: the content of the pipeline's model_index.json, or its class alone, as `_class_name`.
+
+    Raises:
+        RMDError: no family takes the pipeline, or two do.
+    """
+    takers = _takers(index)
+    if takers:
+        return _only(takers, index)
+    name = str(index["_class_name"])
+    known = ", ".join(sorted(each for family in MODELS.names() for each in family_class(family).pipeline_classes))
+    more = ""
+    if any(word in name for word in _GIVEN_MORE):
+        more = "; it is given more than a prompt, and RMD distils text-to-image and text-to-video models"
+    raise RMDError(f"no backbone is registered for {name}: registered are {known}{more}")
 
 
-def family_of(class_name: str) -> type[Backbone]:
-    """Return the family of pipelines of a class; raise RMDError if there is none."""
-    family = _owner(class_name)
-    if family is None:
-        known = ", ".join(sorted(each for name in MODELS.names() for each in family_class(name).pipeline_classes))
-        more = ""
-        if any(word in class_name for word in _GIVEN_MORE):
-            more = "; it is given more than a prompt, and RMD distils text-to-image and text-to-video models"
-        raise RMDError(f"no backbone is registered for {class_name}: registered are {known}{more}")
-    return family
+def _takes_all(family: type[Backbone]) -> bool:
+    """Return whether a family takes all pipelines of its classes, as it does if it does not define `takes`."""
+    return not any("takes" in vars(kind) for kind in family.__mro__ if kind is not Backbone)
+
+
+def _takers(index: Mapping[str, Any]) -> list[type[Backbone]]:
+    """Return the families that take a pipeline; a package at fault counts only if no other family takes it."""
+    takers, fault = [], None
+    for name in MODELS.names():
+        try:
+            family = family_class(name)
+        except RMDError as error:
+            fault = error
+            continue
+        if family.takes(index):
+            takers.append(family)
+    if fault is not None and not takers:
+        raise fault
+    return takers
+
+
+def _only(takers: Sequence[type[Backbone]], index: Mapping[str, Any]) -> type[Backbone]:
+    """Return the one family that takes a pipeline; raise RMDError if there are several."""
+    if len(takers) > 1:
+        names = " and ".join(family.family for family in takers)
+        raise RMDError(
+            f"the families {names} both take pipelines of the class {index['_class_name']}: uninstall the package that "
+            "provides one of them, or make its `takes` stricter"
+        )
+    return takers[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rmd.common.errors import RMDError, located, one_of
 from rmd.common.files import user_path
@@ -14,6 +15,9 @@ from rmd.models.hub import hub_errors, read_object
 from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 from rmd.worlds.assets import pipeline_folder
 from rmd.worlds.registry import packaged_teachers
+
+if TYPE_CHECKING:
+    from rmd.core.noise import FlowSchedule
 
 SCHEDULER = "scheduler/scheduler_config.json"
 """Path of the scheduler's configuration within a pipeline."""
@@ -54,22 +58,47 @@ def resolve_noise(recipe: Recipe, scheduler: Mapping[str, object] | None = None)
         return recipe
     if scheduler is None:
         scheduler = _read_scheduler(recipe.teacher)
+    token_frames = 1
+    if scheduler.get("use_dynamic_shifting"):
+        from rmd.models.registry import family_class
+
+        token_frames = family_class(recipe.family).token_frames
     with located(f"noise: the teacher {recipe.teacher}"):
-        return recipe.model_copy(update={"noise": noise_of(scheduler)})
+        return recipe.model_copy(update={"noise": noise_of(scheduler, token_frames)})
 
 
-def noise_of(scheduler: Mapping[str, object]) -> VPNoise | FlowNoise:
+def flow_noise(schedule: FlowSchedule) -> FlowNoise:
+    """Return a flow schedule in the form that recipes use."""
+    noise = {
+        "kind": "flow", "shift": schedule.shift, "num_train_timesteps": schedule.train_steps,
+        "shift_terminal": schedule.terminal,
+    }  # fmt: skip
+    rule = schedule.dynamic
+    if rule is not None:
+        noise |= {
+            "use_dynamic_shifting": True, "base_shift": rule.base_shift, "max_shift": rule.max_shift,
+            "base_image_seq_len": int(rule.base_tokens), "max_image_seq_len": int(rule.max_tokens),
+            "time_shift_type": rule.kind, "token_frames": rule.token_frames,
+        }  # fmt: skip
+    return FlowNoise.model_validate(noise)
+
+
+def noise_of(scheduler: Mapping[str, object], token_frames: int = 1) -> VPNoise | FlowNoise:
     """Return the noise of a diffusers scheduler's configuration in the form that recipes use.
+
+    Args:
+        scheduler: the configuration.
+        token_frames: frames of a clip for each latent frame, which a dynamic flow shift counts.
 
     Raises:
         RMDError: the scheduler is neither variance preserving nor a flow, or it lists its betas one by one.
     """
     from rmd.core.betas import BETA_SCHEDULES
-    from rmd.core.noise import schedule_from_config
+    from rmd.core.noise import FlowSchedule, schedule_from_config
 
-    schedule = schedule_from_config(scheduler)
-    if schedule.kind == "flow":
-        return FlowNoise(kind="flow", shift=schedule.shift, num_train_timesteps=schedule.train_steps)
+    schedule = schedule_from_config(scheduler, token_side=1, token_frames=token_frames)
+    if isinstance(schedule, FlowSchedule):
+        return flow_noise(schedule)
     if scheduler.get("trained_betas") is not None:
         raise RMDError("its scheduler lists its betas one by one (trained_betas), which a recipe cannot express")
     values = {key: scheduler[key] for key in _VP_KEYS if scheduler.get(key) is not None}

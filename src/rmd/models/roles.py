@@ -167,7 +167,9 @@ class FullRoles(Roles):
 
     mode = "full"
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module, *, unread: Sequence[str] = ()) -> None:
+        """Copy the network twice; layers that no gradient reaches (`unread`) keep the teacher's weights."""
+        self._unread = tuple(f"{name}." for name in unread)
         self._modules: dict[Role, nn.Module] = {
             "teacher": denoiser.requires_grad_(False).eval(),
             "student": deepcopy(denoiser).requires_grad_(True),
@@ -180,8 +182,15 @@ class FullRoles(Roles):
         yield self._modules[role]
 
     def find_parameters(self) -> None:
-        self._trained = {role: dict(self._modules[role].named_parameters()) for role in TRAINED}
-        self._frozen = list(self._modules["teacher"].parameters())
+        named = {role: dict(self._modules[role].named_parameters()) for role in TRAINED}
+        kept = [p for each in named.values() for name, p in each.items() if name.startswith(self._unread)]
+        for parameter in kept:
+            parameter.requires_grad_(False)
+        self._trained = {
+            role: {name: p for name, p in each.items() if not name.startswith(self._unread)}
+            for role, each in named.items()
+        }
+        self._frozen = [*self._modules["teacher"].parameters(), *kept]
         super().find_parameters()
 
     def attach(self, name: str, module: nn.Module) -> None:
@@ -197,8 +206,19 @@ class LoraRoles(Roles):
 
     mode = "lora"
 
-    def __init__(self, denoiser: nn.Module, *, targets: Sequence[str], rank: int, alpha: float, seed: int) -> None:
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        *,
+        targets: Sequence[str],
+        rank: int,
+        alpha: float,
+        seed: int,
+        unread: Sequence[str] = (),
+    ) -> None:
         """Put two adapters on the linear layers and convolutions whose names end in one of `targets`.
+
+        Layers that no gradient reaches (`unread`, by their names) and those within them receive none.
 
         Adapters start as the identity (their second matrix is zero), so all three roles start equal. The state of the
         global random generator does not change.
@@ -213,6 +233,7 @@ class LoraRoles(Roles):
                     r=rank,
                     lora_alpha=alpha,  # type: ignore[arg-type]  # annotated int, but only ever divided by the rank
                     target_modules=list(targets),
+                    exclude_modules=_within(denoiser, unread),
                     lora_dropout=0.0,
                 )
                 try:
@@ -305,6 +326,13 @@ def _merged(layer: Any, role: Role) -> Tensor:
     return total.view_as(weight).to(weight.dtype)
 
 
+def _within(network: nn.Module, names: Sequence[str]) -> list[str] | None:
+    """Return the names of the modules with these names and of all modules within them; None if there are none."""
+    starts = tuple(f"{name}." for name in names)
+    found = [name for name, _ in network.named_modules() if f"{name}.".startswith(starts)] if starts else []
+    return found or None
+
+
 def _master(parameter: nn.Parameter) -> nn.Parameter:
     """Return a float32 copy of a parameter, or the parameter itself if it is at least float32."""
     if torch.promote_types(parameter.dtype, torch.float32) == parameter.dtype:
@@ -320,8 +348,12 @@ def build_roles(
     rank: int = 64,
     alpha: float = 64.0,
     seed: int = 0,
+    unread: Sequence[str] = (),
 ) -> Roles:
     """Return the roles of a mode for a teacher's network, which then belongs to them.
+
+    Args:
+        unread: names of layers that no gradient reaches, which are not trained (`Backbone.unread`).
 
     Raises:
         RMDError: the network is compiled, already carries an adapter, or is quantised in a way that the mode cannot
@@ -329,5 +361,5 @@ def build_roles(
     """
     check_trainable(denoiser, mode, targets)
     if mode == "full":
-        return FullRoles(denoiser)
-    return LoraRoles(denoiser, targets=targets, rank=rank, alpha=alpha, seed=seed)
+        return FullRoles(denoiser, unread=unread)
+    return LoraRoles(denoiser, targets=targets, rank=rank, alpha=alpha, seed=seed, unread=unread)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, text_to
+from rmd.models.base import Architecture, Backbone
+from rmd.models.cond import Cond, text_to
 from rmd.models.parts import check_channels, middle_block, working_dtype
 from rmd.models.published import CLIP_G_POOLED, CLIP_L_POOLED, T5_XXL, WIDE_VAE
 

@@ -6,26 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils import convert_state_dict_to_kohya
 from torch import Tensor, nn
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, LoraLayout, text_to
-from rmd.models.parts import check_channels, number, working_dtype
+from rmd.models.base import Architecture, Backbone, LoraLayout
+from rmd.models.cond import Cond, text_to
+from rmd.models.parts import number, working_dtype
 from rmd.models.published import CLIP_G_POOLED, CLIP_L, PICTURE_VAE
-
-_OTHER_INPUTS = {
-    8: "an InstructPix2Pix model, which is given a picture to edit",
-    9: "an inpainting model, which is given a mask and the picture around it",
-}
-"""Kinds of UNet by their number of input channels."""
-
-
-def _kohya(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The layout of kohya's scripts, which ComfyUI reads, too; diffusers adds each layer's alpha, equal to its rank."""
-    named = {f"unet.{name}": tensor for name, tensor in state.items()}
-    return dict(convert_state_dict_to_kohya(named))
+from rmd.models.sd import check_unet, kohya
 
 
 class SDXLBackbone(Backbone):
@@ -43,7 +32,7 @@ class SDXLBackbone(Backbone):
     cond_names: ClassVar[Mapping[str, str]] = {"prompt_embeds": "embeds", "pooled_prompt_embeds": "pooled"}
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
     lora_around = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
-    lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"kohya": _kohya, "comfyui": _kohya}
+    lora_layouts: ClassVar[Mapping[str, LoraLayout]] = {"kohya": kohya, "comfyui": kohya}
     shard_classes = ("BasicTransformerBlock", "ResnetBlock2D")
     runs_alone = True
     architectures: ClassVar[Mapping[str, Architecture]] = {
@@ -65,12 +54,7 @@ class SDXLBackbone(Backbone):
         unet, second = configs.get("unet"), configs.get("text_encoder_2")
         if unet is None:
             return
-        check_channels("UNet", unet, configs.get("vae"), _OTHER_INPUTS)
-        if unet.get("time_cond_proj_dim") is not None:
-            raise RMDError(
-                "this UNet takes the guidance scale as an input (time_cond_proj_dim), as distilled models such as LCM "
-                "do: give the model that it was distilled from"
-            )
+        check_unet(configs)
         if unet.get("addition_embed_type") != "text_time" or unet.get("encoder_hid_dim_type") is not None:
             raise RMDError(
                 "this UNet does not take the pooled text and the picture's size as SDXL's does (addition_embed_type "

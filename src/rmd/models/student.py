@@ -240,14 +240,15 @@ def apply_student(
 def _save_pipeline(backbone: Backbone, state: dict[str, Tensor], folder: Path) -> None:
     """Write the teacher's pipeline with the student's weights, in the precision of the teacher's."""
     teacher: Any = backbone.denoiser
-    dtypes = {name: tensor.dtype for name, tensor in teacher.named_parameters()}
+    own = dict(teacher.named_parameters())
     # The network's own class: FSDP puts another in front of it.
     kind: Any = next(kind for kind in type(teacher).__mro__ if not issubclass(kind, FSDPModule))
     with init_empty_weights():
         student = kind.from_config(teacher.config)
-    weights = {name: tensor.to("cpu", dtypes[name]) for name, tensor in state.items()}
-    buffers = {name: tensor for name, tensor in teacher.state_dict().items() if name not in dtypes}
-    student.load_state_dict({**buffers, **weights}, assign=True)
+    weights = {name: tensor.to("cpu", own[name].dtype) for name, tensor in state.items()}
+    # Buffers, and layers that are not trained (`Backbone.unread`), are the teacher's.
+    kept = {name: tensor for name, tensor in teacher.state_dict().items() if name not in own or name not in state}
+    student.load_state_dict({**kept, **weights}, assign=True)
     setattr(backbone.pipe, backbone.denoiser_name, student)
     try:
         backbone.pipe.save_pretrained(folder)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from rmd.common.errors import RMDError
+from rmd.core.noise import FlowSchedule
 from rmd.models.base import Backbone
 from rmd.models.registry import load_backbone
-from rmd.models.resolve import noise_of, resolve_noise, teacher_source
-from rmd.recipes.schema import FlowNoise, Recipe
+from rmd.models.resolve import flow_noise, noise_of, resolve_noise, teacher_source
+from rmd.recipes.schema import FlowNoise, Recipe, VPNoise
 
 __all__ = ["DTYPES", "check_teacher", "load_teacher", "resolve_noise", "teacher_source"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -64,17 +65,18 @@ def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
     """
     if isinstance(recipe.noise, str):
         return
-    ours, theirs = recipe.noise.schedule(), backbone.schedule
-    if (ours.kind, ours.train_steps) == (theirs.kind, theirs.train_steps):
-        if isinstance(recipe.noise, FlowNoise):
-            if ours.shift == theirs.shift or recipe.plan.shift is not None:
-                return
-        else:
-            times = torch.arange(1, ours.train_steps + 1, dtype=torch.float64) * (1000.0 / ours.train_steps)
-            if torch.equal(ours.alpha(times), theirs.alpha(times)):
-                return
+    theirs = backbone.schedule
+    if isinstance(recipe.noise, FlowNoise) and isinstance(theirs, FlowSchedule):
+        grid_is_given = recipe.plan.shift is not None and recipe.noise.num_train_timesteps == theirs.train_steps
+        if grid_is_given or recipe.noise == flow_noise(theirs):
+            return
+    elif isinstance(recipe.noise, VPNoise) and theirs.kind == "vp":
+        ours = recipe.noise.schedule()
+        times = torch.arange(1, ours.train_steps + 1, dtype=torch.float64) * (1000.0 / ours.train_steps)
+        if ours.train_steps == theirs.train_steps and torch.equal(ours.alpha(times), theirs.alpha(times)):
+            return
     also = ""
-    if ours.kind == theirs.kind == "flow":
+    if recipe.noise.kind == theirs.kind == "flow":
         also = ", or give plan.shift too if the grid of times should have another shift than the teacher"
     raise RMDError(
         f"the recipe's noise is not that of the teacher {recipe.teacher}: "
@@ -85,7 +87,7 @@ def _check_noise(recipe: Recipe, backbone: Backbone) -> None:
 def _difference(ours: Mapping[str, object], backbone: Backbone) -> str:
     """Return the first key of a recipe's noise that differs from the teacher's, with both values."""
     try:
-        theirs = noise_of(dict(backbone.pipe.scheduler.config)).model_dump()
+        theirs = noise_of(dict(backbone.pipe.scheduler.config), backbone.token_frames).model_dump()
     except RMDError as error:
         return str(error)
     key = next((key for key in ours if ours[key] != theirs.get(key)), "kind")

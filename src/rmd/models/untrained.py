@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from rmd.common.errors import RMDError
 from rmd.common.files import user_path
 from rmd.core.plan import Stage
-from rmd.models.base import Architecture, Backbone, Cond, Conditioning
+from rmd.models.base import Architecture, Backbone, Conditioning
+from rmd.models.cond import Cond
 from rmd.models.folder import INDEX, model_index
 from rmd.models.hub import read_object
 from rmd.models.published import Part

@@ -13,7 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from rmd.common.errors import RMDError
 from rmd.core.plan import Stage, StepPlan
-from rmd.models.base import Architecture, Backbone, Cond, Conditioning, LoraLayout, text_to
+from rmd.models.base import Architecture, Backbone, Conditioning, LoraLayout
+from rmd.models.cond import Cond, text_to
 from rmd.models.parts import check_channels, working_dtype
 from rmd.models.published import UMT5_XXL, WAN_VAE
 

@@ -91,16 +91,39 @@ class FlowNoise(Strict):
     shift: Rate = 1.0
     """Flow shift of the teacher's time grid."""
     num_train_timesteps: Annotated[int, Field(gt=1, le=100_000)] = 1000
+    shift_terminal: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Last sigma of the teacher's time grid, to which uniform times are stretched."""
+    use_dynamic_shifting: bool = False
+    """Whether the flow shift depends on the number of tokens, in place of `shift`."""
+    base_shift: float = 0.5
+    """mu of a dynamic shift at `base_image_seq_len` tokens."""
+    max_shift: float = 1.15
+    """mu of a dynamic shift at `max_image_seq_len` tokens."""
+    base_image_seq_len: Annotated[int, Field(gt=0)] = 256
+    """The smaller number of tokens for which a dynamic shift is given."""
+    max_image_seq_len: Annotated[int, Field(gt=0)] = 4096
+    """The larger number of tokens for which a dynamic shift is given."""
+    time_shift_type: Literal["exponential", "linear"] = "exponential"
+    """Whether a dynamic shift is exp(mu), or mu itself."""
+    token_frames: Annotated[int, Field(gt=0)] = 1
+    """Frames of a clip for each latent frame, which a dynamic shift counts."""
 
-    def schedule(self) -> NoiseSchedule:
-        """Return the noise schedule that these settings describe."""
-        return _schedule("FlowMatchEulerDiscreteScheduler", self)
+    def schedule(self, token_side: int | None = None) -> NoiseSchedule:
+        """Return the noise schedule that these settings describe.
+
+        Args:
+            token_side: side of a token in pixels, on which a dynamic shift depends.
+        """
+        return _schedule("FlowMatchEulerDiscreteScheduler", self, token_side, self.token_frames)
 
 
-def _schedule(scheduler: str, noise: VPNoise | FlowNoise) -> NoiseSchedule:
+def _schedule(
+    scheduler: str, noise: VPNoise | FlowNoise, token_side: int | None = None, token_frames: int = 1
+) -> NoiseSchedule:
     from rmd.core.noise import schedule_from_config
 
-    return schedule_from_config({"_class_name": scheduler, **noise.model_dump(exclude={"kind"})})
+    config = {"_class_name": scheduler, **noise.model_dump(exclude={"kind"})}
+    return schedule_from_config(config, token_side=token_side, token_frames=token_frames)
 
 
 def _kind_of_noise(value: object) -> str | None:
@@ -223,6 +246,8 @@ class ConditioningConfig(Strict):
     """SDXL's `original_size`."""
     target: Literal["final", "stage"] = "stage"
     """SDXL's `target_size`; the resolution and aspect ratio of PixArt-alpha at 1024 px."""
+    embedded_guidance: Rate = 3.5
+    """Guidance scale that FLUX.1-dev is given as an input, as it was distilled from a guided model."""
     pos_rescale: bool = False
     """SD3 only, an experiment: stretch the positions of the final size over a low-resolution stage, instead of cutting
     the stage's positions out of the middle of the table."""

@@ -86,13 +86,13 @@ class Recipe(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def schedule(self) -> NoiseSchedule:
-        """Return the teacher's noise schedule, with the flow shift of `plan.shift` if the recipe gives one.
+        """Return the teacher's noise schedule at the final size, with the flow shift of `plan.shift` if it is given.
 
         Raises:
             RMDError: the noise is left to the teacher and has not been read from it (`resolve_noise`), or
                 `plan.shift` is given for a schedule that has no shift.
         """
-        return _schedule(self.noise, self.plan.shift)
+        return _schedule(self.noise, self.plan, self.frames)
 
     def build_plan(self) -> StepPlan:
         """Return the step plan of this recipe; equal settings share one plan, which is built once.
@@ -103,17 +103,19 @@ class Recipe(Strict):
         return _build_plan(self.noise, self.plan, self.crossing, self.frames)
 
 
-def _schedule(noise: VPNoise | FlowNoise | str, shift: float | None) -> NoiseSchedule:
+def _schedule(noise: VPNoise | FlowNoise | str, settings: PlanConfig, frames: int) -> NoiseSchedule:
     if isinstance(noise, str):
         raise RMDError(
             "the recipe's noise is that of its teacher, which has not been read: resolve_noise(recipe) "
             "returns a recipe with it"
         )
-    if shift is None:
-        return noise.schedule()
     if not isinstance(noise, FlowNoise):
-        raise RMDError("plan.shift is for noise of kind flow, and this recipe's is of kind vp: leave it out")
-    return noise.model_copy(update={"shift": shift}).schedule()
+        if settings.shift is not None:
+            raise RMDError("plan.shift is for noise of kind flow, and this recipe's is of kind vp: leave it out")
+        return noise.schedule()
+    if settings.shift is not None:
+        noise = noise.model_copy(update={"shift": settings.shift, "use_dynamic_shifting": False})
+    return noise.schedule(settings.multiple).for_size(*(settings.match_side or settings.sides[-1]), frames)
 
 
 # Keyed by the settings and not stored on the recipe, since `model_copy` would copy a stored plan to changed recipes.
@@ -123,7 +125,7 @@ def _build_plan(
 ) -> StepPlan:
     from rmd.core.plan import Crossing, build_plan
 
-    schedule = _schedule(noise, settings.shift)
+    schedule = _schedule(noise, settings, frames)
     times = _times(settings, schedule)
     rule = crossing.rule if crossing.train_rule is None else crossing.train_rule
     beta = crossing.beta if crossing.train_beta is None else crossing.train_beta

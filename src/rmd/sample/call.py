@@ -12,7 +12,7 @@ from rmd.common.errors import RMDError
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import GeneratorNoise
 from rmd.core.sampling import Move, sample_cascade
-from rmd.models.base import Cond
+from rmd.models.cond import Cond
 from rmd.models.generate import predictor
 
 StepCallback = Callable[[Any, int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]

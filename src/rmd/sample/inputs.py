@@ -11,7 +11,8 @@ from torch import Tensor
 from rmd.common.errors import RMDError, integer, shown
 from rmd.core.plan import StepPlan
 from rmd.data.captions import check_prompts
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 MAX_PICTURES = 4096

@@ -367,7 +367,7 @@ def pipeline_class(official: Any) -> type[RMDPipeline]:
     Raises:
         RMDError: no family is registered for the class.
     """
-    names = family_of(official.__name__).cond_names
+    names = family_of({"_class_name": official.__name__}).cond_names
 
     @wraps(RMDPipeline.__call__)
     def call(self: RMDPipeline, *arguments: Any, **options: Any) -> Any:

@@ -240,7 +240,8 @@ def teacher_sampler(student: StudentSampler, teacher: Backbone, *, source: str, 
     return PipelineSampler(
         teacher.pipe, config.teacher or source, steps=steps, guidance=config.guidance,
         height=student.height or final.height, width=student.width or final.width,
-        frames=length if teacher.moving else None, fps=student.fps, options=teacher.official_options(length),
+        frames=length if teacher.moving else None, fps=student.fps,
+        options={**teacher.official_options(length), **teacher.official_guidance(config.guidance)},
     )  # fmt: skip
 
 

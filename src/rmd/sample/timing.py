@@ -167,7 +167,7 @@ def side_seconds(
         progress: called after the warm-up and after each repeat.
     """
     network = backbone.denoiser if network is None else network
-    thresholds = split_thresholds(backbone.schedule, (1,) * len(sides))
+    thresholds = split_thresholds(backbone.schedule.for_size(*sides[-1], frames), (1,) * len(sides))
     plan = build_plan(backbone.schedule, steps=len(sides), sides=sides, thresholds=thresholds, frames=frames)
     timing = time_sampling("", backbone, network, plan, prompts, repeats=repeats, progress=progress)
     return {side: seconds / len(prompts) for side, seconds in zip(sides, timing.by_stage, strict=True)}

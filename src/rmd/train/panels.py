@@ -16,7 +16,8 @@ from rmd.common.pictures import grid_image, label_rows, to_uint8
 from rmd.core.plan import StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.methods.base import Rollout
-from rmd.models.base import Backbone, Cond
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond
 from rmd.models.generate import sample_latents
 
 PANEL_ROWS = ("student x0", "noised", "teacher x0", "fake x0", "difference x4")

@@ -22,7 +22,8 @@ from rmd.data.images import Images, load_images
 from rmd.data.online import OnlineEncoder
 from rmd.data.prompts import Prompts, load_prompts
 from rmd.methods import METHODS, Batch, Method, Real, Rollout
-from rmd.models.base import Backbone, Cond, Encoder
+from rmd.models.base import Backbone
+from rmd.models.cond import Cond, Encoder
 from rmd.models.resolve import resolve_noise
 from rmd.models.roles import TRAINED, Roles, build_roles
 from rmd.models.teacher import load_teacher
@@ -280,6 +281,7 @@ def _build_roles(
         rank=recipe.roles.rank,
         alpha=recipe.roles.alpha,
         seed=recipe.train.seed,
+        unread=backbone.unread(backbone.denoiser),
     )
     for network, trained in roles.networks():
         if parallel.cp_mesh is not None:

@@ -25,9 +25,9 @@ from rmd.core.noise import (
     VPSchedule,
     per_sample,
     schedule_from_config,
-    shift_time,
     to_x0_eps,
 )
+from rmd.core.shift import shift_time
 
 PIXART = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2}
 SDXL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -262,9 +262,9 @@ def test_a_shift_alone_means_flow() -> None:
         ({}, r"\(no _class_name\)"),
         (
             {"_class_name": "FlowMatchX", "use_dynamic_shifting": True},
-            "use_dynamic_shifting is not supported",
+            "size of the sample .use_dynamic_shifting., and the size of a token is not known",
         ),
-        ({"_class_name": "FlowMatchX", "shift_terminal": 0.02}, "shift_terminal is not supported"),
+        ({"_class_name": "FlowMatchX", "invert_sigmas": True}, "invert_sigmas is not supported"),
         ({"shift": -1.0}, "flow shift must be a positive number, got -1"),
         ({"shift": "3"}, "scheduler's shift must be a finite number, got '3'"),
         ({"use_flow_sigmas": "yes"}, "use_flow_sigmas must be true or false"),

@@ -25,6 +25,7 @@ from rmd.core.sampling import run_cascade
 from rmd.export import formats
 from rmd.export.formats import FORMATS, export_student, folded, lcm_scheduler
 from rmd.models.generate import predictor
+from rmd.models.registry import family_class
 from rmd.models.student import LORA_NAME
 from rmd.sample.pipeline import RMDPipeline
 
@@ -75,7 +76,7 @@ def test_an_export_is_the_same_student(
         assert sum(len(stage["timesteps"]) for stage in stages) == 4
     else:
         keys = set(load_file(out / LORA_NAME))
-        kohya = family == "sdxl" and to != "diffusers-lora"
+        kohya = "kohya" in family_class(family).lora_layouts and to != "diffusers-lora"
         assert all(key.startswith("lora_unet_") == kohya for key in keys)
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rmd.common.errors import RMDError
-from rmd.core.noise import shift_time
 from rmd.core.plan import Step, StepPlan
 from rmd.core.randomness import CounterNoise
 from rmd.core.sampling import guided, run_cascade
+from rmd.core.shift import shift_time
 from rmd.methods.common import (
     TAU_MARGIN,
     diffuse,

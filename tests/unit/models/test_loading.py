@@ -154,7 +154,7 @@ def test_no_option_lets_code_run(teacher: Callable[[str], Path]) -> None:
 OTHER = [
     ("sdxl", "unet", {"in_channels": 9}, r"this UNet has 9 input channels: it is an inpainting model"),
     ("sdxl", "unet", {"in_channels": 8}, r"this UNet has 8 input channels: it is an InstructPix2Pix model"),
-    ("sdxl", "unet", {"in_channels": 5}, r"this UNet has 5 input channels and the latents of its VAE have 4"),
+    ("sdxl", "unet", {"in_channels": 6}, r"this UNet has 6 input channels and the latents of its VAE have 4"),
     ("sdxl", "unet", {"out_channels": 8}, r"this UNet has 4 input channels and 8 output channels"),
     ("sdxl", "unet", {"projection_class_embeddings_input_dim": 56}, r"this UNet is SDXL's refiner"),
     ("sdxl", "unet", {"projection_class_embeddings_input_dim": 80}, r"this UNet expects 80 values of pooled text"),

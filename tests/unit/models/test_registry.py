@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from helpers import LinearBackbone
@@ -13,7 +15,7 @@ from rmd.common import plugins
 from rmd.common.errors import RMDError
 from rmd.models import registry
 from rmd.models.base import Backbone
-from rmd.models.registry import MODELS, family_class, register, wrap
+from rmd.models.registry import MODELS, family_class, family_of, register, wrap
 
 
 @pytest.fixture
@@ -34,6 +36,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 class Flux:
     """Stands in for a pipeline of a class that no family is registered for."""
 
+    config: ClassVar[Mapping[str, object]] = {}
+
 
 def test_every_family_is_found_by_its_name_and_an_unknown_one_is_refused(installed: list[EntryPoint]) -> None:
     for name in MODELS.names():
@@ -51,7 +55,7 @@ def test_a_class_of_this_process_is_registered_by_the_decorator(installed: list[
             pipeline_classes = ("MyPipeline",)
 
         assert family_class("mine") is Mine
-        assert registry._owner("MyPipeline") is Mine
+        assert family_of({"_class_name": "MyPipeline"}) is Mine
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,20 @@ def test_an_entry_point_that_is_not_the_familys_class_is_refused(value: str, ins
 
 def test_a_broken_package_does_not_disturb_rmds_own_families(installed: list[EntryPoint]) -> None:
     installed.append(EntryPoint("sd", "no_such_module:Backbone", MODELS.group))
-    assert registry._owner("WanPipeline") is family_class("wan")
+    assert family_of({"_class_name": "WanPipeline"}) is family_class("wan")
+
+
+def test_families_that_share_a_class_tell_their_pipelines_apart(installed: list[EntryPoint]) -> None:
+    def takes(tiled: bool) -> classmethod[Backbone, [Mapping[str, object]], bool]:
+        return classmethod(lambda cls, index: index["_class_name"] == "Shared" and index.get("tiled", tiled) is tiled)
+
+    for name, tiled in (("plain", False), ("tiled", True)):
+        pipelines = {"family": name, "pipeline_classes": ("Shared",), "takes": takes(tiled)}
+        register(type(name, (LinearBackbone,), pipelines))
+    assert family_of({"_class_name": "Shared", "tiled": True}).family == "tiled"
+    assert family_of({"_class_name": "Shared", "tiled": False}).family == "plain"
+    with pytest.raises(RMDError, match=r"^the families plain and tiled both take pipelines of the class Shared: unins"):
+        family_of({"_class_name": "Shared"})
 
 
 def test_a_class_may_be_both_decorated_and_an_entry_point(
@@ -98,4 +115,4 @@ def test_a_class_may_be_both_decorated_and_an_entry_point(
     monkeypatch.delitem(sys.modules, "their_family", raising=False)
     installed.append(EntryPoint("theirs", "their_family:Theirs", MODELS.group))
     assert family_class("theirs").__name__ == "Theirs"
-    assert registry._owner("TheirPipeline") is family_class("theirs")
+    assert family_of({"_class_name": "TheirPipeline"}) is family_class("theirs")

@@ -183,6 +183,53 @@ def test_the_check_fires_when_one_parameter_got_none(mode: Mode) -> None:
         roles.check_gradients("student")
 
 
+class Wasteful(nn.Module):
+    """A network whose last layer has a part that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"picture": nn.Linear(3, 3), "text": nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))})
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, last = self.blocks
+        text = first["text"](x)
+        last["text"](text)
+        picture: Tensor = last["picture"](first["picture"](x) + text)
+        return picture
+
+
+@both_modes
+@each_trained
+def test_layers_that_nothing_reads_are_not_trained(mode: Mode, role: Literal["student", "fake"]) -> None:
+    def train(unread: tuple[str, ...]) -> Roles:
+        torch.manual_seed(0)
+        roles = build_roles(
+            Wasteful(), mode=mode, targets=("picture", "text.0", "text.1"), rank=2, alpha=2.0, unread=unread
+        )
+        optimizer = torch.optim.AdamW(roles.trainable(role), lr=0.1, weight_decay=0.1)
+        with roles.use(role) as network:
+            loss = network(torch.ones(2, 3)).square().mean()
+        roles.backward(role, loss)
+        optimizer.step()
+        return roles
+
+    with pytest.raises(GradientRoutingError, match=r"^4 of \d+ parameters of the .* got no gradient \(blocks\.1\.text"):
+        train(())
+    roles = train(("blocks.1.text",))
+    assert len(roles.named_trainable(role)) == 8  # four layers, each with two matrices or a weight and a bias
+    assert not any(name.startswith("blocks.1.text") for name in roles.named_trainable(role))
+    with roles.use(role) as network, roles.use("teacher") as teacher:
+        for ours, theirs in zip(
+            network.get_submodule("blocks.1.text").parameters(),
+            teacher.get_submodule("blocks.1.text").parameters(),
+            strict=True,
+        ):
+            assert torch.equal(ours, theirs) and not ours.requires_grad
+
+
 @both_modes
 def test_use_nests_and_restores_the_role_before_it(mode: Mode) -> None:
     roles = make(mode)

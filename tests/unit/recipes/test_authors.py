@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rmd.core.crossing import cross, upsample
 from rmd.core.losses import generator_loss, pseudo_huber_elements, sample_weight
-from rmd.core.noise import per_sample, shift_time
+from rmd.core.noise import per_sample
 from rmd.core.sampling import step_noise
+from rmd.core.shift import shift_time
 from rmd.core.times import flow_sigma
 from rmd.methods import RMD
 from rmd.methods.common import diffuse, draw_tau, fake_weight, tau_range, trajectory_share
