@@ -144,7 +144,8 @@ def _timed(model: Any, plan: Plan) -> tuple[Any, list[float], bool]:
     def timestep(sigma: Tensor) -> Tensor:
         """Return the time of the plan's step whose noise level is nearest."""
         nearest = (sigma.reshape(-1, 1).float() - sigmas.to(sigma.device)).abs().argmin(1)
-        return times.to(sigma.device)[nearest].reshape(sigma.shape)
+        time: Tensor = times.to(sigma.device)[nearest].reshape(sigma.shape)
+        return time
 
     timed = copy.deepcopy(sampling)
     timed.timestep = timestep
