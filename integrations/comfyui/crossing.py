@@ -25,7 +25,7 @@ def enlarged(x: Tensor, size: tuple[int, int], crossing: Crossing) -> Tensor:
     if crossing.upsample in INTERPOLATIONS:
         frames = x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
         larger = interpolate(frames, size=size, mode=INTERPOLATIONS[crossing.upsample])
-        return larger if x.ndim == 4 else larger.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        return larger if x.ndim == 4 else larger.reshape(x.shape[0], x.shape[2], x.shape[1], *size).transpose(1, 2)
     rows, columns = (
         enlarging(low, high, crossing.upsample, crossing.taps).to(x)
         for low, high in zip(x.shape[-2:], size, strict=True)

@@ -108,10 +108,13 @@ def _entry(
         shape: shape of the stage's latents.
         step: number of its first step, from 1.
     """
+    noise: Tensor
     if before is None:
-        return torch.zeros(shape), source.normal(shape, "start")
+        noise = source.normal(shape, "start")
+        return torch.zeros(shape), noise
     noise = mixed(before.noise, source.normal(shape, f"crossing-{step}").to(before.noise), plan.crossing)
-    return model.model.process_latent_out(enlarged(before.clean, (shape[-2], shape[-1]), plan.crossing)), noise
+    start: Tensor = model.model.process_latent_out(enlarged(before.clean, (shape[-2], shape[-1]), plan.crossing))
+    return start, noise
 
 
 def _run(
@@ -141,7 +144,8 @@ def _timed(model: Any, plan: Plan) -> tuple[Any, list[float], bool]:
     def timestep(sigma: Tensor) -> Tensor:
         """Return the time of the plan's step whose noise level is nearest."""
         nearest = (sigma.reshape(-1, 1).float() - sigmas.to(sigma.device)).abs().argmin(1)
-        return times.to(sigma.device)[nearest].reshape(sigma.shape)
+        time: Tensor = times.to(sigma.device)[nearest].reshape(sigma.shape)
+        return time
 
     timed = copy.deepcopy(sampling)
     timed.timestep = timestep
@@ -176,9 +180,9 @@ def _multiple(model: Any, family: str, factor: int) -> int:
     """Return the number of pixels by which sides must be divisible."""
     config = model.model.model_config.unet_config
     if family == "sdxl":
-        return factor * 2 ** (len(config["channel_mult"]) - 1)
+        return factor << (len(config["channel_mult"]) - 1)
     patch = config["patch_size"]
-    return factor * (patch if isinstance(patch, int) else patch[-1])
+    return factor * int(patch if isinstance(patch, int) else patch[-1])
 
 
 def _told(positive: Any, plan: Plan, stage: int) -> Any:

@@ -111,7 +111,7 @@ def family_of(model: Any) -> str:
 
 def _configs() -> dict[str, Path]:
     """Return the config of every student, by the student's name."""
-    found = {}
+    found: dict[str, Path] = {}
     for root in folder_paths.get_folder_paths(FOLDER):
         for folder, _, files in os.walk(root, followlinks=True):
             if CONFIG_NAME in files and folder != root:

@@ -50,10 +50,6 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def students(folder: Path, family: str, **changes: Any) -> Path:
-    return make_student(folder, family, "lora", **changes)
-
-
 # --- mathematics ------------------------------------------------------------------------------------------------------
 
 
@@ -150,10 +146,11 @@ def test_noise_is_that_of_rmd_and_of_comfyui(nodes: Nodes) -> None:
 # --- files of students ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_students_are_read(family: str, nodes: Nodes, tmp_path: Path) -> None:
     """Their plans are RMD's, and their adapters have the names of an export for ComfyUI, with a scale of 1."""
-    source = students(tmp_path, family)
+    source = make_student(tmp_path, family, "lora")
     config, plan = read_student(source), nodes("plan").read_plan(source / "rmd_config.json")
     assert plan.family == family and plan.steps == tuple((s.stage - 1, s.model_time) for s in config.plan.steps)
     assert plan.stages == tuple((stage.height, stage.width) for stage in config.plan.stages)
