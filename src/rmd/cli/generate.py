@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Column, Guidance, Steps, Teacher, Variant, check_options
+from rmd.cli.options import AnyDevice, Column, Guidance, Half, Steps, Teacher, Variant, check_options
 from rmd.cli.start import start_local
 from rmd.common.errors import RMDError, check_text, finite, one_of
 from rmd.common.workers import started_worker
@@ -93,13 +93,6 @@ CompareTeacher = Annotated[
     bool, typer.Option("--compare-teacher", help="Also make each picture with the student's teacher.")
 ]
 TeacherSteps = Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="The teacher's sampling steps.")]
-AnyDevice = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DEVICE", help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one."
-    ),
-]
-Half = Annotated[bool, typer.Option("--half", help="Compute in bfloat16 instead of float32.")]
 
 
 def generate(

@@ -28,6 +28,13 @@ Device = Annotated[
         help="The device to compute on: cpu, cuda, or cuda:1. By default, it is the GPU if there is one.",
     ),
 ]
+AnyDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one."
+    ),
+]
+Half = Annotated[bool, typer.Option("--half", help="Compute in bfloat16 instead of float32.")]
 Threads = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, max=4096, help="The number of CPU threads. By default, torch chooses it."),

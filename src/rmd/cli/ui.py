@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rmd.cli.options import Variant
+from rmd.cli.options import AnyDevice, Half, Variant
 from rmd.common.errors import RMDError
 
 if TYPE_CHECKING:
@@ -22,51 +22,53 @@ GRACE = 2
 """Seconds for which requests under way may go on after Ctrl-C; an open page never ends its own."""
 
 
+Students = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STUDENT]...",
+        help="Students to try and to compare, given as folders or as repositories on the Hub. If nothing is given at all, "
+        "the page shows the student and the run of rmd demo.",
+    ),
+]
+TeacherPlace = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="The teacher of the students. By default, the one that the first names."),
+]
+RunFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The folder of a run to watch, while it goes on or afterwards.")
+]
+Pages = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="A folder of rmd compare, or an .html file such as those of rmd eval table, to open. Can be given more than "
+        "once.",
+    ),
+]
+Answers = Annotated[
+    Path, typer.Option(metavar="DIR", help="The folder for the samples and votes of blind comparisons.")
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="The address to listen at. All but this machine's own need a password, which is taken from the environment "
+        "variable RMD_UI_PASSWORD."
+    ),
+]
+
+
 def ui(
-    student: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDENT]...",
-            help="Students to try and to compare, given as folders or as repositories on the Hub. By default, those of "
-            "rmd demo, if nothing else is given.",
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="The teacher of the students. By default, the one that the first names."),
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder of a run to watch, while it goes on or afterwards.")
-    ] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="A folder of rmd compare, or an .html file such as those of rmd eval table, to open. Can be given "
-            "more than once.",
-        ),
-    ] = None,
-    answers: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder for the samples and votes of blind comparisons.")
-    ] = Path("runs/ui"),
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DEVICE",
-            help="The device to compute on: cpu, cuda or mps. By default, it is the GPU if there is one.",
-        ),
-    ] = None,
-    half: Annotated[bool, typer.Option("--half", help="Compute in bfloat16 instead of float32.")] = False,
+    student: Students = None,
+    teacher: TeacherPlace = None,
+    run: RunFolder = None,
+    compare: Pages = None,
+    answers: Answers = Path("runs/ui"),
+    device: AnyDevice = None,
+    half: Half = False,
     variant: Variant = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 7860,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="The address to listen at. All but this machine's own need a password, which is taken from the "
-            "environment variable RMD_UI_PASSWORD."
-        ),
-    ] = "127.0.0.1",
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    host: Host = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Leave opening the page to you.")] = False,
 ) -> None:
     """Serve a page to try students, compare them blind, watch a run and open tables, until you press Ctrl-C."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -84,7 +86,7 @@ def ui(
             app = make_app(contents, password=password, local=is_loopback(host))
             url = address(host, listener)
             typer.echo(f"page: {url}   (Ctrl-C ends it)")
-            if browser and is_loopback(host) and _has_screen():
+            if not no_browser and is_loopback(host) and _has_screen():
                 webbrowser.open(url)
             serve(app, listener, grace=GRACE)
     except ImportError as error:

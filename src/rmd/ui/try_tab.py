@@ -22,7 +22,7 @@ EMPTY = "Choose a prompt and press “Generate”. The same prompt, seed and siz
 
 @dataclass(frozen=True)
 class _Results:
-    """What is shown at the moment: the prompt and the columns."""
+    """The prompt and the columns that are shown at the moment."""
 
     prompt: str
     sides: tuple[Side, ...]

@@ -1,4 +1,4 @@
-"""What the page shows of a try: times, the ratio, the right step, and text that stays text."""
+"""The results of a try on the page: times, the ratio, the right step, and text that stays text."""
 
 from __future__ import annotations
 
