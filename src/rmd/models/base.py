@@ -386,10 +386,7 @@ class Backbone(ABC):
 
 
 def text_to(kwargs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Return a network's keyword arguments with floating-point tensors cast to the network's precision.
-
-    Text encoders may use another precision. Integer masks and nested arguments are left as they are.
-    """
+    """Return a network's arguments with floating-point tensors in its precision, which text encoders may not share."""
     return {
         name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in kwargs.items()
