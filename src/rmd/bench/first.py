@@ -203,10 +203,11 @@ def recipe_text(
 ) -> str:  # fmt: skip
     """Return the YAML of a recipe that extends a packaged one, with the reason for each setting beside it."""
     why = {key: reason for key, _, reason in rows}
-    train, sides = recipe.train, recipe.plan.sides
+    train = recipe.train
+    sides = [side[0] if side[0] == side[1] else _size(side) for side in recipe.plan.sides]
     groups: list[tuple[str, Any]] = [
         ("noise", None if isinstance(recipe.noise, str) else recipe.noise.model_dump()),
-        ("plan", {"sides": [side[0] if side[0] == side[1] else _size(side) for side in sides], "multiple": recipe.plan.multiple}),
+        ("plan", {"sides": sides, "multiple": recipe.plan.multiple}),
         ("method", {"guidance": recipe.method.guidance}),
         ("roles", recipe.roles.model_dump()),
         ("optim", {"student_lr": recipe.optim.student_lr, "fake_lr": recipe.optim.fake_lr}),

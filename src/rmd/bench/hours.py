@@ -39,18 +39,21 @@ def run_hours(recipe: Recipe, card: Card) -> Hours:
     Raises:
         RMDError: the architecture of the recipe's teacher is unknown.
     """
-    rows = measured_rates()
-    own = {rate for family, rate in rows if family == recipe.family} or {rate for _, rate in rows}
+    rates = measured_rates()
+    own = rates.get(recipe.family) or [rate for of_family in rates.values() for rate in of_family]
     total = iteration_flops(recipe) * recipe.train.batch_size * recipe.train.iterations
     slower = measured().card.tflops / card.tflops
     return Hours(*(total / rate * slower / 3600 for rate in (max(own), min(own))))
 
 
 @cache
-def measured_rates() -> list[tuple[str, float]]:
-    """Return, for each measured row, the family and the FLOPs per second that were reached."""
-    rows = [(measured().recipe_of(row), row) for row in measured().rows]
-    return [(recipe.family, iteration_flops(recipe, row.step) / row.seconds) for recipe, row in rows]
+def measured_rates() -> dict[str, list[float]]:
+    """Return the FLOPs per second that were reached in the measured rows, by family."""
+    rates: dict[str, list[float]] = {}
+    for row in measured().rows:
+        recipe = measured().recipe_of(row)
+        rates.setdefault(recipe.family, []).append(iteration_flops(recipe, row.step) / row.seconds)
+    return rates
 
 
 def iteration_flops(recipe: Recipe, step: int | None = None) -> float:

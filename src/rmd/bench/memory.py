@@ -151,7 +151,7 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
         nn.Module.to(network, META, dtype)
     roles.find_parameters()
     if sharded:  # adapters of sharded weights are not merged
-        roles.fused = roles.use  # type: ignore[method-assign]
+        vars(roles)["fused"] = roles.use
     method = METHODS.get(recipe.method.name)(backbone, roles, plan, recipe.method, seed=recipe.train.seed)
     return Networks(recipe, plan, architecture, backbone, roles, method, sharded, LiveBytes())
 

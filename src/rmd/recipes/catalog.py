@@ -69,8 +69,11 @@ def closest_recipe(family: str, teacher: str, mode: str | None = None) -> Recipe
     Args:
         mode: the value of `roles.mode`; None: any.
     """
-    names = [entry for entry in catalog() if not entry.name.endswith(_VARIANTS)]
-    found = [(load_recipe(entry.name), entry.cards) for entry in names]
-    fit = [(r, cards) for r, cards in found if r.family == family and (mode is None or r.roles.mode == mode)]
-    ordered = sorted(fit, key=lambda each: (each[0].teacher != teacher, each[1] == 0, len(each[0].name), each[0].name))
-    return ordered[0][0] if ordered else None
+    found = [
+        (recipe.teacher != teacher, entry.cards == 0, len(entry.name), entry.name)
+        for entry in catalog()
+        if not entry.name.endswith(_VARIANTS)
+        for recipe in [load_recipe(entry.name)]
+        if (recipe.family, recipe.roles.mode) == (family, mode or recipe.roles.mode)
+    ]
+    return load_recipe(min(found)[-1]) if found else None
