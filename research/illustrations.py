@@ -25,7 +25,8 @@ from rmd.models.generate import sample_latents
 from rmd.models.teacher import load_teacher
 from rmd.recipes.schema import load_recipe
 from rmd.report.plotting import plot_plan
-from rmd.worlds.registry import WORLDS
+from rmd.worlds.still.grammar import attributes_of
+from rmd.worlds.still.render import render, scenes_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 CAPTION = "a big yellow checkered star in the middle, at night"
@@ -55,9 +56,8 @@ def draw(folder: Path = DOCS) -> None:
 def noise_levels(backbone: Backbone, plan: StepPlan) -> bytes:
     """Draw a scene at the teacher's resolution and at the low one under the same noise, and their difference."""
     low, full = plan.stages[0].height, plan.stages[-1].height
-    world = WORLDS.get("scenes")
-    scene = world.sample(1, seed=SEED, text=CAPTION)
-    fine, coarse = (backbone.encode_images(2 * world.paint(scene, side) - 1) for side in (full, low))
+    scene = scenes_of([attributes_of(CAPTION)], seed=SEED)
+    fine, coarse = (backbone.encode_images(2 * render(scene, side) - 1) for side in (full, low))
     eps = CounterNoise(SEED, [0]).normal(fine.shape, "figure")
     enlarged = upsample(coarse, (fine.shape[-2], fine.shape[-1]), "bilinear")
     rows = [
