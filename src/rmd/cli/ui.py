@@ -26,8 +26,8 @@ Students = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[STUDENT]...",
-        help="Students to try and to compare, given as folders or as repositories on the Hub. If nothing is given at all, "
-        "the page shows the student and the run of rmd demo.",
+        help="Students to try and to compare, given as folders or as repositories on the Hub. If nothing is given at "
+        "all, the page shows the student and the run of rmd demo.",
     ),
 ]
 TeacherPlace = Annotated[
@@ -41,8 +41,8 @@ Pages = Annotated[
     list[str] | None,
     typer.Option(
         metavar="DIR",
-        help="A folder of rmd compare, or an .html file such as those of rmd eval table, to open. Can be given more than "
-        "once.",
+        help="A folder of rmd compare, or an .html file such as those of rmd eval table, to open. Can be given more "
+        "than once.",
     ),
 ]
 Answers = Annotated[
@@ -51,8 +51,8 @@ Answers = Annotated[
 Host = Annotated[
     str,
     typer.Option(
-        help="The address to listen at. All but this machine's own need a password, which is taken from the environment "
-        "variable RMD_UI_PASSWORD."
+        help="The address to listen at. All but this machine's own need a password, which is taken from the "
+        "environment variable RMD_UI_PASSWORD."
     ),
 ]
 
