@@ -52,12 +52,14 @@ class Service:
         self.scheduler = Scheduler(maker, limits, self.metrics)
         self.videos = Videos(store, self.scheduler, self.students, limits)
         self.began = int(time.time())
+        self._runner: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self, _: FastAPI) -> AsyncIterator[None]:
         """Make batches and remove old files during the block; unfinished videos of earlier servers come first."""
         with self.store.opened():
-            tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._prune())]
+            self._runner = asyncio.create_task(self.scheduler.run())
+            tasks = [self._runner, asyncio.create_task(self._prune())]
             await self.videos.resume()
             try:
                 yield
@@ -71,6 +73,12 @@ class Service:
         self.scheduler.draining = True
         while not (self.scheduler.idle and self.videos.idle):
             await asyncio.sleep(_POLL)
+
+    @property
+    def broken(self) -> bool:
+        """True if no batches are made any more, or all of them have failed for some time."""
+        stopped = self._runner is not None and self._runner.done()
+        return stopped or self.scheduler.failures >= _BROKEN
 
     async def images(self, body: ImageBody, request: Request) -> JSONResponse:
         """Make pictures."""
@@ -205,8 +213,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/health", response_model=None)
     async def health() -> JSONResponse:
         """Answer as long as the server works."""
-        if service.scheduler.failures >= _BROKEN:
-            raise Problem(503, f"the last {service.scheduler.failures} batches have failed", "broken")
+        if service.broken:
+            raise Problem(503, "this server fails to make anything: restart it", "broken")
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/ready", response_model=None)
