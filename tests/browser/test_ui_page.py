@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("a", "b")):
         settings = (
             f"train.seed={seed}", "train.iterations=2", "train.batch_size=2", "train.log_every=1",
-            f"train.sample_every={2 if name == 'a' else 'null'}",
+            "train.sample_every=2",
         )  # fmt: skip
         overrides = [part for setting in settings for part in ("--set", setting)]
         assert main(["train", "scenes", *overrides, "--out", str(root / name)]) == 0

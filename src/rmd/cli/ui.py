@@ -25,7 +25,7 @@ GRACE = 2
 Students = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[STUDENT]...",
+        metavar="STUDENT",
         help="Students to try and to compare, given as folders or as repositories on the Hub. If nothing is given at "
         "all, the page shows the student and the run of rmd demo.",
     ),

@@ -39,7 +39,7 @@ class CompareTab:
             page: the Blocks, whose loading lists the comparisons that there are by then.
         """
         self._contents, self._models, self._comparisons = contents, contents.models, contents.comparisons
-        code, names = gr.State(""), self._comparisons.names
+        turn, names = gr.State(("", 0)), self._comparisons.names
         with gr.Row(equal_height=True):
             comparison = gr.Dropdown(
                 names, value=None, label="Comparison", info=f"Stored in {self._comparisons.folder}", scale=3,
@@ -58,7 +58,7 @@ class CompareTab:
             ]
         tally = gr.Button("Show the results so far", size="sm", visible=False, elem_id="tally")
         results = gr.HTML("", elem_classes="rmd", elem_id="results")
-        shown = [code, mine, pair, *buttons, tally, results]
+        shown = [turn, mine, pair, *buttons, tally, results]
         if make is not None:
             opened = [new, comparison, *shown]
             make.click(self.make, fields, opened, show_progress="minimal", show_progress_on=[pair], **ON_DEVICE)
@@ -67,7 +67,7 @@ class CompareTab:
         mine.submit(self.resume, [comparison, mine], shown, **AT_ONCE)
         for button, (_, choice) in zip(buttons, BUTTONS, strict=True):
             chosen = gr.State(choice)
-            button.click(self.vote, [comparison, code, chosen], shown, trigger_mode="once", **AT_ONCE)
+            button.click(self.vote, [comparison, turn, chosen], shown, trigger_mode="once", **AT_ONCE)
         tally.click(self.results, [comparison], [results], **AT_ONCE)
 
     def make(
@@ -103,18 +103,16 @@ class CompareTab:
                 raise gr.Error(task["error"], print_exception=False)
         return self._shown(name, code.strip().lower(), task)
 
-    def vote(self, name: str, code: str, choice: Choice) -> tuple[Any, ...]:
-        """Store a vote for the pair that is shown, and show the next one."""
+    def vote(self, name: str, turn: tuple[str, int], choice: Choice) -> tuple[Any, ...]:
+        """Store a vote for the pair that is shown, and show the next one; `turn` is the code and the pair's number."""
+        code, number = turn
         with shown_errors():
             desk = self._comparisons.desk(name)
-            _, task = desk.next(code)
-            if not task["finished"]:
-                status, answer = desk.vote(code, task["done"], choice)
-                if status == 200:
-                    task = answer
-                else:
-                    gr.Warning(answer["error"])
-            return self._shown(name, code, task)
+            status, answer = desk.vote(code, number, choice)
+            if status != 200:
+                gr.Warning(answer["error"])
+                _, answer = desk.next(code)
+            return self._shown(name, code, answer)
 
     def results(self, name: str | None) -> str:
         """Return the tallies of a comparison."""
@@ -122,7 +120,7 @@ class CompareTab:
             return results_html(None if name is None else self._comparisons.results(name))
 
     def _shown(self, name: str, code: str, task: dict[str, Any]) -> tuple[Any, ...]:
-        """Return the code, its field, the pair, the buttons, and the results once all pairs have been judged."""
+        """Return the turn, the code, the pair, the buttons, and the results once all pairs have been judged."""
         if task["finished"]:
             pair, results = note_html(DONE), self.results(name)
         else:
@@ -130,7 +128,7 @@ class CompareTab:
             pair = pair_html(task, question, f"{ANSWERS}/{name}", small=self._comparisons.is_small(name))
             results = ""
         buttons = [gr.Button(visible=not task["finished"])] * (len(BUTTONS) + 1)
-        return code, code, pair, *buttons, results
+        return (code, task["done"]), code, pair, *buttons, results
 
     def _new(self) -> tuple[list[Any], Any]:
         """Draw the fields of a new comparison and their button; no button if there are fewer than two models."""
