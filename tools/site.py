@@ -40,6 +40,11 @@ CSS = """
 .md-typeset img { border-radius: .2rem; background: white; }
 .md-typeset table:not([class]) { font-size: .68rem; }
 .md-typeset .doc-heading { margin-top: 2.2em; }
+/* On a phone, wide pictures keep a size at which their labels can be read, and scroll. */
+@media screen and (max-width: 44.9375em) {
+  .md-typeset p:has(> img:only-child) { overflow-x: auto; }
+  .md-typeset p > img:only-child { max-width: none; height: 13rem; }
+}
 """
 
 
