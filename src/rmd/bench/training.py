@@ -172,7 +172,7 @@ def untrained(recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> tu
 def scheduler_of(recipe: Recipe) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
     """Return diffusers' scheduler for the noise that a recipe spells out; raise RMDError if it does not."""
     if isinstance(recipe.noise, FlowNoise):
-        return FlowMatchEulerDiscreteScheduler(**recipe.noise.model_dump(exclude={"kind"}))
+        return FlowMatchEulerDiscreteScheduler(**recipe.noise.model_dump(exclude={"kind", "token_frames"}))
     if isinstance(recipe.noise, VPNoise):
         # With zero terminal SNR, only v-prediction determines the clean sample at the first step.
         prediction = "v_prediction" if recipe.noise.rescale_betas_zero_snr else "epsilon"

@@ -39,8 +39,10 @@ Students = Annotated[
         "must be LoRA students of one teacher, which they share.",
     ),
 ]
-Host = Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one of this machine.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")]
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="The address to listen at; 0.0.0.0 is every one of this machine.")
+]
+Port = Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 is any free one.")]
 Url = Annotated[
     str | None,
     typer.Option("--public-url", metavar="URL", help="Where clients reach the server, if that is another address."),

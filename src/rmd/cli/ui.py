@@ -66,7 +66,7 @@ def ui(
     device: AnyDevice = None,
     half: Half = False,
     variant: Variant = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 7860,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 is any free one.")] = 7860,
     host: Host = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Leave opening the page to you.")] = False,
 ) -> None:

@@ -242,8 +242,7 @@ class FlowSchedule(NoiseSchedule):
         if flag(config, "use_dynamic_shifting"):
             if token_side is None:
                 raise RMDError(
-                    "the scheduler's shift depends on the size of the sample (use_dynamic_shifting), and the size of "
-                    "a token is not known here"
+                    "the scheduler's shift depends on the sample's size (use_dynamic_shifting), not known here"
                 )
             rule = DynamicShift.from_config(config, token_side, token_frames)
             return cls(train_steps=train_steps(config), dynamic=rule, terminal=terminal)

@@ -46,7 +46,10 @@ class RMDBlock(ModularPipelineBlocks):
     def __call__(self, components: Any, state: Any) -> tuple[Any, Any]:
         """Sample the student that the call names, or else the one in the folder of the parts."""
         block = self.get_block_state(state)
-        pipe = RMDPipeline(**{spec.name: getattr(components, spec.name, None) for spec in self.expected_components})
+        given = inspect.signature(RMDPipeline.__init__).parameters
+        needed = [name for name, each in given.items() if each.default is each.empty and name != "self"]
+        names = dict.fromkeys([*(spec.name for spec in self.expected_components), *needed])
+        pipe = RMDPipeline(**{name: getattr(components, name, None) for name in names})
         pipe.register_to_config(_name_or_path=components._pretrained_model_name_or_path)
         pipe.load_student(block.student or components._pretrained_model_name_or_path)
         options = {name: getattr(block, name) for name in (*_INPUTS[2:], "output_type")}

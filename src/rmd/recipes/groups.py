@@ -94,7 +94,7 @@ class FlowNoise(Strict):
     shift_terminal: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Last sigma of the teacher's time grid, to which uniform times are stretched."""
     use_dynamic_shifting: bool = False
-    """Whether the flow shift depends on the number of tokens, in place of `shift`."""
+    """If true, the flow shift depends on the number of tokens, and `shift` has no effect."""
     base_shift: float = 0.5
     """mu of a dynamic shift at `base_image_seq_len` tokens."""
     max_shift: float = 1.15
@@ -104,7 +104,7 @@ class FlowNoise(Strict):
     max_image_seq_len: Annotated[int, Field(gt=0)] = 4096
     """The larger number of tokens for which a dynamic shift is given."""
     time_shift_type: Literal["exponential", "linear"] = "exponential"
-    """Whether a dynamic shift is exp(mu), or mu itself."""
+    """Form of a dynamic shift: exp(mu), or mu itself."""
     token_frames: Annotated[int, Field(gt=0)] = 1
     """Frames of a clip for each latent frame, which a dynamic shift counts."""
 

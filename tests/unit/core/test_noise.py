@@ -262,7 +262,7 @@ def test_a_shift_alone_means_flow() -> None:
         ({}, r"\(no _class_name\)"),
         (
             {"_class_name": "FlowMatchX", "use_dynamic_shifting": True},
-            "size of the sample .use_dynamic_shifting., and the size of a token is not known",
+            r"shift depends on the sample's size .use_dynamic_shifting., not known here",
         ),
         ({"_class_name": "FlowMatchX", "invert_sigmas": True}, "invert_sigmas is not supported"),
         ({"shift": -1.0}, "flow shift must be a positive number, got -1"),

@@ -152,7 +152,12 @@ def test_the_plan_is_saved_with_the_student(mode: str, recipes: dict[str, Recipe
         "recipe_hash": config_hash(recipe),
         "guidance": 2.0,
         "prompts": "prompts.txt",
-        "conditioning": {"original": "final", "target": "stage", "pos_rescale": False},
+        "conditioning": {
+            "original": "final",
+            "target": "stage",
+            "embedded_guidance": 3.5,
+            "pos_rescale": False,
+        },
     }
 
 

@@ -39,7 +39,7 @@ def edit(folder: Path, keys: Sequence[str | int], value: object) -> None:
         (["guidance"], "2", "guidance should be a number, but is '2'$"),
         (["teacher"], ..., "teacher is missing$"),
         (["teacher"], "", "teacher should be text that is not empty"),
-        (["family"], "sd4", r"unknown model family 'sd4' \(did you mean 'sd3'\?\): use one of "),
+        (["family"], "sd4", r"unknown model family 'sd4' \(did you mean 'sd'\?\): use one of "),
         (["family"], "sd3", "is of the family sd3, but the pipeline is of sdxl$"),
         (["conditioning", "target"], "last", "conditioning.target should be 'final' or 'stage', but is 'last'$"),
         (["conditioning", "shift"], 1, r"there is no key conditioning\.shift"),

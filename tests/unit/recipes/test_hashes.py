@@ -45,6 +45,7 @@ CHANGES = {
     "plan.grid_end": "0.01", "plan.multiple": "2", "plan.shift": "2.0",
     "crossing.upsample": "nearest", "crossing.rule": "plain", "crossing.beta": "0.1",
     "conditioning.original": "stage", "conditioning.target": "final", "conditioning.pos_rescale": True,
+    "conditioning.embedded_guidance": "5.0",
     "crossing.within": "fresh", "crossing.train_rule": "plain", "crossing.train_beta": "0.1",
     "plan.match_side": "[96, 96]", "data.images": "folder",
     "method.name": "tdm", "method.guidance": "4.0", "method.metric": "l2", "method.weight": "none",
