@@ -88,8 +88,8 @@ def test_a_student_beside_its_teacher_and_the_slider_over_its_steps(context: Bro
     page = visit(context, url, "Try")
     generate(page)
     expect(page.locator("#tried .lead")).to_contain_text("times as fast as its teacher")
-    expect(page.locator("#tried figure").first).to_contain_text("4 evaluations of the network")
-    expect(page.locator("#tried figure").last).to_contain_text("50 evaluations of the network")
+    expect(page.locator("#tried figure").first).to_contain_text("4 network evaluations per sample")
+    expect(page.locator("#tried figure").last).to_contain_text("50 network evaluations per sample")
     assert width_of(page, "#tried img") == 64
     slider = page.get_by_role("slider")
     slider.focus()

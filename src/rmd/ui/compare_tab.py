@@ -52,7 +52,7 @@ class CompareTab:
         with gr.Accordion("New comparison", open=not names, elem_id="new-comparison") as new:
             fields, make = self._new()
         pair = gr.HTML(note_html(EMPTY), elem_classes="rmd", elem_id="pair")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             buttons = [
                 gr.Button(label, visible=False, min_width=80, elem_id=f"vote-{choice}") for label, choice in BUTTONS
             ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from rmd.common.errors import RMDError
 from rmd.ui.contents import Contents
-from rmd.ui.events import AT_ONCE, shown_errors
+from rmd.ui.events import AT_ONCE
 from rmd.ui.fragments import drawn_curves, note_html, pictures_html, run_html
 from rmd.ui.watching import Records, RunView, RunWatch
 
@@ -47,10 +48,12 @@ class WatchTab:
 
     def look(self, before: str, chosen: str) -> tuple[Any, ...]:
         """Read the run, and return what is shown; nothing changes on the page if it is what was shown before."""
-        with shown_errors():
+        try:
             view = self._run.view()
             run = run_html(view, self._curves(view), self._shelf)
             pictures = pictures_html(view, self._shelf, None if chosen == NEWEST else int(chosen))
+        except RMDError as error:  # a message every few seconds would cover the page
+            return "", note_html(str(error)), gr.skip(), ""
         if run + pictures == before:
             return (gr.skip(),) * 4
         choices = [NEWEST, *(str(iteration) for iteration in sorted(view.pictures, reverse=True))]

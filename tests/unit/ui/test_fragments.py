@@ -27,7 +27,7 @@ def test_a_student_alone_and_beside_its_teacher() -> None:
     assert "<b>8.0 times</b> as fast" in both and both.count("<img") == 4
     assert all(address in both for address in (*student.views[0][1], *teacher.views[0][1]))
     assert not any(address in both for address in student.views[1][1])
-    assert "4 evaluations of the network in 0.250 s" in both
+    assert "4 network evaluations per sample, 0.250 s in all" in both
 
 
 def test_small_pictures_are_not_smoothed() -> None:
