@@ -1,4 +1,4 @@
-"""What has been measured on a GPU at full size: seconds and memory of iterations with random weights.
+"""The measurements on a GPU at full size: seconds and memory of iterations with random weights.
 
 docs/runs.md shows these rows; the estimates of memory are compared with them, and times on other cards computed from
 them.

@@ -1,4 +1,4 @@
-"""What a teacher's configuration files say of it; no weights are read, or fetched from the Hub."""
+"""Reads what a teacher's configuration files say of it; no weights are read, or fetched from the Hub."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TeacherFacts:
     architecture: Architecture
     noise: VPNoise | FlowNoise
     prediction: str | None
-    """What its network predicts: epsilon, v_prediction, sample or flow; None if its scheduler has not been read."""
+    """The prediction of its network: epsilon, v_prediction, sample or flow; None if its scheduler has not been read."""
     side: int | None
     """Side of the square pictures that it was made for, in pixels; None if it does not say."""
     multiple: int
