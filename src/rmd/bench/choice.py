@@ -46,12 +46,13 @@ def choose(recipes: list[Recipe], room: float, say: Callable[[str], None]) -> Ch
         RMDError: nothing fits; the message names the smallest card on which something would.
     """
     passed: list[str] = []
-    least = float("inf")
+    totals: list[float] = []
+    too_large: list[tuple[float, Recipe]] = []
     for recipe in recipes:
         held = SLACK + sum(part.bytes for part in held_parts(meta_networks(recipe), 1))
         if held > room:
             passed.append(f"{recipe.roles.mode}: weights and optimisers alone take {held / 1e9:.1f} GB")
-            least = min(least, held)
+            too_large.append((held, recipe))
             continue
         for recompute in (False, True):
             single = _changed(recipe, 1, recompute)
@@ -63,16 +64,21 @@ def choose(recipes: list[Recipe], room: float, say: Callable[[str], None]) -> Ch
                 return _with_more_samples(single, needed, encoders, room, tuple(passed))
             smallest = _without_encoders(needed)
             passed.append(f"{what}: one sample takes {smallest / 1e9:.1f} GB, without text encoders")
-            least = min(least, smallest)
-    raise RMDError(_too_small(room, passed, least))
+            totals.append(smallest)
+    if not totals:
+        _, recipe = min(too_large, key=lambda each: each[0])
+        say("counting the memory of the smallest way of training ...")
+        totals.append(_without_encoders(recipe_memory(_changed(recipe, 1, True))))
+    raise RMDError(_too_small(room, passed, min(totals)))
 
 
 def _too_small(room: float, passed: list[str], least: float) -> str:
     """Return the sentence for a card on which nothing fits."""
     card = smallest_card(least)
-    advice = "no single card is large enough: train on several GPUs" if card is None else f"give --gpu {card} or more"
-    tried = "; ".join(passed)
-    return f"this teacher does not fit into {room / 1e9:.1f} usable GB ({tried}): {advice}, or smaller --sides"
+    tried = f"this teacher does not fit into {room / 1e9:.1f} usable GB ({'; '.join(passed)})"
+    if card is None:
+        return f"{tried}, nor into any single card: train on several GPUs, or give smaller --sides"
+    return f"{tried}; the smallest card that it fits has {card} GB: give --gpu {card}, or smaller --sides"
 
 
 def _changed(recipe: Recipe, samples: int, recompute: bool) -> Recipe:

@@ -219,8 +219,8 @@ def recipe_text(
         ("data", {"prompts": recipe.data.prompts, "offload": recipe.data.offload}),
     ]  # fmt: skip
     lines = [
-        f"# A first recipe for {recipe.teacher} on {card}, written by `rmd init`. Change whatever you like.",
-        f"# What is not here is as in the packaged recipe {start.name}.",
+        f"# A first recipe for {recipe.teacher} on {card}.",
+        f"# Written by `rmd init`: change whatever you like. The rest is as in the packaged recipe {start.name}.",
         f"extends: {start.name}",
         f"name: {_scalar(name)}",
         f"teacher: {_scalar(recipe.teacher)}",

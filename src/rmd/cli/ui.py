@@ -51,8 +51,9 @@ Answers = Annotated[
 Host = Annotated[
     str,
     typer.Option(
+        metavar="ADDRESS",
         help="The address to listen at. All but this machine's own need a password, which is taken from the "
-        "environment variable RMD_UI_PASSWORD."
+        "environment variable RMD_UI_PASSWORD.",
     ),
 ]
 

@@ -35,7 +35,7 @@ class TeacherFacts:
     architecture: Architecture
     noise: VPNoise | FlowNoise
     prediction: str | None
-    """The quantity that its network predicts: epsilon, v_prediction, sample or flow; None if its scheduler has not been read."""
+    """The prediction of its network: epsilon, v_prediction, sample or flow; None if its scheduler has not been read."""
     side: int | None
     """Side of the square pictures that it was made for, in pixels; None if it does not say."""
     multiple: int

@@ -46,7 +46,7 @@ def test_the_recipe_says_what_the_teacher_says(family: str, capsys: Captured) ->
     assert recipe.data.prompts == "mine.txt"
     assert "in total" in out and "rmd train recipe.yaml --dry-run" in out
     text = Path("recipe.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# A first recipe for teacher on a card with 24 GB, written by `rmd init`.")
+    assert text.startswith("# A first recipe for teacher on a card with 24 GB.\n# Written by `rmd init`: ")
     assert f"# read from its scheduler; the network predicts {backbone.prediction}\n" in text
     assert f"the default of {type(backbone.pipe).__name__}" in text
 
@@ -179,9 +179,13 @@ def test_a_card_that_is_too_small_is_told_the_smallest_that_fits(monkeypatch: py
 
     sized(monkeypatch, update=100, encoders=1)
     with pytest.raises(
-        RMDError, match=r"lora with gradient checkpointing: one sample takes 26\.0 GB.*give --gpu 32 or"
+        RMDError,
+        match=r"lora with gradient checkpointing: one sample takes 26\.0 GB.*the smallest card that it fits has 32 GB",
     ):
         chosen(24, "sdxl")
     sized(monkeypatch, update=10_000, encoders=1)
-    with pytest.raises(RMDError, match=r"no single card is large enough: train on several GPUs, or smaller --sides"):
+    with pytest.raises(RMDError, match=r"nor into any single card: train on several GPUs, or give smaller --sides$"):
         chosen(24, "sdxl")
+    sized(monkeypatch, update=100, encoders=1)
+    with pytest.raises(RMDError, match=r"full: weights and optimisers alone take 42\.0 GB\).*that it fits has 80 GB:"):
+        chosen(24, "sdxl-full")
