@@ -92,7 +92,9 @@ def furnish(folder: Path) -> None:
         (folder / name).write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     pq.write_table(pa.table({"prompt": PROMPTS}), folder / "captions.parquet")
     (folder / "my-recipe.yaml").write_text(
-        "extends: sdxl\nname: my-sdxl\nteacher: path/to/pipeline\nplan: {steps: 6, split: [3, 3]}\n", encoding="utf-8"
+        "extends: sdxl\nname: my-sdxl\nteacher: path/to/pipeline\ndata: {prompts: prompts.txt}\n"
+        "plan: {sides: [16, 32], multiple: 4}\n",
+        encoding="utf-8",
     )
     large = tiny_pipeline(prediction="epsilon", two_encoders=True)
     for place in ("path/to/pipeline", "path/to/turbo"):
