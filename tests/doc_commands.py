@@ -129,6 +129,7 @@ def run_command(words: Sequence[str]) -> int:
     assert list(words[:2]) == ["python", "-m"], f"mark this block, since tests cannot run {words[0]}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(words[2:]))
+        patch.delitem(sys.modules, f"{words[2]}.__main__", raising=False)
         try:
             runpy.run_module(words[2], run_name="__main__")
         except SystemExit as stop:
@@ -144,7 +145,7 @@ def small(words: Sequence[str]) -> list[str]:
             shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)  # of an earlier page's run
         arguments += settings(arguments)
     elif verb == "cache":
-        arguments += ["--batch-size", "4"]
+        arguments += ["--set", f"train.dtype={FULL_SIZE['train.dtype']}"]  # as the training that reads it
     elif verb == "probe" or "--fit" in arguments:
         arguments += ["--samples", "6"]
         arguments += ["--steps", "2"] if verb == "probe" else []
