@@ -40,14 +40,6 @@ BLOCK = re.compile(
     r"(?:^ *<!-- (?P<mark>slow|not run: [^>]+) -->\n)?^ *```(?P<language>\w*)\n(?P<body>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
-ELSEWHERE = {
-    ("README.md", "make demo"): "not run: takes minutes",
-    ("README.md", "import rmd"): "not run: takes minutes",
-    ("README.md", "rmd eval model runs/demo/student"): "not run: needs the Hub",
-    ("docs/findings.md", "rmd compare all"): "not run: takes hours",
-    ("docs/api.md", "import rmd\n\nrun"): "not run: takes minutes",
-}
-"""Marks of blocks whose pages have none, by page and beginning."""
 SMALL = {"train.iterations": "1", "train.batch_size": "2", "data.prompt_cache_mb": "1"}
 """Settings of every training that the page does not set itself."""
 FULL_SIZE = {"plan.sides": "[16, 32]", "plan.multiple": "4", "train.dtype": "float32"}
@@ -80,9 +72,8 @@ def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for match in BLOCK.finditer(text):
-        other = [mark for (of, start), mark in ELSEWHERE.items() if of == page and match["body"].startswith(start)]
-        mark = match["mark"] or "".join(other)
-        found.append(Block(page, text[: match.start("body")].count("\n"), match["language"], match["body"], mark))
+        line = text[: match.start("body")].count("\n")
+        found.append(Block(page, line, match["language"], match["body"], match["mark"] or ""))
     return [block for block in found if block.language in LANGUAGES]
 
 
