@@ -57,7 +57,7 @@ def choose(recipes: list[Recipe], room: float, say: Callable[[str], None]) -> Ch
         for recompute in (False, True):
             single = _changed(recipe, 1, recompute)
             what = recipe.roles.mode + (" with gradient checkpointing" if recompute else "")
-            say(f"counting the memory of {what} ...")
+            say(f"Counting the memory of {what} ...")
             needed = recipe_memory(single)
             encoders = _place_of_encoders(needed, room)
             if encoders is not None:
@@ -67,7 +67,7 @@ def choose(recipes: list[Recipe], room: float, say: Callable[[str], None]) -> Ch
             totals.append(smallest)
     if not totals:
         _, recipe = min(too_large, key=lambda each: each[0])
-        say("counting the memory of the smallest way of training ...")
+        say("Counting the memory of the smallest way of training ...")
         totals.append(_without_encoders(recipe_memory(_changed(recipe, 1, True))))
     raise RMDError(_too_small(room, passed, min(totals)))
 

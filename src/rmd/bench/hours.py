@@ -6,7 +6,7 @@ there is a range: from the highest to the lowest rate among the rows of the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -33,8 +33,8 @@ class Hours:
     most: float
 
 
-def run_hours(recipe: Recipe, card: Card) -> Hours:
-    """Return how many hours a recipe's iterations take on one card, at its full batch.
+def run_hours(recipe: Recipe, cards: Sequence[Card]) -> list[Hours]:
+    """Return how many hours a recipe's iterations take on one of each of some cards, at its full batch.
 
     Raises:
         RMDError: the architecture of the recipe's teacher is unknown.
@@ -42,8 +42,9 @@ def run_hours(recipe: Recipe, card: Card) -> Hours:
     rates = measured_rates()
     own = rates.get(recipe.family) or [rate for of_family in rates.values() for rate in of_family]
     total = iteration_flops(recipe) * recipe.train.batch_size * recipe.train.iterations
-    slower = measured().card.tflops / card.tflops
-    return Hours(*(total / rate * slower / 3600 for rate in (max(own), min(own))))
+    least, most = (total / rate / 3600 for rate in (max(own), min(own)))
+    slower = [measured().card.tflops / card.tflops for card in cards]
+    return [Hours(factor * least, factor * most) for factor in slower]
 
 
 @cache

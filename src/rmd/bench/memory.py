@@ -22,6 +22,7 @@ from rmd.core.randomness import CounterNoise
 from rmd.methods import METHODS, Batch, Method, Real
 from rmd.models.base import Architecture, Backbone
 from rmd.models.cond import Cond
+from rmd.models.hub import first_line
 from rmd.models.registry import family_class
 from rmd.models.resolve import teacher_source
 from rmd.models.roles import TRAINED, Roles, build_roles
@@ -111,15 +112,13 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
     samples = recipe.train.batch_size // pieces
     networks = meta_networks(recipe, sharded=gpus > 1)
     group = gpus // recipe.parallel.dp_replicate
-    parts = [*held_parts(networks, group), *(_companions(networks) if loaded else ())]
     try:
+        parts = [*held_parts(networks, group), *(_companions(networks) if loaded else ())]
         phases = _phases(networks, networks.plan.steps[-1] if step is None else step, samples)
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise RMDError(
-            f"the memory of this run cannot be counted without its weights: {str(error).splitlines()[0]}"
-        ) from error
+        more = [*_pictures(networks), *_encoding(networks)] if loaded else []
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
+        raise RMDError(f"the memory of this run cannot be counted without its weights: {first_line(error)}") from error
     spread = [Part(phase.name, phase.bytes / shared) for phase in phases]
-    more = [*_pictures(networks), *_encoding(networks)] if loaded else []
     kept = tuple(part for part in parts if part.bytes)
     return Memory(recipe.roles.mode, samples / shared, kept, (*spread, *more))
 

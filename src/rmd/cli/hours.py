@@ -30,17 +30,18 @@ def hours(recipes: Names, markdown: Markdown = False, as_json: Json = False) -> 
     from rmd.bench.measured import measured
 
     loaded = [resolved_recipe(name) for name in recipes]
-    times = {recipe.name: {card.name: run_hours(recipe, card) for card in CARDS} for recipe in loaded}
+    names = [card.name for card in CARDS]
+    times = {recipe.name: dict(zip(names, run_hours(recipe, CARDS), strict=True)) for recipe in loaded}
     if as_json:
         values = {name: {card: asdict(each) for card, each in row.items()} for name, row in times.items()}
         typer.echo(json.dumps(values, indent=1))
         return
     rows = [
         [recipe.name, f"{recipe.train.iterations} x {recipe.train.batch_size}"]
-        + [hours_text(times[recipe.name][card.name]) for card in CARDS]
+        + [hours_text(times[recipe.name][name]) for name in names]
         for recipe in loaded
     ]
-    headings = ["recipe", "iterations x batch", *(card.name for card in CARDS)]
+    headings = ["recipe", "iterations x batch", *names]
     if markdown:
         for row in (headings, ["---"] * len(headings), *rows):
             typer.echo(f"| {' | '.join(row)} |")

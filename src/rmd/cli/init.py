@@ -88,7 +88,7 @@ def init(
     wishes = Wishes(prompts=prompts, mode=mode, batch=batch, sides=sides, guidance=guidance)
     first = first_recipe(pipeline, wishes)
     card, room = ("a CPU or any GPU", None) if first.small else _card(gpu)
-    choice = first.fitted(room, lambda text: typer.echo(f"rmd: {text}", err=True))
+    choice = first.fitted(room, typer.echo)
     write_recipe(out, first, choice, card, room)
     _report(out, first, choice, card, room)
 

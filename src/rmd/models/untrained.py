@@ -7,6 +7,9 @@ activations.
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +18,26 @@ import diffusers
 import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from rmd.common.errors import RMDError
+from rmd.common.errors import RMDError, shown
 from rmd.common.files import user_path
 from rmd.core.plan import Stage
 from rmd.models.base import Architecture, Backbone, Conditioning
 from rmd.models.cond import Cond
 from rmd.models.folder import INDEX, model_index
-from rmd.models.hub import read_object
+from rmd.models.hub import first_line, read_object
 from rmd.models.published import Part
 from rmd.models.registry import wrap
 
 META = torch.device("meta")
+MOST_LAYERS = 1000
+"""Largest number of layers in a configuration from which a network is built; a damaged one could ask for any number."""
+_NONSENSE = (
+    TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError, StrictDataclassError,
+)  # fmt: skip
+"""Exceptions that constructors of networks raise for values that make no sense."""
 
 
 def architecture_of(teacher: str | Path, family: type[Backbone]) -> Architecture:
@@ -77,15 +87,18 @@ def meta_part(architecture: Architecture, name: str, dtype: torch.dtype) -> nn.M
     class_name, config = architecture.parts[name]
     kind: Any = getattr(diffusers, class_name, None) or getattr(transformers, class_name, None)
     given = {key: value for key, value in config.items() if not key.startswith("_")}
+    _check_layers(given, name)
     try:
-        with META:
+        with META, _silent():
             network: nn.Module = (
                 kind(kind.config_class.from_dict(given))
                 if issubclass(kind, transformers.PreTrainedModel)
                 else kind.from_config(given)
             )
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise RMDError(f"no {class_name} can be built from the configuration of the {name}: {error}") from error
+    except _NONSENSE as error:
+        raise RMDError(
+            f"no {class_name} can be built from the configuration of the {name}: {first_line(error)}"
+        ) from error
     return nn.Module.to(network, dtype)
 
 
@@ -146,12 +159,32 @@ def _denoiser(family: type[Backbone], architecture: Architecture, dtype: torch.d
     kind = getattr(diffusers, names[0], None)
     if kind is None:
         raise RMDError(f"the family {family.family} does not name its denoiser's class in diffusers (`part_classes`)")
+    _check_layers(architecture.config, family.denoiser_name)
     try:
-        with META:
+        with META, _silent():
             network: nn.Module = kind(**architecture.config)
-    except (TypeError, ValueError, KeyError) as error:
+    except _NONSENSE as error:
         raise RMDError(f"no {family.family} denoiser can be built from this configuration: {error}") from error
     return nn.Module.to(network, dtype)  # diffusers' own `to` warns about modules that no configuration here has
+
+
+def _check_layers(config: Mapping[str, Any], part: str) -> None:
+    """Raise RMDError if a configuration asks for more layers than any network has."""
+    for key, value in config.items():
+        counts = value if isinstance(value, list | tuple) else [value]
+        if ("layers" in key or "blocks" in key) and any(isinstance(n, int) and n > MOST_LAYERS for n in counts):
+            raise RMDError(
+                f"the configuration of the {part} has {key} = {shown(value)}, and no network has more than "
+                f"{MOST_LAYERS} layers: download it again"
+            )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within the block, say nothing of sizes that are zero, which other checks refuse."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        yield
 
 
 @torch.no_grad()

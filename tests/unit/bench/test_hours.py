@@ -50,13 +50,12 @@ def test_later_steps_guidance_and_updates_of_the_fake_score_cost_more(teacher: P
 
 def test_hours_are_flops_over_the_rates_of_the_same_family(teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny(teacher, "train.iterations=900")
-    monkeypatch.setattr(module, "iteration_flops", lambda recipe: 1e15)
+    monkeypatch.setattr(module, "iteration_flops", lambda recipe: 1e12)
     monkeypatch.setattr(module, "measured_rates", lambda: {"sd3": [1e12, 4e12], "wan": [9e12]})
     h200, half = CARDS[-1], CARDS[-1].__class__("half", 24, CARDS[-1].tflops / 2)
-    assert run_hours(recipe, h200) == Hours(0.25, 1.0)
-    assert run_hours(recipe, half) == Hours(0.5, 2.0)
+    assert run_hours(recipe, [h200, half]) == [Hours(0.25, 1.0), Hours(0.5, 2.0)]
     monkeypatch.setattr(module, "measured_rates", lambda: {"wan": [1e12], "sdxl": [2e12]})
-    assert run_hours(recipe, h200) == Hours(0.5, 1.0)
+    assert run_hours(recipe, [h200]) == [Hours(0.5, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rmd.bench.memory import parameters
 from rmd.common.errors import RMDError
 from rmd.models.base import Architecture, Backbone
 from rmd.models.registry import MODELS, family_class
-from rmd.models.untrained import architecture_of, blank_pass, untrained_backbone
+from rmd.models.untrained import architecture_of, blank_pass, meta_part, untrained_backbone
 
 # Billions of parameters, and TFLOPs of one pass at 512 and 1024 px, by a separate operation counter.
 PICTURES = {
@@ -134,3 +134,30 @@ def test_a_family_that_does_not_state_its_sizes_is_refused() -> None:
         untrained_backbone(Mine, architecture)
     with pytest.raises(RMDError, match=r"^the family mine does not declare the sizes of its encoded prompts"):
         Mine.cond_shapes(architecture)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            {"num_layers": 10**9},
+            r"^the configuration of the transformer has num_layers = 1000000000, and no network has",
+        ),
+        ({"num_attention_heads": 0, "attention_head_dim": 0}, r"^no sd3 denoiser can be built from this configuration"),
+    ],
+)
+def test_nonsense_in_a_configuration_is_refused_at_once(config: dict[str, int], sentence: str) -> None:
+    with pytest.raises(RMDError, match=sentence):
+        untrained_backbone(family_class("sd3"), Architecture(config))
+
+
+def test_a_part_that_cannot_be_built_is_refused() -> None:
+    parts = {
+        "vae": ("AutoencoderKL", {"layers_per_block": 10**6}),
+        "text_encoder": ("T5EncoderModel", {"d_model": "x"}),
+    }
+    architecture = Architecture({}, parts=parts)
+    with pytest.raises(RMDError, match=r"^the configuration of the vae has layers_per_block = 1000000, and no network"):
+        meta_part(architecture, "vae", torch.bfloat16)
+    with pytest.raises(RMDError, match=r"^no T5EncoderModel can be built from the configuration of the text_encoder"):
+        meta_part(architecture, "text_encoder", torch.bfloat16)
