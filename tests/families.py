@@ -284,6 +284,8 @@ TINY: dict[str, Callable[[], Backbone]] = {
 
 
 NOISE = {
+    "sd": VPNoise(kind="vp", beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    "flux": FlowNoise(kind="flow", use_dynamic_shifting=True),
     "pixart": VPNoise(kind="vp", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
     "sd3": FlowNoise(kind="flow", shift=3.0),
     "wan": FlowNoise(kind="flow", shift=3.0),

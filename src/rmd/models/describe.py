@@ -53,7 +53,7 @@ def describe(teacher: str) -> TeacherFacts:
     """
     folder = configuration_folder(teacher)
     index = model_index(folder)
-    family = family_of(index["_class_name"])
+    family = family_of(index)
     parts = [name for name, entry in index.items() if isinstance(entry, list) and (folder / name).is_dir()]
     paths = {name: folder / name / "config.json" for name in parts}
     with located(str(folder)):

@@ -85,7 +85,7 @@ def test_the_card_that_is_found(monkeypatch: pytest.MonkeyPatch, capsys: Capture
         (["nobody/here", "--gpu", "24"], "nobody/here is neither a folder nor in the cache of the Hub, and the Hub"),
         (["./none", "--gpu", "24"], "there is no folder ./none, and a repository on the Hub cannot have this name"),
         (["empty", "--gpu", "24"], "empty is not a diffusers pipeline: it has no model_index.json"),
-        (["foreign", "--gpu", "24"], "no backbone is registered for FluxPipeline: registered are "),
+        (["foreign", "--gpu", "24"], "no backbone is registered for LTXPipeline: registered are "),
         (["headless", "--gpu", "24"], "the size of the teacher headless is unknown: give the folder of a pipeline"),
         (["teacher"], "torch finds no GPU here: say how much memory the card will have, as in --gpu 24"),
         (
@@ -103,7 +103,7 @@ def test_errors_are_one_sentence(words: list[str], sentence: str, capsys: Captur
     if words[0] == "teacher":
         saved("sdxl")
     Path("there.yaml").touch()
-    for name, index in {"empty": None, "foreign": ["FluxPipeline"], "headless": ["WanPipeline"]}.items():
+    for name, index in {"empty": None, "foreign": ["LTXPipeline"], "headless": ["WanPipeline"]}.items():
         Path(name).mkdir()
         if index is not None:
             (Path(name) / "model_index.json").write_text(json.dumps({"_class_name": index[0]}), encoding="utf-8")

@@ -336,7 +336,7 @@ def test_prompts_of_the_scenes(recipe: Path) -> None:
 def test_a_profile_is_a_trace_and_no_run(recipe: Path, capsys: Captured) -> None:
     assert main(["train", str(recipe), "--out", "run", "--profile", "1"]) == 0
     out = capsys.readouterr().out
-    assert "trace of 1 iterations: run/trace.json" in out and "Self CPU" in out
+    assert "trace of 1 iteration: run/trace.json" in out and "Self CPU" in out
     names = {event.get("name") for event in json.loads(Path("run/trace.json").read_text())["traceEvents"]}
     assert {"student", "fake"} <= names
     assert written() == ["run", f"run/{LOCK}", "run/trace.json"]

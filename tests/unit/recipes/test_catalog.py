@@ -53,4 +53,4 @@ def test_a_new_recipe_begins_with_the_closest(family: str, teacher: str, mode: s
 
 
 def test_a_family_without_a_recipe_has_none() -> None:
-    assert closest_recipe("sd", "some/model") is None
+    assert closest_recipe("auraflow", "some/model") is None

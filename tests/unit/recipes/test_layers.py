@@ -237,7 +237,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path: Path) -> None:
     for path in (f"{tmp_path}{os.sep}none.yaml", str(tmp_path)):
-        with pytest.raises(RMDError, match=r"there is no recipe file .*; check the path, or use one of pixart, "):
+        with pytest.raises(RMDError, match=r"there is no recipe file .*; check the path, or use one of flux, pixart, "):
             read_layers(path)
 
 
@@ -250,7 +250,7 @@ def test_an_unknown_name_offers_the_nearest_and_lists_all() -> None:
 
 @pytest.mark.parametrize("name", ["", "zzz"])
 def test_an_unknown_name_far_from_all_lists_them(name: str) -> None:
-    with pytest.raises(RMDError, match=rf"^there is no recipe '{name}'; the recipes are pixart, pixart-lora, "):
+    with pytest.raises(RMDError, match=rf"^there is no recipe '{name}'; the recipes are flux, pixart, pixart-lora, "):
         load_recipe(name)
 
 

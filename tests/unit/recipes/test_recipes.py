@@ -13,10 +13,10 @@ from rmd.recipes.layers import PACKAGED, recipe_names
 from rmd.recipes.schema import load_recipe, to_yaml
 
 NAMES = [
-    "pixart", "pixart-lora", "pixart-paper", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-authors",
+    "flux", "pixart", "pixart-lora", "pixart-paper", "pixart-sigma", "pixart-sigma-lora", "scenes", "scenes-authors",
     "scenes-paper", "scenes-pixart", "scenes-pixart-paper",
     "scenes-sd3", "scenes-sd3-paper", "scenes-wan", "scenes-wan-paper",
-    "sd35", "sd35-full", "sd35-paper", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1",
+    "sd15", "sd35", "sd35-full", "sd35-paper", "sdxl", "sdxl-1+1+2", "sdxl-1+2+1", "sdxl-2+1+1",
     "sdxl-full", "sdxl-paper", "vistas", "vistas-paper",
     "wan21-1.3b-3+3", "wan21-1.3b-authors", "wan21-1.3b-full", "wan21-14b",
     "wan21-14b-2+2+2", "wan21-14b-3+3", "wan21-14b-4+2", "wan21-14b-authors", "wan21-14b-full",
