@@ -116,7 +116,7 @@ def recipe_memory(recipe: Recipe, *, gpus: int = 1, step: Step | None = None, lo
         parts = [*held_parts(networks, group), *(_companions(networks) if loaded else ())]
         phases = _phases(networks, networks.plan.steps[-1] if step is None else step, samples)
         more = [*_pictures(networks), *_encoding(networks)] if loaded else []
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
+    except RuntimeError as error:  # operations that need numbers, and sizes that do not fit each other
         raise RMDError(f"the memory of this run cannot be counted without its weights: {first_line(error)}") from error
     spread = [Part(phase.name, phase.bytes / shared) for phase in phases]
     kept = tuple(part for part in parts if part.bytes)
@@ -144,7 +144,7 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
     with META:  # PEFT would make the adapters on the CPU
         roles = build_roles(
             backbone.denoiser, mode=recipe.roles.mode, targets=backbone.adapted(recipe.roles.layers),
-            rank=recipe.roles.rank, alpha=recipe.roles.alpha,
+            rank=recipe.roles.rank, alpha=recipe.roles.alpha, unread=backbone.unread(backbone.denoiser),
         )  # fmt: skip
     for network, _ in roles.networks():
         nn.Module.to(network, META, dtype)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from families import TINY
@@ -15,12 +17,14 @@ from rmd.bench.memory import SLACK, Memory, recipe_memory
 from rmd.cli.app import main
 from rmd.cli.memory import at_once
 from rmd.common.errors import RMDError
-from rmd.models.roles import build_roles
+from rmd.models.roles import TRAINED, build_roles
 from rmd.models.untrained import architecture_of, meta_part
 from rmd.recipes.catalog import Entry, catalog
 from rmd.recipes.schema import load_recipe
 
 RUNS = Path(__file__).parents[3] / "docs" / "runs.md"
+Estimate: TypeAlias = Callable[..., Memory]
+"""Estimates a recipe with the given overrides, on a number of `gpus`."""
 MOST = 0.10
 """Largest deviation of an estimate from a measurement."""
 ROWS = measured().rows
@@ -35,7 +39,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def needed(teacher: Path):  # type: ignore[no-untyped-def]
+def needed(teacher: Path) -> Estimate:
     """Return a function that estimates a recipe of the tiny SDXL with overrides."""
 
     @cache
@@ -60,8 +64,14 @@ def page_rows() -> list[tuple[float, float, float]]:
     table = lines[
         next(i for i, line in enumerate(lines) if line.startswith("| `rmd bench train ... --untrained")) + 2 :
     ]
-    cells = [line.split("|")[2:5] for line in table[: table.index("")]]
-    return [tuple(float(re.search(r"[\d.]+", cell)[0]) for cell in row) for row in cells]  # type: ignore[index,misc]
+    cells = (map(first_number, line.split("|")[2:5]) for line in table[: table.index("")])
+    return [(seconds, measured_gb, estimated_gb) for seconds, measured_gb, estimated_gb in cells]
+
+
+def first_number(cell: str) -> float:
+    match = re.search(r"[\d.]+", cell)
+    assert match is not None
+    return float(match[0])
 
 
 def test_the_page_shows_the_measured_rows() -> None:
@@ -105,12 +115,12 @@ def test_recipes_of_packaged_teachers_need_no_gpu(entry: Entry) -> None:
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
-def test_weights_masters_and_moments_are_those_of_the_run(needed, teacher: Path) -> None:  # type: ignore[no-untyped-def]
+def test_weights_masters_and_moments_are_those_of_the_run(needed: Estimate, teacher: Path) -> None:
     backbone = TINY["sdxl"]()
     network = backbone.denoiser
     whole = sum(p.numel() for p in network.parameters())
     adapted = build_roles(network, mode="lora", targets=backbone.adapted("all"), rank=4, alpha=4.0)
-    trained = sum(p.numel() for role in ("student", "fake") for p in adapted.trainable(role))  # type: ignore[arg-type]
+    trained = sum(p.numel() for role in TRAINED for p in adapted.trainable(role))
     lora, full = parts(needed()), parts(needed("roles.mode=full", "optim.ema=0.9"))
     assert lora["frozen base"] == 2 * whole and lora["adapters"] == 2 * trained
     assert lora["float32 masters of the adapters"] == 4 * trained and lora["AdamW's two moments"] == 8 * trained
@@ -121,7 +131,7 @@ def test_weights_masters_and_moments_are_those_of_the_run(needed, teacher: Path)
     assert lora["text encoders"] == 2 * sum(p.numel() for part in backbone.text_encoders for p in part.parameters())
 
 
-def test_activations_grow_with_the_samples_at_once_and_shrink_with_checkpointing(needed) -> None:  # type: ignore[no-untyped-def]
+def test_activations_grow_with_the_samples_at_once_and_shrink_with_checkpointing(needed: Estimate) -> None:
     eight, two = needed(), needed("train.gradient_accumulation_steps=4")
     assert (eight.samples, two.samples) == (8, 2)
     assert 3 < eight.peak.bytes / two.peak.bytes < 4.1
@@ -129,7 +139,7 @@ def test_activations_grow_with_the_samples_at_once_and_shrink_with_checkpointing
     assert eight.total == eight.allocated + SLACK
 
 
-def test_gradients_of_an_earlier_micro_batch_are_held(needed) -> None:  # type: ignore[no-untyped-def]
+def test_gradients_of_an_earlier_micro_batch_are_held(needed: Estimate) -> None:
     at_once = ["roles.mode=full", "train.batch_size=2"]
     alone = needed(*at_once)
     later = needed("roles.mode=full", "train.batch_size=4", "train.gradient_accumulation_steps=2")
@@ -137,7 +147,7 @@ def test_gradients_of_an_earlier_micro_batch_are_held(needed) -> None:  # type: 
     assert later.peak.bytes == pytest.approx(alone.peak.bytes + 4 * weights, rel=0.1)
 
 
-def test_many_gpus_share_weights_and_the_batch(needed) -> None:  # type: ignore[no-untyped-def]
+def test_many_gpus_share_weights_and_the_batch(needed: Estimate) -> None:
     one, four = needed("roles.mode=full"), needed("roles.mode=full", gpus=4)
     assert (four.samples, one.samples) == (2, 8)
     assert parts(four)["teacher's network"] == parts(one)["teacher's network"] / 4
@@ -148,7 +158,7 @@ def test_many_gpus_share_weights_and_the_batch(needed) -> None:  # type: ignore[
         needed(gpus=3)
 
 
-def test_text_encoders_are_on_the_gpu_always_while_they_encode_or_never(needed) -> None:  # type: ignore[no-untyped-def]
+def test_text_encoders_are_on_the_gpu_always_while_they_encode_or_never(needed: Estimate) -> None:
     always, sometimes, never = needed(), needed("data.offload=true"), needed("data.cache=somewhere")
     encoders = parts(always)["text encoders"]
     assert "text encoders" not in parts(sometimes) and "text encoders" not in parts(never)
@@ -156,7 +166,7 @@ def test_text_encoders_are_on_the_gpu_always_while_they_encode_or_never(needed) 
     assert "encoding of prompts" not in {phase.name for phase in never.phases}
 
 
-def test_other_methods_are_counted_too(needed) -> None:  # type: ignore[no-untyped-def]
+def test_other_methods_are_counted_too(needed: Estimate) -> None:
     one_stage = ["plan.steps=2", "plan.thresholds=[]", "plan.sides=[32]", "crossing.within=fresh", "method.name=dmd2"]
     alone = needed(*one_stage)
     judged = needed(*one_stage, "method.adversarial=0.1", "data.images=scenes")
