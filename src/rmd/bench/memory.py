@@ -27,7 +27,7 @@ from rmd.models.registry import family_class
 from rmd.models.resolve import teacher_source
 from rmd.models.roles import TRAINED, Roles, build_roles
 from rmd.models.teacher import DTYPES
-from rmd.models.untrained import META, architecture_of, meta_part, untrained_backbone
+from rmd.models.untrained import META, architecture_of, blank_pass, meta_part, untrained_backbone
 from rmd.recipes.schema import Recipe
 
 MOMENTS = 8
@@ -127,7 +127,7 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
     """Make the backbone, the roles and the method of a recipe, whose noise is spelt out, on the meta device.
 
     Raises:
-        RMDError: the architecture of the teacher is unknown.
+        RMDError: the architecture of the teacher is unknown, or its networks do not work.
     """
     family = family_class(recipe.family)
     architecture = architecture_of(teacher_source(recipe.teacher), family)
@@ -139,6 +139,7 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
     vae = meta_part(architecture, "vae", dtype)
     if vae is not None:
         backbone.pipe.register_modules(vae=vae)
+    _check_configurations(backbone, architecture, plan)
     if recipe.train.gradient_checkpointing:
         backbone.enable_recompute()
     with META:  # PEFT would make the adapters on the CPU
@@ -153,6 +154,20 @@ def meta_networks(recipe: Recipe, *, sharded: bool = False) -> Networks:
         vars(roles)["fused"] = roles.use
     method = METHODS.get(recipe.method.name)(backbone, roles, plan, recipe.method, seed=recipe.train.seed)
     return Networks(recipe, plan, architecture, backbone, roles, method, sharded, LiveBytes())
+
+
+@torch.no_grad()
+def _check_configurations(backbone: Backbone, architecture: Architecture, plan: StepPlan) -> None:
+    """Call the denoiser and the VAE once, in whose constructors not every nonsense in a configuration shows.
+
+    Raises:
+        RMDError: one of them does not work.
+    """
+    first = plan.stages[0]
+    try:
+        backbone.decode(blank_pass(backbone, architecture, first.height, first.width, plan.frames))
+    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError) as error:  # diffusers' own code
+        raise RMDError(f"the configurations of the teacher's networks do not work: {first_line(error)}") from error
 
 
 def held_parts(networks: Networks, group: int) -> list[Part]:
